@@ -1,0 +1,46 @@
+# Two commands to begin with: make demo, make test.
+#   TORCH=torch==2.13.0   which torch to install; by default a build for the CPU where pip has one
+#   PYTHON=python3.12     which Python to make the environment with
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test check lint types bench clean
+
+demo: $(VENV)/.installed
+	$(BIN)/transducer demo
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest
+
+# lint, types and tests: what CI runs
+check: lint types test
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed-dev
+	$(BIN)/pyright
+
+bench: $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/loss.py
+	$(BIN)/python benchmarks/train_step.py
+
+# torch comes first and by name: the package itself takes any version from 2.4 on
+$(VENV)/.installed: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --editable ".[train,media,demo]"
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --group dev
+	touch $@
+
+clean:
+	rm -rf demo .pytest_cache .ruff_cache dist
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +

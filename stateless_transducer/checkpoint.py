@@ -1,0 +1,198 @@
+"""Complete checkpoints: written atomically, read without executing anything, averaged.
+
+One file holds the weights and all that was decided at training: sizes, front end, tokens, where it comes from; a
+training checkpoint holds the state to go on with, too.
+"""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stateless_transducer.features import FbankConfig
+from stateless_transducer.files import replacing
+from stateless_transducer.model.config import ModelConfig
+from stateless_transducer.model.transducer import Transducer, build_model
+from stateless_transducer.text.tokens import TokenTable
+
+_FORMAT = "stateless-transducer-1"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model with everything needed to use it, and perhaps to train it further."""
+
+    weights: Mapping[str, Tensor]
+    """Parameters by name, on the CPU."""
+    model_config: ModelConfig
+    fbank_config: FbankConfig
+    token_table: TokenTable
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    """Where it comes from: version, command, epoch, batches seen, losses."""
+    training_state: Mapping[str, Any] | None = None
+    """Optimiser, position in the data, random states; None in a released model."""
+
+    def model(self) -> Transducer:
+        """The network with these weights, in evaluation mode.
+
+        Raises:
+            ValueError: a weight is missing, left over or of another shape; all are named.
+        """
+        model = build_model(self.model_config)
+        _check_weights(self.weights, model.state_dict())
+        model.load_state_dict(self.weights)
+        return model.eval()
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write all or nothing: if the disk is full, what was at ``path`` stays.
+
+    Raises:
+        OSError: it cannot be written; the message says what to do.
+    """
+    content = {
+        "format": _FORMAT,
+        "model": dict(checkpoint.weights),
+        "model_config": asdict(checkpoint.model_config),
+        "fbank_config": asdict(checkpoint.fbank_config),
+        "tokens": {"symbols": list(checkpoint.token_table.symbols), "unit": checkpoint.token_table.unit},
+        "provenance": dict(checkpoint.provenance),
+        "training_state": checkpoint.training_state,
+    }
+    try:
+        with replacing(path) as temporary:
+            torch.save(content, temporary)
+    # torch's zip writer turns a full disk into a RuntimeError
+    except (OSError, RuntimeError) as err:
+        kept = "; the file that was there is unchanged" if path.exists() else ""
+        raise OSError(f"{path} cannot be written ({err}){kept}. Free space or choose another `--exp-dir`.") from err
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint; nothing in the file is executed.
+
+    Raises:
+        ValueError: missing, truncated, not a checkpoint, or of another program.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}: no such checkpoint.")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as err:
+        if zipfile.is_zipfile(path):
+            raise ValueError(
+                f"{path} is refused: it holds objects other than tensors and plain values, which could run code."
+            ) from err
+        raise ValueError(f"{path} is not a checkpoint.") from err
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as err:
+        raise ValueError(f"{path} is not a checkpoint, or is truncated.") from err
+    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+        raise ValueError(f"{path} is not a checkpoint of stateless-transducer (format {_FORMAT}).")
+    return Checkpoint(
+        weights=content["model"],
+        model_config=ModelConfig(**content["model_config"]),
+        fbank_config=FbankConfig(**content["fbank_config"]),
+        token_table=TokenTable(tuple(content["tokens"]["symbols"]), content["tokens"]["unit"]),
+        provenance=content["provenance"],
+        training_state=content["training_state"],
+    )
+
+
+def epoch_path(exp_dir: Path, epoch: int) -> Path:
+    """Name of the checkpoint at the end of an epoch, as the tutorial's."""
+    return exp_dir / f"epoch-{epoch}.pt"
+
+
+def saved_epochs(exp_dir: Path) -> list[int]:
+    """Epochs that have a checkpoint, in order."""
+    numbers = (path.stem.removeprefix("epoch-") for path in exp_dir.glob("epoch-*.pt"))
+    return sorted(int(number) for number in numbers if number.isdecimal())
+
+
+def average_epochs(exp_dir: Path, epoch: int | None, avg: int | None) -> Checkpoint:
+    """The mean of the ``avg`` checkpoints that end with ``epoch``.
+
+    Args:
+        exp_dir: where they are.
+        epoch: None: the last there is.
+        avg: None: ten, or as many as there are without a gap.
+
+    Raises:
+        ValueError: one is missing; the message lists what is there.
+    """
+    there = saved_epochs(exp_dir)
+    if epoch is None:
+        if not there:
+            raise ValueError(f"`--exp-dir` {exp_dir} holds no epoch-*.pt; train first.")
+        epoch = there[-1]
+    if avg is None:
+        avg = 1
+        while avg < 10 and epoch - avg in there:
+            avg += 1
+    if avg < 1:
+        raise ValueError(f"`--avg` must be at least 1, but is {avg}.")
+    wanted = range(epoch - avg + 1, epoch + 1)
+    missing = [number for number in wanted if number not in there]
+    if missing:
+        raise ValueError(
+            f"`--epoch` {epoch} `--avg` {avg} needs {_named(wanted)}, but {_named(missing)} is not in `--exp-dir` "
+            f"{exp_dir} ({_named(there) or 'no checkpoint'} there)."
+        )
+    return average_checkpoints(epoch_path(exp_dir, number) for number in wanted)
+
+
+def _named(epochs: Sequence[int]) -> str:
+    names = [f"epoch-{number}.pt" for number in epochs]
+    return ", ".join(names if len(names) <= 6 else [*names[:3], "...", *names[-2:]])
+
+
+def average_checkpoints(paths: Iterable[Path]) -> Checkpoint:
+    """The mean of the weights, summed in float64; integer entries and all else are the last file's.
+
+    Never more than two models are in memory.
+
+    Raises:
+        ValueError: no file, or the models are not of the same sizes and tokens.
+    """
+    total: dict[str, Tensor] = {}
+    last: Checkpoint | None = None
+    count = 0
+    names = []
+    for path in paths:
+        current = load_checkpoint(path)
+        if last is not None:
+            if (current.model_config, current.token_table) != (last.model_config, last.token_table):
+                raise ValueError(f"{path} cannot be averaged with {names[-1]}: other sizes or tokens.")
+            _check_weights(current.weights, last.weights)
+        for name, value in current.weights.items():
+            if value.is_floating_point():
+                total[name] = total[name] + value if name in total else value.double()
+        last, count = current, count + 1
+        names.append(path.name)
+    if last is None:
+        raise ValueError("No checkpoint to average.")
+    weights = {
+        name: (total[name] / count).to(value.dtype) if name in total else value for name, value in last.weights.items()
+    }
+    provenance = {**last.provenance, "averaged": names}
+    return replace(last, weights=weights, provenance=provenance, training_state=None)
+
+
+def _check_weights(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    faults = [f"{name} is missing" for name in wanted if name not in found]
+    faults += [f"{name} is left over" for name in found if name not in wanted]
+    faults += [
+        f"{name} has shape {tuple(found[name].shape)} instead of {tuple(wanted[name].shape)}"
+        for name in wanted
+        if name in found and found[name].shape != wanted[name].shape
+    ]
+    if faults:
+        more = f"; and {len(faults) - 5} more" if len(faults) > 5 else ""
+        raise ValueError(f"The weights do not fit the model: {'; '.join(faults[:5])}{more}.")

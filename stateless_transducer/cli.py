@@ -1,0 +1,113 @@
+"""The command ``transducer``: finds the sub-command and turns errors that users cause into one line.
+
+A command is imported when it is chosen, so that ``--help`` stays fast.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+
+from stateless_transducer import __version__
+
+# (heading, {name: (module of stateless_transducer.commands, what it does)})
+_GROUPS: tuple[tuple[str, dict[str, tuple[str, str]]], ...] = (
+    (
+        "Try it",
+        {"demo": ("demo", "synthesise a corpus, train on it, decode, transcribe, write a report")},
+    ),
+    (
+        "Data",
+        {
+            "prepare aishell": ("prepare_aishell", "AISHELL-1 (or any corpus in its layout): manifests, fbank, tokens"),
+            "prepare table": (
+                "prepare_table",
+                "your own data: a tsv / csv / jsonl table, or a folder of x.wav + x.txt",
+            ),
+            "prepare synthetic": ("prepare_synthetic", "write a synthetic Mandarin corpus in AISHELL's layout"),
+        },
+    ),
+    (
+        "Model",
+        {
+            "train": ("train", "train a model"),
+            "decode": ("decode", "decode a prepared test set and report the error rate"),
+            "average": ("average", "average checkpoints into one model file"),
+            "report": ("report", "write a page about an experiment: losses, error rates, token times"),
+        },
+    ),
+    (
+        "Use",
+        {"transcribe": ("transcribe", "sound files to text")},
+    ),
+)
+_COMMANDS = {name: entry for _, group in _GROUPS for name, entry in group.items()}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns the exit status: 0 done, 1 failed, 2 not understood."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_help())
+        return 0 if arguments else 2
+    if arguments[0] in ("-V", "--version"):
+        print(f"transducer {__version__}")
+        return 0
+    name, rest = _find_command(arguments)
+    if name is None:
+        return _complain_about(arguments)
+    return _run(import_module(f"stateless_transducer.commands.{_COMMANDS[name][0]}").main, name, rest)
+
+
+def _find_command(arguments: list[str]) -> tuple[str | None, list[str]]:
+    for count in (2, 1):
+        name = " ".join(arguments[:count])
+        if name in _COMMANDS:
+            return name, arguments[count:]
+    return None, arguments
+
+
+def _complain_about(arguments: list[str]) -> int:
+    members = [name for name in _COMMANDS if name.startswith(f"{arguments[0]} ")]
+    if members and (len(arguments) == 1 or arguments[1] in ("-h", "--help")):
+        print("\n".join(f"  transducer {name:18s} {_COMMANDS[name][1]}" for name in members))
+        return 0 if len(arguments) > 1 else 2
+    said = " ".join(arguments[:2]) if members else arguments[0]
+    known = ", ".join(members or _COMMANDS)
+    print(f"transducer: error: no command {said!r}; there are: {known}.", file=sys.stderr)
+    return 2
+
+
+def _run(command, name: str, arguments: list[str]) -> int:
+    try:
+        return command(f"transducer {name}", arguments) or 0
+    except KeyboardInterrupt:
+        print("\ntransducer: interrupted.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # the reader of our output has left; Python would complain once more at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (ValueError, OSError) as err:
+        if os.environ.get("TRANSDUCER_TRACEBACK"):
+            raise
+        print(f"transducer: error: {err}", file=sys.stderr)
+        return 1
+
+
+def _help() -> str:
+    lines = [
+        "transducer: stateless transducer speech recognition, from recordings to text",
+        "",
+        "usage: transducer COMMAND [OPTIONS]       transducer COMMAND --help shows the options",
+    ]
+    for heading, group in _GROUPS:
+        lines += ["", f"{heading}:"]
+        lines += [f"  {name:18s} {what}" for name, (_, what) in group.items()]
+    lines += ["", "TRANSDUCER_TRACEBACK=1 shows where an error came from."]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,104 @@
+"""``transducer decode``: an averaged model on prepared test sets."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stateless_transducer.commands.console import complain, progress_bar, say, table
+from stateless_transducer.commands.flags import parse
+from stateless_transducer.decoding.config import SearchConfig
+
+if TYPE_CHECKING:
+    from stateless_transducer.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of ``transducer decode``."""
+
+    exp_dir: Path = Path("transducer_stateless_modified/exp")
+    """Folder with the checkpoints; results go to <exp-dir>/log/<decoding-method>/."""
+    epoch: int | None = None
+    """Last checkpoint to average; None: the last there is."""
+    avg: int | None = None
+    """Checkpoints to average, ending with that one; None: ten, or as many as there are."""
+    manifest_dir: Path = Path("data/fbank")
+    """Folder with the prepared cuts."""
+    prefix: str = "aishell"
+    """Name of the corpus."""
+    test_sets: tuple[str, ...] = ("test",)
+    """Splits to decode."""
+    max_duration: float = 100.0
+    """Seconds of speech in a batch."""
+    num_workers: int = 0
+    """Processes that load batches."""
+    search: SearchConfig = field(default_factory=SearchConfig)
+
+
+def main(program: str, arguments: list[str]) -> int:
+    """Parse and run."""
+    run(parse(Options, program, arguments, "Decode test sets and write recogs, errs and summary files."))
+    return 0
+
+
+def run(options: Options) -> None:
+    """Average, search, score, write, show."""
+    from stateless_transducer.checkpoint import average_epochs
+    from stateless_transducer.data.batches import batches_of, evaluation_loader, load_cuts, num_cuts
+    from stateless_transducer.data.config import DataConfig
+    from stateless_transducer.evaluation import evaluate, metric_name, write_results
+    from stateless_transducer.training.distributed import device_of
+
+    data = DataConfig(
+        manifest_dir=options.manifest_dir,
+        prefix=options.prefix,
+        max_duration=options.max_duration,
+        num_workers=options.num_workers,
+    )
+    cuts = {split: load_cuts(data.manifest_dir, data.prefix, split) for split in options.test_sets}
+    checkpoint = average_epochs(options.exp_dir, options.epoch, options.avg)
+    averaged = checkpoint.provenance["averaged"]
+    say(f"averaged {len(averaged)}: {', '.join(averaged)}")
+    tokens, device = checkpoint.token_table, device_of(0)
+    metric, model = metric_name(tokens), checkpoint.model().to(device)
+    rows = []
+    for split, its_cuts in cuts.items():
+        started, total = time.monotonic(), num_cuts(its_cuts)
+        with progress_bar(f"decoding {split}") as bar:
+
+            def show(done: int, total: int = total, bar=bar) -> None:
+                bar(done, total)
+
+            batches = batches_of(evaluation_loader(its_cuts, tokens, data))
+            result = evaluate(model, batches, tokens, options.search, device=device, progress=show)
+        seconds, report = time.monotonic() - started, result.report
+        if result.unknown_units:
+            kinds = " ".join(list(result.unknown_units)[:20])
+            complain(
+                f"{split}: {result.unknown_units.total()} units of the transcripts are unknown to the model and count "
+                f"as errors: {kinds}"
+            )
+        name = f"epoch-{_epoch(checkpoint)}-avg-{len(averaged)}-{options.search.suffix(model.context_size)}"
+        folder = options.exp_dir / "log" / options.search.decoding_method
+        files = write_results(folder, split, name, options.search.key, metric, report)
+        say("wrote " + "\n      ".join(str(file) for file in files))
+        rows.append(
+            (
+                split,
+                options.search.key,
+                f"{report.error_rate:.2f}",
+                *(str(n) for n in (report.num_errors, report.num_reference)),
+                *(str(n) for n in (report.num_insertions, report.num_deletions, report.num_substitutions)),
+                str(len(report.utterances)),
+                f"{seconds:.1f}",
+            )
+        )
+    header = ("test set", "method", f"{metric} %", "errors", "of", "ins", "del", "sub", "utterances", "seconds")
+    say("\n" + table(header, rows) + "\n")
+
+
+def _epoch(checkpoint: Checkpoint) -> int:
+    return checkpoint.provenance["epoch"]

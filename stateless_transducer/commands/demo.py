@@ -1,0 +1,159 @@
+"""``transducer demo``: the whole way on a synthetic corpus, in minutes: speech in, trained recogniser out.
+
+Every step is the command of its name, with small sizes; what is done already is skipped.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from stateless_transducer.commands import average, decode, prepare_aishell, prepare_synthetic, report, train, transcribe
+from stateless_transducer.commands.console import say
+from stateless_transducer.commands.flags import parse
+from stateless_transducer.data.config import DataConfig, SpecAugmentConfig
+from stateless_transducer.data.corpora.synthetic import SyntheticConfig
+from stateless_transducer.data.preparation import PrepareConfig
+from stateless_transducer.decoding.config import SearchConfig
+from stateless_transducer.model.config import ModelConfig
+from stateless_transducer.training.config import TrainConfig
+
+_AVERAGED = 3
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of ``transducer demo``."""
+
+    dir: Path = Path("demo")
+    """Folder for corpus, prepared data, checkpoints, results and report."""
+    num_epochs: int = 9
+    """Epochs to train."""
+    corpus: SyntheticConfig = field(default_factory=SyntheticConfig)
+    num_jobs: int = os.cpu_count() or 1
+    """Processes for synthesis and features."""
+
+
+def main(program: str, arguments: list[str]) -> int:
+    """Parse and run."""
+    run(parse(Options, program, arguments, "Synthesise a corpus, train on it, decode, transcribe, write a report."))
+    return 0
+
+
+def run(options: Options) -> None:
+    """Seven steps."""
+    started = time.monotonic()
+    corpus_dir, data_dir, exp_dir = options.dir / "corpus", options.dir / "data", options.dir / "exp"
+    model_path, page = options.dir / "model.pt", options.dir / "report.html"
+
+    _head(1, "synthesise a Mandarin corpus")
+    prepare_synthetic.run(prepare_synthetic.Options(corpus_dir, options.corpus, options.num_jobs))
+
+    _head(2, "prepare it as AISHELL is prepared: manifests, fbank, tokens")
+    # the voices differ in rate already
+    prepare = PrepareConfig(data_dir=data_dir, perturb_speed=False, num_jobs=options.num_jobs)
+    prepare_aishell.run(prepare_aishell.Options(corpus_dir, prepare))
+
+    _head(3, "train a small model")
+    _train(options, data_dir, exp_dir)
+
+    _head(4, f"average the last {_AVERAGED} checkpoints")
+    average.run(
+        average.Options(exp_dir, model_path, epoch=options.num_epochs - 1, avg=min(_AVERAGED, options.num_epochs))
+    )
+
+    _head(5, "decode the test set: voices and sentences that training has not heard")
+    for search in (SearchConfig("greedy_search"), SearchConfig("modified_beam_search", beam_size=4)):
+        decode.run(
+            decode.Options(
+                exp_dir=exp_dir,
+                epoch=options.num_epochs - 1,
+                avg=min(_AVERAGED, options.num_epochs),
+                manifest_dir=data_dir / "fbank",
+                search=search,
+            )
+        )
+
+    _head(6, "transcribe three of its files: transducer transcribe")
+    sounds = _three_sounds(corpus_dir)
+    transcribe.run(transcribe.Options(model_path, tuple(sounds)))
+
+    _head(7, "report")
+    report.run(
+        report.Options(
+            exp_dir=exp_dir,
+            model=model_path,
+            output=page,
+            sounds=tuple(sounds),
+            references=tuple(sounds.values()),
+            title="Stateless transducer: demo on synthetic Mandarin",
+        )
+    )
+    say(f"\nAll done in {(time.monotonic() - started) / 60:.1f} minutes. Try a file of yours:")
+    say(f"  transducer transcribe {model_path} {next(iter(sounds))}")
+
+
+def train_options(options: Options, data_dir: Path, exp_dir: Path, start_epoch: int) -> train.Options:
+    """The sizes and rates of the demo, found by trials (docs/experiments.md)."""
+    sizes = ModelConfig(
+        vocab_size=2,  # the token table decides
+        num_layers=4,
+        attention_dim=96,
+        num_heads=4,
+        feedforward_dim=384,
+        conv_kernel=15,
+        subsampling_channels=32,
+        joiner_dim=128,
+        dropout=0.0,
+    )
+    return train.Options(
+        lang_dir=data_dir / "lang_char",
+        train=TrainConfig(
+            exp_dir=exp_dir,
+            num_epochs=options.num_epochs,
+            start_epoch=start_epoch,
+            optimizer="adamw",
+            peak_lr=2.5e-3,
+            warm_step=300,
+            ctc_loss_scale=0.5,
+            ctc_epochs=4,
+        ),
+        data=DataConfig(
+            manifest_dir=data_dir / "fbank",
+            max_duration=16.0,
+            min_utterance_s=0.3,
+            num_workers=0,
+            spec_augment=SpecAugmentConfig(
+                spec_aug_time_warp_factor=0, features_mask_size=20, num_frame_masks=2, frames_mask_size=10
+            ),
+        ),
+        model=train.ModelFlags(**asdict(sizes)),
+    )
+
+
+def _train(options: Options, data_dir: Path, exp_dir: Path) -> None:
+    from stateless_transducer.checkpoint import saved_epochs
+
+    saved = [epoch for epoch in saved_epochs(exp_dir) if epoch < options.num_epochs]
+    start_epoch = saved[-1] + 1 if saved else 0
+    if start_epoch == options.num_epochs:
+        say(f"{exp_dir}: all {options.num_epochs} epochs are trained already - skipping")
+        return
+    if start_epoch:
+        say(f"{exp_dir}: goes on with epoch {start_epoch}")
+    train.run(train_options(options, data_dir, exp_dir, start_epoch), command=f"transducer demo --dir {options.dir}")
+
+
+def _three_sounds(corpus_dir: Path) -> dict[Path, str]:
+    """Test files of three voices, and what is said in them."""
+    from stateless_transducer.data.corpora.aishell import read_aishell
+
+    utterances, _ = read_aishell(corpus_dir)
+    by_speaker = {u.speaker: u for u in utterances if u.split == "test" and len(u.text) > 20}
+    return {u.path: u.text.replace(" ", "") for u in list(by_speaker.values())[:3]}
+
+
+def _head(number: int, what: str) -> None:
+    say(f"\n=== {number} of 7: {what}")

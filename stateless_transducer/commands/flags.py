@@ -1,0 +1,62 @@
+"""Command lines from dataclasses: flat flags, true/false values, the tutorial's spelling."""
+
+from __future__ import annotations
+
+import sys
+from typing import TypeVar
+
+import tyro
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+# icefall's spelling of true and false
+_TRUE, _FALSE = ("true", "yes", "t", "y", "1"), ("false", "no", "f", "n", "0")
+
+Options = TypeVar("Options")
+
+
+def parse(options: type[Options], program: str, arguments: list[str], description: str) -> Options:
+    """Options from arguments; exits with status 2 and a message if they are wrong.
+
+    Args:
+        options: a dataclass; those inside it give flat flags, too.
+        program: for the usage line.
+        arguments: what follows the command's name.
+        description: head of the help.
+    """
+    try:
+        return tyro.cli(
+            options,
+            prog=program,
+            args=arguments,
+            description=description,
+            config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff),
+            registry=_registry(),
+        )
+    except ValueError as err:
+        # __post_init__ of the dataclasses checks bounds
+        print(f"{program}: error: {err}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _registry() -> ConstructorRegistry:
+    registry = ConstructorRegistry()
+
+    @registry.primitive_rule
+    def _truth(type_info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[bool] | None:
+        if type_info.type is not bool:
+            return None
+        return PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="{true,false}",
+            instance_from_str=lambda words: _truth_of(words[0]),
+            is_instance=lambda value: isinstance(value, bool),
+            str_from_instance=lambda value: [str(value).lower()],
+        )
+
+    return registry
+
+
+def _truth_of(word: str) -> bool:
+    if word.lower() not in _TRUE + _FALSE:
+        raise ValueError(f"must be true or false, but is {word!r}")
+    return word.lower() in _TRUE

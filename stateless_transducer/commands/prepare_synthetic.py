@@ -1,0 +1,43 @@
+"""``transducer prepare synthetic``: a synthetic Mandarin corpus in AISHELL's layout."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from stateless_transducer.commands.console import progress_bar, say
+from stateless_transducer.commands.flags import parse
+from stateless_transducer.data.corpora.synthetic import SyntheticConfig, is_complete, synthesise_corpus
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of ``transducer prepare synthetic``."""
+
+    corpus_dir: Path
+    """Folder for data_aishell/ and resource_aishell/."""
+    corpus: SyntheticConfig = field(default_factory=SyntheticConfig)
+    num_jobs: int = os.cpu_count() or 1
+    """Processes."""
+
+
+def main(program: str, arguments: list[str]) -> int:
+    """Parse and run."""
+    run(
+        parse(Options, program, arguments, "A synthetic Mandarin corpus in AISHELL's layout, reproducible by its seed.")
+    )
+    return 0
+
+
+def run(options: Options) -> None:
+    """Synthesise, unless this very corpus is there already."""
+    if is_complete(options.corpus_dir, options.corpus):
+        say(f"{options.corpus_dir}: already synthesised - skipping")
+        return
+    with progress_bar("synthesising voices") as progress:
+        synthesise_corpus(options.corpus_dir, options.corpus, num_jobs=options.num_jobs, progress=progress)
+    wavs = list((options.corpus_dir / "data_aishell" / "wav").rglob("*.wav"))
+    # 16-bit samples behind a header of 44 bytes
+    hours = sum(path.stat().st_size - 44 for path in wavs) / 2 / 16000 / 3600
+    say(f"{options.corpus_dir}: {len(wavs)} utterances, {hours:.2f} h of speech")

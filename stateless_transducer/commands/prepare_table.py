@@ -1,0 +1,145 @@
+"""``transducer prepare table``: a user's own data, ready for training."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional
+
+from stateless_transducer.commands.console import progress_bar, say
+from stateless_transducer.commands.flags import parse
+from stateless_transducer.data.corpora.table import TableColumns, hold_out, read_folder, read_table
+from stateless_transducer.data.corpora.utterance import Problem, Utterance
+from stateless_transducer.data.manifests import Limits, manifest_path
+from stateless_transducer.data.preparation import (
+    PrepareConfig,
+    prepare_features,
+    prepare_manifests,
+    prepared_splits,
+)
+from stateless_transducer.text.tokens import TokenTable, build_token_table
+
+_NUM_EXAMPLES = 20
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of ``transducer prepare table``."""
+
+    source: Annotated[Path, Positional]
+    """Table (.tsv, .csv, .jsonl), or folder of sound files with a .txt of the same name beside each."""
+    prefix: str = "table"
+    """Name of the corpus: manifests and cuts begin with it."""
+    token: Literal["char", "word"] = "char"
+    """Unit of the model's output; tokens are those of the training texts."""
+    audio_dir: Path | None = None
+    """What relative paths in the table are relative to; None: the table's folder."""
+    dev_share: float = 0.0
+    """Share of the training utterances to hold out as dev, by speaker, if no dev is there; 0: none."""
+    columns: TableColumns = field(default_factory=TableColumns)
+    prepare: PrepareConfig = field(default_factory=PrepareConfig)
+    limits: Limits = field(default_factory=Limits)
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.dev_share <= 0.5:
+            raise ValueError(f"`--dev-share` must be between 0 and 0.5, but is {self.dev_share:g}.")
+        if not re.fullmatch(r"[\w.-]+", self.prefix):
+            raise ValueError(f"`--prefix` must be letters, digits and `_.-`, but is {self.prefix!r}.")
+
+
+def main(program: str, arguments: list[str]) -> int:
+    """Parse and run."""
+    description = "Manifests, fbank features and tokens of your own data, each made once."
+    run(parse(Options, program, arguments, description))
+    return 0
+
+
+def run(options: Options) -> None:
+    """Manifests, features, tokens, and what the tokens lack.
+
+    Raises:
+        ValueError: no training data; with ``strict`` also any problem, or a unit of dev or test that train lacks.
+    """
+    config = options.prepare
+    prepare_manifests(
+        lambda: _read(options),
+        prefix=options.prefix,
+        config=config,
+        limits=options.limits,
+        say=say,
+        bar=progress_bar,
+    )
+    splits = prepared_splits(config.manifest_dir, options.prefix)
+    if "train" not in splits:
+        problems = config.manifest_dir / f"{options.prefix}_problems.tsv"
+        raise ValueError(f"No utterance of the split train is usable, only of {', '.join(splits)}; see {problems}.")
+    if "dev" not in splits:
+        say("no split dev: training will show no validation loss; `--dev-share 0.05` would hold out a part of train")
+    prepare_features(options.prefix, config, say=say, bar=progress_bar)
+    texts = {split: _texts(config.manifest_dir, options.prefix, split) for split in splits}
+    lang_dir = config.data_dir / f"lang_{options.token}"
+    tokens = _token_table(lang_dir, texts["train"], options)
+    lacking = [line for split in splits for line in _lacking(tokens, split, texts[split])]
+    if lacking:
+        report = f"units that {lang_dir}/tokens.txt lacks, each an error of the model:\n" + "\n".join(lacking)
+        if config.strict:
+            raise ValueError(f"`--strict`: {report}")
+        say(report)
+    say(f"next: transducer train --manifest-dir {config.fbank_dir} --prefix {options.prefix} --lang-dir {lang_dir}")
+
+
+def _read(options: Options) -> tuple[list[Utterance], list[Problem]]:
+    """The table or the folder, a part of it held out, and surely something to train on."""
+    source = options.source
+    if source.is_dir():
+        if options.audio_dir is not None or options.columns != TableColumns():
+            raise ValueError(f"`--audio-dir` and `--...-column` are for tables, but {source} is a folder.")
+        utterances, problems = read_folder(source)
+    elif source.is_file():
+        utterances, problems = read_table(source, options.columns, audio_dir=options.audio_dir)
+    else:
+        raise ValueError(f"{source}: no such table or folder.")
+    counts = Counter(utterance.split for utterance in utterances)
+    if counts and not counts["train"]:
+        found = ", ".join(f"{split} ({count})" for split, count in counts.items())
+        raise ValueError(
+            f"{source} has no split train, only {found}. Write `train` into the column of the splits of a table "
+            "(`--split-column` names another column), or into the name of the folder with the training data."
+        )
+    if options.dev_share:
+        utterances, what_moved = hold_out(utterances, options.dev_share)
+        say(what_moved)
+    return utterances, problems
+
+
+def _texts(manifest_dir: Path, prefix: str, split: str) -> list[str]:
+    from lhotse import SupervisionSet
+
+    supervisions = SupervisionSet.from_file(manifest_path(manifest_dir, prefix, "supervisions", split))
+    return [supervision.text for supervision in supervisions]
+
+
+def _token_table(lang_dir: Path, train_texts: Sequence[str], options: Options) -> TokenTable:
+    if (lang_dir / "tokens.txt").exists():
+        say(f"{lang_dir}/tokens.txt: already there - skipping")
+        return TokenTable.read(lang_dir)
+    tokens = build_token_table(train_texts, options.token, keep_spaces=options.token == "char")
+    tokens.write(lang_dir)
+    say(f"{lang_dir}: {len(tokens)} tokens")
+    return tokens
+
+
+def _lacking(tokens: TokenTable, split: str, texts: Sequence[str]) -> list[str]:
+    """A line about the units of a split that the table lacks, if there are any."""
+    counts = Counter(unit for text in texts for unit in tokens.unknown_units(text))
+    if not counts:
+        return []
+    total = sum(len(tokens.split(text)) for text in texts)
+    examples = " ".join(f"{unit} ({count})" for unit, count in counts.most_common(_NUM_EXAMPLES))
+    more = " ..." if len(counts) > _NUM_EXAMPLES else ""
+    return [f"  {split}: {counts.total()} of {total} units, {len(counts)} different ones: {examples}{more}"]

@@ -1,0 +1,68 @@
+"""``transducer report``: a page about an experiment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from stateless_transducer.commands.console import say
+from stateless_transducer.commands.flags import parse
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of ``transducer report``."""
+
+    exp_dir: Path
+    """Folder of the experiment, after `transducer train` and `transducer decode`."""
+    model: Path
+    """Model file, as written by `transducer average`."""
+    output: Path = Path("report.html")
+    """Page to write."""
+    sounds: tuple[Path, ...] = ()
+    """Sound files to transcribe on the page; the first one is drawn."""
+    references: tuple[str, ...] = ()
+    """What is said in them, if known: as many as sound files, or none."""
+    title: str = "Stateless transducer"
+    """Head of the page."""
+
+    def __post_init__(self) -> None:
+        if self.references and len(self.references) != len(self.sounds):
+            raise ValueError(
+                f"`--references` must be as many as `--sounds` ({len(self.sounds)}), but are {len(self.references)}."
+            )
+
+
+def main(program: str, arguments: list[str]) -> int:
+    """Parse and run."""
+    run(parse(Options, program, arguments, "Write a page: losses, error rates, token times."))
+    return 0
+
+
+def run(options: Options) -> None:
+    """Transcribe the examples and write the page."""
+    from stateless_transducer.checkpoint import load_checkpoint
+    from stateless_transducer.features import read_audio
+    from stateless_transducer.serving.recognizer import Recognizer
+    from stateless_transducer.serving.report import Example, write_report
+
+    checkpoint = load_checkpoint(options.model)
+    recognizer = Recognizer(checkpoint)
+    waves = [read_audio(path, recognizer.sample_rate) for path in options.sounds]
+    transcripts = recognizer.transcribe(waves)
+    references = options.references or ("",) * len(waves)
+    examples = [
+        Example(path.name, reference, transcript, recognizer.features(wave))
+        for path, reference, transcript, wave in zip(options.sounds, references, transcripts, waves, strict=True)
+    ]
+    sizes, provenance = checkpoint.model_config, checkpoint.provenance
+    num_parameters = sum(weight.numel() for weight in checkpoint.weights.values())
+    facts = {
+        "model": f"{num_parameters:,} parameters: conformer of {sizes.num_layers} layers, width {sizes.attention_dim}, "
+        f"{sizes.num_heads} heads; {sizes.vocab_size} tokens, context {sizes.context_size}",
+        "trained": f"{provenance.get('epoch', -1) + 1} epochs, {provenance.get('step', 0)} batches",
+        "averaged": ", ".join(provenance.get("averaged", ())) or "no",
+        "command": str(provenance.get("command", "unknown")),
+    }
+    write_report(options.output, title=options.title, facts=facts, exp_dir=options.exp_dir, examples=examples)
+    say(f"{options.output}: open it in a browser")

@@ -1,0 +1,1 @@
+"""Floor 2: corpora, manifests, features on disk, batches. lhotse lives here and nowhere else."""

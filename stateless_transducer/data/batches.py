@@ -1,0 +1,210 @@
+"""Cuts -> batches: samplers, loaders, padding.
+
+Letters: N utterances, T_in feature frames, F mel bins, U tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from lhotse import CutSet
+from lhotse.cut import Cut
+from lhotse.dataset import DynamicBucketingSampler, SimpleCutSampler, SpecAugment
+from lhotse.dataset.sampling.base import CutSampler
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import DataLoader, Dataset
+
+from stateless_transducer.data.config import DataConfig, SpecAugmentConfig
+from stateless_transducer.data.manifests import manifest_path
+from stateless_transducer.features import PADDING_VALUE
+from stateless_transducer.ops.masks import MIN_FEATURE_FRAMES, subsampled_lens
+from stateless_transducer.text.tokens import TokenTable
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Utterances padded to a common length."""
+
+    features: Tensor
+    """(N, T_in, F), float32, padded with log(1e-10)."""
+    feature_lens: Tensor
+    """(N,), int64."""
+    tokens: Tensor
+    """(N, U), int64, without blanks, padded with 1."""
+    token_lens: Tensor
+    """(N,), int64."""
+    ids: tuple[str, ...]
+    """Of the utterances."""
+    texts: tuple[str, ...]
+    """Transcripts."""
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on another device."""
+        return replace(
+            self,
+            features=self.features.to(device, non_blocking=True),
+            feature_lens=self.feature_lens.to(device, non_blocking=True),
+            tokens=self.tokens.to(device, non_blocking=True),
+            token_lens=self.token_lens.to(device, non_blocking=True),
+        )
+
+    @property
+    def seconds(self) -> float:
+        """Speech in the batch, padding not counted, at 100 frames a second."""
+        return float(self.feature_lens.sum()) / 100
+
+
+class TransducerDataset(Dataset):
+    """Turns the cuts that a sampler chose into a `Batch`."""
+
+    def __init__(self, token_table: TokenTable, spec_augment: SpecAugmentConfig | None = None) -> None:
+        self._token_table = token_table
+        self._augment = None if spec_augment is None else _spec_augment(spec_augment)
+
+    def __getitem__(self, cuts: CutSet) -> Batch:  # noqa: D105
+        in_order = sorted(_each(cuts), key=lambda cut: cut.duration, reverse=True)
+        features = [torch.from_numpy(cut.load_features()) for cut in in_order]
+        texts = tuple(_text(cut) for cut in in_order)
+        batch = make_batch(features, texts, tuple(cut.id for cut in in_order), self._token_table)
+        if self._augment is None:
+            return batch
+        segments = torch.tensor([[n, 0, length] for n, length in enumerate(batch.feature_lens.tolist())])
+        return replace(batch, features=self._augment(batch.features, supervision_segments=segments))
+
+
+def make_batch(features: list[Tensor], texts: tuple[str, ...], ids: tuple[str, ...], token_table: TokenTable) -> Batch:
+    """Pad features (T_in, F) each, and the tokens of the texts."""
+    tokens = [torch.tensor(token_table.encode(text), dtype=torch.int64) for text in texts]
+    return Batch(
+        features=pad_sequence(features, batch_first=True, padding_value=PADDING_VALUE),
+        feature_lens=torch.tensor([len(each) for each in features]),
+        tokens=pad_sequence(tokens, batch_first=True, padding_value=1),
+        token_lens=torch.tensor([len(each) for each in tokens]),
+        ids=ids,
+        texts=texts,
+    )
+
+
+def _spec_augment(config: SpecAugmentConfig) -> SpecAugment:
+    return SpecAugment(
+        time_warp_factor=config.spec_aug_time_warp_factor,
+        num_feature_masks=config.num_feature_masks,
+        features_mask_size=config.features_mask_size,
+        num_frame_masks=config.num_frame_masks,
+        frames_mask_size=config.frames_mask_size,
+        max_frames_mask_fraction=config.max_frames_mask_fraction,
+        p=config.spec_aug_probability,
+    )
+
+
+def load_cuts(manifest_dir: Path, prefix: str, split: str) -> CutSet:
+    """The prepared cuts of a split, read as they are needed.
+
+    Raises:
+        ValueError: not prepared; the message lists what is.
+    """
+    path = manifest_path(manifest_dir, prefix, "cuts", split)
+    if not path.is_file():
+        there = ", ".join(sorted(p.name for p in manifest_dir.glob("*_cuts_*.jsonl.gz"))) or "nothing"
+        raise ValueError(f"{path} is missing (found in `--manifest-dir`: {there}); run `transducer prepare` first.")
+    return CutSet.from_jsonl_lazy(path)
+
+
+def num_cuts(cuts: CutSet) -> int:
+    """How many there are; reads the manifest."""
+    return sum(1 for _ in _each(cuts))
+
+
+def total_seconds(cuts: CutSet) -> float:
+    """How long they are together; reads the manifest."""
+    return sum(cut.duration for cut in _each(cuts))
+
+
+def _text(cut: Cut) -> str:
+    return cut.supervisions[0].text or ""
+
+
+def _each(cuts: CutSet) -> Iterator[Cut]:
+    """The cuts of a set; lhotse's own annotation says that it has none."""
+    return iter(cuts)  # pyright: ignore
+
+
+def trainable(cuts: CutSet, token_table: TokenTable, config: DataConfig) -> tuple[CutSet, dict[str, int]]:
+    """Only the cuts that training can use, and how many are left out, for what reason."""
+    left_out: dict[str, int] = {}
+    kept = []
+    for cut in _each(cuts):
+        reason = _reason_to_leave_out(cut, token_table, config)
+        if reason is None:
+            kept.append(cut)
+        else:
+            left_out[reason] = left_out.get(reason, 0) + 1
+    if not kept:
+        reasons = "; ".join(f"{count} {reason}" for reason, count in left_out.items())
+        raise ValueError(f"No utterance is left for training: {reasons or 'the set is empty'}.")
+    return CutSet.from_cuts(kept), left_out
+
+
+def _reason_to_leave_out(cut: Cut, token_table: TokenTable, config: DataConfig) -> str | None:
+    if cut.duration < config.min_utterance_s:
+        return f"shorter than {config.min_utterance_s:g} s"
+    if cut.duration > config.max_utterance_s:
+        return f"longer than {config.max_utterance_s:g} s"
+    num_tokens = len(token_table.encode(_text(cut)))
+    num_frames = cut.num_frames or 0
+    if num_frames < MIN_FEATURE_FRAMES:
+        return f"of fewer than {MIN_FEATURE_FRAMES} feature frames"
+    if int(subsampled_lens(torch.tensor(num_frames))) <= num_tokens:
+        # the modified loss says one token a frame and ends with a blank
+        return "with as many tokens as encoder frames or more"
+    return None
+
+
+def training_loader(
+    cuts: CutSet, token_table: TokenTable, config: DataConfig, *, seed: int, rank: int, world_size: int
+) -> tuple[DataLoader, CutSampler]:
+    """Shuffled batches of utterances of like length; the sampler is for `set_epoch` and its state."""
+    sampler = DynamicBucketingSampler(
+        cuts,
+        max_duration=config.max_duration,
+        num_buckets=config.num_buckets,
+        buffer_size=config.num_buckets * 5000,
+        shuffle=config.shuffle,
+        drop_last=config.drop_last,
+        seed=seed,
+        rank=rank,
+        world_size=world_size,
+    )
+    augment = config.spec_augment if config.enable_spec_aug else None
+    return _loader(TransducerDataset(token_table, augment), sampler, config.num_workers), sampler
+
+
+def evaluation_loader(cuts: CutSet, token_table: TokenTable, config: DataConfig) -> DataLoader:
+    """All utterances in their order, none left out, nothing augmented; on one rank."""
+    sampler = SimpleCutSampler(cuts, max_duration=config.max_duration, shuffle=False, rank=0, world_size=1)
+    return _loader(TransducerDataset(token_table), sampler, config.num_workers)
+
+
+def _loader(dataset: TransducerDataset, sampler: CutSampler, num_workers: int) -> DataLoader:
+    # batch_size=None: the sampler has made the batches already
+    return DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=sampler,
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+        worker_init_fn=_one_thread if num_workers else None,
+    )
+
+
+def _one_thread(worker_id: int) -> None:
+    torch.set_num_threads(1)
+
+
+def batches_of(loader: DataLoader) -> Iterator[Batch]:
+    """The loader's batches, typed."""
+    yield from loader

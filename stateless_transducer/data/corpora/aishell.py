@@ -1,0 +1,56 @@
+"""AISHELL-1 (OpenSLR 33, arXiv 1709.05522) as its archive unpacks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from stateless_transducer.data.corpora.utterance import SPLITS, Problem, Utterance
+
+
+def read_aishell(corpus_dir: Path) -> tuple[list[Utterance], list[Problem]]:
+    """All utterances of ``corpus_dir/data_aishell``, by split and id; what does not fit together is reported.
+
+    Raises:
+        ValueError: the folder is not AISHELL's, or is empty.
+    """
+    transcript = corpus_dir / "data_aishell" / "transcript" / "aishell_transcript_v0.8.txt"
+    wav_dir = corpus_dir / "data_aishell" / "wav"
+    if not corpus_dir.is_dir():
+        raise ValueError(f"`--corpus-dir` {corpus_dir}: no such folder.")
+    for wanted in (transcript, wav_dir):
+        if not wanted.exists():
+            raise ValueError(
+                f"`--corpus-dir` {corpus_dir} is not AISHELL's: {wanted.relative_to(corpus_dir)} is missing. "
+                "Name the folder that holds data_aishell/."
+            )
+    texts, problems = read_transcript(transcript)
+    utterances = []
+    for split in SPLITS:
+        for path in sorted((wav_dir / split).glob("*/*.wav")):
+            if path.stem not in texts:
+                problems.append(Problem("audio without text", path.stem, str(path)))
+                continue
+            text = texts.pop(path.stem)
+            utterances.append(Utterance(path.stem, path, text, path.parent.name, split))
+    problems += [Problem("text without audio", id_, text) for id_, text in texts.items()]
+    if not utterances:
+        raise ValueError(
+            f"`--corpus-dir` {corpus_dir}: no utterance has both audio and text. Expected wav files like "
+            "data_aishell/wav/train/S0002/BAC009S0002W0122.wav; the speakers' archives in wav/ must be unpacked."
+        )
+    return utterances, problems
+
+
+def read_transcript(path: Path) -> tuple[dict[str, str], list[Problem]]:
+    """Lines ``id word word ...`` as id -> text, words still separated by blanks."""
+    texts: dict[str, str] = {}
+    problems: list[Problem] = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        id_, _, text = line.strip().partition(" ")
+        if not id_:
+            continue
+        if id_ in texts:
+            problems.append(Problem("duplicate id", id_, f"again in {path.name}"))
+            continue
+        texts[id_] = " ".join(text.split())
+    return texts, problems

@@ -1,0 +1,166 @@
+"""A synthetic Mandarin corpus in AISHELL-1's layout: espeak-ng says sentences of `grammar` in many voices.
+
+Reproducible from a seed: every speaker is spoken by a process of its own, since espeak-ng's noise depends on all that
+the process has said before.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from stateless_transducer.data.corpora.espeak import Espeak, Voice
+from stateless_transducer.data.corpora.grammar import sentences
+from stateless_transducer.features import resample
+from stateless_transducer.files import write_text
+
+SAMPLE_RATE = 16000
+
+# left out: whispers, monsters, and formants that swallow syllables
+_UNSUITABLE = {"Demonic", "Marco", "AnxiousAndy", "whisper", "whisperf", "klatt", "klatt2", "UniRobot", "Mr serious"}
+
+
+@dataclass(frozen=True)
+class SyntheticConfig:
+    """Size of the corpus."""
+
+    num_train_speakers: int = 72
+    """Voices of the training set, each a variant, pitch and rate of its own."""
+    num_dev_speakers: int = 4
+    """Voices of the dev set."""
+    num_test_speakers: int = 6
+    """Voices of the test set."""
+    utterances_per_speaker: int = 50
+    """Sentences that each voice says; no sentence is said twice."""
+    seed: int = 20220301
+    """Sentences, voices and noise."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_train_speakers", "num_dev_speakers", "num_test_speakers", "utterances_per_speaker"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, but is {getattr(self, name)}.")
+
+
+@dataclass(frozen=True)
+class _Speaker:
+    id: str
+    split: str
+    voice: Voice
+    gender: str
+    utterances: tuple[tuple[str, str], ...]  # (utterance id, sentence)
+    seed: tuple[int, int]
+
+
+def synthesise_corpus(
+    corpus_dir: Path, config: SyntheticConfig, *, num_jobs: int, progress: Callable[[int, int], None] | None = None
+) -> None:
+    """Write ``data_aishell`` and ``resource_aishell`` into a folder.
+
+    Args:
+        corpus_dir: made if need be; what an interrupted run left there is replaced.
+        config: the size.
+        num_jobs: processes.
+        progress: called with (speakers done, speakers in all).
+    """
+    speakers = _cast(config)
+    wav_dir = corpus_dir / "data_aishell" / "wav"
+    shutil.rmtree(wav_dir, ignore_errors=True)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(num_jobs, mp_context=context, max_tasks_per_child=1) as pool:
+        running = [pool.submit(_speak, speaker, wav_dir / speaker.split / speaker.id) for speaker in speakers]
+        for done, future in enumerate(as_completed(running), 1):
+            future.result()
+            if progress is not None:
+                progress(done, len(speakers))
+    _write_texts(corpus_dir, config, speakers)
+
+
+def is_complete(corpus_dir: Path, config: SyntheticConfig) -> bool:
+    """Whether the folder holds the whole corpus of this very configuration."""
+    path = corpus_dir / "data_aishell" / "synthetic.json"
+    return path.is_file() and json.loads(path.read_text(encoding="utf-8")) == asdict(config)
+
+
+def _cast(config: SyntheticConfig) -> list[_Speaker]:
+    """Draw voices and sentences: no variant and no sentence is in two splits."""
+    random = np.random.default_rng(config.seed)
+    genders = {name: sex for name, sex in Espeak().variants().items() if name not in _UNSUITABLE}
+    variants = [str(name) for name in random.permutation(list(genders))]
+    wanted = {"test": config.num_test_speakers, "dev": config.num_dev_speakers, "train": config.num_train_speakers}
+    if wanted["test"] + wanted["dev"] >= len(variants):
+        raise ValueError(
+            f"Test and dev want {wanted['test'] + wanted['dev']} voices, but there are {len(variants)} in all, and the "
+            "training set needs some of them; lower `num_test_speakers` or `num_dev_speakers`."
+        )
+    pool = sentences(random, sum(wanted.values()) * config.utterances_per_speaker)
+    number, speakers = 2, []
+    for split, count in wanted.items():
+        # the training set takes all that is left, more than once with other pitches and rates if it wants more
+        mine = variants if split == "train" else [variants.pop() for _ in range(count)]
+        for i in range(count):
+            variant, id_ = mine[i % len(mine)], f"S{number:04d}"
+            texts = [pool.pop() for _ in range(config.utterances_per_speaker)]
+            speakers.append(
+                _Speaker(
+                    id=id_,
+                    split=split,
+                    voice=_draw_voice(random, variant),
+                    gender=genders[variant],
+                    utterances=tuple((f"BAC009{id_}W{121 + k:04d}", text) for k, text in enumerate(texts)),
+                    seed=(config.seed, number),
+                )
+            )
+            number += 1
+    return speakers
+
+
+def _draw_voice(random: np.random.Generator, variant: str) -> Voice:
+    pitch, pitch_range, rate = random.integers([30, 40, 210], [71, 61, 281])
+    return Voice(variant, int(pitch), int(pitch_range), int(rate))
+
+
+def _speak(speaker: _Speaker, folder: Path) -> None:
+    """Write all utterances of a speaker: level and background noise differ from one to the next."""
+    folder.mkdir(parents=True, exist_ok=True)
+    espeak, random = Espeak(), np.random.default_rng(speaker.seed)
+    for id_, text in speaker.utterances:
+        raw = espeak.say(text.replace(" ", ""), speaker.voice).astype(np.float32) / 32768
+        samples = resample(raw, espeak.sample_rate, SAMPLE_RATE)
+        level = 10 ** (random.uniform(-15, -3) / 20)
+        noise = level * 10 ** (random.uniform(-50, -30) / 20)
+        samples = samples * level / max(np.abs(samples).max(), 1e-3) + random.normal(0, noise, len(samples))
+        soundfile.write(folder / f"{id_}.wav", samples.clip(-1, 1), SAMPLE_RATE, subtype="PCM_16")
+
+
+def _write_texts(corpus_dir: Path, config: SyntheticConfig, speakers: list[_Speaker]) -> None:
+    lines = sorted(f"{id_} {text}\n" for speaker in speakers for id_, text in speaker.utterances)
+    write_text(corpus_dir / "data_aishell" / "transcript" / "aishell_transcript_v0.8.txt", "".join(lines))
+    words = sorted({word for speaker in speakers for _, text in speaker.utterances for word in text.split()})
+    resource_dir = corpus_dir / "resource_aishell"
+    write_text(resource_dir / "lexicon.txt", "".join(f"{word} {_pronunciation(word)}\n" for word in words))
+    write_text(resource_dir / "speaker.info", "".join(f"{s.id[1:]} {s.gender}\n" for s in sorted(speakers, key=_id)))
+    # last: says that all of the above is there
+    write_text(corpus_dir / "data_aishell" / "synthetic.json", json.dumps(asdict(config), indent=2) + "\n")
+
+
+def _id(speaker: _Speaker) -> str:
+    return speaker.id
+
+
+def _pronunciation(word: str) -> str:
+    """Initials and toned finals, as AISHELL's lexicon cuts them."""
+    try:
+        from pypinyin import Style, pinyin
+    except ImportError:
+        raise ValueError("The lexicon needs pypinyin: pip install 'stateless-transducer[demo]'.") from None
+    initials = pinyin(word, style=Style.INITIALS, strict=False)
+    finals = pinyin(word, style=Style.FINALS_TONE3, strict=False, neutral_tone_with_five=True)
+    return " ".join(part for pair in zip(initials, finals, strict=True) for (part,) in pair if part)

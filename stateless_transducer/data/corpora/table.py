@@ -1,0 +1,299 @@
+"""A user's own data: a table (.tsv, .csv, .jsonl) of sound files and texts, or a folder of x.wav + x.txt."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from operator import attrgetter
+from pathlib import Path, PurePath
+
+from stateless_transducer.data.corpora.utterance import Problem, Utterance
+
+# what a column is for -> names it usually has, the first that is there counts
+_USUAL_NAMES = {
+    "id": ("id", "utt", "utt_id", "uttid", "utterance_id", "key"),
+    "path": ("path", "wav", "audio", "audio_path", "audio_filepath", "file", "filename", "file_name"),
+    "text": ("text", "sentence", "transcript", "transcription"),
+    "speaker": ("speaker", "speaker_id", "spk", "client_id"),
+    "split": ("split", "subset", "set", "partition"),
+}
+_SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("dev", "valid", "validation", "val", "development"), "dev"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+_NOT_UTF8 = re.compile("[\0\ud800-\udfff]")
+_AUDIO_SUFFIXES = ".wav .flac .mp3 .opus .ogg .oga .m4a .aac .mp4 .webm .wma .amr .3gp .aiff .aif .au .caf .sph".split()
+
+# a row with the number of its line; a text instead of the row says why it cannot be read
+_Row = tuple[int, "Mapping[str, object] | str"]
+
+
+@dataclass(frozen=True)
+class TableColumns:
+    """What the columns of a table are called; None: found by the usual names, whatever their case."""
+
+    id_column: str | None = None
+    """Column of the ids (id, utt, utt_id, key, ...); a table without: the path without suffix, `-` for `/`."""
+    path_column: str | None = None
+    """Column of the sound files (path, wav, audio, audio_filepath, file, ...)."""
+    text_column: str | None = None
+    """Column of the transcripts (text, sentence, transcript, transcription)."""
+    speaker_column: str | None = None
+    """Column of the speakers (speaker, speaker_id, spk, client_id); a table without: all `unknown`."""
+    split_column: str | None = None
+    """Column of the splits (split, subset, set, partition); a table without: all `train`."""
+
+
+def read_table(
+    path: Path, columns: TableColumns, *, audio_dir: Path | None = None
+) -> tuple[list[Utterance], list[Problem]]:
+    """The utterances of a table in its order, and what is wrong with the other rows.
+
+    Args:
+        path: a .tsv or .csv file with a header, or a .jsonl file with an object a line; UTF-8.
+        columns: for what the usual names do not find.
+        audio_dir: what relative paths are relative to; None: the table's folder.
+
+    Raises:
+        ValueError: no such table, no row in it, or no column of paths or texts.
+    """
+    if audio_dir is not None and not audio_dir.is_dir():
+        raise ValueError(f"`--audio-dir` {audio_dir}: no such folder.")
+    names, rows = _open_table(path)
+    # without a single name all rows are bad, and reported
+    chosen = _choose_columns(names, columns, path) if names else {}
+    utterances: list[Utterance] = []
+    problems: list[Problem] = []
+    line_of: dict[str, int] = {}
+    for line, row in rows:
+        try:
+            utterance = _utterance(row, chosen, path.parent if audio_dir is None else audio_dir)
+        except ValueError as err:
+            problems.append(Problem("bad row", f"line {line}", str(err)))
+            continue
+        first = line_of.setdefault(utterance.id, line)
+        if first == line:
+            utterances.append(utterance)
+        else:
+            problems.append(Problem("duplicate id", utterance.id, f"line {line}, first on line {first}"))
+    if not utterances and not problems:
+        raise ValueError(f"{path} holds no row of data.")
+    return utterances, problems
+
+
+def read_folder(folder: Path) -> tuple[list[Utterance], list[Problem]]:
+    """Sound files with a .txt of the same name beside them, and what has no partner; links are followed.
+
+    A folder train, dev or test directly below gives the split, the rest is train; the folder of a file its speaker.
+
+    Raises:
+        ValueError: no such folder, or neither sound nor text in it.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder.")
+    files = list(_walk(folder))
+    texts = {path.parent / path.stem: path for path in files if path.suffix.lower() == ".txt"}
+    sounds = [path for path in files if path.suffix.lower() in _AUDIO_SUFFIXES]
+    if not texts and not sounds:
+        raise ValueError(f"{folder} holds neither sound files nor .txt files; if there is a table, name its file.")
+    utterances: list[Utterance] = []
+    problems: list[Problem] = []
+    first: dict[str, Path] = {}
+    for path in sounds:
+        id_, text_path = _id_of(path.relative_to(folder)), texts.pop(path.parent / path.stem, None)
+        try:
+            if id_ in first:
+                problems.append(Problem("duplicate id", _printable(id_), _printable(f"{path}, first {first[id_]}")))
+            elif text_path is None:
+                problems.append(Problem("audio without text", _printable(id_), _printable(path)))
+            else:
+                first[id_] = path
+                utterances.append(_utterance_of_pair(path, text_path, folder))
+        except ValueError as err:
+            problems.append(Problem("bad row", _printable(id_), str(err)))
+    for path in texts.values():
+        problems.append(Problem("text without audio", _printable(_id_of(path.relative_to(folder))), _printable(path)))
+    return utterances, problems
+
+
+def hold_out(utterances: Sequence[Utterance], share: float) -> tuple[list[Utterance], str]:
+    """Move about a share of the training utterances to dev: whole speakers, or utterances if there is one speaker.
+
+    Speakers come in the order of a hash of their names, while they fit in; if none does, the smallest one is moved.
+
+    Returns:
+        All utterances in their order, and a line for the user that says what was moved.
+    """
+    train = [utterance for utterance in utterances if utterance.split == "train"]
+    num_speakers = len({utterance.speaker for utterance in train})
+    name_of = attrgetter("speaker" if num_speakers > 1 else "id")
+    counts = Counter(map(name_of, train))
+    if len(counts) < 2 or any(utterance.split == "dev" for utterance in utterances):
+        why = "there are too few training utterances" if len(counts) < 2 else "there is a split dev"
+        return list(utterances), f"`--dev-share` {share:g} is ignored: {why}."
+    moved: set[str] = set()
+    room = round(share * len(train))
+    for name in sorted(counts, key=lambda name: hashlib.sha256(name.encode()).digest()):
+        if counts[name] <= room:
+            moved.add(name)
+            room -= counts[name]
+    moved = moved or {min(counts, key=lambda name: (counts[name], name))}
+    placed = [replace(u, split="dev") if u.split == "train" and name_of(u) in moved else u for u in utterances]
+    whom = f"{len(moved)} of {num_speakers} speakers" if num_speakers > 1 else "one speaker's"
+    num_moved = sum(counts[name] for name in moved)
+    return placed, f"`--dev-share` {share:g}: {num_moved} of {len(train)} training utterances ({whom}) are now dev."
+
+
+def _open_table(path: Path) -> tuple[list[str], Iterator[_Row]]:
+    """Names of the columns, and the rows."""
+    suffix = path.suffix.lower()
+    if suffix == ".jsonl":
+        # objects need not have the same keys, so all are looked at
+        objects = (row for _, row in _json_rows(path) if not isinstance(row, str))
+        return list(dict.fromkeys(name for row in objects for name in row)), _json_rows(path)
+    if suffix not in (".tsv", ".csv"):
+        raise ValueError(f"{path}: a table must be .tsv, .csv, or .jsonl (an object a line).")
+    lines = _separated_lines(path)
+    _, header = next(lines, (0, "the file is empty"))
+    if isinstance(header, str):
+        raise ValueError(f"{path} has no header: {header}.")
+    if any(_NOT_UTF8.search(name) for name in header):
+        raise ValueError(f"{path} is not UTF-8; save it as UTF-8.")
+    return header, ((line, _named(header, cells)) for line, cells in lines)
+
+
+def _json_rows(path: Path) -> Iterator[_Row]:
+    with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError) as err:
+                yield number, f"not JSON: {err}"
+                continue
+            yield number, row if isinstance(row, dict) else "not a JSON object"
+
+
+def _separated_lines(path: Path) -> Iterator[tuple[int, list[str] | str]]:
+    """The cells of each row that has any; of a .tsv, too, a cell may be in double quotes, but only as a whole."""
+    is_csv = path.suffix.lower() == ".csv"
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        quoting = csv.QUOTE_MINIMAL if is_csv else csv.QUOTE_NONE
+        reader = csv.reader(
+            file, delimiter="," if is_csv else "\t", quoting=quoting, strict=True, skipinitialspace=True
+        )
+        while True:
+            number = reader.line_num + 1
+            try:
+                cells = next(reader, None)
+            except csv.Error as err:
+                # an open quote takes lines with it: each of them is a bad row
+                for line in range(number, reader.line_num + 1):
+                    yield line, f"{err}" + (f", in a quote opened on line {number}" if line > number else "")
+                continue
+            if cells is None:
+                return
+            cells = [cell.strip() if is_csv else _unquoted(cell.strip()) for cell in cells]
+            if any(cells):
+                yield number, cells
+
+
+def _unquoted(cell: str) -> str:
+    inner = cell[1:-1].replace('""', "")
+    return cell[1:-1].replace('""', '"') if len(cell) > 1 and cell[0] == cell[-1] == '"' and '"' not in inner else cell
+
+
+def _named(header: Sequence[str], cells: list[str] | str) -> Mapping[str, object] | str:
+    if isinstance(cells, str) or len(cells) == len(header):
+        return cells if isinstance(cells, str) else dict(zip(header, cells, strict=True))
+    return f"{len(cells)} fields, but the header has {len(header)}"
+
+
+def _choose_columns(found: Sequence[str], columns: TableColumns, path: Path) -> dict[str, str]:
+    """What a column is for -> its name, without those that the table lacks."""
+    there = f"its columns are: {', '.join(map(_printable, found))}"
+    chosen: dict[str, str] = {}
+    for role, usual in _USUAL_NAMES.items():
+        named = asdict(columns)[f"{role}_column"]
+        if named is not None and named not in found:
+            raise ValueError(f"`--{role}-column` {named}: {path} has no such column; {there}.")
+        detected = (name for wanted in usual for name in found if name.lower() == wanted)
+        name = next(detected, None) if named is None else named
+        if name is not None:
+            if found.count(name) > 1:
+                raise ValueError(f"{path} has more than one column `{name}`; rename all but one.")
+            chosen[role] = name
+        elif role in ("path", "text"):
+            raise ValueError(
+                f"{path} has no column called {', '.join(usual)}; {there}. "
+                f"Say with `--{role}-column NAME` which one holds the {role}."
+            )
+    return chosen
+
+
+def _utterance(row: Mapping[str, object] | str, chosen: Mapping[str, str], folder: Path) -> Utterance:
+    if isinstance(row, str):
+        raise ValueError(row)
+    cells = {role: _cell(row.get(name), name) for role, name in chosen.items()}
+    path = _possible(PurePath(cells.get("path", "")))
+    id_ = " ".join(cells.get("id", "").split()) or _id_of(path)
+    speaker, split = cells.get("speaker") or "unknown", cells.get("split") or "train"
+    if not re.fullmatch(r"[\w.-]+", split):
+        raise ValueError(f"split {_printable(split)!r}: only letters, digits and `_.-` can be part of a file's name")
+    text = " ".join(cells.get("text", "").split())
+    return Utterance(id_, folder / path, text, speaker, _SPLIT_NAMES.get(split.lower(), split))
+
+
+def _cell(value: object, column: str) -> str:
+    if isinstance(value, bool) or not isinstance(value, str | int | float | None):
+        raise ValueError(f"`{_printable(column)}` is neither text nor a number")
+    if _NOT_UTF8.search(str(value)):
+        raise ValueError(f"`{_printable(column)}` is not UTF-8")
+    return "" if value is None else str(value).strip()
+
+
+def _utterance_of_pair(path: Path, text_path: Path, folder: Path) -> Utterance:
+    relative = _possible(path.relative_to(folder))
+    try:
+        text = text_path.read_text(encoding="utf-8-sig")
+    except (UnicodeDecodeError, OSError) as err:
+        raise ValueError(_printable(f"{text_path} cannot be read as UTF-8 text: {err}")) from err
+    top = relative.parts[0].lower() if len(relative.parts) > 1 else ""
+    speaker, split = path.absolute().parent.name, _SPLIT_NAMES.get(top, "train")
+    return Utterance(_id_of(relative), path, " ".join(text.split()), speaker, split)
+
+
+def _id_of(path: PurePath) -> str:
+    """The path without root and suffix, `-` for `/`."""
+    return "-".join((path.parent / path.stem).relative_to(path.anchor).parts)
+
+
+def _possible(path: PurePath) -> PurePath:
+    """The path, unless even to look for such a file would raise, or its name would break the table of problems."""
+    is_too_long = any(len(part.encode(errors="replace")) > 255 for part in path.parts)
+    if is_too_long or not path.name or re.search("[\0-\x1f\ud800-\udfff]", str(path)):
+        raise ValueError(f"{_printable(path)[:80]!r} cannot be the name of a sound file")
+    return path
+
+
+def _printable(value: object) -> str:
+    """In one line and UTF-8, as the table of problems needs it."""
+    return " ".join(str(value).encode("utf-8", "backslashreplace").decode().split())
+
+
+def _walk(folder: Path, above: frozenset[Path] = frozenset()) -> Iterator[Path]:
+    """Files that are not hidden, in a fixed order."""
+    above |= {folder.resolve()}
+    for path in sorted(path for path in folder.iterdir() if not path.name.startswith(".")):
+        if not path.is_dir():
+            yield path
+        elif path.resolve() not in above:
+            # a link to a folder above would never end
+            yield from _walk(path, above)

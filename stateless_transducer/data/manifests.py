@@ -1,0 +1,150 @@
+"""Utterances -> checked lhotse manifests on disk: ``<prefix>_{recordings,supervisions}_<split>.jsonl.gz``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from lhotse import AudioSource, Recording, RecordingSet, SupervisionSegment, SupervisionSet
+
+from stateless_transducer.data.corpora.utterance import SPLITS, Problem, Utterance, describe_problems, problems_table
+from stateless_transducer.features import AudioError, audio_duration
+from stateless_transducer.files import replacing, write_text
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an utterance must keep to; the others are listed and left out."""
+
+    min_duration: float = 0.1
+    """Seconds; shorter utterances are left out."""
+    max_duration: float = 60.0
+    """Seconds; longer utterances are left out."""
+    max_chars_per_second: float = 40.0
+    """More text than anybody says: a wrong transcript."""
+
+    def __post_init__(self) -> None:
+        if not 0.1 <= self.min_duration <= self.max_duration:
+            raise ValueError(
+                f"`--min-duration` must be at least 0.1 s and at most `--max-duration` ({self.max_duration}), "
+                f"but is {self.min_duration}."
+            )
+
+
+@dataclass(frozen=True)
+class CorpusSummary:
+    """What was found in a corpus."""
+
+    num_utterances: dict[str, int]
+    hours: dict[str, float]
+    num_speakers: dict[str, int]
+    problems: tuple[Problem, ...]
+
+    def lines(self) -> str:
+        """The numbers, and what is wrong, for the screen."""
+        rows = [
+            f"{split:6s} {count:7d} utterances  {self.hours[split]:8.2f} h  {self.num_speakers[split]:4d} speakers"
+            for split, count in self.num_utterances.items()
+        ]
+        if self.problems:
+            rows += [f"left out: {len(self.problems)}", describe_problems(self.problems)]
+        return "\n".join(rows)
+
+
+def manifest_path(manifest_dir: Path, prefix: str, kind: str, split: str) -> Path:
+    """The one place that knows how manifests are named, as icefall's."""
+    return manifest_dir / f"{prefix}_{kind}_{split}.jsonl.gz"
+
+
+def write_manifests(
+    utterances: Sequence[Utterance],
+    problems: Sequence[Problem],
+    *,
+    manifest_dir: Path,
+    prefix: str,
+    limits: Limits,
+    strict: bool,
+    num_jobs: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> CorpusSummary:
+    """Check every utterance's sound and text, write the manifests of the good ones and a table of the problems.
+
+    Raises:
+        ValueError: ``strict`` and there is a problem; or nothing is left.
+    """
+    found = list(problems)
+    checked: dict[str, list[tuple[Utterance, float, int]]] = {}
+    with ThreadPoolExecutor(num_jobs) as pool:
+        results = pool.map(lambda utterance: _check(utterance, limits), utterances)
+        for done, (utterance, result) in enumerate(zip(utterances, results, strict=True), 1):
+            if isinstance(result, Problem):
+                found.append(result)
+            else:
+                checked.setdefault(utterance.split, []).append((utterance, *result))
+            if progress is not None:
+                progress(done, len(utterances))
+    write_text(manifest_dir / f"{prefix}_problems.tsv", problems_table(found))
+    if found and strict:
+        raise ValueError(f"`--strict`: {len(found)} problems:\n{describe_problems(found)}")
+    if not checked:
+        raise ValueError(f"No utterance is usable:\n{describe_problems(found)}")
+    splits = [split for split in SPLITS if split in checked] + sorted(set(checked) - set(SPLITS))
+    for split in splits:
+        _write_split(manifest_dir, prefix, split, checked[split])
+    return CorpusSummary(
+        num_utterances={split: len(checked[split]) for split in splits},
+        hours={split: sum(row[1] for row in checked[split]) / 3600 for split in splits},
+        num_speakers={split: len({row[0].speaker for row in checked[split]}) for split in splits},
+        problems=tuple(found),
+    )
+
+
+def _check(utterance: Utterance, limits: Limits) -> Problem | tuple[float, int]:
+    """Seconds and sample rate, or what is wrong."""
+    if not utterance.text.strip():
+        return Problem("empty text", utterance.id, "")
+    if not utterance.path.is_file():
+        return Problem("missing audio", utterance.id, str(utterance.path))
+    try:
+        duration, rate = audio_duration(utterance.path)
+    except AudioError as err:
+        return Problem("unreadable audio", utterance.id, str(err))
+    if duration < limits.min_duration:
+        return Problem("too short", utterance.id, f"{duration:.2f} s < {limits.min_duration:g} s")
+    if duration > limits.max_duration:
+        return Problem("too long", utterance.id, f"{duration:.2f} s > {limits.max_duration:g} s")
+    rate_of_speech = len(utterance.text.replace(" ", "")) / duration
+    if rate_of_speech > limits.max_chars_per_second:
+        detail = f"{rate_of_speech:.0f} characters a second > {limits.max_chars_per_second:g}"
+        return Problem("too much text", utterance.id, detail)
+    return duration, rate
+
+
+def _write_split(manifest_dir: Path, prefix: str, split: str, rows: list[tuple[Utterance, float, int]]) -> None:
+    recordings = RecordingSet.from_recordings(
+        Recording(
+            id=utterance.id,
+            sources=[AudioSource(type="file", channels=[0], source=str(utterance.path))],
+            sampling_rate=rate,
+            num_samples=round(duration * rate),
+            duration=duration,
+        )
+        for utterance, duration, rate in rows
+    )
+    supervisions = SupervisionSet.from_segments(
+        SupervisionSegment(
+            id=utterance.id,
+            recording_id=utterance.id,
+            start=0.0,
+            duration=duration,
+            channel=0,
+            text=utterance.text,
+            speaker=utterance.speaker,
+        )
+        for utterance, duration, _ in rows
+    )
+    for kind, items in (("recordings", recordings), ("supervisions", supervisions)):
+        with replacing(manifest_path(manifest_dir, prefix, kind, split)) as temporary:
+            items.to_file(temporary)

@@ -1,0 +1,17 @@
+"""What a search finds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """A sequence of tokens, when each was said, and how sure the model was of it."""
+
+    tokens: tuple[int, ...]
+    """Ids, without blanks."""
+    frames: tuple[int, ...]
+    """Encoder frame on which each token was emitted."""
+    log_probs: tuple[float, ...]
+    """Log-probability of each token where it was emitted."""

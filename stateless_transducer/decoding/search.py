@@ -1,0 +1,51 @@
+"""The door to all searches.
+
+Letters: N utterances, T_in feature frames, F mel bins, T encoder frames, V vocabulary, D joiner width.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from stateless_transducer.decoding.config import SearchConfig
+from stateless_transducer.decoding.greedy import greedy_search
+from stateless_transducer.decoding.hypothesis import Hypothesis
+from stateless_transducer.decoding.modified_beam import modified_beam_search
+
+
+class Recognisable(Protocol):
+    """What a search needs of a model."""
+
+    blank_id: int
+    context_size: int
+
+    def encode(self, features: Tensor, feature_lens: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, T_in, F) and (N,) -> encoder_out (N, T, D) and encoder_out_lens (N,)."""
+        ...
+
+    def predict(self, contexts: Tensor) -> Tensor:
+        """(N, context_size) -> decoder_out (N, D)."""
+        ...
+
+    def join(self, encoder_out: Tensor, decoder_out: Tensor) -> Tensor:
+        """(N, D) and (N, D) -> logits (N, V)."""
+        ...
+
+
+@torch.inference_mode()
+def search(model: Recognisable, features: Tensor, feature_lens: Tensor, config: SearchConfig) -> list[Hypothesis]:
+    """The best hypothesis of each utterance.
+
+    Args:
+        model: encodes, predicts, joins.
+        features: (N, T_in, F).
+        feature_lens: (N,); an utterance too short for one encoder frame gives an empty hypothesis.
+        config: which search.
+    """
+    encoder_out, encoder_out_lens = model.encode(features, feature_lens)
+    if config.decoding_method == "greedy_search":
+        return greedy_search(model, encoder_out, encoder_out_lens, max_symbols_per_frame=config.max_sym_per_frame)
+    return modified_beam_search(model, encoder_out, encoder_out_lens, beam_size=config.beam_size)

@@ -1,0 +1,72 @@
+"""Self-attention with relative positions (Transformer-XL, arXiv 1901.02860, section 3.3).
+
+Letters: N utterances, T encoder frames, H heads, D width, Dh = D / H.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+def relative_positions(num_frames: int, dim: int, like: Tensor) -> Tensor:
+    """Sinusoids of the distances T-1, ..., 0, ..., -(T-1).
+
+    Args:
+        num_frames: T.
+        dim: D, even.
+        like: a tensor that gives device and dtype.
+
+    Returns:
+        (2T-1, D): sines in even columns, cosines in odd ones.
+    """
+    distance = torch.arange(num_frames - 1, -num_frames, -1, device=like.device, dtype=torch.float32)
+    frequency = torch.exp(torch.arange(0, dim, 2, device=like.device) * (-math.log(10000.0) / dim))
+    angle = distance[:, None] * frequency
+    return torch.stack([angle.sin(), angle.cos()], dim=2).flatten(1).to(like.dtype)
+
+
+class RelativeSelfAttention(nn.Module):
+    """Score of query i and key j: ``((q_i + u) . k_j + (q_i + v) . r_{i-j}) / sqrt(Dh)``."""
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.in_proj = nn.Linear(dim, 3 * dim)
+        self.out_proj = nn.Linear(dim, dim)
+        self.linear_pos = nn.Linear(dim, dim, bias=False)
+        self.pos_bias_u = nn.Parameter(torch.empty(num_heads, dim // num_heads))
+        self.pos_bias_v = nn.Parameter(torch.empty(num_heads, dim // num_heads))
+        for weight in (self.in_proj.weight, self.pos_bias_u, self.pos_bias_v):
+            nn.init.xavier_uniform_(weight)
+        nn.init.zeros_(self.in_proj.bias)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def forward(self, x: Tensor, positions: Tensor, padding: Tensor) -> Tensor:
+        """Attend from every frame to every frame of the same utterance.
+
+        Args:
+            x: (N, T, D).
+            positions: (2T-1, D), see `relative_positions`.
+            padding: (N, T), True behind the end of an utterance.
+        """
+        N, T, D = x.shape
+        H, Dh = self.num_heads, D // self.num_heads
+        q, k, v = self.in_proj(x).view(N, T, 3, H, Dh).permute(2, 0, 3, 1, 4)  # each (N, H, T, Dh)
+        r = self.linear_pos(positions).view(2 * T - 1, H, Dh).transpose(0, 1)  # (H, 2T-1, Dh)
+        by_content = (q + self.pos_bias_u[:, None]) @ k.transpose(2, 3)
+        by_distance = (q + self.pos_bias_v[:, None]) @ r.transpose(1, 2)  # (N, H, T, 2T-1)
+        scores = (by_content + _shift(by_distance)) * Dh**-0.5
+        scores = scores.masked_fill(padding[:, None, None], -torch.inf)
+        mixed = scores.softmax(-1) @ v  # (N, H, T, Dh)
+        return self.out_proj(mixed.transpose(1, 2).reshape(N, T, D))
+
+
+def _shift(by_distance: Tensor) -> Tensor:
+    """(N, H, T, 2T-1) -> (N, H, T, T): entry (i, j) is column T-1-i+j, the distance i-j."""
+    N, H, T, _ = by_distance.shape
+    by_distance = by_distance.contiguous()
+    n, h, t, d = by_distance.stride()
+    return by_distance.as_strided((N, H, T, T), (n, h, t - d, d), by_distance.storage_offset() + (T - 1) * d)

@@ -1,0 +1,111 @@
+"""Conformer encoder (Gulati et al. 2020, arXiv 2005.08100), as icefall's: LayerNorm in the convolution module.
+
+Letters: N utterances, T_in feature frames, F mel bins, T encoder frames, D width.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from stateless_transducer.model.attention import RelativeSelfAttention, relative_positions
+from stateless_transducer.model.subsampling import Conv2dSubsampling
+from stateless_transducer.ops.masks import padding_mask, subsampled_lens
+
+
+class Conformer(nn.Module):
+    """Features to encoder output: subsampling by 4, then ``num_layers`` layers, then a linear map."""
+
+    def __init__(
+        self,
+        *,
+        feature_dim: int,
+        num_layers: int,
+        dim: int,
+        num_heads: int,
+        feedforward_dim: int,
+        conv_kernel: int,
+        subsampling_channels: int,
+        output_dim: int,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.subsampling = Conv2dSubsampling(feature_dim, subsampling_channels, dim)
+        self.dropout = nn.Dropout(dropout)
+        self.layers = nn.ModuleList(
+            ConformerLayer(dim, num_heads, feedforward_dim, conv_kernel, dropout) for _ in range(num_layers)
+        )
+        self.after_norm = nn.LayerNorm(dim)
+        self.output = nn.Sequential(nn.Dropout(dropout), nn.Linear(dim, output_dim))
+
+    def forward(self, features: Tensor, feature_lens: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode.
+
+        Args:
+            features: (N, T_in, F), padded with anything finite.
+            feature_lens: (N,), 7 or more each.
+
+        Returns:
+            encoder_out (N, T, D_out), where frames behind an utterance's end mean nothing, and encoder_out_lens (N,).
+        """
+        x = self.subsampling(features)
+        lens = subsampled_lens(feature_lens)
+        padding = padding_mask(lens, x.shape[1])
+        positions = self.dropout(relative_positions(x.shape[1], x.shape[2], like=x))
+        x = self.dropout(x * x.shape[2] ** 0.5)
+        for layer in self.layers:
+            x = layer(x, positions, padding)
+        return self.output(self.after_norm(x)), lens
+
+
+class ConformerLayer(nn.Module):
+    """Half a feed-forward, attention, convolution, half a feed-forward; each on a norm and added to its input."""
+
+    def __init__(self, dim: int, num_heads: int, feedforward_dim: int, conv_kernel: int, dropout: float) -> None:
+        super().__init__()
+        self.feed_forward_macaron = _feed_forward(dim, feedforward_dim, dropout)
+        self.self_attn = RelativeSelfAttention(dim, num_heads)
+        self.conv_module = ConvolutionModule(dim, conv_kernel)
+        self.feed_forward = _feed_forward(dim, feedforward_dim, dropout)
+        self.norm_ff_macaron = nn.LayerNorm(dim)
+        self.norm_mha = nn.LayerNorm(dim)
+        self.norm_conv = nn.LayerNorm(dim)
+        self.norm_ff = nn.LayerNorm(dim)
+        self.norm_final = nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, positions: Tensor, padding: Tensor) -> Tensor:
+        """(N, T, D) -> (N, T, D); ``positions`` and ``padding`` as for `RelativeSelfAttention`."""
+        x = x + 0.5 * self.dropout(self.feed_forward_macaron(self.norm_ff_macaron(x)))
+        x = x + self.dropout(self.self_attn(self.norm_mha(x), positions, padding))
+        x = x + self.dropout(self.conv_module(self.norm_conv(x), padding))
+        x = x + 0.5 * self.dropout(self.feed_forward(self.norm_ff(x)))
+        return self.norm_final(x)
+
+
+class ConvolutionModule(nn.Module):
+    """Gated pointwise, depthwise over time, pointwise; padding is silenced before the depthwise convolution."""
+
+    def __init__(self, dim: int, kernel: int) -> None:
+        super().__init__()
+        self.pointwise_conv1 = nn.Conv1d(dim, 2 * dim, 1)
+        self.depthwise_conv = nn.Conv1d(dim, dim, kernel, padding=(kernel - 1) // 2, groups=dim)
+        self.norm = nn.LayerNorm(dim)
+        self.pointwise_conv2 = nn.Conv1d(dim, dim, 1)
+
+    def forward(self, x: Tensor, padding: Tensor) -> Tensor:
+        """(N, T, D) -> (N, T, D); ``padding``: (N, T), True behind the end of an utterance."""
+        x = F.glu(_pointwise(self.pointwise_conv1, x))
+        # without this, the convolution would let an utterance see what is padded behind it
+        x = x.masked_fill(padding[:, :, None], 0.0)
+        x = self.depthwise_conv(x.transpose(1, 2)).transpose(1, 2)
+        return _pointwise(self.pointwise_conv2, F.silu(self.norm(x)))
+
+
+def _pointwise(conv: nn.Conv1d, x: Tensor) -> Tensor:
+    """A convolution of kernel 1 on (N, T, D), without the two transpositions that `conv` itself would need."""
+    return F.linear(x, conv.weight[:, :, 0], conv.bias)
+
+
+def _feed_forward(dim: int, hidden_dim: int, dropout: float) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(dim, hidden_dim), nn.SiLU(), nn.Dropout(dropout), nn.Linear(hidden_dim, dim))

@@ -1,0 +1,21 @@
+"""Joiner: ``tanh(encoder_out + decoder_out)`` and one linear map.
+
+Letters: D width, V vocabulary with blank.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class Joiner(nn.Module):
+    """Logits of the next token or blank."""
+
+    def __init__(self, dim: int, vocab_size: int) -> None:
+        super().__init__()
+        self.output_linear = nn.Linear(dim, vocab_size)
+
+    def forward(self, encoder_out: Tensor, decoder_out: Tensor) -> Tensor:
+        """(..., D) and (..., D), broadcast against one another -> (..., V)."""
+        return self.output_linear(torch.tanh(encoder_out + decoder_out))

@@ -1,0 +1,1 @@
+"""Floor 4: a trained model at work."""

@@ -1,0 +1,115 @@
+"""Sound files or waves -> text, with a trained model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+from stateless_transducer.checkpoint import Checkpoint, load_checkpoint
+from stateless_transducer.decoding.config import SearchConfig
+from stateless_transducer.decoding.hypothesis import Hypothesis
+from stateless_transducer.decoding.search import search
+from stateless_transducer.features import PADDING_VALUE, fbank, read_audio
+
+_SUBSAMPLING = 4  # feature frames an encoder frame
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """What was said."""
+
+    text: str
+    tokens: tuple[str, ...]
+    """The pieces of the text."""
+    times: tuple[float, ...]
+    """Seconds from the start at which each token was emitted."""
+    log_probs: tuple[float, ...]
+    """Log-probability of each token."""
+    duration: float
+    """Seconds of audio."""
+
+
+class Recognizer:
+    """A model that transcribes; safe to call from several threads, since it never changes."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, config: SearchConfig | None = None, *, device: str | torch.device = "cpu"
+    ) -> None:
+        self._config = config or SearchConfig()
+        self._fbank_config, self.token_table = checkpoint.fbank_config, checkpoint.token_table
+        self._device = torch.device(device)
+        self._model = checkpoint.model().to(self._device)
+
+    @classmethod
+    def from_pretrained(
+        cls, path: str | Path, config: SearchConfig | None = None, *, device: str | torch.device = "cpu"
+    ) -> Recognizer:
+        """Read a checkpoint of this project.
+
+        Raises:
+            ValueError: it cannot be read.
+        """
+        return cls(load_checkpoint(Path(path)), config, device=device)
+
+    @property
+    def sample_rate(self) -> int:
+        """At which waves must come."""
+        return self._fbank_config.sample_rate
+
+    def transcribe(
+        self, sounds: Iterable[str | Path | np.ndarray], *, batch_seconds: float = 100.0
+    ) -> list[Transcript]:
+        """Transcripts in the order of the sounds.
+
+        Args:
+            sounds: names of sound files of any rate, or waves (S,), float in [-1, 1], at `sample_rate`.
+            batch_seconds: audio worked on at once, padding counted.
+
+        Raises:
+            AudioError: a file cannot be read.
+        """
+        waves = (s if isinstance(s, np.ndarray) else read_audio(s, self.sample_rate) for s in sounds)
+        return [transcript for batch in self._batches(waves, batch_seconds) for transcript in self._transcribe(batch)]
+
+    def features(self, wave: np.ndarray) -> np.ndarray:
+        """What the model sees of a wave: (S,) -> (T_in, F)."""
+        return fbank(wave, self._fbank_config)
+
+    def _batches(self, waves: Iterable[np.ndarray], batch_seconds: float) -> Iterator[list[np.ndarray]]:
+        batch: list[np.ndarray] = []
+        for wave in waves:
+            longest = max(len(wave), *(len(other) for other in batch)) if batch else len(wave)
+            if batch and longest * (len(batch) + 1) > batch_seconds * self.sample_rate:
+                yield batch
+                batch = []
+            batch.append(wave)
+        if batch:
+            yield batch
+
+    def _transcribe(self, waves: Sequence[np.ndarray]) -> list[Transcript]:
+        features = [torch.from_numpy(self.features(wave)) for wave in waves]
+        # a batch of nothing but very short waves still needs one encoder frame's worth of width
+        width = max(0, 7 - max(len(each) for each in features))
+        padded = pad_sequence(features, batch_first=True, padding_value=PADDING_VALUE)
+        padded = torch.nn.functional.pad(padded, (0, 0, 0, width), value=PADDING_VALUE)
+        lens = torch.tensor([len(each) for each in features])
+        hypotheses = search(self._model, padded.to(self._device), lens.to(self._device), self._config)
+        durations = (len(wave) / self.sample_rate for wave in waves)
+        return [
+            self._transcript(hypothesis, duration) for hypothesis, duration in zip(hypotheses, durations, strict=True)
+        ]
+
+    def _transcript(self, hypothesis: Hypothesis, duration: float) -> Transcript:
+        seconds_a_frame = _SUBSAMPLING * self._fbank_config.frame_shift_ms / 1000
+        return Transcript(
+            text=self.token_table.decode(hypothesis.tokens),
+            tokens=tuple(self.token_table.symbols[token] for token in hypothesis.tokens),
+            times=tuple(round(frame * seconds_a_frame, 3) for frame in hypothesis.frames),
+            log_probs=hypothesis.log_probs,
+            duration=duration,
+        )

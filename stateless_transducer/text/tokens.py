@@ -1,0 +1,140 @@
+"""Token table: symbols and ids, text to ids and back; read and written as icefall's ``tokens.txt``.
+
+Units are characters or words. White space is no unit of characters unless the table has `SPACE` (the sign that
+sentencepiece and sherpa-onnx use): then a blank between two words is a token of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from stateless_transducer.files import write_text
+
+Unit = Literal["char", "word"]
+
+BLANK, SOS_EOS, UNKNOWN, SPACE = "<blk>", "<sos/eos>", "<unk>", "\u2581"
+SPECIAL = (BLANK, SOS_EOS, UNKNOWN)
+
+# a blank that separates words: not beside a CJK ideograph, where it only tells how a transcript was cut
+_CJK = "\u2e80-\u303f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff00-\uffef"
+_CJK_GAP = re.compile(rf"(?<=[{_CJK}])\s+|\s+(?=[{_CJK}])")
+
+
+@dataclass(frozen=True)
+class TokenTable:
+    """All tokens in the order of their ids, from 0."""
+
+    symbols: tuple[str, ...]
+    unit: Unit = "char"
+
+    def __post_init__(self) -> None:
+        if len(set(self.symbols)) != len(self.symbols):
+            twice = next(s for i, s in enumerate(self.symbols) if s in self.symbols[:i])
+            raise ValueError(f"The token table holds {twice!r} twice.")
+        for name in (BLANK, UNKNOWN):
+            if name not in self.symbols:
+                raise ValueError(f"The token table lacks {name!r}.")
+        if self.unit not in ("char", "word"):
+            raise ValueError(f'`unit` must be "char" or "word", but is {self.unit!r}.')
+
+    def __len__(self) -> int:
+        return len(self.symbols)
+
+    @cached_property
+    def ids(self) -> dict[str, int]:
+        """Symbol -> id."""
+        return {symbol: i for i, symbol in enumerate(self.symbols)}
+
+    @property
+    def blank_id(self) -> int:
+        """Id of the blank."""
+        return self.ids[BLANK]
+
+    @property
+    def unknown_id(self) -> int:
+        """Id that stands for whatever the table lacks."""
+        return self.ids[UNKNOWN]
+
+    def split(self, text: str) -> list[str]:
+        """The units of a text; a blank between words is `SPACE` where the table has it."""
+        if self.unit == "word":
+            return text.split()
+        text = " ".join(_CJK_GAP.sub("", text).split())
+        return list(text.replace(" ", SPACE if SPACE in self.ids else ""))
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text's units; `UNKNOWN`'s for what the table lacks."""
+        return [self.ids.get(unit, self.unknown_id) for unit in self.split(text)]
+
+    def unknown_units(self, text: str) -> list[str]:
+        """The units of a text that the table lacks, in order, repeats included."""
+        return [unit for unit in self.split(text) if unit not in self.ids]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ids."""
+        symbols = [self.symbols[i] for i in ids]
+        if self.unit == "word":
+            return " ".join(symbols)
+        return "".join(symbols).replace(SPACE, " ").strip()
+
+    def write(self, lang_dir: Path, extra: tuple[str, ...] = ()) -> None:
+        """Write ``tokens.txt`` (icefall's format) and ``lang.json`` (the unit) into a folder.
+
+        Args:
+            lang_dir: made if need be.
+            extra: symbols behind the last token that are no tokens: a character table's ``#0``, ``#1``.
+        """
+        lines = (f"{symbol} {i}\n" for i, symbol in enumerate((*self.symbols, *extra)))
+        write_text(lang_dir / "tokens.txt", "".join(lines))
+        write_text(lang_dir / "lang.json", json.dumps({"unit": self.unit}) + "\n")
+
+    @classmethod
+    def read(cls, lang_dir: Path) -> TokenTable:
+        """Read a folder with ``tokens.txt``; without ``lang.json``, as icefall writes it, the unit is the character.
+
+        Disambiguation symbols (``#0``, ``#1``, ...) of a character table are left out.
+
+        Raises:
+            ValueError: no such file, or a line, symbol or id that cannot be.
+        """
+        path = lang_dir / "tokens.txt"
+        if not path.is_file():
+            raise ValueError(f"`--lang-dir` {lang_dir} holds no tokens.txt; make it with `transducer prepare`.")
+        settings = lang_dir / "lang.json"
+        unit: Unit = json.loads(settings.read_text(encoding="utf-8"))["unit"] if settings.is_file() else "char"
+        by_id: dict[int, str] = {}
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            fields = line.split()
+            if len(fields) != 2 or not fields[1].isdecimal():
+                raise ValueError(f"{path}:{number}: must be `symbol id`, but is {line!r}.")
+            symbol, i = fields[0], int(fields[1])
+            if unit == "char" and re.fullmatch(r"#\d+", symbol):
+                continue
+            if i in by_id:
+                raise ValueError(f"{path}:{number}: id {i} stands for {by_id[i]!r} already.")
+            by_id[i] = symbol
+        if sorted(by_id) != list(range(len(by_id))):
+            missing = next(i for i in range(len(by_id)) if i not in by_id)
+            raise ValueError(f"{path}: ids must run from 0 without a gap, but {missing} is missing.")
+        return cls(tuple(by_id[i] for i in range(len(by_id))), unit)
+
+
+def build_token_table(texts: Iterable[str], unit: Unit, *, keep_spaces: bool = False) -> TokenTable:
+    """A table of the special tokens and every unit of the texts, in order of first appearance.
+
+    Args:
+        texts: transcripts.
+        unit: characters or words.
+        keep_spaces: add `SPACE` if a text has a blank between two words of an alphabetic script.
+    """
+    splitter = TokenTable((*SPECIAL, SPACE) if keep_spaces and unit == "char" else SPECIAL, unit)
+    seen: dict[str, None] = dict.fromkeys(SPECIAL)
+    for text in texts:
+        seen.update(dict.fromkeys(splitter.split(text)))
+    return TokenTable(tuple(seen), unit)

@@ -1,0 +1,80 @@
+"""One process or many: the same function on every rank."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+
+@dataclass(frozen=True)
+class Rank:
+    """Which of the processes this is, and where it computes."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and talks to the user."""
+        return self.rank == 0
+
+
+def launch(function: Callable[..., None], *args: Any, world_size: int, master_port: int) -> None:
+    """Call ``function(rank, *args)`` once, or in ``world_size`` new processes, or as the rank that torchrun gave."""
+    if "LOCAL_RANK" in os.environ and "WORLD_SIZE" in os.environ:
+        with_group(int(os.environ["LOCAL_RANK"]), function, args, None)
+    elif world_size == 1:
+        function(Rank(0, 1, device_of(0)), *args)
+    else:
+        check_gpus(world_size)
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(master_port), "WORLD_SIZE": str(world_size)}
+        mp.spawn(with_group, args=(function, args, address), nprocs=world_size)  # pyright: ignore[reportPrivateImportUsage]
+
+
+def with_group(local_rank: int, function: Callable[..., None], args: tuple, address: dict[str, str] | None) -> None:
+    """Join the group and call the function; ``address`` is None under torchrun, which has set it."""
+    if address is not None:
+        os.environ.update({"RANK": str(local_rank), "LOCAL_RANK": str(local_rank), **address})
+        # the cores are shared by the ranks of this machine
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(address["WORLD_SIZE"])))
+    device = device_of(local_rank)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        function(Rank(dist.get_rank(), dist.get_world_size(), device), *args)
+    finally:
+        dist.destroy_process_group()
+
+
+def check_gpus(world_size: int) -> None:
+    """Refuse more processes than GPUs, where there are any.
+
+    Raises:
+        ValueError: too many.
+    """
+    count = torch.cuda.device_count()
+    if 0 < count < world_size:
+        raise ValueError(
+            f"`--world-size` {world_size} needs as many GPUs, but {count} are visible; see CUDA_VISIBLE_DEVICES."
+        )
+
+
+def device_of(local_rank: int) -> torch.device:
+    """The GPU of a rank of this machine, or the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    torch.cuda.set_device(local_rank)
+    return torch.device("cuda", local_rank)
+
+
+def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
+    """Sum of a tensor over all ranks; itself where there is one."""
+    if dist.is_initialized():
+        dist.all_reduce(values)
+    return values

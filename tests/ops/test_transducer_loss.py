@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from oracle import nll_by_enumeration
+
+from stateless_transducer.ops.lattice import lattice_nll
+from stateless_transducer.ops.transducer_loss import joint_transducer_loss
+
+# (encoder frames, tokens) of each utterance, vocabulary
+SHAPES = {
+    "one-frame": ([(1, 0), (1, 1)], 3),
+    "no-tokens": ([(3, 0), (4, 0)], 2),
+    "as-many-frames-as-tokens": ([(3, 3), (2, 2)], 4),
+    "one-frame-more": ([(4, 3), (3, 2)], 3),
+    "unequal": ([(4, 2), (2, 1), (3, 3), (1, 0)], 5),
+    "two-symbols": ([(4, 4), (3, 1)], 2),
+}
+TOPOLOGY = {None: "standard", 1: "modified"}
+
+
+def _problem(sizes, vocab_size, device, dtype=torch.float64, width=6):
+    """Random arguments of `joint_transducer_loss`, all floats with gradient."""
+    N, T, U = len(sizes), max(t for t, _ in sizes), max(u for _, u in sizes)
+
+    def floats(*shape):
+        return torch.randn(*shape, dtype=dtype, device=device, requires_grad=True)
+
+    tokens = torch.randint(1, vocab_size, (N, U), device=device)
+    lens = torch.tensor(sizes, device=device)
+    return {
+        "encoder_out": floats(N, T, width),
+        "encoder_out_lens": lens[:, 0],
+        "decoder_out": floats(N, U + 1, width),
+        "tokens": tokens,
+        "token_lens": lens[:, 1],
+        "weight": floats(vocab_size, width),
+        "bias": floats(vocab_size),
+    }
+
+
+def _by_enumeration(problem, topology, blank=0):
+    hidden = torch.tanh(problem["encoder_out"][:, :, None] + problem["decoder_out"][:, None])
+    log_probs = (hidden @ problem["weight"].T + problem["bias"]).log_softmax(-1)
+    rows = []
+    for n, (t, u) in enumerate(zip(problem["encoder_out_lens"].tolist(), problem["token_lens"].tolist(), strict=True)):
+        rows.append(nll_by_enumeration(log_probs[n, :t, : u + 1], problem["tokens"][n, :u].tolist(), topology, blank))
+    return torch.stack(rows)
+
+
+def _gradients(nll, problem):
+    leaves = [value for value in problem.values() if value.requires_grad]
+    return torch.autograd.grad(nll[nll.isfinite()].sum(), leaves)
+
+
+@pytest.mark.parametrize("max_symbols_per_frame", [None, 1])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_loss_and_gradients_equal_enumeration_of_paths(shape, max_symbols_per_frame, device):
+    problem = _problem(*SHAPES[shape], device)
+    ours = joint_transducer_loss(**problem, max_symbols_per_frame=max_symbols_per_frame)
+    truth = _by_enumeration(problem, TOPOLOGY[max_symbols_per_frame])
+    torch.testing.assert_close(ours, truth, rtol=1e-12, atol=1e-12)
+    if not truth.requires_grad:  # no utterance has a path
+        assert all((gradient == 0).all() for gradient in _gradients(ours, problem))
+        return
+    for mine, other in zip(_gradients(ours, problem), _gradients(truth, problem), strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("max_symbols_per_frame", [None, 1])
+def test_loss_with_another_blank_equals_enumeration(max_symbols_per_frame, device):
+    problem = _problem([(4, 2), (3, 2)], 4, device)
+    problem["tokens"] = torch.randint(0, 3, problem["tokens"].shape, device=device)
+    ours = joint_transducer_loss(**problem, blank=3, max_symbols_per_frame=max_symbols_per_frame)
+    truth = _by_enumeration(problem, TOPOLOGY[max_symbols_per_frame], blank=3)
+    torch.testing.assert_close(ours, truth, rtol=1e-12, atol=1e-12)
+
+
+def test_loss_without_path_is_infinite_with_zero_gradient(device):
+    problem = _problem([(2, 2), (3, 1)], 3, device)
+    ours = joint_transducer_loss(**problem, max_symbols_per_frame=1)
+    assert ours[0] == torch.inf and ours[1].isfinite()
+    (gradient,) = torch.autograd.grad(ours.sum(), problem["encoder_out"])
+    assert gradient.isfinite().all() and (gradient[0] == 0).all() and (gradient[1] != 0).any()
+
+
+@pytest.mark.parametrize("max_symbols_per_frame", [None, 1])
+def test_padding_changes_nothing(max_symbols_per_frame, device):
+    problem = _problem([(5, 3), (7, 2)], 6, device)
+    alone = joint_transducer_loss(**problem, max_symbols_per_frame=max_symbols_per_frame)
+    wide = dict(problem)
+    for name, axes in (("encoder_out", (0, 0, 0, 3)), ("decoder_out", (0, 0, 0, 2))):
+        wide[name] = torch.nn.functional.pad(problem[name].detach(), axes, value=float("nan"))
+    wide["tokens"] = torch.nn.functional.pad(problem["tokens"], (0, 2), value=1)
+    padded = joint_transducer_loss(**wide, max_symbols_per_frame=max_symbols_per_frame)
+    torch.testing.assert_close(padded, alone, rtol=0, atol=0)
+
+
+def test_nan_stays_in_its_utterance(device):
+    problem = _problem([(3, 2), (4, 1)], 4, device)
+    problem["encoder_out"] = problem["encoder_out"].detach()
+    problem["encoder_out"][0, 1] = torch.nan
+    nll = joint_transducer_loss(**problem)
+    assert nll[0].isnan() and nll[1].isfinite()
+
+
+@pytest.mark.parametrize("max_symbols_per_frame", [None, 1])
+def test_float32_error_is_that_of_its_inputs(max_symbols_per_frame, device):
+    """The lattice in float64 adds nothing: what is left is the rounding of float32 logits."""
+    exact = _problem([(60, 20), (41, 13)], 50, device, width=32)
+    rounded = {k: v.detach().float().requires_grad_() if v.is_floating_point() else v for k, v in exact.items()}
+    for name, value in rounded.items():
+        if value.is_floating_point():
+            exact[name] = value.detach().double().requires_grad_()
+    truth = joint_transducer_loss(**exact, max_symbols_per_frame=max_symbols_per_frame)
+    ours = joint_transducer_loss(**rounded, max_symbols_per_frame=max_symbols_per_frame)
+    torch.testing.assert_close(ours, truth, rtol=1e-6, atol=0)
+    for mine, other in zip(_gradients(ours, rounded), _gradients(truth, exact), strict=True):
+        assert (mine - other).norm() <= 1e-5 * other.norm()
+
+
+def test_autocast_keeps_log_sums_in_float32(device):
+    problem = _problem([(20, 6)], 30, device, dtype=torch.float32, width=16)
+    plain = joint_transducer_loss(**problem)
+    with torch.autocast(device.type, torch.bfloat16):
+        mixed = joint_transducer_loss(**problem)
+    assert mixed.dtype == torch.float64
+    # bfloat16 rounds each logit to 8 bits; over 26 arcs the errors average out
+    torch.testing.assert_close(mixed, plain, rtol=2e-2, atol=0)
+
+
+def test_second_derivative_is_refused(device):
+    problem = _problem([(3, 1)], 3, device)
+    with pytest.raises(RuntimeError, match="differentiable once"):
+        torch.autograd.grad(joint_transducer_loss(**problem).sum(), problem["bias"], create_graph=True)
+
+
+def test_unwritten_memory_is_not_read(monkeypatch, device):
+    problem = _problem([(4, 2), (2, 1)], 3, device)
+    wanted = joint_transducer_loss(**problem)
+    real = torch.empty
+
+    def poisoned(*args, **kwargs):
+        made = real(*args, **kwargs)
+        return made.fill_(torch.nan) if made.is_floating_point() else made
+
+    monkeypatch.setattr(torch, "empty", poisoned)
+    torch.testing.assert_close(joint_transducer_loss(**problem), wanted, rtol=0, atol=0)
+
+
+BAD = {
+    "encoder_out-rank": (lambda p: p.update(encoder_out=p["encoder_out"][0]), r"`encoder_out` must be \(N, T, D\)"),
+    "tokens-rank": (lambda p: p.update(tokens=p["tokens"][0]), r"`tokens` must be \(N, U\)"),
+    "decoder_out-rows": (
+        lambda p: p.update(decoder_out=p["decoder_out"][:, 1:]),
+        r"`decoder_out` must have shape \(2, 3, 6\), but has \(2, 2, 6\)",
+    ),
+    "too-many-frames": (lambda p: p["encoder_out_lens"].__setitem__(0, 9), r"`encoder_out_lens` must be in 1..4, .* 9"),
+    "no-frame": (lambda p: p["encoder_out_lens"].__setitem__(0, 0), r"`encoder_out_lens` must be in 1..4, .* 0"),
+    "too-many-tokens": (lambda p: p["token_lens"].__setitem__(1, 3), r"`token_lens` must be in 0..2, .* 3"),
+    "token-outside": (lambda p: p["tokens"].__setitem__((0, 0), 5), r"`tokens` must be in 0..4, .* 5"),
+    "blank-among-tokens": (lambda p: p["tokens"].__setitem__((0, 1), 0), r"`tokens` must not contain the blank \(0\)"),
+    "blank-outside": (lambda p: p.update(blank=5), r"`blank` must be in 0..4, but is 5"),
+    "float-lengths": (lambda p: p.update(token_lens=p["token_lens"].float()), "`token_lens` must be integer"),
+    "two-symbols": (lambda p: p.update(max_symbols_per_frame=2), "`max_symbols_per_frame` must be None or 1, but is 2"),
+    "implementation": (lambda p: p.update(impl="magic"), '`impl` must be .* but is "magic"'),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_argument_is_named(case, device):
+    problem = _problem([(4, 2), (3, 2)], 5, device)
+    spoil, message = BAD[case]
+    spoil(problem)
+    with pytest.raises(ValueError, match=message):
+        joint_transducer_loss(**problem)
+
+
+def test_padding_tokens_may_be_anything(device):
+    problem = _problem([(4, 2), (3, 1)], 5, device)
+    wanted = joint_transducer_loss(**problem)
+    problem["tokens"][1, 1] = 0
+    torch.testing.assert_close(joint_transducer_loss(**problem), wanted, rtol=0, atol=0)
+
+
+def _golden_cases(golden):
+    return json.loads((golden.parent / "loss" / "full_loss.json").read_text())
+
+
+def test_lattice_equals_published_losses(golden, device):
+    """optimized_transducer 1.4 and an independent float64 forward-backward, on packed logits."""
+    cases = _golden_cases(golden)
+    assert len(cases) >= 10
+    for case in cases:
+        topology = "modified" if case["one_sym_per_frame"] else "standard"
+        V, blank, row = case["V"], case["blank"] % case["V"], 0
+        logits = torch.tensor(case["logits"], dtype=torch.float64, device=device).view(-1, V).requires_grad_()
+        log_probs = logits if case["from_log_softmax"] else logits.log_softmax(-1)
+        losses = []
+        for t, u, tokens in zip(case["T"], case["U"], case["targets"], strict=True):
+            own = log_probs[row : row + t * (u + 1)].view(1, t, u + 1, V)
+            row += t * (u + 1)
+            index = torch.tensor(tokens[:u], dtype=torch.int64, device=device)[None, None, :, None].expand(1, t, u, 1)
+            symbol = own[:, :, :-1].gather(3, index)[..., 0]
+            lens = torch.tensor([[t], [u]], device=device)
+            losses.append(lattice_nll(own[..., blank], symbol, lens[0], lens[1], topology))
+        ours = torch.cat(losses)
+        torch.testing.assert_close(ours.cpu(), torch.tensor(case["loss"], dtype=torch.float64), rtol=1e-9, atol=0)
+        (gradient,) = torch.autograd.grad(ours.sum(), logits)
+        assert gradient.pow(2).sum().item() == pytest.approx(case["gradient_sumsq"], rel=1e-6)
+        first = torch.tensor(case["gradient_first20"], dtype=torch.float64)
+        # the file has seven digits
+        torch.testing.assert_close(gradient.cpu().flatten()[:20], first, rtol=0, atol=2e-7)
