@@ -83,16 +83,17 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """
     if not path.is_file():
         raise ValueError(f"{path}: no such checkpoint.")
+    # torch.load would take an old bare pickle, too; ours are always archives, and half an archive is none
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path} is not a checkpoint, or is truncated.")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as err:
-        if zipfile.is_zipfile(path):
-            raise ValueError(
-                f"{path} is refused: it holds objects other than tensors and plain values, which could run code."
-            ) from err
-        raise ValueError(f"{path} is not a checkpoint.") from err
+        raise ValueError(
+            f"{path} is refused: it holds objects other than tensors and plain values, which could run code."
+        ) from err
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as err:
-        raise ValueError(f"{path} is not a checkpoint, or is truncated.") from err
+        raise ValueError(f"{path} is not a checkpoint, or is damaged ({err}).") from err
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise ValueError(f"{path} is not a checkpoint of stateless-transducer (format {_FORMAT}).")
     return Checkpoint(

@@ -108,13 +108,13 @@ def audio_duration(path: str | Path) -> tuple[float, int]:
     try:
         with soundfile.SoundFile(path) as file:
             _refuse_truncated_wav(path, file)
-            duration, rate = file.frames / file.samplerate, file.samplerate
+            num_samples, rate = file.frames, file.samplerate
     except soundfile.LibsndfileError as err:
         samples, rate = _read_with_av(path, str(err))
-        duration = len(samples) / rate
-    if not duration:
+        num_samples = len(samples)
+    if not num_samples:
         raise AudioError(f"{path}: holds no samples (0 s of audio).")
-    return duration, rate
+    return num_samples / rate, rate
 
 
 def resample(samples: np.ndarray, from_rate: float, to_rate: float) -> np.ndarray:
@@ -133,7 +133,7 @@ def _read_with_soundfile(path: Path) -> tuple[np.ndarray, int]:
 
 def _refuse_truncated_wav(path: Path, file: soundfile.SoundFile) -> None:
     """Libsndfile silently reads what is there; the header of a plain wav says how much should be."""
-    if file.format != "WAV":
+    if file.format not in ("WAV", "WAVEX"):
         return
     with path.open("rb") as raw:
         head = raw.read(4096)
@@ -159,7 +159,7 @@ def _read_with_av(path: Path, soundfile_message: str) -> tuple[np.ndarray, int]:
             "for m4a, aac and video: pip install 'stateless-transducer[media]'."
         ) from None
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), metadata_errors="replace") as container:
             if not container.streams.audio:
                 raise AudioError(f"{path}: holds no audio.")
             rate = container.streams.audio[0].rate

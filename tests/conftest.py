@@ -26,6 +26,12 @@ def device(request) -> torch.device:
     return torch.device(request.config.getoption("--device"))
 
 
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    """Tests are small; threads that wait for one another make them slow on a busy machine."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(autouse=True)
 def seeded():
     torch.manual_seed(20220301)

@@ -13,9 +13,8 @@ from pathlib import Path
 from stateless_transducer.commands import average, decode, prepare_aishell, prepare_synthetic, report, train, transcribe
 from stateless_transducer.commands.console import say
 from stateless_transducer.commands.flags import parse
-from stateless_transducer.data.config import DataConfig, SpecAugmentConfig
+from stateless_transducer.data.config import DataConfig, PrepareConfig, SpecAugmentConfig
 from stateless_transducer.data.corpora.synthetic import SyntheticConfig
-from stateless_transducer.data.preparation import PrepareConfig
 from stateless_transducer.decoding.config import SearchConfig
 from stateless_transducer.model.config import ModelConfig
 from stateless_transducer.training.config import TrainConfig
@@ -125,9 +124,7 @@ def train_options(options: Options, data_dir: Path, exp_dir: Path, start_epoch: 
             max_duration=16.0,
             min_utterance_s=0.3,
             num_workers=0,
-            spec_augment=SpecAugmentConfig(
-                spec_aug_time_warp_factor=0, features_mask_size=20, num_frame_masks=2, frames_mask_size=10
-            ),
+            spec_augment=SpecAugmentConfig(spec_aug_time_warp_factor=0, features_mask_size=20, num_frame_masks=0),
         ),
         model=train.ModelFlags(**asdict(sizes)),
     )

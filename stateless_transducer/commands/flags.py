@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TypeVar
 
 import tyro
@@ -15,7 +14,7 @@ Options = TypeVar("Options")
 
 
 def parse(options: type[Options], program: str, arguments: list[str], description: str) -> Options:
-    """Options from arguments; exits with status 2 and a message if they are wrong.
+    """Options from arguments; exits with status 2 and a message if they are wrong, bounds of the dataclasses included.
 
     Args:
         options: a dataclass; those inside it give flat flags, too.
@@ -23,19 +22,14 @@ def parse(options: type[Options], program: str, arguments: list[str], descriptio
         arguments: what follows the command's name.
         description: head of the help.
     """
-    try:
-        return tyro.cli(
-            options,
-            prog=program,
-            args=arguments,
-            description=description,
-            config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff),
-            registry=_registry(),
-        )
-    except ValueError as err:
-        # __post_init__ of the dataclasses checks bounds
-        print(f"{program}: error: {err}", file=sys.stderr)
-        sys.exit(2)
+    return tyro.cli(
+        options,
+        prog=program,
+        args=arguments,
+        description=description,
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff),
+        registry=_registry(),
+    )
 
 
 def _registry() -> ConstructorRegistry:

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from stateless_transducer.commands.console import progress_bar, say
 from stateless_transducer.commands.flags import parse
-from stateless_transducer.data.manifests import Limits
-from stateless_transducer.data.preparation import PrepareConfig, prepare_features, prepare_manifests
+from stateless_transducer.data.config import Limits, PrepareConfig
 
 PREFIX = "aishell"
 
@@ -33,10 +32,12 @@ def main(program: str, arguments: list[str]) -> int:
 def run(options: Options) -> None:
     """Manifests, features, tokens."""
     from stateless_transducer.data.corpora.aishell import read_aishell, read_transcript
+    from stateless_transducer.data.preparation import prepare_features, prepare_manifests
     from stateless_transducer.text.lang import write_char_lang
 
-    prepare_manifests(
+    is_new = prepare_manifests(
         lambda: read_aishell(options.corpus_dir),
+        source=options.corpus_dir,
         prefix=PREFIX,
         config=options.prepare,
         limits=options.limits,
@@ -45,7 +46,7 @@ def run(options: Options) -> None:
     )
     prepare_features(PREFIX, options.prepare, say=say, bar=progress_bar)
     lang_dir = options.prepare.data_dir / "lang_char"
-    if (lang_dir / "tokens.txt").exists():
+    if (lang_dir / "tokens.txt").exists() and not is_new:
         say(f"{lang_dir}/tokens.txt: already there - skipping")
         return
     transcript = options.corpus_dir / "data_aishell" / "transcript" / "aishell_transcript_v0.8.txt"

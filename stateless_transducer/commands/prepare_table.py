@@ -13,15 +13,9 @@ from tyro.conf import Positional
 
 from stateless_transducer.commands.console import progress_bar, say
 from stateless_transducer.commands.flags import parse
+from stateless_transducer.data.config import Limits, PrepareConfig
 from stateless_transducer.data.corpora.table import TableColumns, hold_out, read_folder, read_table
 from stateless_transducer.data.corpora.utterance import Problem, Utterance
-from stateless_transducer.data.manifests import Limits, manifest_path
-from stateless_transducer.data.preparation import (
-    PrepareConfig,
-    prepare_features,
-    prepare_manifests,
-    prepared_splits,
-)
 from stateless_transducer.text.tokens import TokenTable, build_token_table
 
 _NUM_EXAMPLES = 20
@@ -63,11 +57,15 @@ def run(options: Options) -> None:
     """Manifests, features, tokens, and what the tokens lack.
 
     Raises:
-        ValueError: no training data; with ``strict`` also any problem, or a unit of dev or test that train lacks.
+        ValueError: nothing usable; with ``strict`` also any problem, or a unit of dev or test that train lacks.
     """
+    from stateless_transducer.data.manifests import read_texts
+    from stateless_transducer.data.preparation import prepare_features, prepare_manifests, prepared_splits
+
     config = options.prepare
-    prepare_manifests(
+    is_new = prepare_manifests(
         lambda: _read(options),
+        source=options.source,
         prefix=options.prefix,
         config=config,
         limits=options.limits,
@@ -76,14 +74,18 @@ def run(options: Options) -> None:
     )
     splits = prepared_splits(config.manifest_dir, options.prefix)
     if "train" not in splits:
-        problems = config.manifest_dir / f"{options.prefix}_problems.tsv"
-        raise ValueError(f"No utterance of the split train is usable, only of {', '.join(splits)}; see {problems}.")
+        prepare_features(options.prefix, config, say=say, bar=progress_bar)
+        say(
+            "no split train, so no tokens: enough for `transducer decode --test-sets`. To train, write `train` into "
+            "the column of the splits (`--split-column`), or into the name of the folder with the training data."
+        )
+        return
     if "dev" not in splits:
         say("no split dev: training will show no validation loss; `--dev-share 0.05` would hold out a part of train")
     prepare_features(options.prefix, config, say=say, bar=progress_bar)
-    texts = {split: _texts(config.manifest_dir, options.prefix, split) for split in splits}
+    texts = {split: read_texts(config.manifest_dir, options.prefix, split) for split in splits}
     lang_dir = config.data_dir / f"lang_{options.token}"
-    tokens = _token_table(lang_dir, texts["train"], options)
+    tokens = _token_table(lang_dir, texts["train"], options, is_new)
     lacking = [line for split in splits for line in _lacking(tokens, split, texts[split])]
     if lacking:
         report = f"units that {lang_dir}/tokens.txt lacks, each an error of the model:\n" + "\n".join(lacking)
@@ -94,7 +96,7 @@ def run(options: Options) -> None:
 
 
 def _read(options: Options) -> tuple[list[Utterance], list[Problem]]:
-    """The table or the folder, a part of it held out, and surely something to train on."""
+    """The table or the folder, a part of it held out."""
     source = options.source
     if source.is_dir():
         if options.audio_dir is not None or options.columns != TableColumns():
@@ -104,28 +106,14 @@ def _read(options: Options) -> tuple[list[Utterance], list[Problem]]:
         utterances, problems = read_table(source, options.columns, audio_dir=options.audio_dir)
     else:
         raise ValueError(f"{source}: no such table or folder.")
-    counts = Counter(utterance.split for utterance in utterances)
-    if counts and not counts["train"]:
-        found = ", ".join(f"{split} ({count})" for split, count in counts.items())
-        raise ValueError(
-            f"{source} has no split train, only {found}. Write `train` into the column of the splits of a table "
-            "(`--split-column` names another column), or into the name of the folder with the training data."
-        )
     if options.dev_share:
         utterances, what_moved = hold_out(utterances, options.dev_share)
         say(what_moved)
     return utterances, problems
 
 
-def _texts(manifest_dir: Path, prefix: str, split: str) -> list[str]:
-    from lhotse import SupervisionSet
-
-    supervisions = SupervisionSet.from_file(manifest_path(manifest_dir, prefix, "supervisions", split))
-    return [supervision.text for supervision in supervisions]
-
-
-def _token_table(lang_dir: Path, train_texts: Sequence[str], options: Options) -> TokenTable:
-    if (lang_dir / "tokens.txt").exists():
+def _token_table(lang_dir: Path, train_texts: Sequence[str], options: Options, is_new: bool) -> TokenTable:
+    if (lang_dir / "tokens.txt").exists() and not is_new:
         say(f"{lang_dir}/tokens.txt: already there - skipping")
         return TokenTable.read(lang_dir)
     tokens = build_token_table(train_texts, options.token, keep_spaces=options.token == "char")

@@ -73,8 +73,8 @@ def _train_on_rank(rank, options: Options, command: str) -> None:
     )
     log.info(f"Training started on {rank.device}: {command}")
     tokens = TokenTable.read(options.lang_dir)
-    train_cuts, left_out = trainable(load_cuts(data.manifest_dir, data.prefix, options.train_split), tokens, data)
-    for reason, count in left_out.items():
+    training_set = trainable(load_cuts(data.manifest_dir, data.prefix, options.train_split), tokens, data)
+    for reason, count in training_set.left_out.items():
         log.warning(f"Left out {count} utterances {reason}")
     dev_cuts = None
     if manifest_path(data.manifest_dir, data.prefix, "cuts", options.dev_split).exists():
@@ -88,7 +88,7 @@ def _train_on_rank(rank, options: Options, command: str) -> None:
         model_config=ModelConfig(**sizes),
         fbank_config=FbankConfig(),
         token_table=tokens,
-        train_cuts=train_cuts,
+        training_set=training_set,
         dev_cuts=dev_cuts,
         rank=rank,
         logger=log,

@@ -5,6 +5,7 @@ Letters: N utterances, T_in feature frames, F mel bins, U tokens.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -94,8 +95,9 @@ def _spec_augment(config: SpecAugmentConfig) -> SpecAugment:
         time_warp_factor=config.spec_aug_time_warp_factor,
         num_feature_masks=config.num_feature_masks,
         features_mask_size=config.features_mask_size,
-        num_frame_masks=config.num_frame_masks,
-        frames_mask_size=config.frames_mask_size,
+        # lhotse divides by the number of frame masks; widths are drawn below the size, so one of size 1 is none
+        num_frame_masks=config.num_frame_masks or 1,
+        frames_mask_size=config.frames_mask_size if config.num_frame_masks else 1,
         max_frames_mask_fraction=config.max_frames_mask_fraction,
         p=config.spec_aug_probability,
     )
@@ -119,11 +121,6 @@ def num_cuts(cuts: CutSet) -> int:
     return sum(1 for _ in _each(cuts))
 
 
-def total_seconds(cuts: CutSet) -> float:
-    """How long they are together; reads the manifest."""
-    return sum(cut.duration for cut in _each(cuts))
-
-
 def _text(cut: Cut) -> str:
     return cut.supervisions[0].text or ""
 
@@ -133,43 +130,69 @@ def _each(cuts: CutSet) -> Iterator[Cut]:
     return iter(cuts)  # pyright: ignore
 
 
-def trainable(cuts: CutSet, token_table: TokenTable, config: DataConfig) -> tuple[CutSet, dict[str, int]]:
-    """Only the cuts that training can use, and how many are left out, for what reason."""
-    left_out: dict[str, int] = {}
-    kept = []
+@dataclass(frozen=True)
+class TrainingSet:
+    """The cuts that training can use."""
+
+    cuts: CutSet
+    """Read from the manifest as they are needed."""
+    seconds: float
+    """Of speech."""
+    left_out: dict[str, int]
+    """Why utterances cannot be used -> how many."""
+
+
+def trainable(cuts: CutSet, token_table: TokenTable, config: DataConfig) -> TrainingSet:
+    """Leave out what training cannot use; reads the manifest once.
+
+    Raises:
+        ValueError: nothing is left.
+    """
+    usable = _Usable(token_table, config)
+    left_out: Counter[str] = Counter()
+    seconds = 0.0
     for cut in _each(cuts):
-        reason = _reason_to_leave_out(cut, token_table, config)
+        reason = usable.why_not(cut)
         if reason is None:
-            kept.append(cut)
+            seconds += cut.duration
         else:
-            left_out[reason] = left_out.get(reason, 0) + 1
-    if not kept:
+            left_out[reason] += 1
+    if not seconds:
         reasons = "; ".join(f"{count} {reason}" for reason, count in left_out.items())
         raise ValueError(f"No utterance is left for training: {reasons or 'the set is empty'}.")
-    return CutSet.from_cuts(kept), left_out
+    return TrainingSet(cuts.filter(usable), seconds, dict(left_out))
 
 
-def _reason_to_leave_out(cut: Cut, token_table: TokenTable, config: DataConfig) -> str | None:
-    if cut.duration < config.min_utterance_s:
-        return f"shorter than {config.min_utterance_s:g} s"
-    if cut.duration > config.max_utterance_s:
-        return f"longer than {config.max_utterance_s:g} s"
-    num_tokens = len(token_table.encode(_text(cut)))
-    num_frames = cut.num_frames or 0
-    if num_frames < MIN_FEATURE_FRAMES:
-        return f"of fewer than {MIN_FEATURE_FRAMES} feature frames"
-    if int(subsampled_lens(torch.tensor(num_frames))) <= num_tokens:
-        # the modified loss says one token a frame and ends with a blank
-        return "with as many tokens as encoder frames or more"
-    return None
+@dataclass(frozen=True)
+class _Usable:
+    """Whether training can use a cut; an object, since loaders' processes cannot be sent a lambda."""
+
+    token_table: TokenTable
+    config: DataConfig
+
+    def __call__(self, cut: Cut) -> bool:
+        return self.why_not(cut) is None
+
+    def why_not(self, cut: Cut) -> str | None:
+        if cut.duration < self.config.min_utterance_s:
+            return f"shorter than {self.config.min_utterance_s:g} s"
+        if cut.duration > self.config.max_utterance_s:
+            return f"longer than {self.config.max_utterance_s:g} s"
+        num_tokens, num_frames = len(self.token_table.encode(_text(cut))), cut.num_frames or 0
+        if num_frames < MIN_FEATURE_FRAMES:
+            return f"of fewer than {MIN_FEATURE_FRAMES} feature frames"
+        if int(subsampled_lens(torch.tensor(num_frames))) <= num_tokens:
+            # the modified loss says one token a frame and ends with a blank
+            return "with as many tokens as encoder frames or more"
+        return None
 
 
 def training_loader(
-    cuts: CutSet, token_table: TokenTable, config: DataConfig, *, seed: int, rank: int, world_size: int
+    training_set: TrainingSet, token_table: TokenTable, config: DataConfig, *, seed: int, rank: int, world_size: int
 ) -> tuple[DataLoader, CutSampler]:
     """Shuffled batches of utterances of like length; the sampler is for `set_epoch` and its state."""
     sampler = DynamicBucketingSampler(
-        cuts,
+        training_set.cuts,
         max_duration=config.max_duration,
         num_buckets=config.num_buckets,
         buffer_size=config.num_buckets * 5000,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,15 +16,30 @@ class SpecAugmentConfig:
     num_feature_masks: int = 2
     """Masks over mel bins."""
     features_mask_size: int = 27
-    """Bins that a mask covers at most."""
+    """Bins that a mask stays below."""
     num_frame_masks: int = 10
     """Masks over frames."""
     frames_mask_size: int = 100
-    """Frames that a mask covers at most."""
+    """Frames that a mask stays below."""
     max_frames_mask_fraction: float = 0.15
     """Share of an utterance's frames that all masks together cover at most."""
     spec_aug_probability: float = 0.9
     """Share of utterances augmented."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_feature_masks", "num_frame_masks"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"`--{name.replace('_', '-')}` must be at least 0, but is {getattr(self, name)}.")
+        for name in ("features_mask_size", "frames_mask_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`--{name.replace('_', '-')}` must be at least 1, but is {getattr(self, name)}.")
+        if not 0 <= self.spec_aug_probability <= 1:
+            raise ValueError(f"`--spec-aug-probability` must be in 0..1, but is {self.spec_aug_probability:g}.")
+        # below this, the shortest utterances would have masks of less than a frame, which lhotse cannot draw
+        if not 0.15 <= self.max_frames_mask_fraction <= 1:
+            raise ValueError(
+                f"`--max-frames-mask-fraction` must be in 0.15..1, but is {self.max_frames_mask_fraction:g}."
+            )
 
 
 @dataclass(frozen=True)
@@ -59,3 +75,50 @@ class DataConfig:
             raise ValueError(f"`--num-buckets` must be at least 1, but is {self.num_buckets}.")
         if self.num_workers < 0:
             raise ValueError(f"`--num-workers` must be at least 0, but is {self.num_workers}.")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an utterance must keep to; the others are listed and left out."""
+
+    min_duration: float = 0.1
+    """Seconds; shorter utterances are left out."""
+    max_duration: float = 60.0
+    """Seconds; longer utterances are left out."""
+    max_chars_per_second: float = 40.0
+    """More text than anybody says: a wrong transcript."""
+
+    def __post_init__(self) -> None:
+        if not 0.1 <= self.min_duration <= self.max_duration:
+            raise ValueError(
+                f"`--min-duration` must be at least 0.1 s and at most `--max-duration` ({self.max_duration}), "
+                f"but is {self.min_duration}."
+            )
+
+
+@dataclass(frozen=True)
+class PrepareConfig:
+    """Where prepared data go, and how."""
+
+    data_dir: Path = Path("data")
+    """Folder for manifests/, fbank/ and lang_char/ (or lang_word/)."""
+    perturb_speed: bool = True
+    """Add the training set at 0.9 and 1.1 times its speed."""
+    num_jobs: int = min(15, os.cpu_count() or 1)
+    """Processes."""
+    strict: bool = False
+    """Any problem with the corpus is an error."""
+
+    def __post_init__(self) -> None:
+        if self.num_jobs < 1:
+            raise ValueError(f"`--num-jobs` must be at least 1, but is {self.num_jobs}.")
+
+    @property
+    def manifest_dir(self) -> Path:
+        """Recordings and supervisions."""
+        return self.data_dir / "manifests"
+
+    @property
+    def fbank_dir(self) -> Path:
+        """Cuts and features."""
+        return self.data_dir / "fbank"

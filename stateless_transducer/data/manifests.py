@@ -7,30 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from lhotse import AudioSource, Recording, RecordingSet, SupervisionSegment, SupervisionSet
+from lhotse import AudioSource, Recording, RecordingSet, SupervisionSegment, SupervisionSet, load_manifest
 
+from stateless_transducer.data.config import Limits
 from stateless_transducer.data.corpora.utterance import SPLITS, Problem, Utterance, describe_problems, problems_table
 from stateless_transducer.features import AudioError, audio_duration
 from stateless_transducer.files import replacing, write_text
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What an utterance must keep to; the others are listed and left out."""
-
-    min_duration: float = 0.1
-    """Seconds; shorter utterances are left out."""
-    max_duration: float = 60.0
-    """Seconds; longer utterances are left out."""
-    max_chars_per_second: float = 40.0
-    """More text than anybody says: a wrong transcript."""
-
-    def __post_init__(self) -> None:
-        if not 0.1 <= self.min_duration <= self.max_duration:
-            raise ValueError(
-                f"`--min-duration` must be at least 0.1 s and at most `--max-duration` ({self.max_duration}), "
-                f"but is {self.min_duration}."
-            )
 
 
 @dataclass(frozen=True)
@@ -56,6 +38,11 @@ class CorpusSummary:
 def manifest_path(manifest_dir: Path, prefix: str, kind: str, split: str) -> Path:
     """The one place that knows how manifests are named, as icefall's."""
     return manifest_dir / f"{prefix}_{kind}_{split}.jsonl.gz"
+
+
+def read_texts(manifest_dir: Path, prefix: str, split: str) -> list[str]:
+    """The transcripts of a split, in the order of its manifest."""
+    return [segment.text or "" for segment in load_manifest(manifest_path(manifest_dir, prefix, "supervisions", split))]
 
 
 def write_manifests(

@@ -8,65 +8,56 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 
+from stateless_transducer.data.config import Limits, PrepareConfig
 from stateless_transducer.data.corpora.utterance import SPLITS, Problem, Utterance, describe_problems
 from stateless_transducer.data.fbank import SPEEDS, compute_features
-from stateless_transducer.data.manifests import Limits, manifest_path, write_manifests
+from stateless_transducer.data.manifests import manifest_path, write_manifests
 from stateless_transducer.features import FbankConfig
+from stateless_transducer.files import write_text
 
 Say = Callable[[str], None]
 Bar = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 
 
-@dataclass(frozen=True)
-class PrepareConfig:
-    """Where prepared data go, and how."""
-
-    data_dir: Path = Path("data")
-    """Folder for manifests/, fbank/ and lang_char/ (or lang_word/)."""
-    perturb_speed: bool = True
-    """Add the training set at 0.9 and 1.1 times its speed."""
-    num_jobs: int = min(15, os.cpu_count() or 1)
-    """Processes."""
-    strict: bool = False
-    """Any problem with the corpus is an error."""
-
-    def __post_init__(self) -> None:
-        if self.num_jobs < 1:
-            raise ValueError(f"`--num-jobs` must be at least 1, but is {self.num_jobs}.")
-
-    @property
-    def manifest_dir(self) -> Path:
-        """Recordings and supervisions."""
-        return self.data_dir / "manifests"
-
-    @property
-    def fbank_dir(self) -> Path:
-        """Cuts and features."""
-        return self.data_dir / "fbank"
-
-
 def prepare_manifests(
     read: Callable[[], tuple[Sequence[Utterance], Sequence[Problem]]],
     *,
+    source: Path,
     prefix: str,
     config: PrepareConfig,
     limits: Limits,
     say: Say,
     bar: Bar,
-) -> None:
-    """Read and check a corpus, unless its manifests are there already."""
+) -> bool:
+    """Read and check a corpus, unless its manifests are there already.
+
+    Returns:
+        Whether it was read now; then features and tokens of an earlier reading are stale, and the features are gone.
+
+    Raises:
+        ValueError: the manifests that are there are another source's.
+    """
     done = config.manifest_dir / f".{prefix}_manifests.done"
     if done.exists():
+        made_from = done.read_text(encoding="utf-8").strip()
+        if made_from != str(source.resolve()):
+            raise ValueError(
+                f"{config.manifest_dir}/{prefix}_* were made from {made_from}, not from {source}. Choose another "
+                f"`--data-dir`, or remove {done} to make them anew."
+            )
         say(f"{config.manifest_dir}/{prefix}_*: already there - skipping (remove {done} to make them again)")
-        return
+        return False
     utterances, problems = read()
+    # an utterance may have moved to another split since
+    for folder, kinds in ((config.manifest_dir, ("recordings", "supervisions")), (config.fbank_dir, ("cuts",))):
+        for kind in kinds:
+            for stale in folder.glob(manifest_path(folder, prefix, kind, "*").name):
+                stale.unlink()
     with bar("checking audio") as progress:
         summary = write_manifests(
             utterances,
@@ -81,7 +72,8 @@ def prepare_manifests(
     say(summary.lines())
     if summary.problems:
         say(f"all of them: {config.manifest_dir / f'{prefix}_problems.tsv'}")
-    done.touch()
+    write_text(done, f"{source.resolve()}\n")
+    return True
 
 
 def prepared_splits(manifest_dir: Path, prefix: str) -> list[str]:

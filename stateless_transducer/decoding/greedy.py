@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from stateless_transducer.decoding.search import Recognisable
 
 
+@torch.inference_mode()
 def greedy_search(
     model: Recognisable, encoder_out: Tensor, encoder_out_lens: Tensor, *, max_symbols_per_frame: int = 1
 ) -> list[Hypothesis]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from stateless_transducer.decoding.search import Recognisable
 
 
+@torch.inference_mode()
 def modified_beam_search(
     model: Recognisable, encoder_out: Tensor, encoder_out_lens: Tensor, *, beam_size: int = 4
 ) -> list[Hypothesis]:

@@ -65,12 +65,15 @@ class TokenTable:
         """The units of a text; a blank between words is `SPACE` where the table has it."""
         if self.unit == "word":
             return text.split()
-        text = " ".join(_CJK_GAP.sub("", text).split())
+        text = " ".join(_CJK_GAP.sub("", text.replace(SPACE, " ")).split())
         return list(text.replace(" ", SPACE if SPACE in self.ids else ""))
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text's units; `UNKNOWN`'s for what the table lacks."""
-        return [self.ids.get(unit, self.unknown_id) for unit in self.split(text)]
+        """Ids of a text's units; `UNKNOWN`'s for what the table lacks, and for words that look like special tokens."""
+        return [self._id(unit) for unit in self.split(text)]
+
+    def _id(self, unit: str) -> int:
+        return self.unknown_id if unit in SPECIAL else self.ids.get(unit, self.unknown_id)
 
     def unknown_units(self, text: str) -> list[str]:
         """The units of a text that the table lacks, in order, repeats included."""

@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from stateless_transducer import __version__
 from stateless_transducer.checkpoint import Checkpoint, epoch_path, load_checkpoint, save_checkpoint, saved_epochs
-from stateless_transducer.data.batches import Batch, batches_of, evaluation_loader, total_seconds, training_loader
+from stateless_transducer.data.batches import Batch, CutSet, TrainingSet, batches_of, evaluation_loader, training_loader
 from stateless_transducer.data.config import DataConfig
 from stateless_transducer.features import FbankConfig
 from stateless_transducer.model.config import ModelConfig
@@ -26,6 +26,7 @@ from stateless_transducer.training.distributed import Rank, sum_over_ranks
 from stateless_transducer.training.objective import Objective
 from stateless_transducer.training.optim import build_optimizer
 from stateless_transducer.training.progress import TrainingDisplay
+from stateless_transducer.training.random_state import random_state, seed_all, set_random_state
 
 
 class Trainer:
@@ -39,8 +40,8 @@ class Trainer:
         model_config: ModelConfig,
         fbank_config: FbankConfig,
         token_table: TokenTable,
-        train_cuts,
-        dev_cuts,
+        training_set: TrainingSet,
+        dev_cuts: CutSet | None,
         rank: Rank,
         logger: logging.Logger,
         command: str,
@@ -48,26 +49,25 @@ class Trainer:
         self._config, self._data_config, self._model_config = config, data_config, model_config
         self._fbank_config, self._token_table, self._command = fbank_config, token_table, command
         self._rank, self._logger = rank, logger
-        _own_the_process(config.seed, rank)
+        # denormal numbers make backward passes on a CPU several times slower
+        torch.set_flush_denormal(True)
         self._loader, self._sampler = training_loader(
-            train_cuts, token_table, data_config, seed=config.seed, rank=rank.rank, world_size=rank.world_size
+            training_set, token_table, data_config, seed=config.seed, rank=rank.rank, world_size=rank.world_size
         )
         self._dev_loader = None if dev_cuts is None else evaluation_loader(dev_cuts, token_table, data_config)
-        self._epoch_seconds = total_seconds(train_cuts)
+        self._epoch_seconds = training_set.seconds
         # the same weights on every rank: the generators part only below
-        torch.manual_seed(config.seed)
+        seed_all(config.seed)
         objective = Objective(build_model(model_config), model_config, has_ctc_head=config.ctc_loss_scale > 0)
         self._plain_objective = objective.to(rank.device)
-        steps_an_epoch = self._epoch_seconds / data_config.max_duration / rank.world_size
         self._optimizer, self._rate_at = build_optimizer(
             objective.parameters(),
             config,
             model_size=model_config.attention_dim,
-            num_steps=round(config.num_epochs * steps_an_epoch),
         )
         self._step = 0
         self._best: dict[str, float] = {"train": math.inf, "valid": math.inf}
-        torch.manual_seed(config.seed + rank.rank)
+        seed_all(config.seed + rank.rank)
         if config.start_epoch:
             self._resume(config.start_epoch)
         self._objective: nn.Module = self._plain_objective
@@ -107,8 +107,13 @@ class Trainer:
         self._objective.train()
         recent = _Mean(decay=1 - 1 / 200)
         whole = _Mean()
+        seconds = 0.0
         for index, batch in enumerate(batches_of(self._loader)):
-            nll, num_frames, grad_norm, rate = self._train_batch(batch.to(self._rank.device), epoch)
+            # of this rank's share of the speech; no two ranks are far apart
+            done = (epoch + seconds * self._rank.world_size / self._epoch_seconds) / self._config.num_epochs
+            rate = self._rate_at(self._step + 1, done)
+            nll, num_frames, grad_norm = self._train_batch(batch.to(self._rank.device), epoch, rate)
+            seconds += batch.seconds
             recent.add(nll, num_frames)
             whole.add(nll, num_frames)
             if display is not None:
@@ -127,8 +132,8 @@ class Trainer:
             )
         return (totals[0] / totals[1]).item()
 
-    def _train_batch(self, batch: Batch, epoch: int) -> tuple[float, float, float, float]:
-        """One update; returns summed nll, encoder frames, norm of the gradient, learning rate."""
+    def _train_batch(self, batch: Batch, epoch: int, rate: float) -> tuple[float, float, float]:
+        """One update; returns summed nll, encoder frames, norm of the gradient."""
         config = self._config
         self._step += 1
         # the same draw on every rank, and again the same when an epoch is done over
@@ -148,11 +153,10 @@ class Trainer:
         self._optimizer.zero_grad(set_to_none=True)
         (loss * scale).backward()
         grad_norm = nn.utils.clip_grad_norm_(self._plain_objective.parameters(), config.max_grad_norm)
-        rate = self._rate_at(self._step)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         self._optimizer.step()
-        return total.item(), float(lens.sum()), grad_norm.item(), rate
+        return total.item(), float(lens.sum()), grad_norm.item()
 
     def _log_batch(self, epoch, index, batch, loss, num_frames, recent, grad_norm, rate, display) -> None:
         self._logger.debug(
@@ -222,7 +226,7 @@ class Trainer:
                 "step": self._step,
                 "position": {"epoch": epoch + 1, "batch": 0},
                 "best": self._best,
-                "random": {"torch": torch.get_rng_state(), "python": random.getstate()},
+                "random": random_state(),
             },
         )
         path = epoch_path(self._config.exp_dir, epoch)
@@ -246,8 +250,7 @@ class Trainer:
         self._optimizer.load_state_dict(state["optimizer"])
         self._step, self._best = state["step"], dict(state["best"])
         if self._rank.is_main:
-            torch.set_rng_state(state["random"]["torch"])
-            random.setstate(state["random"]["python"])
+            set_random_state(state["random"])
         self._logger.info(f"Goes on with epoch {start_epoch}, after {self._step} batches")
 
 
@@ -282,12 +285,6 @@ class _Mean:
     @property
     def value(self) -> float:
         return self.total / self.weight if self.weight else math.nan
-
-
-def _own_the_process(seed: int, rank: Rank) -> None:
-    random.seed(seed + rank.rank)
-    # denormal numbers make backward passes on a CPU several times slower
-    torch.set_flush_denormal(True)
 
 
 def _on_cpu(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

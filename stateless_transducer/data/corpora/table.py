@@ -279,7 +279,7 @@ def _possible(path: PurePath) -> PurePath:
     """The path, unless even to look for such a file would raise, or its name would break the table of problems."""
     is_too_long = any(len(part.encode(errors="replace")) > 255 for part in path.parts)
     if is_too_long or not path.name or re.search("[\0-\x1f\ud800-\udfff]", str(path)):
-        raise ValueError(f"{_printable(path)[:80]!r} cannot be the name of a sound file")
+        raise ValueError(f"{_printable(path if path.name else '')[:80]!r} cannot be the name of a sound file")
     return path
 
 

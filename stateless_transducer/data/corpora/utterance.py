@@ -57,5 +57,5 @@ def describe_problems(problems: Sequence[Problem], examples: int = 3) -> str:
 
 def problems_table(problems: Iterable[Problem]) -> str:
     """All of them as tab-separated text with a header."""
-    rows = (f"{p.kind}\t{p.id}\t{p.detail}\n" for p in problems)
+    rows = ("\t".join(" ".join(cell.split()) for cell in (p.kind, p.id, p.detail)) + "\n" for p in problems)
     return "kind\tid\tdetail\n" + "".join(rows)

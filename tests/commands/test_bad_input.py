@@ -1,0 +1,180 @@
+"""What users get wrong: one line that says what, where and how to go on; a status other than 0; never a traceback."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from stateless_transducer.cli import main
+from stateless_transducer.text.tokens import build_token_table
+
+
+def _fails(capsys, arguments, message, status=1):
+    """Run, and look for the message on standard error, where long lines are wrapped."""
+    try:
+        found = main([str(argument) for argument in arguments])
+    except SystemExit as stopped:
+        found = stopped.code
+    printed = " ".join(capsys.readouterr().err.split())
+    assert found == status, printed
+    assert re.search(message, printed), printed
+    assert "Traceback" not in printed
+
+
+def _corpus(folder, lines, wavs):
+    transcript = folder / "data_aishell" / "transcript" / "aishell_transcript_v0.8.txt"
+    transcript.parent.mkdir(parents=True)
+    transcript.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    (folder / "data_aishell" / "wav").mkdir()
+    for name, samples in wavs.items():
+        path = folder / "data_aishell" / "wav" / "train" / "S0002" / f"{name}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, np.full(samples, 0.1, np.float32), 16000, subtype="PCM_16")
+    return folder
+
+
+def test_missing_corpus_folder_is_named(tmp_path, capsys):
+    _fails(capsys, ["prepare", "aishell", "--corpus-dir", tmp_path / "no"], r"`--corpus-dir` .*/no: no such folder")
+
+
+def test_folder_that_is_not_aishells_is_named(tmp_path, capsys):
+    message = r"is not AISHELL's: data_aishell/transcript/aishell_transcript_v0.8.txt is missing"
+    _fails(capsys, ["prepare", "aishell", "--corpus-dir", tmp_path], message)
+
+
+def test_corpus_without_audio_is_explained(tmp_path, capsys):
+    _corpus(tmp_path, ["A1 今天"], {})
+    message = r"no utterance has both audio and text. Expected wav files like data_aishell/wav/train/S0002/.* unpacked"
+    _fails(capsys, ["prepare", "aishell", "--corpus-dir", tmp_path, "--data-dir", tmp_path / "data"], message)
+
+
+@pytest.fixture
+def spoilt(tmp_path):
+    """One good utterance and one of each fault."""
+    lines = ["GOOD1 今天", "NOAUDIO 明天", "TRUNCATED 后天", "EMPTY 上午", "TEXT 下午", "SHORT 早上", "NOTEXT"]
+    corpus = _corpus(tmp_path / "corpus", lines, {n: 16000 for n in ("GOOD1", "TRUNCATED", "NOLINE", "NOTEXT")})
+    wavs = corpus / "data_aishell" / "wav" / "train" / "S0002"
+    (wavs / "TRUNCATED.wav").write_bytes((wavs / "TRUNCATED.wav").read_bytes()[:9000])
+    soundfile.write(wavs / "EMPTY.wav", np.zeros(0, np.float32), 16000)
+    (wavs / "TEXT.wav").write_text("no sound")
+    soundfile.write(wavs / "SHORT.wav", np.zeros(320, np.float32), 16000)
+    return corpus
+
+
+KINDS = {
+    "text without audio": "NOAUDIO",
+    "audio without text": "NOLINE",
+    "unreadable audio": "TRUNCATED",
+    "empty text": "NOTEXT",
+    "too short": "SHORT",
+}
+
+
+def test_faults_of_a_corpus_are_listed_and_counted(spoilt, tmp_path, capsys):
+    flags = ["--data-dir", str(tmp_path / "data"), "--perturb-speed", "false", "--num-jobs", "1"]
+    assert main(["prepare", "aishell", "--corpus-dir", str(spoilt), *flags]) == 0
+    printed = capsys.readouterr().out
+    assert "left out: 7" in printed and "3  unreadable audio (" in printed
+    listed = (tmp_path / "data" / "manifests" / "aishell_problems.tsv").read_text(encoding="utf-8")
+    for kind, id_ in KINDS.items():
+        assert f"{kind}\t{id_}\t" in listed, kind
+    assert "truncated: its header says 32000 bytes of samples, but 8956 are there" in listed
+    assert "EMPTY.wav: holds no samples (0 s of audio)" in listed and "TEXT.wav: not a sound file" in listed
+
+
+def test_strict_makes_faults_an_error(spoilt, tmp_path, capsys):
+    flags = ["--data-dir", tmp_path / "data", "--strict", "true"]
+    _fails(capsys, ["prepare", "aishell", "--corpus-dir", spoilt, *flags], r"`--strict`: 7 problems:")
+
+
+@pytest.fixture
+def lang_dir(tmp_path):
+    build_token_table(["今天"], "char").write(tmp_path / "lang")
+    return tmp_path / "lang"
+
+
+def test_training_without_tokens_says_how_to_make_them(tmp_path, capsys):
+    _fails(capsys, ["train", "--lang-dir", tmp_path], r"holds no tokens.txt; make it with `transducer prepare`")
+
+
+def test_training_without_cuts_says_what_is_there(tmp_path, lang_dir, capsys):
+    (tmp_path / "mine_cuts_train.jsonl.gz").touch()
+    flags = ["--lang-dir", lang_dir, "--manifest-dir", tmp_path, "--exp-dir", tmp_path / "exp"]
+    _fails(capsys, ["train", *flags], r"aishell_cuts_train.jsonl.gz is missing \(found .*: mine_cuts_train.jsonl.gz\)")
+
+
+def test_folder_that_cannot_be_written_is_named(tmp_path, lang_dir, capsys):
+    # a file where a folder should be stops the superuser, too
+    (tmp_path / "file").touch()
+    flags = ["--lang-dir", lang_dir, "--exp-dir", tmp_path / "file" / "exp"]
+    _fails(capsys, ["train", *flags], r"`--exp-dir` .*/file/exp cannot be written: Not a directory")
+
+
+def test_resuming_without_its_checkpoint_lists_what_is_there(tmp_path, lang_dir, capsys):
+    for epoch in (0, 2):
+        (tmp_path / f"epoch-{epoch}.pt").touch()
+    flags = ["--lang-dir", lang_dir, "--exp-dir", tmp_path, "--start-epoch", "5"]
+    _fails(capsys, ["train", *flags], r"`--start-epoch` 5 needs epoch-4.pt in .*, which holds epoch-0.pt, epoch-2.pt")
+
+
+def test_checkpoint_that_is_none_is_refused_by_transcribe(tmp_path, capsys):
+    (tmp_path / "m.pt").write_text("no model")
+    _fails(capsys, ["transcribe", tmp_path / "m.pt", "a.wav"], r"m.pt is not a checkpoint, or is truncated")
+
+
+class _Malice:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+def test_malicious_checkpoint_is_not_executed(tmp_path, capsys):
+    torch.save(_Malice(str(tmp_path / "written")), tmp_path / "epoch-0.pt")
+    _fails(capsys, ["decode", "--exp-dir", tmp_path, "--epoch", "0", "--avg", "1"], "cuts_test.jsonl.gz is missing")
+    _fails(capsys, ["average", "--exp-dir", tmp_path, "--output", tmp_path / "m.pt"], "epoch-0.pt is refused: it holds")
+    assert not (tmp_path / "written").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message", "status"),
+    [
+        (["train", "--max-duration", "-3"], "`--max-duration` must be above 0 s, but is -3", 2),
+        (["train", "--modified-transducer-prob", "1.5"], "`--modified-transducer-prob` must be in 0..1, but is 1.5", 2),
+        (["train", "--start-epoch", "30"], r"`--start-epoch` must be in 0..29 \(`--num-epochs` 30\), but is 30", 2),
+        (["train", "--num-epochs", "many"], "many", 2),
+        (["train", "--enable-spec-aug", "maybe"], "must be true or false, but is 'maybe'", 2),
+        (["decode", "--beam-size", "0"], "`--beam-size` must be at least 1, but is 0", 2),
+        (["decode", "--decoding-method", "magic"], "magic", 2),
+        (["prepare", "wikipedia"], "no command 'prepare wikipedia'; there are: prepare aishell", 2),
+        (["teach"], "no command 'teach'; there are: demo", 2),
+    ],
+)
+def test_bad_option_is_named(arguments, message, status, capsys):
+    _fails(capsys, arguments, message, status)
+
+
+def test_help_names_every_command_and_loads_no_torch():
+    program = "import sys; from stateless_transducer.cli import main; main(['--help']); print('torch' in sys.modules)"
+    printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert printed.endswith("False\n")
+    for name in ("demo", "prepare aishell", "prepare table", "train", "decode", "average", "report", "transcribe"):
+        assert f"\n  {name} " in printed
+
+
+@pytest.mark.parametrize("command", ["train", "decode", "transcribe", "prepare aishell", "prepare table", "demo"])
+def test_help_of_a_command_loads_no_torch(command):
+    program = (
+        "import sys; from stateless_transducer.cli import main\n"
+        f"try: main({command.split()!r} + ['--help'])\n"
+        "except SystemExit: print('torch' in sys.modules, 'lhotse' in sys.modules)"
+    )
+    printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert "--" in printed and printed.endswith("False False\n")

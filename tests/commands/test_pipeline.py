@@ -1,0 +1,194 @@
+"""The commands of the README, on a tiny synthetic corpus, from speech to text."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import soundfile
+import torch
+
+from stateless_transducer.checkpoint import load_checkpoint
+from stateless_transducer.cli import main
+
+pytest.importorskip("espeakng_loader", reason="the tiny corpus is spoken by espeak-ng: pip install '.[demo]'")
+
+SIZES = (
+    "--num-layers 1 --attention-dim 16 --num-heads 2 --feedforward-dim 16 --conv-kernel 3 --subsampling-channels 4 "
+    "--joiner-dim 16 --max-duration 10 --num-buckets 2 --min-utterance-s 0.3 --num-workers 0 "
+    "--tensorboard false --log-interval 2 --optimizer adamw --warm-step 4 --ctc-loss-scale 0.5"
+).split()
+
+
+class World(NamedTuple):
+    folder: Path
+    corpus: Path
+    data: Path
+    exp: Path
+
+    @property
+    def train(self) -> list[str]:
+        flags = ["train", "--manifest-dir", self.data / "fbank", "--lang-dir", self.data / "lang_char", *SIZES]
+        return [str(flag) for flag in flags]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> World:
+    """A corpus of five voices, prepared, and a model trained for two epochs."""
+    folder = tmp_path_factory.mktemp("world")
+    made = World(folder, folder / "corpus", folder / "data", folder / "exp")
+    speakers = "--num-train-speakers 3 --num-dev-speakers 1 --num-test-speakers 1 --utterances-per-speaker 8".split()
+    assert main(["prepare", "synthetic", "--corpus-dir", str(made.corpus), *speakers]) == 0
+    assert main(["prepare", "aishell", "--corpus-dir", str(made.corpus), "--data-dir", str(made.data)]) == 0
+    assert main([*made.train, "--exp-dir", str(made.exp), "--num-epochs", "2"]) == 0
+    return made
+
+
+def _test_wavs(world):
+    return sorted((world.corpus / "data_aishell" / "wav" / "test").rglob("*.wav"))
+
+
+def test_synthetic_corpus_has_aishells_layout(world):
+    wavs = sorted((world.corpus / "data_aishell" / "wav").glob("*/S????/BAC009S????W????.wav"))
+    assert len(wavs) == 40
+    info = soundfile.info(wavs[0])
+    assert (info.samplerate, info.channels, info.subtype) == (16000, 1, "PCM_16")
+    transcript = world.corpus / "data_aishell" / "transcript" / "aishell_transcript_v0.8.txt"
+    texts = dict(line.split(" ", 1) for line in transcript.read_text(encoding="utf-8").splitlines())
+    assert sorted(texts) == sorted(path.stem for path in wavs)
+    assert len(set(texts.values())) == 40, "a sentence is said twice"
+    words = {line.split()[0] for line in (world.corpus / "resource_aishell" / "lexicon.txt").read_text().splitlines()}
+    assert words == {word for text in texts.values() for word in text.split()}
+    assert len((world.corpus / "resource_aishell" / "speaker.info").read_text().splitlines()) == 5
+
+
+def test_synthetic_corpus_is_reproducible(world, tmp_path):
+    flags = "--num-train-speakers 3 --num-dev-speakers 1 --num-test-speakers 1 --utterances-per-speaker 8".split()
+    assert main(["prepare", "synthetic", "--corpus-dir", str(tmp_path), *flags, "--num-jobs", "1"]) == 0
+    for path in _test_wavs(world):
+        assert path.read_bytes() == (tmp_path / path.relative_to(world.corpus)).read_bytes()
+
+
+def test_preparation_writes_icefalls_files(world):
+    for split in ("train", "dev", "test"):
+        for kind in ("recordings", "supervisions"):
+            assert (world.data / "manifests" / f"aishell_{kind}_{split}.jsonl.gz").exists()
+        assert (world.data / "fbank" / f"aishell_cuts_{split}.jsonl.gz").exists()
+    for name in ("tokens.txt", "words.txt", "lexicon.txt", "text"):
+        assert (world.data / "lang_char" / name).exists()
+
+
+def test_stored_features_equal_the_front_ends(world):
+    from lhotse import CutSet
+
+    from stateless_transducer.features import FbankConfig, fbank, read_audio, resample
+
+    cuts = {cut.id: cut for cut in CutSet.from_file(world.data / "fbank" / "aishell_cuts_train.jsonl.gz")}
+    assert len(cuts) == 3 * 24
+    for id_, speed in ((min(cuts), 1.0), (f"{min(cuts)}_sp0.9", 0.9), (f"{min(cuts)}_sp1.1", 1.1)):
+        samples = read_audio(cuts[id_].recording.sources[0].source, 16000)
+        wanted = torch.from_numpy(fbank(resample(samples, 16000 * speed, 16000), FbankConfig()))
+        # stored in steps of 1/256
+        torch.testing.assert_close(torch.from_numpy(cuts[id_].load_features()), wanted, rtol=0, atol=1 / 512 + 1e-5)
+        assert cuts[id_].duration == pytest.approx(cuts[min(cuts)].duration / speed, abs=1e-3)
+
+
+def test_preparing_again_skips_and_says_so(world, capsys):
+    assert main(["prepare", "aishell", "--corpus-dir", str(world.corpus), "--data-dir", str(world.data)]) == 0
+    assert capsys.readouterr().out.count("already there - skipping") == 5
+
+
+def test_training_leaves_the_tutorials_files(world):
+    names = {path.name for path in world.exp.iterdir()}
+    assert {"epoch-0.pt", "epoch-1.pt", "best-train-loss.pt", "best-valid-loss.pt", "log"} <= names
+    log = next((world.exp / "log").glob("log-train-*")).read_text()
+    assert "Number of model parameters:" in log and "tot_loss[loss=" in log and "Saved" in log
+    checkpoint = load_checkpoint(world.exp / "epoch-1.pt")
+    assert checkpoint.training_state["position"] == {"epoch": 2, "batch": 0}
+    assert checkpoint.provenance["command"].startswith("transducer train --manifest-dir")
+
+
+def test_resumed_training_is_bit_equal(world, tmp_path):
+    """Random states, optimiser, order of the data: the second epoch is the same, stopped between or not."""
+    resumed = tmp_path / "exp"
+    resumed.mkdir()
+    shutil.copy(world.exp / "epoch-0.pt", resumed)
+    assert main([*world.train, "--exp-dir", str(resumed), "--num-epochs", "2", "--start-epoch", "1"]) == 0
+    whole, parts = load_checkpoint(world.exp / "epoch-1.pt"), load_checkpoint(resumed / "epoch-1.pt")
+    assert parts.provenance["train_loss"] == whole.provenance["train_loss"]
+    for name, value in whole.weights.items():
+        assert torch.equal(parts.weights[name], value), name
+
+
+def test_two_processes_train_one_model(world, tmp_path):
+    flags = ["--world-size", "2", "--num-epochs", "1", "--master-port", "12399", "--exp-dir", str(tmp_path)]
+    assert main([*world.train, *flags]) == 0
+    assert load_checkpoint(tmp_path / "epoch-0.pt").provenance["train_loss"] > 0
+    assert len(list((tmp_path / "log").glob("log-train-*-[01]"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("method", "suffix"),
+    [
+        ("greedy_search", "context-2-max-sym-per-frame-1"),
+        ("modified_beam_search", "modified_beam_search-beam-size-4"),
+    ],
+)
+def test_decode_writes_icefalls_files_and_a_table(world, capsys, method, suffix):
+    flags = ["--epoch", "1", "--avg", "2", "--exp-dir", str(world.exp), "--manifest-dir", str(world.data / "fbank")]
+    assert main(["decode", *flags, "--decoding-method", method]) == 0
+    folder = world.exp / "log" / method
+    for kind in ("recogs", "errs", "wer-summary"):
+        assert (folder / f"{kind}-test-epoch-1-avg-2-{suffix}.txt").exists()
+    assert "CER %" in capsys.readouterr().out
+    recogs = (folder / f"recogs-test-epoch-1-avg-2-{suffix}.txt").read_text(encoding="utf-8").splitlines()
+    assert len(recogs) == 2 * 8 and recogs[0].startswith("BAC009S0002W0121:\tref=['")
+
+
+@pytest.fixture(scope="module")
+def model(world) -> Path:
+    path = world.folder / "model.pt"
+    assert main(["average", "--exp-dir", str(world.exp), "--output", str(path)]) == 0
+    return path
+
+
+def test_averaged_model_has_no_training_state(model):
+    assert load_checkpoint(model).training_state is None
+
+
+def test_transcribe_prints_a_line_a_file_and_goes_on_after_a_bad_one(world, model, capsys, tmp_path):
+    (tmp_path / "bad.wav").write_text("no sound")
+    good = [str(path) for path in _test_wavs(world)[:2]]
+    assert main(["transcribe", str(model), good[0], str(tmp_path / "bad.wav"), good[1]]) == 1
+    printed = capsys.readouterr()
+    assert [line.split("\t")[0] for line in printed.out.splitlines()] == good
+    assert "bad.wav: not a sound file" in printed.err and "1 of 3 files could not be read" in printed.err
+
+
+def test_transcribe_json_has_times(world, model, capsys):
+    assert main(["transcribe", str(model), str(_test_wavs(world)[0]), "--output-format", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert len(found["tokens"]) == len(found["times"]) == len(found["log_probs"])
+    assert found["duration"] > 0.5 and all(0 <= time <= found["duration"] for time in found["times"])
+
+
+def test_report_is_one_page_with_pictures_inside(world, model, tmp_path):
+    page = tmp_path / "report.html"
+    wav = str(_test_wavs(world)[0])
+    flags = ["--exp-dir", str(world.exp), "--model", str(model), "--output", str(page)]
+    assert main(["report", *flags, "--sounds", wav, "--references", "一<二"]) == 0
+    text = page.read_text(encoding="utf-8")
+    assert text.count("data:image/png;base64,") == 2 and "一&lt;二" in text and "http" not in text.replace("www.w3", "")
+
+
+def test_characters_unknown_to_the_model_are_counted(world, model, capsys, tmp_path):
+    (tmp_path / "t.tsv").write_text(f"path\ttext\tsplit\n{_test_wavs(world)[0]}\t鑫今\ttest\n", encoding="utf-8")
+    assert main(["prepare", "table", str(tmp_path / "t.tsv"), "--data-dir", str(tmp_path)]) == 0
+    flags = ["--exp-dir", str(world.exp), "--manifest-dir", str(tmp_path / "fbank"), "--prefix", "table"]
+    assert main(["decode", *flags]) == 0
+    assert (
+        "test: 1 units of the transcripts are unknown to the model and count as errors: 鑫" in capsys.readouterr().err
+    )

@@ -1,0 +1,246 @@
+"""``transducer prepare table`` from the command line: sound files of all kinds, good and bad, to cuts and tokens."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from lhotse import CutSet
+
+from stateless_transducer.cli import main
+from stateless_transducer.commands import prepare_table
+from stateless_transducer.data import preparation
+from stateless_transducer.text.tokens import TokenTable
+
+# file -> sample rate, channels, how soundfile is to write it
+SOUNDS = {
+    "a.wav": (16000, 1, {}),
+    "b/slow.wav": (8000, 1, {}),
+    "b/stereo.flac": (44100, 2, {}),
+    "b/odd.ogg": (22050, 1, {}),
+    "c.mp3": (44100, 2, {}),
+    "c.opus": (48000, 1, {"format": "OGG", "subtype": "OPUS"}),
+    "d/float.wav": (22050, 2, {"subtype": "FLOAT"}),
+    "dev.wav": (16000, 1, {}),
+}
+TEXTS = {name: "hello you" for name in SOUNDS} | {"a.wav": "你 好", "dev.wav": "hello zoë 好"}
+TRAIN_IDS = {"a", "b-slow", "b-stereo", "b-odd", "c", "copus", "d-float"}
+PROBLEMS = {
+    "unreadable audio": 3,
+    "empty text": 1,
+    "missing audio": 1,
+    "duplicate id": 1,
+    "bad row": 1,
+    "too much text": 1,
+}
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a command did."""
+
+    status: int
+    out: str
+    err: str
+
+
+def _run(*arguments: object) -> Ran:
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        status = main(["prepare", "table", *map(str, arguments)])
+    return Ran(status, out.getvalue(), err.getvalue())
+
+
+def _tone(rate: int, num_channels: int) -> np.ndarray:
+    """One second of 440 Hz, (S, channels)."""
+    wave = 0.3 * np.sin(2 * np.pi * 440 * np.arange(rate) / rate)
+    return np.repeat(wave[:, None], num_channels, axis=1).astype(np.float32)
+
+
+def _write_m4a(path: Path) -> None:
+    av = pytest.importorskip("av")
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=44100, layout="stereo")
+        frame = av.AudioFrame.from_ndarray(_tone(44100, 2).T.copy(), format="fltp", layout="stereo")
+        frame.rate = 44100
+        container.mux([*stream.encode(frame), *stream.encode(None)])
+
+
+def _write_bad_files(folder: Path) -> None:
+    (folder / "letter.wav").write_text("Dear reader, this is no sound at all.")
+    whole = (folder / "a.wav").read_bytes()
+    (folder / "truncated.wav").write_bytes(whole[: len(whole) // 2])
+    soundfile.write(folder / "empty.wav", np.zeros(0, np.float32), 16000)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> Path:
+    """A table of good and bad rows beside its sound files."""
+    folder = tmp_path_factory.mktemp("corpus")
+    for name, (rate, num_channels, how) in SOUNDS.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        soundfile.write(folder / name, _tone(rate, num_channels), rate, **how)
+    _write_bad_files(folder)
+    rows = [(name, text, "valid" if name == "dev.wav" else "Train", "") for name, text in TEXTS.items()]
+    # c.mp3 and c.opus would both be c
+    rows = [(*row[:3], "copus" if row[0] == "c.opus" else "") for row in rows]
+    rows += [(name, "x", "train", "") for name in ("letter.wav", "truncated.wav", "empty.wav", "missing.wav")]
+    rows += [("a.wav", "", "train", "silent"), ("a.wav", "x" * 50, "train", "babble"), ("a.wav", "x", "train", "a")]
+    rows += [("a.wav", "too", "few")]
+    if find_spec("av"):
+        _write_m4a(folder / "e.m4a")
+        rows.append(("e.m4a", "hello you", "train", ""))
+    table = "".join("\t".join(row) + "\n" for row in [("path", "sentence", "subset", "utt_id"), *rows])
+    (folder / "table.tsv").write_text(table, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("prepared")
+
+
+@pytest.fixture(scope="module")
+def prepared(corpus, data_dir) -> Ran:
+    return _run(corpus / "table.tsv", "--data-dir", data_dir, "--prefix", "mine", "--num-jobs", 1)
+
+
+@pytest.fixture(scope="module")
+def cuts(prepared, data_dir) -> dict[str, CutSet]:
+    return {
+        split: CutSet.from_file(data_dir / "fbank" / f"mine_cuts_{split}.jsonl.gz").to_eager()
+        for split in ("train", "dev")
+    }
+
+
+def test_prepare_table_succeeds_in_spite_of_bad_rows(prepared):
+    assert prepared.status == 0, prepared.err
+    assert "left out: 8" in prepared.out
+    assert "next: transducer train --manifest-dir " in prepared.out
+
+
+def test_prepare_table_makes_cuts_of_every_good_file(cuts):
+    assert {cut.id for cut in cuts["train"] if "_sp" not in cut.id} - {"e"} == TRAIN_IDS
+    assert len(cuts["train"]) % 3 == 0
+    assert [cut.id for cut in cuts["dev"]] == ["dev"]
+
+
+def test_prepare_table_makes_cuts_of_m4a(cuts):
+    pytest.importorskip("av")
+    assert "e" in {cut.id for cut in cuts["train"]}
+
+
+def test_prepare_table_gives_same_tone_for_all_formats(cuts):
+    features = {cut.id: cut.load_features() for cut in cuts["train"] if "_sp" not in cut.id}
+    # lossy formats pad: aac up to 46 ms
+    assert all(100 <= len(frames) <= 105 for frames in features.values())
+    assert len({int(frames[10:90].mean(axis=0).argmax()) for frames in features.values()}) == 1
+
+
+def test_prepare_table_lists_problems_by_kind(prepared, data_dir):
+    lines = (data_dir / "manifests" / "mine_problems.tsv").read_text(encoding="utf-8").splitlines()[1:]
+    assert Counter(line.split("\t")[0] for line in lines) == PROBLEMS
+    unreadable = {line.split("\t")[1] for line in lines if line.startswith("unreadable audio")}
+    assert unreadable == {"letter", "truncated", "empty"}
+
+
+def test_prepare_table_takes_tokens_from_train_only(prepared, data_dir):
+    tokens = TokenTable.read(data_dir / "lang_char")
+    assert set(tokens.symbols) == {"<blk>", "<sos/eos>", "<unk>", "▁", *"你好heloyu"}
+
+
+def test_prepare_table_reports_units_that_tokens_lack(prepared):
+    assert "lang_char/tokens.txt lacks, each an error of the model:\n  dev: 2 of " in prepared.out
+    assert "2 different ones: z (1) ë (1)\n" in prepared.out
+
+
+def test_prepare_table_makes_each_part_once(prepared, corpus, data_dir):
+    again = _run(corpus / "table.tsv", "--data-dir", data_dir, "--prefix", "mine")
+    assert again.status == 0
+    assert again.out.count("already there - skipping") == 4
+
+
+def test_strict_prepare_table_counts_problems(corpus, tmp_path):
+    ran = _run(corpus / "table.tsv", "--data-dir", tmp_path, "--strict", "true", "--num-jobs", 1)
+    assert ran.status == 1
+    assert "transducer: error: `--strict`: 8 problems:" in ran.err
+    assert (tmp_path / "manifests" / "table_problems.tsv").exists()
+
+
+def test_strict_prepare_table_refuses_units_that_tokens_lack(prepared, corpus, data_dir):
+    ran = _run(corpus / "table.tsv", "--data-dir", data_dir, "--prefix", "mine", "--strict", "true")
+    assert ran.status == 1
+    assert "`--strict`: units that " in ran.err
+    assert "dev: 2 of " in ran.err
+
+
+def test_prepare_table_reads_folder_and_holds_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(preparation, "prepare_features", lambda *_, **__: None)
+    for speaker, text in (("S1", "one two"), ("S2", "two three")):
+        for i in range(2):
+            (tmp_path / "in" / speaker).mkdir(parents=True, exist_ok=True)
+            soundfile.write(tmp_path / "in" / speaker / f"{i}.wav", _tone(8000, 1), 8000)
+            (tmp_path / "in" / speaker / f"{i}.txt").write_text(text)
+    flags = ("--data-dir", tmp_path / "out", "--token", "word", "--dev-share", 0.5, "--num-jobs", 1)
+    ran = _run(tmp_path / "in", *flags)
+    assert ran.status == 0, ran.err
+    assert "2 of 4 training utterances (1 of 2 speakers) are now dev." in ran.out
+    tokens = TokenTable.read(tmp_path / "out" / "lang_word")
+    assert tokens.unit == "word"
+    assert len(tokens) == 3 + 2
+    assert "dev: 2 of 4 units, 1 different ones: " in ran.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("no.csv",), "no.csv: no such table or folder."),
+        (("all.csv", "--text-column", "words"), "`--text-column` words: "),
+        ((".", "--audio-dir", "."), "`--audio-dir` and `--...-column` are for tables, but "),
+    ],
+    ids=["no source", "no column", "folder"],
+)
+def test_prepare_table_says_what_is_wrong(tmp_path, arguments, message):
+    (tmp_path / "all.csv").write_text("path,text,split,part\na.wav,a,other,eval\nb.wav,b,train,\n")
+    soundfile.write(tmp_path / "a.wav", _tone(8000, 1), 8000)
+    ran = _run(tmp_path / arguments[0], *arguments[1:], "--data-dir", tmp_path / "data", "--num-jobs", 1)
+    assert ran.status == 1
+    assert message in ran.err
+
+
+def test_prepare_table_without_train_makes_features_but_no_tokens(tmp_path):
+    (tmp_path / "all.csv").write_text("path,text,split\na.wav,a,eval\n")
+    soundfile.write(tmp_path / "a.wav", _tone(8000, 1), 8000)
+    ran = _run(tmp_path / "all.csv", "--data-dir", tmp_path / "data", "--num-jobs", 1)
+    assert ran.status == 0
+    assert "no split train, so no tokens: enough for `transducer decode --test-sets`" in ran.out
+    assert (tmp_path / "data" / "fbank" / "table_cuts_eval.jsonl.gz").exists()
+    assert not (tmp_path / "data" / "lang_char").exists()
+
+
+def test_another_source_with_the_same_prefix_is_refused(prepared, corpus, data_dir, tmp_path):
+    (tmp_path / "other.csv").write_text("path,text\na.wav,a\n")
+    ran = _run(tmp_path / "other.csv", "--data-dir", data_dir, "--prefix", "mine")
+    assert ran.status == 1
+    assert f"were made from {corpus / 'table.tsv'}, not from {tmp_path / 'other.csv'}" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"dev_share": 0.6}, "`--dev-share` must be between 0 and 0.5, but is 0.6."),
+        ({"dev_share": float("nan")}, "`--dev-share` must be between 0 and 0.5, but is nan."),
+        ({"prefix": "a/b"}, "`--prefix` must be letters, digits and `_.-`, but is 'a/b'."),
+    ],
+    ids=["share", "no number", "prefix"],
+)
+def test_prepare_table_checks_options(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        prepare_table.Options(Path("t.csv"), **wrong)

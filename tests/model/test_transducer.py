@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from icefall_names import our_name
+from torch.nn.utils.rnn import pad_sequence
+
+from stateless_transducer.features import PADDING_VALUE
+from stateless_transducer.model.config import ModelConfig
+from stateless_transducer.model.transducer import build_model
+
+SMALL = ModelConfig(
+    vocab_size=11, num_layers=2, attention_dim=24, num_heads=3, feedforward_dim=40, conv_kernel=7, joiner_dim=20
+)
+
+
+def test_full_model_has_the_tutorials_parameters():
+    with torch.device("meta"):
+        model = build_model(ModelConfig(vocab_size=4336))
+    assert sum(parameter.numel() for parameter in model.parameters()) == 87_939_824
+
+
+def test_full_model_has_icefalls_names_and_shapes(golden):
+    with torch.device("meta"):
+        ours = {
+            name: list(value.shape) for name, value in build_model(ModelConfig(vocab_size=4336)).state_dict().items()
+        }
+    theirs = json.loads((golden / "state_dict_keys_full.json").read_text())
+    assert ours == {our_name(name): shape for name, shape in theirs.items()}
+
+
+def _utterances(lens):
+    return [torch.randn(length, 80) for length in lens]
+
+
+@pytest.mark.parametrize("lens", [(7, 41, 120), (200, 8, 9, 33)])
+def test_utterance_alone_equals_utterance_in_a_padded_batch(lens, device):
+    model = build_model(SMALL).eval().to(device)
+    utterances = [u.to(device) for u in _utterances(lens)]
+    # 1e4 behind the end: nothing of it may come through
+    batch = pad_sequence(utterances, batch_first=True, padding_value=1e4)
+    together, together_lens = model.encode(batch, torch.tensor(lens, device=device))
+    for n, utterance in enumerate(utterances):
+        alone, alone_lens = model.encode(utterance[None], torch.tensor([lens[n]], device=device))
+        assert alone_lens[0] == together_lens[n]
+        # rounding of float32 through two layers; outputs are of order 1
+        torch.testing.assert_close(together[n, : alone_lens[0]], alone[0], rtol=0, atol=1e-5)
+
+
+def test_loss_alone_equals_loss_in_a_batch(device):
+    model = build_model(SMALL).eval().to(device)
+    lens, token_lens = torch.tensor([90, 50, 64]), torch.tensor([5, 0, 9])
+    features = pad_sequence(_utterances(lens.tolist()), batch_first=True, padding_value=PADDING_VALUE)
+    tokens = torch.randint(1, 11, (3, 9))
+    together = model(features.to(device), lens.to(device), tokens.to(device), token_lens.to(device))
+    for n in range(3):
+        alone = model(
+            features[n : n + 1, : lens[n]].to(device),
+            lens[n : n + 1].to(device),
+            tokens[n : n + 1, : token_lens[n]].to(device),
+            token_lens[n : n + 1].to(device),
+        )
+        torch.testing.assert_close(together[n], alone[0], rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("context_size", [1, 2, 3])
+def test_predict_equals_the_decoders_row_of_the_same_prefix(context_size, device):
+    model = build_model(replace(SMALL, context_size=context_size)).to(device)
+    tokens = torch.randint(1, 11, (1, 6), device=device)
+    rows = model.decoder.all_prefixes(tokens)
+    assert rows.shape == (1, 7, 20)
+    padded = torch.nn.functional.pad(tokens, (context_size, 0))
+    for u in range(7):
+        torch.testing.assert_close(model.predict(padded[:, u : u + context_size])[0], rows[0, u])
+
+
+def test_gradient_reaches_every_parameter(device):
+    model = build_model(SMALL).to(device)
+    features = torch.randn(2, 60, 80, device=device)
+    tokens = torch.randint(1, 11, (2, 4), device=device)
+    model(features, torch.tensor([60, 50], device=device), tokens, torch.tensor([4, 3], device=device)).sum().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_heads": 5}, "`num_heads` must divide `attention_dim`, but 24 / 5"),
+        ({"conv_kernel": 8}, "`conv_kernel` must be odd, but is 8"),
+        ({"dropout": 1.0}, r"`dropout` must be in \[0, 1\), but is 1.0"),
+        ({"num_layers": 0}, "`num_layers` must be at least 1, but is 0"),
+        ({"blank_id": 11}, "`blank_id` must be in 0..10, but is 11"),
+    ],
+)
+def test_bad_size_is_named(change, message):
+    with pytest.raises(ValueError, match=message):
+        replace(SMALL, **change)

@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+
+from stateless_transducer.checkpoint import (
+    Checkpoint,
+    average_checkpoints,
+    average_epochs,
+    epoch_path,
+    load_checkpoint,
+    save_checkpoint,
+)
+from stateless_transducer.features import FbankConfig
+from stateless_transducer.model.config import ModelConfig
+from stateless_transducer.model.transducer import build_model
+from stateless_transducer.text.tokens import build_token_table
+
+TOKENS = build_token_table(["今天天气"], "char")
+SIZES = ModelConfig(vocab_size=len(TOKENS), num_layers=1, attention_dim=8, num_heads=2, feedforward_dim=8, joiner_dim=8)
+
+
+def _checkpoint(seed=0, **changes):
+    torch.manual_seed(seed)
+    made = Checkpoint(
+        weights=build_model(SIZES).state_dict(),
+        model_config=SIZES,
+        fbank_config=FbankConfig(low_freq=30.0),
+        token_table=TOKENS,
+        provenance={"command": "transducer train", "epoch": seed},
+        training_state={"step": 7, "random": {"python": (3, (1, 2), None), "torch": torch.get_rng_state()}},
+    )
+    return replace(made, **changes)
+
+
+def test_all_that_is_saved_is_loaded(tmp_path):
+    saved = _checkpoint()
+    save_checkpoint(tmp_path / "a" / "epoch-0.pt", saved)
+    loaded = load_checkpoint(tmp_path / "a" / "epoch-0.pt")
+    assert (loaded.model_config, loaded.fbank_config, loaded.token_table) == (SIZES, saved.fbank_config, TOKENS)
+    assert loaded.provenance == saved.provenance and loaded.training_state["random"]["python"] == (3, (1, 2), None)
+    for name, value in saved.weights.items():
+        assert torch.equal(loaded.weights[name], value)
+    assert [p.name for p in (tmp_path / "a").iterdir()] == ["epoch-0.pt"]
+
+
+def test_loaded_model_computes_what_the_saved_one_did(tmp_path):
+    save_checkpoint(tmp_path / "m.pt", _checkpoint())
+    features, lens = torch.randn(2, 50, 80), torch.tensor([50, 31])
+    found, _ = load_checkpoint(tmp_path / "m.pt").model().encode(features, lens)
+    wanted, _ = _checkpoint().model().encode(features, lens)
+    assert torch.equal(found, wanted)
+
+
+def test_average_is_the_mean(tmp_path):
+    for epoch in range(4):
+        save_checkpoint(epoch_path(tmp_path, epoch), _checkpoint(epoch))
+    averaged = average_epochs(tmp_path, 3, 3)
+    for name, value in averaged.weights.items():
+        wanted = torch.stack([_checkpoint(epoch).weights[name].double() for epoch in (1, 2, 3)]).mean(0)
+        torch.testing.assert_close(value.double(), wanted, rtol=1e-7, atol=1e-9)
+    assert averaged.training_state is None
+    assert averaged.provenance["averaged"] == ["epoch-1.pt", "epoch-2.pt", "epoch-3.pt"]
+    assert average_epochs(tmp_path, None, None).provenance["averaged"][0] == "epoch-0.pt"
+
+
+@pytest.mark.parametrize(
+    ("epoch", "avg", "message"),
+    [
+        (5, 2, r"`--epoch` 5 `--avg` 2 needs epoch-4.pt, epoch-5.pt, but .*epoch-4.pt, epoch-5.pt.*epoch-0.pt there"),
+        (0, 3, r"epoch--2.pt, epoch--1.pt is not in"),
+        (0, 0, "`--avg` must be at least 1, but is 0"),
+    ],
+)
+def test_missing_checkpoints_are_named_with_what_is_there(tmp_path, epoch, avg, message):
+    save_checkpoint(epoch_path(tmp_path, 0), _checkpoint())
+    with pytest.raises(ValueError, match=message):
+        average_epochs(tmp_path, epoch, avg)
+
+
+def test_empty_folder_is_explained(tmp_path):
+    with pytest.raises(ValueError, match="holds no epoch-.*pt; train first"):
+        average_epochs(tmp_path, None, None)
+
+
+def test_models_of_other_sizes_are_not_averaged(tmp_path):
+    save_checkpoint(tmp_path / "a.pt", _checkpoint())
+    save_checkpoint(tmp_path / "b.pt", _checkpoint(model_config=replace(SIZES, dropout=0.3)))
+    with pytest.raises(ValueError, match="b.pt cannot be averaged with a.pt: other sizes or tokens"):
+        average_checkpoints([tmp_path / "a.pt", tmp_path / "b.pt"])
+
+
+def test_wrong_weights_are_named():
+    weights = dict(_checkpoint().weights)
+    weights["joiner.surplus"] = weights.pop("joiner.output_linear.bias")
+    weights["decoder.embedding.weight"] = torch.zeros(3, 3)
+    with pytest.raises(ValueError) as caught:
+        _checkpoint(weights=weights).model()
+    for fault in (
+        "joiner.output_linear.bias is missing",
+        "joiner.surplus is left over",
+        "decoder.embedding.weight has shape (3, 3) instead of (6, 8)",
+    ):
+        assert fault in str(caught.value)
+
+
+class _Malice:
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        return os.mkdir, (self.target,)
+
+
+def _truncated(folder):
+    save_checkpoint(folder / "m.pt", _checkpoint())
+    data = (folder / "m.pt").read_bytes()
+    (folder / "m.pt").write_bytes(data[: len(data) // 2])
+
+
+BAD = {
+    "absent": (lambda folder: None, "m.pt: no such checkpoint"),
+    "truncated": (_truncated, "m.pt is not a checkpoint, or is truncated"),
+    "empty": (lambda folder: (folder / "m.pt").touch(), "m.pt is not a checkpoint"),
+    "text": (lambda folder: (folder / "m.pt").write_text("hello"), "m.pt is not a checkpoint"),
+    "other-program": (lambda folder: torch.save({"model": {}}, folder / "m.pt"), "not a checkpoint of stateless-tran"),
+    "malicious": (lambda folder: torch.save(_Malice(str(folder / "x")), folder / "m.pt"), "m.pt is refused: it holds"),
+    "malicious-pickle": (
+        lambda folder: (folder / "m.pt").write_bytes(pickle.dumps(_Malice(str(folder / "x")))),
+        "m.pt is not a checkpoint",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_checkpoint_is_refused_and_not_executed(tmp_path, case):
+    make, message = BAD[case]
+    make(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        load_checkpoint(tmp_path / "m.pt")
+    assert not (tmp_path / "x").exists()
+
+
+_FILL = """
+import resource, signal, sys
+sys.path[:0] = {path!r}
+from pathlib import Path
+from test_checkpoint import _checkpoint
+from stateless_transducer.checkpoint import save_checkpoint
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so that a write beyond the limit fails, as on a full disk
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+try:
+    save_checkpoint(Path(sys.argv[1]), _checkpoint(1))
+except OSError as err:
+    print(err)
+"""
+
+
+def test_full_disk_keeps_the_old_checkpoint(tmp_path):
+    path = tmp_path / "epoch-0.pt"
+    save_checkpoint(path, _checkpoint(0))
+    program = _FILL.format(path=[os.path.dirname(__file__)])
+    done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True)
+    assert "epoch-0.pt cannot be written" in done.stdout
+    assert "the file that was there is unchanged. Free space or choose another `--exp-dir`." in done.stdout
+    assert load_checkpoint(path).provenance["epoch"] == 0
+    assert [p.name for p in tmp_path.iterdir()] == ["epoch-0.pt"]

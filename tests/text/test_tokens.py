@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import pytest
+
+from stateless_transducer.text.lang import write_char_lang
+from stateless_transducer.text.tokens import SPECIAL, TokenTable, build_token_table
+
+
+def test_char_lang_equals_icefalls(golden, tmp_path):
+    theirs = golden / "lang_char"
+    written = write_char_lang(tmp_path, (theirs / "text").read_text(encoding="utf-8").splitlines())
+    for name in ("text", "words.txt", "tokens.txt", "lexicon.txt", "lexicon_disambig.txt"):
+        assert (tmp_path / name).read_bytes() == (theirs / name).read_bytes(), name
+    assert TokenTable.read(theirs) == written
+
+
+def test_characters_drop_white_space_of_a_cut_transcript():
+    table = build_token_table(["今天 天气"], "char")
+    assert table.symbols == (*SPECIAL, "今", "天", "气")
+    assert table.encode("天气 今天") == [4, 5, 3, 4]
+    assert table.decode([4, 5]) == "天气"
+
+
+def test_characters_keep_blanks_between_alphabetic_words():
+    table = build_token_table(["turn on", "打开 tv 机"], "char", keep_spaces=True)
+    assert table.decode(table.encode("no  turn ")) == "no turn"
+    # not beside an ideograph
+    assert table.decode(table.encode("打开 tv 机")) == "打开tv机"
+
+
+def test_words_are_tokens():
+    table = build_token_table(["four nine four"], "word")
+    assert table.symbols == (*SPECIAL, "four", "nine")
+    assert table.decode(table.encode("nine four")) == "nine four"
+
+
+@pytest.mark.parametrize("unit", ["char", "word"])
+def test_unknown_units_become_the_unknown_token_and_are_listed(unit):
+    table = build_token_table(["a b"], unit)
+    assert table.encode("a c b") == [3, table.unknown_id, 4]
+    assert table.unknown_units("a c b") == ["c"]
+
+
+@pytest.mark.parametrize("unit", ["char", "word"])
+def test_written_table_is_read_back(unit, tmp_path):
+    table = build_token_table(["a #1 b"], unit, keep_spaces=True)
+    table.write(tmp_path)
+    assert TokenTable.read(tmp_path) == table
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("<blk> 0\n<unk> 1\na\n", r"tokens.txt:3: must be `symbol id`, but is 'a'"),
+        ("<blk> 0\n<unk> 1\na 1\n", r"tokens.txt:3: id 1 stands for '<unk>' already"),
+        ("<blk> 0\n<unk> 1\na 3\n", r"ids must run from 0 without a gap, but 2 is missing"),
+        ("<blk> 0\n<unk> 1\na 2\na 3\n", r"holds 'a' twice"),
+        ("a 0\n<unk> 1\n", r"lacks '<blk>'"),
+    ],
+)
+def test_bad_token_file_is_explained(tmp_path, lines, message):
+    (tmp_path / "tokens.txt").write_text(lines)
+    with pytest.raises(ValueError, match=message):
+        TokenTable.read(tmp_path)
+
+
+def test_missing_token_file_is_explained(tmp_path):
+    with pytest.raises(ValueError, match="holds no tokens.txt; make it with `transducer prepare`"):
+        TokenTable.read(tmp_path)
