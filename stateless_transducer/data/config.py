@@ -71,8 +71,8 @@ class DataConfig:
     def __post_init__(self) -> None:
         if self.max_duration <= 0:
             raise ValueError(f"`--max-duration` must be above 0 s, but is {self.max_duration:g}.")
-        if self.num_buckets < 1:
-            raise ValueError(f"`--num-buckets` must be at least 1, but is {self.num_buckets}.")
+        if self.num_buckets < 2:
+            raise ValueError(f"`--num-buckets` must be at least 2, but is {self.num_buckets}.")
         if self.num_workers < 0:
             raise ValueError(f"`--num-workers` must be at least 0, but is {self.num_workers}.")
 
