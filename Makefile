@@ -26,7 +26,6 @@ types: $(VENV)/.installed-dev
 	$(BIN)/pyright
 
 bench: $(VENV)/.installed-dev
-	$(BIN)/python benchmarks/loss.py
 	$(BIN)/python benchmarks/train_step.py
 
 # torch comes first and by name: the package itself takes any version from 2.4 on

@@ -123,7 +123,7 @@ def average_epochs(exp_dir: Path, epoch: int | None, avg: int | None) -> Checkpo
     Args:
         exp_dir: where they are.
         epoch: None: the last there is.
-        avg: None: ten, or as many as there are without a gap.
+        avg: None: ten, but no more than the later half of the epochs; the first ones do an average no good.
 
     Raises:
         ValueError: one is missing; the message lists what is there.
@@ -134,9 +134,7 @@ def average_epochs(exp_dir: Path, epoch: int | None, avg: int | None) -> Checkpo
             raise ValueError(f"`--exp-dir` {exp_dir} holds no epoch-*.pt; train first.")
         epoch = there[-1]
     if avg is None:
-        avg = 1
-        while avg < 10 and epoch - avg in there:
-            avg += 1
+        avg = max(1, min(10, (epoch + 1) // 2))
     if avg < 1:
         raise ValueError(f"`--avg` must be at least 1, but is {avg}.")
     wanted = range(epoch - avg + 1, epoch + 1)

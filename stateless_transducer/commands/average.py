@@ -20,7 +20,7 @@ class Options:
     epoch: int | None = None
     """Last checkpoint to take; None: the last there is."""
     avg: int | None = None
-    """How many, ending with that one; None: ten, or as many as there are."""
+    """How many, ending with that one; None: ten, but no more than half the epochs."""
 
 
 def main(program: str, arguments: list[str]) -> int:

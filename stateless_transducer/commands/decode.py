@@ -24,7 +24,7 @@ class Options:
     epoch: int | None = None
     """Last checkpoint to average; None: the last there is."""
     avg: int | None = None
-    """Checkpoints to average, ending with that one; None: ten, or as many as there are."""
+    """Checkpoints to average, ending with that one; None: ten, but no more than half the epochs."""
     manifest_dir: Path = Path("data/fbank")
     """Folder with the prepared cuts."""
     prefix: str = "aishell"
@@ -88,7 +88,7 @@ def run(options: Options) -> None:
         rows.append(
             (
                 split,
-                options.search.key,
+                options.search.decoding_method,
                 f"{report.error_rate:.2f}",
                 *(str(n) for n in (report.num_errors, report.num_reference)),
                 *(str(n) for n in (report.num_insertions, report.num_deletions, report.num_substitutions)),

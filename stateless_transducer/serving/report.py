@@ -133,8 +133,8 @@ def _timeline(example: Example) -> str:
 
     buffer = io.BytesIO()
     imsave(buffer, np.flipud(example.features.T), cmap="magma", format="png")
-    transcript, left, top, height = example.transcript, 40, 42, 240
-    scale = max(160.0, min(360.0, 900 / max(transcript.duration, 0.1)))  # pixels a second
+    transcript, left, top, height = example.transcript, 56, 42, 240
+    scale = max(160.0, min(600.0, 960 / max(transcript.duration, 0.1)))  # pixels a second
     width = transcript.duration * scale
     parts = [
         f'<image href="{_data_url(buffer.getvalue())}" x="{left}" y="{top}" width="{width:.0f}" height="{height}" '
