@@ -1,5 +1,5 @@
 # Two commands to begin with: make demo, make test.
-#   TORCH=torch==2.13.0   which torch to install; by default a build for the CPU where pip has one
+#   TORCH=torch==2.13.0   what to hand to pip for torch; add --index-url to choose a build for the CPU or a CUDA version
 #   PYTHON=python3.12     which Python to make the environment with
 
 PYTHON ?= python3
@@ -32,7 +32,7 @@ bench: $(VENV)/.installed-dev
 $(VENV)/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install --quiet "$(TORCH)"
+	$(BIN)/python -m pip install --quiet $(TORCH)
 	$(BIN)/python -m pip install --quiet --editable ".[train,media,demo]"
 	touch $@
 

@@ -3,8 +3,8 @@
 
     python benchmarks/train_step.py [--full] [--threads 1 2]
 
-Correctness first: the loss of the batch must be that of its utterances one by one. Then medians over repeats, the numbers
-of threads alternating, since machines are noisy.
+Correctness first: the loss of the batch must be that of its utterances one by one. Then medians over repeats, the
+numbers of threads alternating, since machines are noisy.
 """
 
 from __future__ import annotations

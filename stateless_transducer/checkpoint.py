@@ -155,7 +155,7 @@ def _named(epochs: Sequence[int]) -> str:
 def average_checkpoints(paths: Iterable[Path]) -> Checkpoint:
     """The mean of the weights, summed in float64; integer entries and all else are the last file's.
 
-    Never more than two models are in memory.
+    Never more than two models and the sum are in memory.
 
     Raises:
         ValueError: no file, or the models are not of the same sizes and tokens.
@@ -165,7 +165,8 @@ def average_checkpoints(paths: Iterable[Path]) -> Checkpoint:
     count = 0
     names = []
     for path in paths:
-        current = load_checkpoint(path)
+        # without the optimiser's state, which is twice as large as the model
+        current = replace(load_checkpoint(path), training_state=None)
         if last is not None:
             if (current.model_config, current.token_table) != (last.model_config, last.token_table):
                 raise ValueError(f"{path} cannot be averaged with {names[-1]}: other sizes or tokens.")
@@ -181,7 +182,7 @@ def average_checkpoints(paths: Iterable[Path]) -> Checkpoint:
         name: (total[name] / count).to(value.dtype) if name in total else value for name, value in last.weights.items()
     }
     provenance = {**last.provenance, "averaged": names}
-    return replace(last, weights=weights, provenance=provenance, training_state=None)
+    return replace(last, weights=weights, provenance=provenance)
 
 
 def _check_weights(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:

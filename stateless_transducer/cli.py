@@ -42,6 +42,8 @@ _GROUPS: tuple[tuple[str, dict[str, tuple[str, str]]], ...] = (
         {"transcribe": ("transcribe", "sound files to text")},
     ),
 )
+# a package that may be absent -> the extra that brings it
+_EXTRAS = {"lhotse": "train", "lilcom": "train", "matplotlib": "train", "tensorboard": "train", "pypinyin": "demo"}
 _COMMANDS = {name: entry for _, group in _GROUPS for name, entry in group.items()}
 
 
@@ -57,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
     name, rest = _find_command(arguments)
     if name is None:
         return _complain_about(arguments)
-    return _run(import_module(f"stateless_transducer.commands.{_COMMANDS[name][0]}").main, name, rest)
+    return _run(name, rest)
 
 
 def _find_command(arguments: list[str]) -> tuple[str | None, list[str]]:
@@ -79,9 +81,10 @@ def _complain_about(arguments: list[str]) -> int:
     return 2
 
 
-def _run(command, name: str, arguments: list[str]) -> int:
+def _run(name: str, arguments: list[str]) -> int:
     try:
-        return command(f"transducer {name}", arguments) or 0
+        command = import_module(f"stateless_transducer.commands.{_COMMANDS[name][0]}")
+        return command.main(f"transducer {name}", arguments) or 0
     except KeyboardInterrupt:
         print("\ntransducer: interrupted.", file=sys.stderr)
         return 130
@@ -89,11 +92,20 @@ def _run(command, name: str, arguments: list[str]) -> int:
         # the reader of our output has left; Python would complain once more at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (ValueError, OSError) as err:
-        if os.environ.get("TRANSDUCER_TRACEBACK"):
+    except (ValueError, OSError, ModuleNotFoundError) as err:
+        extra = _EXTRAS.get(getattr(err, "name", None) or "")
+        if os.environ.get("TRANSDUCER_TRACEBACK") or (isinstance(err, ModuleNotFoundError) and extra is None):
             raise
-        print(f"transducer: error: {err}", file=sys.stderr)
+        message = f"{err}: pip install 'stateless-transducer[{extra}]'." if extra else _without_traceback(str(err))
+        print(f"transducer: error: {message}", file=sys.stderr)
         return 1
+
+
+def _without_traceback(message: str) -> str:
+    """An error in a process that loads batches arrives as the text of its traceback; its last line says what it was."""
+    if "Original Traceback" not in message:
+        return message
+    return message.strip().splitlines()[-1].partition(": ")[2]
 
 
 def _help() -> str:

@@ -17,6 +17,10 @@ PADDING_VALUE = -23.025850929940457
 """log(1e-10): what stands behind the end of an utterance in a padded batch of features."""
 
 
+# a headerless .raw is a TypeError to soundfile
+_UNREADABLE = (soundfile.SoundFileError, TypeError)
+
+
 class AudioError(ValueError):
     """A sound file cannot be used; the message names the file and says why."""
 
@@ -87,7 +91,7 @@ def read_audio(path: str | Path, sample_rate: int) -> np.ndarray:
         raise AudioError(f"{path}: no such file.")
     try:
         samples, found_rate = _read_with_soundfile(path)
-    except soundfile.LibsndfileError as err:
+    except _UNREADABLE as err:
         samples, found_rate = _read_with_av(path, str(err))
     if not len(samples):
         raise AudioError(f"{path}: holds no samples (0 s of audio).")
@@ -108,8 +112,8 @@ def audio_duration(path: str | Path) -> tuple[float, int]:
     try:
         with soundfile.SoundFile(path) as file:
             _refuse_truncated_wav(path, file)
-            num_samples, rate = file.frames, file.samplerate
-    except soundfile.LibsndfileError as err:
+            num_samples, rate = _known_length(file), file.samplerate
+    except _UNREADABLE as err:
         samples, rate = _read_with_av(path, str(err))
         num_samples = len(samples)
     if not num_samples:
@@ -127,8 +131,16 @@ def resample(samples: np.ndarray, from_rate: float, to_rate: float) -> np.ndarra
 def _read_with_soundfile(path: Path) -> tuple[np.ndarray, int]:
     with soundfile.SoundFile(path) as file:
         _refuse_truncated_wav(path, file)
+        _known_length(file)
         samples = file.read(dtype="float32", always_2d=True)
         return samples.mean(axis=1), file.samplerate
+
+
+def _known_length(file: soundfile.SoundFile) -> int:
+    """Samples a channel; a flac that was written to a pipe does not say."""
+    if file.frames >= 2**40:
+        raise soundfile.SoundFileRuntimeError("its header does not tell how long it is")
+    return file.frames
 
 
 def _refuse_truncated_wav(path: Path, file: soundfile.SoundFile) -> None:

@@ -10,15 +10,6 @@ import torch
 
 def pytest_addoption(parser):
     parser.addoption("--device", default="cpu", help="where tensors of the tests live: cpu, cuda")
-    parser.addoption("--slow", action="store_true", help="run the slow tests, too")
-
-
-def pytest_collection_modifyitems(config, items):
-    if config.getoption("--slow"):
-        return
-    for item in items:
-        if "slow" in item.keywords:
-            item.add_marker(pytest.mark.skip(reason="slow: run with --slow"))
 
 
 @pytest.fixture

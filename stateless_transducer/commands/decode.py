@@ -50,6 +50,7 @@ def run(options: Options) -> None:
     from stateless_transducer.data.batches import batches_of, evaluation_loader, load_cuts, num_cuts
     from stateless_transducer.data.config import DataConfig
     from stateless_transducer.evaluation import evaluate, metric_name, write_results
+    from stateless_transducer.text.scoring import error_rate_line
     from stateless_transducer.training.distributed import device_of
 
     data = DataConfig(
@@ -84,6 +85,7 @@ def run(options: Options) -> None:
         name = f"epoch-{_epoch(checkpoint)}-avg-{len(averaged)}-{options.search.suffix(model.context_size)}"
         folder = options.exp_dir / "log" / options.search.decoding_method
         files = write_results(folder, split, name, options.search.key, metric, report)
+        say(error_rate_line(f"{split}-{options.search.key}", report))
         say("wrote " + "\n      ".join(str(file) for file in files))
         rows.append(
             (

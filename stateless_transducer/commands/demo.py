@@ -19,7 +19,7 @@ from stateless_transducer.decoding.config import SearchConfig
 from stateless_transducer.model.config import ModelConfig
 from stateless_transducer.training.config import TrainConfig
 
-_AVERAGED = 3
+_AVERAGED = 2
 
 
 @dataclass(frozen=True)
@@ -122,18 +122,24 @@ def train_options(options: Options, data_dir: Path, exp_dir: Path, start_epoch: 
         data=DataConfig(
             manifest_dir=data_dir / "fbank",
             max_duration=16.0,
+            num_buckets=4,
             min_utterance_s=0.3,
             num_workers=0,
-            spec_augment=SpecAugmentConfig(spec_aug_time_warp_factor=0, features_mask_size=20, num_frame_masks=0),
+            spec_augment=SpecAugmentConfig(
+                spec_aug_time_warp_factor=0, features_mask_size=20, num_frame_masks=0, spec_aug_probability=1.0
+            ),
         ),
         model=train.ModelFlags(**asdict(sizes)),
     )
 
 
 def _train(options: Options, data_dir: Path, exp_dir: Path) -> None:
-    from stateless_transducer.checkpoint import saved_epochs
+    from stateless_transducer.checkpoint import epoch_path, saved_epochs
 
     saved = [epoch for epoch in saved_epochs(exp_dir) if epoch < options.num_epochs]
+    prepared = (data_dir / "manifests" / ".aishell_manifests.done").stat().st_mtime
+    if any(epoch_path(exp_dir, epoch).stat().st_mtime < prepared for epoch in saved):
+        raise ValueError(f"{exp_dir} was trained on what was here before; remove it, or choose another `--dir`.")
     start_epoch = saved[-1] + 1 if saved else 0
     if start_epoch == options.num_epochs:
         say(f"{exp_dir}: all {options.num_epochs} epochs are trained already - skipping")

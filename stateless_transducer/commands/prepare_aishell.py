@@ -35,9 +35,11 @@ def run(options: Options) -> None:
     from stateless_transducer.data.preparation import prepare_features, prepare_manifests
     from stateless_transducer.text.lang import write_char_lang
 
+    transcript = options.corpus_dir / "data_aishell" / "transcript" / "aishell_transcript_v0.8.txt"
     is_new = prepare_manifests(
         lambda: read_aishell(options.corpus_dir),
         source=options.corpus_dir,
+        transcripts=transcript,
         prefix=PREFIX,
         config=options.prepare,
         limits=options.limits,
@@ -49,7 +51,6 @@ def run(options: Options) -> None:
     if (lang_dir / "tokens.txt").exists() and not is_new:
         say(f"{lang_dir}/tokens.txt: already there - skipping")
         return
-    transcript = options.corpus_dir / "data_aishell" / "transcript" / "aishell_transcript_v0.8.txt"
     texts, _ = read_transcript(transcript)
     # all splits, as the recipe does: so come 4336 tokens for AISHELL-1
     tokens = write_char_lang(lang_dir, list(texts.values()))

@@ -66,6 +66,7 @@ def run(options: Options) -> None:
     is_new = prepare_manifests(
         lambda: _read(options),
         source=options.source,
+        transcripts=options.source,
         prefix=options.prefix,
         config=config,
         limits=options.limits,

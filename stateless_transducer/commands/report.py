@@ -42,13 +42,12 @@ def main(program: str, arguments: list[str]) -> int:
 def run(options: Options) -> None:
     """Transcribe the examples and write the page."""
     from stateless_transducer.checkpoint import load_checkpoint
-    from stateless_transducer.features import read_audio
     from stateless_transducer.serving.recognizer import Recognizer
     from stateless_transducer.serving.report import Example, write_report
 
     checkpoint = load_checkpoint(options.model)
     recognizer = Recognizer(checkpoint)
-    waves = [read_audio(path, recognizer.sample_rate) for path in options.sounds]
+    waves = [recognizer.read(path) for path in options.sounds]
     transcripts = recognizer.transcribe(waves)
     references = options.references or ("",) * len(waves)
     examples = [

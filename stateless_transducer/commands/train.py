@@ -48,6 +48,7 @@ def main(program: str, arguments: list[str]) -> int:
 
 def run(options: Options, *, command: str) -> None:
     """Train on this machine's processes."""
+    from stateless_transducer.checkpoint import saved_epochs
     from stateless_transducer.text.tokens import TokenTable
     from stateless_transducer.training.distributed import launch
     from stateless_transducer.training.trainer import load_resumable
@@ -56,6 +57,11 @@ def run(options: Options, *, command: str) -> None:
     TokenTable.read(options.lang_dir)
     if options.train.start_epoch:
         load_resumable(options.train, options.train.start_epoch)
+    elif saved := saved_epochs(options.train.exp_dir):
+        raise ValueError(
+            f"`--exp-dir` {options.train.exp_dir} holds epoch-{saved[-1]}.pt of an earlier run; go on with "
+            f"`--start-epoch {saved[-1] + 1}`, or choose another folder."
+        )
     launch(_train_on_rank, options, command, world_size=options.train.world_size, master_port=options.train.master_port)
 
 

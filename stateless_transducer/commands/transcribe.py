@@ -36,7 +36,7 @@ def main(program: str, arguments: list[str]) -> int:
 
 def run(options: Options) -> int:
     """Transcribe what can be read, report the rest."""
-    from stateless_transducer.features import AudioError, read_audio
+    from stateless_transducer.features import AudioError
     from stateless_transducer.serving.recognizer import Recognizer
 
     if not options.files:
@@ -44,14 +44,15 @@ def run(options: Options) -> int:
     recognizer = Recognizer.from_pretrained(options.model, options.search)
     failed = 0
     for start in range(0, len(options.files), _FILES_AT_ONCE):
-        waves = {}
+        readable, waves = [], []
         for path in options.files[start : start + _FILES_AT_ONCE]:
             try:
-                waves[path] = read_audio(path, recognizer.sample_rate)
+                waves.append(recognizer.read(path))
+                readable.append(path)
             except AudioError as err:
                 complain(f"transducer: {err}")
                 failed += 1
-        for path, transcript in zip(waves, recognizer.transcribe(waves.values()), strict=True):
+        for path, transcript in zip(readable, recognizer.transcribe(waves), strict=True):
             if options.output_format == "json":
                 say(json.dumps({"file": str(path), **asdict(transcript)}, ensure_ascii=False))
             else:

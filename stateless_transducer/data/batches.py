@@ -136,6 +136,8 @@ class TrainingSet:
 
     cuts: CutSet
     """Read from the manifest as they are needed."""
+    num_utterances: int
+    """That are left."""
     seconds: float
     """Of speech."""
     left_out: dict[str, int]
@@ -150,17 +152,17 @@ def trainable(cuts: CutSet, token_table: TokenTable, config: DataConfig) -> Trai
     """
     usable = _Usable(token_table, config)
     left_out: Counter[str] = Counter()
-    seconds = 0.0
+    seconds, count = 0.0, 0
     for cut in _each(cuts):
         reason = usable.why_not(cut)
         if reason is None:
-            seconds += cut.duration
+            seconds, count = seconds + cut.duration, count + 1
         else:
             left_out[reason] += 1
-    if not seconds:
-        reasons = "; ".join(f"{count} {reason}" for reason, count in left_out.items())
-        raise ValueError(f"No utterance is left for training: {reasons or 'the set is empty'}.")
-    return TrainingSet(cuts.filter(usable), seconds, dict(left_out))
+    if count < 2:
+        reasons = "; ".join(f"{number} {reason}" for reason, number in left_out.items()) or "there are no others"
+        raise ValueError(f"{count} utterances are left for training, but 2 are the least: {reasons}.")
+    return TrainingSet(cuts.filter(usable), count, seconds, dict(left_out))
 
 
 @dataclass(frozen=True)
@@ -191,11 +193,13 @@ def training_loader(
     training_set: TrainingSet, token_table: TokenTable, config: DataConfig, *, seed: int, rank: int, world_size: int
 ) -> tuple[DataLoader, CutSampler]:
     """Shuffled batches of utterances of like length; the sampler is for `set_epoch` and its state."""
+    # lhotse wants two buckets at least, and an utterance in each
+    num_buckets = max(2, min(config.num_buckets, training_set.num_utterances))
     sampler = DynamicBucketingSampler(
         training_set.cuts,
         max_duration=config.max_duration,
-        num_buckets=config.num_buckets,
-        buffer_size=config.num_buckets * 5000,
+        num_buckets=num_buckets,
+        buffer_size=num_buckets * 5000,
         shuffle=config.shuffle,
         drop_last=config.drop_last,
         seed=seed,
@@ -218,8 +222,8 @@ def _loader(dataset: TransducerDataset, sampler: CutSampler, num_workers: int) -
         dataset,
         batch_size=None,
         sampler=sampler,
+        # new processes each epoch: they are seeded from torch's generator, which a resumed run has as it was
         num_workers=num_workers,
-        persistent_workers=num_workers > 0,
         worker_init_fn=_one_thread if num_workers else None,
     )
 

@@ -51,7 +51,7 @@ class DataConfig:
     prefix: str = "aishell"
     """Name of the corpus: cuts are read from <prefix>_cuts_<split>.jsonl.gz."""
     max_duration: float = 200.0
-    """Seconds of speech in a batch, padding not counted."""
+    """Seconds of speech in a batch, padding counted: utterances times the longest one."""
     num_buckets: int = 15
     """Groups of like length that batches are drawn from."""
     min_utterance_s: float = 1.0
@@ -60,8 +60,8 @@ class DataConfig:
     """Longer utterances are left out of training."""
     shuffle: bool = True
     """Another order each epoch."""
-    drop_last: bool = True
-    """Leave out the last, smaller batches of an epoch."""
+    drop_last: bool = False
+    """Leave out the last, smaller batches of an epoch; of small data that is a good part."""
     num_workers: int = 2
     """Processes that load batches; 0: the training process itself."""
     enable_spec_aug: bool = True
@@ -81,18 +81,18 @@ class DataConfig:
 class Limits:
     """What an utterance must keep to; the others are listed and left out."""
 
-    min_duration: float = 0.1
+    min_utterance_s: float = 0.1
     """Seconds; shorter utterances are left out."""
-    max_duration: float = 60.0
+    max_utterance_s: float = 60.0
     """Seconds; longer utterances are left out."""
     max_chars_per_second: float = 40.0
     """More text than anybody says: a wrong transcript."""
 
     def __post_init__(self) -> None:
-        if not 0.1 <= self.min_duration <= self.max_duration:
+        if not 0.1 <= self.min_utterance_s <= self.max_utterance_s:
             raise ValueError(
-                f"`--min-duration` must be at least 0.1 s and at most `--max-duration` ({self.max_duration}), "
-                f"but is {self.min_duration}."
+                f"`--min-utterance-s` must be at least 0.1 and at most `--max-utterance-s` ({self.max_utterance_s:g}), "
+                f"but is {self.min_utterance_s:g}."
             )
 
 
@@ -103,7 +103,9 @@ class PrepareConfig:
     data_dir: Path = Path("data")
     """Folder for manifests/, fbank/ and lang_char/ (or lang_word/)."""
     perturb_speed: bool = True
-    """Add the training set at 0.9 and 1.1 times its speed."""
+    """Add the training set at other speeds."""
+    speeds: tuple[float, ...] = (0.9, 1.1)
+    """Those other speeds; with few speakers more of them help, as they shift the formants, too."""
     num_jobs: int = min(15, os.cpu_count() or 1)
     """Processes."""
     strict: bool = False
@@ -112,6 +114,14 @@ class PrepareConfig:
     def __post_init__(self) -> None:
         if self.num_jobs < 1:
             raise ValueError(f"`--num-jobs` must be at least 1, but is {self.num_jobs}.")
+        for speed in self.speeds:
+            if not 0.5 <= speed <= 2 or speed == 1:
+                raise ValueError(f"`--speeds` must be in 0.5..2 and other than 1, but hold {speed:g}.")
+
+    @property
+    def all_speeds(self) -> tuple[float, ...]:
+        """At which the training set is stored."""
+        return (1.0, *self.speeds) if self.perturb_speed else (1.0,)
 
     @property
     def manifest_dir(self) -> Path:

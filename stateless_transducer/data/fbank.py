@@ -18,8 +18,6 @@ from stateless_transducer.data.manifests import manifest_path
 from stateless_transducer.features import AudioError, FbankConfig, fbank, read_audio, resample
 from stateless_transducer.files import replacing
 
-SPEEDS = (1.0, 0.9, 1.1)
-"""Factors of the tutorial's three-fold training set."""
 _STORED_STEP = -8  # features are multiples of 2**-8
 _CUTS_PER_TASK = 200
 
@@ -59,9 +57,9 @@ def compute_features(
     folder.mkdir(parents=True, exist_ok=True)
     cuts: dict[int, list[MonoCut]] = {}
     problems: list[Problem] = []
-    running = {
-        pool.submit(_extract, task, folder / f"feats-{i}", config, tuple(speeds)): i for i, task in enumerate(tasks)
-    }
+    # absolute: the cuts must be usable from anywhere
+    archives = [(folder / f"feats-{i}").resolve() for i in range(len(tasks))]
+    running = {pool.submit(_extract, task, archives[i], config, tuple(speeds)): i for i, task in enumerate(tasks)}
     for done, future in enumerate(as_completed(running), 1):
         cuts[running[future]], bad = future.result()
         problems += bad

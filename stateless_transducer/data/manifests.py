@@ -10,9 +10,14 @@ from pathlib import Path
 from lhotse import AudioSource, Recording, RecordingSet, SupervisionSegment, SupervisionSet, load_manifest
 
 from stateless_transducer.data.config import Limits
-from stateless_transducer.data.corpora.utterance import SPLITS, Problem, Utterance, describe_problems, problems_table
+from stateless_transducer.data.corpora.utterance import SPLITS, Problem, Utterance, describe_problems, problem_rows
 from stateless_transducer.features import AudioError, audio_duration
 from stateless_transducer.files import replacing, write_text
+
+
+def problems_path(manifest_dir: Path, prefix: str) -> Path:
+    """The table of all that is left out, and why."""
+    return manifest_dir / f"{prefix}_problems.tsv"
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,7 @@ def write_manifests(
                 checked.setdefault(utterance.split, []).append((utterance, *result))
             if progress is not None:
                 progress(done, len(utterances))
-    write_text(manifest_dir / f"{prefix}_problems.tsv", problems_table(found))
+    write_text(problems_path(manifest_dir, prefix), "kind\tid\tdetail\n" + problem_rows(found))
     if found and strict:
         raise ValueError(f"`--strict`: {len(found)} problems:\n{describe_problems(found)}")
     if not checked:
@@ -98,10 +103,10 @@ def _check(utterance: Utterance, limits: Limits) -> Problem | tuple[float, int]:
         duration, rate = audio_duration(utterance.path)
     except AudioError as err:
         return Problem("unreadable audio", utterance.id, str(err))
-    if duration < limits.min_duration:
-        return Problem("too short", utterance.id, f"{duration:.2f} s < {limits.min_duration:g} s")
-    if duration > limits.max_duration:
-        return Problem("too long", utterance.id, f"{duration:.2f} s > {limits.max_duration:g} s")
+    if duration < limits.min_utterance_s:
+        return Problem("too short", utterance.id, f"{duration:.2f} s < {limits.min_utterance_s:g} s")
+    if duration > limits.max_utterance_s:
+        return Problem("too long", utterance.id, f"{duration:.2f} s > {limits.max_utterance_s:g} s")
     rate_of_speech = len(utterance.text.replace(" ", "")) / duration
     if rate_of_speech > limits.max_chars_per_second:
         detail = f"{rate_of_speech:.0f} characters a second > {limits.max_chars_per_second:g}"
@@ -113,7 +118,7 @@ def _write_split(manifest_dir: Path, prefix: str, split: str, rows: list[tuple[U
     recordings = RecordingSet.from_recordings(
         Recording(
             id=utterance.id,
-            sources=[AudioSource(type="file", channels=[0], source=str(utterance.path))],
+            sources=[AudioSource(type="file", channels=[0], source=str(utterance.path.resolve()))],
             sampling_rate=rate,
             num_samples=round(duration * rate),
             duration=duration,

@@ -7,16 +7,19 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from stateless_transducer.data.config import Limits, PrepareConfig
-from stateless_transducer.data.corpora.utterance import SPLITS, Problem, Utterance, describe_problems
-from stateless_transducer.data.fbank import SPEEDS, compute_features
-from stateless_transducer.data.manifests import manifest_path, write_manifests
+from stateless_transducer.data.corpora.utterance import SPLITS, Problem, Utterance, describe_problems, problem_rows
+from stateless_transducer.data.fbank import compute_features
+from stateless_transducer.data.manifests import manifest_path, problems_path, write_manifests
 from stateless_transducer.features import FbankConfig
 from stateless_transducer.files import write_text
 
@@ -28,13 +31,24 @@ def prepare_manifests(
     read: Callable[[], tuple[Sequence[Utterance], Sequence[Problem]]],
     *,
     source: Path,
+    transcripts: Path,
     prefix: str,
     config: PrepareConfig,
     limits: Limits,
     say: Say,
     bar: Bar,
 ) -> bool:
-    """Read and check a corpus, unless its manifests are there already.
+    """Read and check a corpus, unless its manifests are there already and nothing they depend on has changed.
+
+    Args:
+        read: gives the utterances, and what is wrong with the others.
+        source: folder or table that is read.
+        transcripts: the file whose change tells that the corpus has changed.
+        prefix: name of the corpus.
+        config: where to, and how.
+        limits: what utterances must keep to.
+        say: tells the user a line.
+        bar: shows the progress of a part.
 
     Returns:
         Whether it was read now; then features and tokens of an earlier reading are stale, and the features are gone.
@@ -43,15 +57,19 @@ def prepare_manifests(
         ValueError: the manifests that are there are another source's.
     """
     done = config.manifest_dir / f".{prefix}_manifests.done"
+    now = _stamp(source, transcripts, config, limits)
     if done.exists():
-        made_from = done.read_text(encoding="utf-8").strip()
-        if made_from != str(source.resolve()):
+        before = json.loads(done.read_text(encoding="utf-8"))
+        if before["source"] != now["source"]:
             raise ValueError(
-                f"{config.manifest_dir}/{prefix}_* were made from {made_from}, not from {source}. Choose another "
-                f"`--data-dir`, or remove {done} to make them anew."
+                f"{config.manifest_dir}/{prefix}_* were made from {before['source']}, not from {source}. Choose "
+                f"another `--data-dir`, or remove {done} to make them anew."
             )
-        say(f"{config.manifest_dir}/{prefix}_*: already there - skipping (remove {done} to make them again)")
-        return False
+        if before == now:
+            say(f"{config.manifest_dir}/{prefix}_*: already there - skipping (remove {done} to make them again)")
+            return False
+        changed = ", ".join(key for key in now if before.get(key) != now[key])
+        say(f"{config.manifest_dir}/{prefix}_*: made anew, since these changed: {changed}")
     utterances, problems = read()
     # an utterance may have moved to another split since
     for folder, kinds in ((config.manifest_dir, ("recordings", "supervisions")), (config.fbank_dir, ("cuts",))):
@@ -71,9 +89,20 @@ def prepare_manifests(
         )
     say(summary.lines())
     if summary.problems:
-        say(f"all of them: {config.manifest_dir / f'{prefix}_problems.tsv'}")
-    write_text(done, f"{source.resolve()}\n")
+        say(f"all of them: {problems_path(config.manifest_dir, prefix)}")
+    write_text(done, json.dumps(now) + "\n")
     return True
+
+
+def _stamp(source: Path, transcripts: Path, config: PrepareConfig, limits: Limits) -> dict[str, Any]:
+    """On what prepared data depend, and what is cheap to look at."""
+    found = transcripts.stat() if transcripts.is_file() else None
+    return {
+        "source": str(source.resolve()),
+        "transcripts": None if found is None else [found.st_size, found.st_mtime_ns],
+        "speeds": list(config.all_speeds),
+        "limits": asdict(limits),
+    }
 
 
 def prepared_splits(manifest_dir: Path, prefix: str) -> list[str]:
@@ -104,10 +133,12 @@ def prepare_features(prefix: str, config: PrepareConfig, *, say: Say, bar: Bar) 
                     output_dir=config.fbank_dir,
                     prefix=prefix,
                     config=FbankConfig(),
-                    speeds=SPEEDS if split == "train" and config.perturb_speed else SPEEDS[:1],
+                    speeds=config.all_speeds if split == "train" else (1.0,),
                     pool=pool,
                     progress=progress,
                 )
+            with problems_path(config.manifest_dir, prefix).open("a", encoding="utf-8") as table:
+                table.write(problem_rows(problems))
             say(f"{cuts}: done" + (f", left out:\n{describe_problems(problems)}" if problems else ""))
             if problems and config.strict:
                 cuts.unlink()

@@ -14,6 +14,7 @@ from stateless_transducer.decoding.config import SearchConfig
 from stateless_transducer.decoding.greedy import greedy_search
 from stateless_transducer.decoding.hypothesis import Hypothesis
 from stateless_transducer.decoding.modified_beam import modified_beam_search
+from stateless_transducer.ops.masks import MIN_FEATURE_FRAMES
 
 
 class Recognisable(Protocol):
@@ -45,7 +46,10 @@ def search(model: Recognisable, features: Tensor, feature_lens: Tensor, config: 
         feature_lens: (N,); an utterance too short for one encoder frame gives an empty hypothesis.
         config: which search.
     """
-    encoder_out, encoder_out_lens = model.encode(features, feature_lens)
+    # a batch of nothing but very short utterances is too narrow for the encoder
+    missing = max(0, MIN_FEATURE_FRAMES - features.shape[1])
+    padded = torch.nn.functional.pad(features, (0, 0, 0, missing))
+    encoder_out, encoder_out_lens = model.encode(padded, feature_lens)
     if config.decoding_method == "greedy_search":
         return greedy_search(model, encoder_out, encoder_out_lens, max_symbols_per_frame=config.max_sym_per_frame)
     return modified_beam_search(model, encoder_out, encoder_out_lens, beam_size=config.beam_size)

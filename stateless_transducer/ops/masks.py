@@ -12,6 +12,10 @@ MIN_FEATURE_FRAMES = 7
 """Fewest feature frames that give one encoder frame."""
 
 
+SUBSAMPLING = 4
+"""Feature frames from one encoder frame to the next."""
+
+
 def subsampled_lens(feature_lens: Tensor) -> Tensor:
     """Number of encoder frames for each number of feature frames.
 

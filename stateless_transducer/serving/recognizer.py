@@ -14,9 +14,11 @@ from stateless_transducer.checkpoint import Checkpoint, load_checkpoint
 from stateless_transducer.decoding.config import SearchConfig
 from stateless_transducer.decoding.hypothesis import Hypothesis
 from stateless_transducer.decoding.search import search
-from stateless_transducer.features import PADDING_VALUE, fbank, read_audio
+from stateless_transducer.features import PADDING_VALUE, AudioError, fbank, read_audio
+from stateless_transducer.ops.masks import SUBSAMPLING
 
-_SUBSAMPLING = 4  # feature frames an encoder frame
+MAX_SECONDS = 300.0
+"""Longest audio transcribed in one piece: attention takes memory with the square of it."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,20 @@ class Recognizer:
         Raises:
             AudioError: a file cannot be read.
         """
-        waves = (s if isinstance(s, np.ndarray) else read_audio(s, self.sample_rate) for s in sounds)
+        waves = (s if isinstance(s, np.ndarray) else self.read(s) for s in sounds)
         return [transcript for batch in self._batches(waves, batch_seconds) for transcript in self._transcribe(batch)]
+
+    def read(self, path: str | Path) -> np.ndarray:
+        """A sound file as a wave at `sample_rate`, (S,).
+
+        Raises:
+            AudioError: it cannot be read, or is longer than `MAX_SECONDS`.
+        """
+        wave = read_audio(path, self.sample_rate)
+        if len(wave) > MAX_SECONDS * self.sample_rate:
+            seconds = len(wave) / self.sample_rate
+            raise AudioError(f"{path}: {seconds:.0f} s of audio, but {MAX_SECONDS:.0f} s are the most; cut it first.")
+        return wave
 
     def features(self, wave: np.ndarray) -> np.ndarray:
         """What the model sees of a wave: (S,) -> (T_in, F)."""
@@ -93,10 +107,7 @@ class Recognizer:
 
     def _transcribe(self, waves: Sequence[np.ndarray]) -> list[Transcript]:
         features = [torch.from_numpy(self.features(wave)) for wave in waves]
-        # a batch of nothing but very short waves still needs one encoder frame's worth of width
-        width = max(0, 7 - max(len(each) for each in features))
         padded = pad_sequence(features, batch_first=True, padding_value=PADDING_VALUE)
-        padded = torch.nn.functional.pad(padded, (0, 0, 0, width), value=PADDING_VALUE)
         lens = torch.tensor([len(each) for each in features])
         hypotheses = search(self._model, padded.to(self._device), lens.to(self._device), self._config)
         durations = (len(wave) / self.sample_rate for wave in waves)
@@ -105,7 +116,7 @@ class Recognizer:
         ]
 
     def _transcript(self, hypothesis: Hypothesis, duration: float) -> Transcript:
-        seconds_a_frame = _SUBSAMPLING * self._fbank_config.frame_shift_ms / 1000
+        seconds_a_frame = SUBSAMPLING * self._fbank_config.frame_shift_ms / 1000
         return Transcript(
             text=self.token_table.decode(hypothesis.tokens),
             tokens=tuple(self.token_table.symbols[token] for token in hypothesis.tokens),

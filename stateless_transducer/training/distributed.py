@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from torch.multiprocessing.spawn import ProcessRaisedException, spawn
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,16 @@ def launch(function: Callable[..., None], *args: Any, world_size: int, master_po
     else:
         check_gpus(world_size)
         address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(master_port), "WORLD_SIZE": str(world_size)}
-        mp.spawn(with_group, args=(function, args, address), nprocs=world_size)  # pyright: ignore[reportPrivateImportUsage]
+        try:
+            spawn(with_group, args=(function, args, address), nprocs=world_size)
+        except ProcessRaisedException as err:
+            raise _first_cause(err) from err
+
+
+def _first_cause(err: Exception) -> Exception:
+    """What a process raised, as it would be without processes: a user's error as a ValueError with its message."""
+    name, _, message = str(err).strip().splitlines()[-1].partition(": ")
+    return ValueError(message) if name.endswith(("ValueError", "OSError", "AudioError", "FoundError")) else err
 
 
 def with_group(local_rank: int, function: Callable[..., None], args: tuple, address: dict[str, str] | None) -> None:

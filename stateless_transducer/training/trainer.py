@@ -90,8 +90,8 @@ class Trainer:
         if self._rank.is_main:
             display = TrainingDisplay(
                 config.exp_dir,
-                total_seconds=config.num_epochs * self._epoch_seconds / self._rank.world_size,
-                done_seconds=config.start_epoch * self._epoch_seconds / self._rank.world_size,
+                total_seconds=config.num_epochs * self._epoch_seconds,
+                done_seconds=config.start_epoch * self._epoch_seconds,
                 tensorboard=config.tensorboard,
             )
         with display as shown:
@@ -109,28 +109,33 @@ class Trainer:
         whole = _Mean()
         seconds = 0.0
         for index, batch in enumerate(batches_of(self._loader)):
-            # of this rank's share of the speech; no two ranks are far apart
-            done = (epoch + seconds * self._rank.world_size / self._epoch_seconds) / self._config.num_epochs
+            done = (epoch + seconds / self._epoch_seconds) / self._config.num_epochs
             rate = self._rate_at(self._step + 1, done)
             nll, num_frames, grad_norm = self._train_batch(batch.to(self._rank.device), epoch, rate)
-            seconds += batch.seconds
+            # of all ranks, so that all have the same learning rate
+            batch_seconds = self._sum(batch.seconds)
+            seconds += batch_seconds
             recent.add(nll, num_frames)
             whole.add(nll, num_frames)
             if display is not None:
-                display.advance(batch.seconds, epoch=epoch, num_epochs=self._config.num_epochs, loss=recent.value)
+                display.advance(batch_seconds, epoch=epoch, num_epochs=self._config.num_epochs, loss=recent.value)
             if self._step % self._config.log_interval == 0:
                 self._log_batch(epoch, index, batch, nll / num_frames, num_frames, recent, grad_norm, rate, display)
             if self._step % self._config.valid_interval == 0:
                 self._validate(epoch, display)
-        totals = sum_over_ranks(
-            torch.tensor([whole.total, whole.weight], dtype=torch.float64, device=self._rank.device)
-        )
-        if not totals[1]:
+        total, weight = self._sum(whole.total), self._sum(whole.weight)
+        if not weight:
             raise ValueError(
                 f"An epoch has no batch: `--max-duration` {self._data_config.max_duration:g} s is more than the "
                 "training set fills; lower it, or say `--drop-last false`."
             )
-        return (totals[0] / totals[1]).item()
+        return total / weight
+
+    def _sum(self, value: float) -> float:
+        """Over all ranks."""
+        if self._rank.world_size == 1:
+            return value
+        return sum_over_ranks(torch.tensor(value, dtype=torch.float64, device=self._rank.device)).item()
 
     def _train_batch(self, batch: Batch, epoch: int, rate: float) -> tuple[float, float, float]:
         """One update; returns summed nll, encoder frames, norm of the gradient."""
@@ -155,6 +160,9 @@ class Trainer:
         grad_norm = nn.utils.clip_grad_norm_(self._plain_objective.parameters(), config.max_grad_norm)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
+            # a resumed optimiser brings the old one
+            if config.optimizer == "adamw":
+                group["weight_decay"] = config.weight_decay
         self._optimizer.step()
         return total.item(), float(lens.sum()), grad_norm.item()
 
@@ -223,6 +231,7 @@ class Trainer:
             training_state={
                 "optimizer": self._optimizer.state_dict(),
                 "ctc_head": None if objective.ctc_head is None else _on_cpu(objective.ctc_head.state_dict()),
+                "options": self._options_of_state(),
                 "step": self._step,
                 "position": {"epoch": epoch + 1, "batch": 0},
                 "best": self._best,
@@ -236,6 +245,10 @@ class Trainer:
             if best:
                 save_checkpoint(self._config.exp_dir / f"best-{name}-loss.pt", checkpoint)
 
+    def _options_of_state(self) -> dict[str, Any]:
+        """Options on which the optimiser's state depends."""
+        return {"--optimizer": self._config.optimizer, "--ctc-loss-scale above 0": self._config.ctc_loss_scale > 0}
+
     def _resume(self, start_epoch: int) -> None:
         checkpoint = load_resumable(self._config, start_epoch)
         if (checkpoint.model_config, checkpoint.token_table) != (self._model_config, self._token_table):
@@ -244,6 +257,9 @@ class Trainer:
                 "asked for; give the options and `--lang-dir` it was trained with, or another `--exp-dir`."
             )
         state: Mapping[str, Any] = checkpoint.training_state or {}
+        for flag, value in self._options_of_state().items():
+            if state["options"][flag] != value:
+                raise ValueError(f"`{flag}` was {state['options'][flag]} before; going on, it cannot become {value}.")
         self._plain_objective.model.load_state_dict(checkpoint.weights)
         if self._plain_objective.ctc_head is not None and state["ctc_head"] is not None:
             self._plain_objective.ctc_head.load_state_dict(state["ctc_head"])
@@ -251,6 +267,8 @@ class Trainer:
         self._step, self._best = state["step"], dict(state["best"])
         if self._rank.is_main:
             set_random_state(state["random"])
+        else:
+            seed_all(self._config.seed + self._rank.rank + 1000 * start_epoch)
         self._logger.info(f"Goes on with epoch {start_epoch}, after {self._step} batches")
 
 

@@ -45,7 +45,11 @@ def read_transcript(path: Path) -> tuple[dict[str, str], list[Problem]]:
     """Lines ``id word word ...`` as id -> text, words still separated by blanks."""
     texts: dict[str, str] = {}
     problems: list[Problem] = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as err:
+        raise ValueError(f"{path} must be UTF-8, but byte {err.start} is not; convert it (iconv -t UTF-8).") from err
+    for line in lines:
         id_, _, text = line.strip().partition(" ")
         if not id_:
             continue

@@ -10,7 +10,6 @@ import json
 import multiprocessing
 import shutil
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -77,11 +76,9 @@ def synthesise_corpus(
     speakers = _cast(config)
     wav_dir = corpus_dir / "data_aishell" / "wav"
     shutil.rmtree(wav_dir, ignore_errors=True)
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(num_jobs, mp_context=context, max_tasks_per_child=1) as pool:
-        running = [pool.submit(_speak, speaker, wav_dir / speaker.split / speaker.id) for speaker in speakers]
-        for done, future in enumerate(as_completed(running), 1):
-            future.result()
+    tasks = [(speaker, wav_dir / speaker.split / speaker.id) for speaker in speakers]
+    with multiprocessing.get_context("spawn").Pool(num_jobs, maxtasksperchild=1) as pool:
+        for done, _ in enumerate(pool.imap_unordered(_speak, tasks, chunksize=1), 1):
             if progress is not None:
                 progress(done, len(speakers))
     _write_texts(corpus_dir, config, speakers)
@@ -131,8 +128,9 @@ def _draw_voice(random: np.random.Generator, variant: str) -> Voice:
     return Voice(variant, int(pitch), int(pitch_range), int(rate))
 
 
-def _speak(speaker: _Speaker, folder: Path) -> None:
-    """Write all utterances of a speaker: level and background noise differ from one to the next."""
+def _speak(task: tuple[_Speaker, Path]) -> None:
+    """Write all utterances of a speaker into a folder: level and background noise differ from one to the next."""
+    speaker, folder = task
     folder.mkdir(parents=True, exist_ok=True)
     espeak, random = Espeak(), np.random.default_rng(speaker.seed)
     for id_, text in speaker.utterances:

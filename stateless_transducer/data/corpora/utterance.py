@@ -18,7 +18,6 @@ ProblemKind = Literal[
     "too short",
     "too long",
     "too much text",
-    "unknown tokens",
     "bad row",
 ]
 
@@ -55,7 +54,6 @@ def describe_problems(problems: Sequence[Problem], examples: int = 3) -> str:
     return "\n".join(lines)
 
 
-def problems_table(problems: Iterable[Problem]) -> str:
-    """All of them as tab-separated text with a header."""
-    rows = ("\t".join(" ".join(cell.split()) for cell in (p.kind, p.id, p.detail)) + "\n" for p in problems)
-    return "kind\tid\tdetail\n" + "".join(rows)
+def problem_rows(problems: Iterable[Problem]) -> str:
+    """All of them as tab-separated lines: kind, id, detail."""
+    return "".join("\t".join(" ".join(cell.split()) for cell in (p.kind, p.id, p.detail)) + "\n" for p in problems)
