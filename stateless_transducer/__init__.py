@@ -1,3 +1,32 @@
 """Stateless transducer speech recognition: data preparation, training, decoding, transcription."""
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
 __version__ = "0.1.0"
+
+# public name -> its module; loaded when asked for, since torch takes seconds
+_MODULES = {
+    "Checkpoint": "checkpoint",
+    "FbankConfig": "features",
+    "Hypothesis": "decoding.hypothesis",
+    "ModelConfig": "model.config",
+    "Recognizer": "serving.recognizer",
+    "SearchConfig": "decoding.config",
+    "TokenTable": "text.tokens",
+    "Transcript": "serving.recognizer",
+    "Transducer": "model.transducer",
+    "build_model": "model.transducer",
+    "joint_transducer_loss": "ops.transducer_loss",
+    "load_checkpoint": "checkpoint",
+    "search": "decoding.search",
+}
+__all__ = ["__version__", *_MODULES]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

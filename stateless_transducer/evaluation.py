@@ -12,7 +12,8 @@ import torch
 
 from stateless_transducer.data.batches import Batch
 from stateless_transducer.decoding.config import SearchConfig
-from stateless_transducer.decoding.search import Recognisable, search
+from stateless_transducer.decoding.recognisable import Recognisable
+from stateless_transducer.decoding.search import search
 from stateless_transducer.files import write_text
 from stateless_transducer.text.scoring import (
     Report,

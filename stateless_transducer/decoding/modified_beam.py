@@ -5,15 +5,11 @@ Letters: N utterances, T encoder frames, D joiner width, V vocabulary, K hypothe
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
 from stateless_transducer.decoding.hypothesis import Hypothesis
-
-if TYPE_CHECKING:
-    from stateless_transducer.decoding.search import Recognisable
+from stateless_transducer.decoding.recognisable import Recognisable
 
 
 @torch.inference_mode()

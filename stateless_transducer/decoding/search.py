@@ -1,11 +1,9 @@
 """The door to all searches.
 
-Letters: N utterances, T_in feature frames, F mel bins, T encoder frames, V vocabulary, D joiner width.
+Letters: N utterances, T_in feature frames, F mel bins.
 """
 
 from __future__ import annotations
-
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -14,26 +12,8 @@ from stateless_transducer.decoding.config import SearchConfig
 from stateless_transducer.decoding.greedy import greedy_search
 from stateless_transducer.decoding.hypothesis import Hypothesis
 from stateless_transducer.decoding.modified_beam import modified_beam_search
+from stateless_transducer.decoding.recognisable import Recognisable
 from stateless_transducer.ops.masks import MIN_FEATURE_FRAMES
-
-
-class Recognisable(Protocol):
-    """What a search needs of a model."""
-
-    blank_id: int
-    context_size: int
-
-    def encode(self, features: Tensor, feature_lens: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, T_in, F) and (N,) -> encoder_out (N, T, D) and encoder_out_lens (N,)."""
-        ...
-
-    def predict(self, contexts: Tensor) -> Tensor:
-        """(N, context_size) -> decoder_out (N, D)."""
-        ...
-
-    def join(self, encoder_out: Tensor, decoder_out: Tensor) -> Tensor:
-        """(N, D) and (N, D) -> logits (N, V)."""
-        ...
 
 
 @torch.inference_mode()
