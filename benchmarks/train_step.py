@@ -18,21 +18,11 @@ from datetime import date
 
 import torch
 
+from stateless_transducer.commands.demo import SIZES
 from stateless_transducer.features import PADDING_VALUE
 from stateless_transducer.model.config import ModelConfig
 from stateless_transducer.model.transducer import build_model
 
-SMALL = ModelConfig(
-    vocab_size=181,
-    num_layers=4,
-    attention_dim=96,
-    num_heads=4,
-    feedforward_dim=384,
-    conv_kernel=15,
-    subsampling_channels=32,
-    joiner_dim=128,
-    dropout=0.0,
-)
 PARTS = ("encoder", "loss", "backward", "optimiser")
 
 
@@ -80,7 +70,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.manual_seed(0)
     torch.set_flush_denormal(True)
-    config = ModelConfig(vocab_size=4336, dropout=0.0) if arguments.full else SMALL
+    config = ModelConfig(vocab_size=4336, dropout=0.0) if arguments.full else SIZES
     model = build_model(config)
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     batch = make_batch(arguments.utterances, config.vocab_size)

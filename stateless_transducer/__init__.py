@@ -23,7 +23,7 @@ _MODULES = {
     "load_checkpoint": "checkpoint",
     "search": "decoding.search",
 }
-__all__ = ["__version__", *_MODULES]
+__all__ = ["__version__", *_MODULES]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

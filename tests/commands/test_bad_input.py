@@ -88,6 +88,21 @@ def test_faults_of_a_corpus_are_listed_and_counted(spoilt, tmp_path, capsys):
     assert "EMPTY.wav: holds no samples (0 s of audio)" in listed and "TEXT.wav: not a sound file" in listed
 
 
+def test_sound_that_breaks_off_is_listed_when_it_is_read(tmp_path, capsys):
+    """The header of a flac is whole, whatever is missing behind it."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("whole", "broken"):
+        noise = np.random.default_rng(0).uniform(-0.5, 0.5, 16000)
+        soundfile.write(folder / f"{name}.flac", noise, 16000)
+        (folder / f"{name}.txt").write_text("a")
+    (folder / "broken.flac").write_bytes((folder / "broken.flac").read_bytes()[:9000])
+    flags = ["--data-dir", str(tmp_path / "data"), "--perturb-speed", "false", "--num-jobs", "1"]
+    assert main(["prepare", "table", str(folder), *flags]) == 0
+    listed = (tmp_path / "data" / "manifests" / "table_problems.tsv").read_text()
+    assert "unreadable audio\tbroken\t" in listed and "whole" not in listed
+
+
 def test_strict_makes_faults_an_error(spoilt, tmp_path, capsys):
     flags = ["--data-dir", tmp_path / "data", "--strict", "true"]
     _fails(capsys, ["prepare", "aishell", "--corpus-dir", spoilt, *flags], r"`--strict`: 7 problems:")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import NamedTuple
@@ -127,7 +128,52 @@ def test_two_processes_train_one_model(world, tmp_path):
     flags = ["--world-size", "2", "--num-epochs", "1", "--master-port", "12399", "--exp-dir", str(tmp_path)]
     assert main([*world.train, *flags]) == 0
     assert load_checkpoint(tmp_path / "epoch-0.pt").provenance["train_loss"] > 0
-    assert len(list((tmp_path / "log").glob("log-train-*-[01]"))) == 2
+    logs = [path.read_text() for path in sorted((tmp_path / "log").glob("log-train-*-[01]"))]
+    # the same weights see the same dev set and come to the same loss; the same learning rate in every batch
+    for pattern in (r"validation: loss=\S+", r"learning rate: [\d.e-]+"):
+        found = [re.findall(pattern, log) for log in logs]
+        assert found[0] == found[1] != []
+
+
+def test_error_on_a_rank_is_one_line(world, tmp_path, capsys):
+    flags = ["--world-size", "2", "--master-port", "12398", "--exp-dir", str(tmp_path), "--max-utterance-s", "0.4"]
+    assert main([*world.train, *flags]) == 1
+    printed = capsys.readouterr().err.strip().splitlines()
+    assert printed[-1].startswith("transducer: error: 0 utterances are left for training, but 2 are the least:")
+
+
+def test_earlier_run_is_not_overwritten(world, capsys):
+    assert main([*world.train, "--exp-dir", str(world.exp)]) == 1
+    message = "holds epoch-1.pt of an earlier run; go on with `--start-epoch 2`, or choose another folder."
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--optimizer", "noam"], "`--optimizer` was adamw before; going on, it cannot become noam."),
+        (["--ctc-loss-scale", "0"], "`--ctc-loss-scale above 0` was True before; going on, it cannot become False."),
+        (["--num-layers", "2"], "epoch-1.pt holds a model of other sizes or tokens than asked for"),
+    ],
+)
+def test_resuming_with_other_options_is_refused(world, capsys, change, message):
+    flags = ["--exp-dir", str(world.exp), "--num-epochs", "3", "--start-epoch", "2"]
+    assert main([*world.train, *flags, *change]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_changed_corpus_is_prepared_anew(world, tmp_path, capsys):
+    corpus, data = tmp_path / "corpus", tmp_path / "data"
+    shutil.copytree(world.corpus, corpus)
+    command = ["prepare", "aishell", "--corpus-dir", str(corpus), "--data-dir", str(data), "--perturb-speed", "false"]
+    assert main(command) == 0
+    transcript = corpus / "data_aishell" / "transcript" / "aishell_transcript_v0.8.txt"
+    transcript.write_text(transcript.read_text(encoding="utf-8").replace("BAC009S0002W0121 ", "X "), encoding="utf-8")
+    capsys.readouterr()
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    assert "made anew, since these changed: transcripts" in printed and "1  text without audio (X" in printed
+    assert re.search(r"test\s+7 utterances", printed) and "skipping" not in printed
 
 
 @pytest.mark.parametrize(
