@@ -41,7 +41,7 @@ class Options:
 
     dir: Path = Path("demo")
     """Folder for corpus, prepared data, checkpoints, results and report."""
-    num_epochs: int = 7
+    num_epochs: int = 9
     """Epochs to train."""
     corpus: SyntheticConfig = field(default_factory=SyntheticConfig)
     num_jobs: int = os.cpu_count() or 1
@@ -119,8 +119,7 @@ def train_options(options: Options, data_dir: Path, exp_dir: Path, start_epoch: 
             peak_lr=2.5e-3,
             warm_step=300,
             ctc_loss_scale=0.5,
-            ctc_epochs=3,
-            valid_interval=10_000,  # at the end of each epoch only
+            ctc_epochs=4,
         ),
         data=DataConfig(
             manifest_dir=data_dir / "fbank",
