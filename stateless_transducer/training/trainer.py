@@ -102,7 +102,7 @@ class Trainer:
                     self._save(epoch, train_loss, valid_loss)
 
     def _train_epoch(self, epoch: int, display: TrainingDisplay | None) -> float:
-        """Nll a frame over the epoch, which is also the mean of the recent batches where it is shown."""
+        """One pass over the training set; returns the nll a frame over it, of all ranks."""
         self._sampler.set_epoch(epoch)
         self._objective.train()
         recent = _Mean(decay=1 - 1 / 200)
@@ -287,6 +287,9 @@ def load_resumable(config: TrainConfig, start_epoch: int) -> Checkpoint:
     checkpoint = load_checkpoint(path)
     if checkpoint.training_state is None:
         raise ValueError(f"{path} holds a model without its training state; training cannot go on with it.")
+    position = checkpoint.training_state["position"]
+    if position != {"epoch": start_epoch, "batch": 0}:
+        raise ValueError(f"{path} was another file: it goes on with epoch {position['epoch']}, not {start_epoch}.")
     return checkpoint
 
 

@@ -162,6 +162,12 @@ def test_resuming_with_other_options_is_refused(world, capsys, change, message):
     assert message in capsys.readouterr().err
 
 
+def test_renamed_checkpoint_is_not_gone_on_with(world, tmp_path, capsys):
+    shutil.copy(world.exp / "epoch-0.pt", tmp_path / "epoch-3.pt")
+    assert main([*world.train, "--exp-dir", str(tmp_path), "--num-epochs", "9", "--start-epoch", "4"]) == 1
+    assert "epoch-3.pt was another file: it goes on with epoch 1, not 4." in capsys.readouterr().err
+
+
 def test_changed_corpus_is_prepared_anew(world, tmp_path, capsys):
     corpus, data = tmp_path / "corpus", tmp_path / "data"
     shutil.copytree(world.corpus, corpus)
