@@ -13,7 +13,7 @@ def nll_by_enumeration(log_probs: Tensor, tokens: list[int], topology: str, blan
         log_probs: (T, U+1, V).
         tokens: U ids.
         topology: "standard": a symbol stays on its frame; "modified": it moves one frame on, and the last arc of a path
-            is a blank on the last frame.
+            is a blank on the last frame; "modified_open": the same, but the last frame may say the last token instead.
     """
     T, U = log_probs.shape[0], len(tokens)
     totals = []
@@ -25,8 +25,10 @@ def nll_by_enumeration(log_probs: Tensor, tokens: list[int], topology: str, blan
             walk(t + 1, u, total + log_probs[t, u, blank])
         if u < U and topology == "standard":
             walk(t, u + 1, total + log_probs[t, u, tokens[u]])
-        if u < U and topology == "modified" and t + 1 < T:
+        if u < U and topology != "standard" and t + 1 < T:
             walk(t + 1, u + 1, total + log_probs[t, u, tokens[u]])
+        if u == U - 1 and topology == "modified_open" and t == T - 1:
+            totals.append(total + log_probs[t, u, tokens[u]])
 
     walk(0, 0, torch.zeros((), dtype=log_probs.dtype))
     if not totals:

@@ -1,28 +1,70 @@
-"""Sum over all paths of a transducer lattice: the reference, in plain PyTorch.
+"""Sum over all paths of the lattices, and the share of it that runs through each arc, in plain PyTorch.
 
-Letters: N utterances, T encoder frames, U tokens (the lattice has U+1 rows of labels already said).
+Letters: N utterances, T encoder frames, U tokens (a lattice has U+1 rows of labels already said), M listed cells.
 
-A path walks from cell (0, 0) to cell (T-1, U) and leaves it by a blank. A blank moves one frame on; a symbol
-says the next token. In the *standard* topology (Graves 2012, arXiv 1211.3711) a symbol stays on its frame; in
-the *modified* one, optimized_transducer's definition, a symbol moves one frame on as well, so that a frame says
-one token at most, and T-1 >= U is needed.
-
-Both are one recursion over a clock d that each arc advances by one: d = t + u in the standard topology
-(anti-diagonals), d = t in the modified one (frames)::
+Every topology of `cells.py` is one recursion over a clock d that each arc advances by one::
 
     alpha[d, u] = logaddexp(alpha[d-1, u] + blank[d-1, u], alpha[d-1, u-1] + symbol[d-1, u-1])
 
-The work is done in float64: it is cheap beside the joiner, and long lattices lose digits in float32.
+beta, the log-probability of finishing from a cell, is the same recursion over the reversed lattice, so that both run
+side by side in one loop over clocks. The work is done in float64: it is cheap beside the joiner, and long lattices
+lose digits in float32.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-Topology = Literal["standard", "modified"]
+from stateless_transducer.ops.cells import Cells, Topology, list_cells
+
+
+class PathSums(NamedTuple):
+    """What the lattice knows after both passes."""
+
+    nll: Tensor
+    """(N,), float64: negative log of the summed probability of all paths; inf without a path, NaN if a score is."""
+    blank: Tensor
+    """(M,), float64, 0..1: share of that probability that runs through each cell's blank."""
+    symbol: Tensor
+    """(M,), float64, 0..1: the same for its symbol. Both are 0 where the nll is not finite."""
+
+
+def sum_over_paths(
+    cells: Cells, blank_scores: Tensor, symbol_scores: Tensor, *, has_occupations: bool = True
+) -> PathSums:
+    """Nll and arc occupations of each lattice.
+
+    Args:
+        cells: the list that the scores belong to.
+        blank_scores: (M,), log-probability of a blank in each cell.
+        symbol_scores: (M,), log-probability of the next token in each cell; anything where all are said.
+        has_occupations: whether to run the backward pass too; without, the occupations are empty.
+    """
+    blank, symbol = blank_scores.double(), symbol_scores.double()
+    symbol = symbol.masked_fill(cells.u == cells.token_lens[cells.n], -torch.inf)
+    # a NaN or inf would spread over its neighbours in memory: compute with something else and mark the utterance
+    is_bad = ~(blank + symbol < torch.inf)
+    is_spoilt = torch.zeros(len(cells.exits), device=blank.device).index_add_(0, cells.n, is_bad.float()) > 0
+    blank, symbol = blank.masked_fill(is_bad, 0), symbol.masked_fill_(is_bad, 0)
+
+    grid = _Grid(cells, is_two_way=has_occupations)
+    scores = _forward_scores(grid, blank, symbol)
+    log_like = scores[grid.exit_places]
+    nll = torch.where(is_spoilt, torch.nan, -log_like)
+    if grid.reversed_places is None:
+        return PathSums(nll, blank[:0], symbol[:0])
+    # come to the cell, take the arc, finish from where it leads; nothing counts where the nll is not finite
+    before = scores.index_select(0, grid.places)
+    before -= torch.where(nll.isfinite(), log_like, torch.inf).index_select(0, cells.n)
+    behind_blank = grid.reversed_places - grid.num_lines * grid.width
+    blank += before
+    blank += scores.index_select(0, behind_blank)
+    symbol += before
+    symbol += scores.index_select(0, behind_blank.sub_(1).clamp_(min=0))
+    return PathSums(nll, blank.exp_(), symbol.exp_())
 
 
 def lattice_nll(
@@ -40,108 +82,100 @@ def lattice_nll(
             utterance's own lengths may hold anything, NaN included.
         encoder_out_lens: (N,), 1 <= length <= T.
         token_lens: (N,), 0 <= length <= U.
-        topology: see the module's text.
+        topology: see `cells.py`.
 
     Returns:
         (N,), float64, differentiable once in both scores; infinite (with gradient zero) where no path exists.
     """
-    return _LatticeNll.apply(blank_scores, symbol_scores, encoder_out_lens, token_lens, topology)
+    _, T, num_rows = blank_scores.shape
+    cells = list_cells(encoder_out_lens, token_lens, T, topology, blank_scores.device)
+    symbol_scores = torch.nn.functional.pad(symbol_scores, (0, 1))
+    places = cells.frame * num_rows + cells.u
+    return NllOfScores.apply(cells, blank_scores.flatten()[places], symbol_scores.flatten()[places])
 
 
-class _LatticeNll(torch.autograd.Function):
+class NllOfScores(torch.autograd.Function):
+    """`sum_over_paths` as a differentiable function: cells and scores (M,) to nll (N,)."""
+
     @staticmethod
-    def forward(ctx, blank_scores, symbol_scores, encoder_out_lens, token_lens, topology):  # noqa: D102
-        blank, symbol = _valid_arcs(blank_scores, symbol_scores, encoder_out_lens, token_lens, topology)
-        end = encoder_out_lens - 1
-        if topology == "standard":
-            blank, symbol = _skew(blank), _skew(symbol)
-            end = end + token_lens
-        # (N, clocks, U+1) -> (clocks, N, U+1): one step of the clock is one slice
-        blank, symbol = blank.transpose(0, 1), symbol.transpose(0, 1)
-        alpha = _forward_scores(blank, symbol)
-        n = torch.arange(len(end), device=end.device)
-        log_like = alpha[end, n, token_lens] + blank[end, n, token_lens]
-        if any(ctx.needs_input_grad):
-            after = _scores_after(blank, symbol, end, token_lens)
-            # occupation of an arc: the share of all paths' probability that runs through it
-            has_path = (log_like != -torch.inf)[:, None]
-            before = torch.where(has_path[..., None].transpose(0, 1), alpha - log_like[:, None], -torch.inf)
-            blank_occupation = (before + blank + after).exp()
-            symbol_occupation = (before[..., :-1] + symbol[..., :-1] + after[..., 1:]).exp()
-            T = blank_scores.shape[1]
-            occupations = (blank_occupation.transpose(0, 1), symbol_occupation.transpose(0, 1))
-            if topology == "standard":
-                occupations = (_unskew(occupations[0], T), _unskew(occupations[1], T))
-            ctx.save_for_backward(*(each.to(blank_scores.dtype) for each in occupations))
-        return -log_like
+    def forward(ctx, cells, blank_scores, symbol_scores):  # noqa: D102
+        sums = sum_over_paths(cells, blank_scores, symbol_scores)
+        ctx.cells = cells
+        ctx.save_for_backward(sums.blank.to(blank_scores.dtype), sums.symbol.to(symbol_scores.dtype))
+        return sums.nll
 
     @staticmethod
     def backward(ctx, grad_nll):  # noqa: D102  # pyright: ignore[reportIncompatibleMethodOverride]
-        # create_graph=True: torch's own `once_differentiable` lets it pass where the incoming gradient is a constant
-        if torch.is_grad_enabled():
-            raise RuntimeError("The transducer loss is differentiable once; call backward without create_graph.")
-        scale = -grad_nll[:, None, None]
-        blank, symbol = (scale.to(each) * each for each in ctx.saved_tensors)
-        return blank, symbol, None, None, None
+        refuse_second_derivative()
+        scale = -grad_nll[ctx.cells.n]
+        return None, *(occupation * scale.to(occupation) for occupation in ctx.saved_tensors)
 
 
-def _valid_arcs(blank, symbol, encoder_out_lens, token_lens, topology) -> tuple[Tensor, Tensor]:
-    """Both (N, T, U+1), float64, -inf where an arc starts outside its utterance or leads out of it.
+def refuse_second_derivative() -> None:
+    """Raise RuntimeError in a backward pass that is itself recorded.
 
-    Only the blank of cell (T-1, U) leads out; the modified topology has no symbol on the last frame.
+    torch's own `once_differentiable` lets it pass where the incoming gradient is a constant.
     """
-    _, T, num_rows = blank.shape
-    t = torch.arange(T, device=blank.device)[:, None]
-    u = torch.arange(num_rows, device=blank.device)
-    in_time = t < encoder_out_lens[:, None, None]
-    blank_valid = in_time & (u <= token_lens[:, None, None])
-    may_say = in_time if topology == "standard" else t < encoder_out_lens[:, None, None] - 1
-    symbol_valid = may_say & (u < token_lens[:, None, None])
-    symbol = torch.nn.functional.pad(symbol.double(), (0, 1))
-    return (
-        torch.where(blank_valid, blank.double(), -torch.inf),
-        torch.where(symbol_valid, symbol, -torch.inf),
-    )
+    if torch.is_grad_enabled():
+        raise RuntimeError("The transducer loss is differentiable once; call backward without create_graph.")
 
 
-def _forward_scores(blank: Tensor, symbol: Tensor) -> Tensor:
-    """alpha, (clocks, N, U+1): log-probability of having come to a cell."""
-    alpha = torch.full_like(blank, -torch.inf)
-    alpha[0, :, 0] = 0
-    for d in range(1, len(alpha)):
-        stay = alpha[d - 1] + blank[d - 1]
-        move = alpha[d - 1] + symbol[d - 1]
-        alpha[d, :, 0] = stay[:, 0]
-        torch.logaddexp(stay[:, 1:], move[:, :-1], out=alpha[d, :, 1:])
-    return alpha
+class _Grid:
+    """Places of the cells in one flat array over (clock, line, column), in which both directions run side by side.
 
-
-def _scores_after(blank: Tensor, symbol: Tensor, end: Tensor, token_lens: Tensor) -> Tensor:
-    """(clocks, N, U+1): log-probability of finishing from the cell of the next clock, same u; that is beta[d+1].
-
-    The exit behind the last blank counts as such a cell, so that no arc is a special case.
+    Lattices are sorted by their exit clock, longest first, so that those that still run are a prefix. Each takes two
+    lines, forwards and reversed; the reversed one starts behind the exit and counts the tokens still to be said. One
+    way, each takes the first only. A spare column at the end of a line keeps its last symbol from running into the
+    next line.
     """
-    after = torch.full_like(blank, -torch.inf)
-    after[end, torch.arange(len(end), device=end.device), token_lens] = 0
-    for d in range(len(after) - 1, 0, -1):
-        beta = blank[d] + after[d]
-        beta[:, :-1] = torch.logaddexp(beta[:, :-1], symbol[d, :, :-1] + after[d, :, 1:])
-        after[d - 1] = torch.logaddexp(after[d - 1], beta)
-    return after
+
+    def __init__(self, cells: Cells, *, is_two_way: bool) -> None:
+        device = cells.frame.device
+        exits = torch.tensor(cells.exits)
+        order = exits.argsort(descending=True, stable=True)
+        line = torch.empty_like(order)
+        lines_each = 2 if is_two_way else 1
+        line[order] = lines_each * torch.arange(len(order))
+        self.num_clocks, self.num_lines, self.width = (
+            int(exits.max()) + 1,
+            lines_each * len(exits),
+            cells.max_tokens + 2,
+        )
+        # how many values still change at each clock
+        self.active = (lines_each * self.width * (exits >= torch.arange(self.num_clocks)[:, None]).sum(1)).tolist()
+        exits, line = exits.to(device, non_blocking=True), line.to(device, non_blocking=True)
+        clock_size = self.num_lines * self.width
+        self.exit_places = exits * clock_size + line * self.width + cells.token_lens
+        t = torch.arange(cells.num_frames, device=device)
+        frame_places = (t * clock_size + (line * self.width)[:, None]).flatten()
+        u_places = cells.u * (clock_size + 1 if cells.topology == "standard" else 1)
+        self.places = frame_places.index_select(0, cells.frame).add_(u_places)
+        """(M,): where each cell lies, forwards."""
+        self.reversed_places = None
+        """(M,): where each cell lies, reversed; None one way."""
+        if not is_two_way:
+            return
+        # the exit lies at the start of its reversed line, and both directions count the same way from there
+        sums = self.exit_places + (line + 1) * self.width
+        self.reversed_places = sums.index_select(0, cells.n).sub_(self.places)
 
 
-def _skew(scores: Tensor) -> Tensor:
-    """(N, T, U+1) -> (N, T+U, U+1), where row d holds the cells with t + u = d, and -inf elsewhere."""
-    N, T, num_rows = scores.shape
-    skewed = scores.new_full((N, T + num_rows - 1, num_rows), -torch.inf)
-    t = torch.arange(T, device=scores.device)[:, None]
-    u = torch.arange(num_rows, device=scores.device)
-    skewed[:, t + u, u] = scores
-    return skewed
-
-
-def _unskew(skewed: Tensor, T: int) -> Tensor:
-    """(N, T+U, C) -> (N, T, C): the inverse of `_skew`."""
-    t = torch.arange(T, device=skewed.device)[:, None]
-    u = torch.arange(skewed.shape[2], device=skewed.device)
-    return skewed[:, t + u, u]
+def _forward_scores(grid: _Grid, blank: Tensor, symbol: Tensor) -> Tensor:
+    """Alpha of each cell at its place, and beta at its reversed place; flat, -inf where nothing comes by."""
+    clock_size = grid.num_lines * grid.width
+    stay = blank.new_full((grid.num_clocks * clock_size,), -torch.inf)
+    move = torch.full_like(stay, -torch.inf)
+    # an arc's score lies where the arc leads to: one clock on, and for a symbol one column on
+    behind_blank = grid.places + clock_size
+    stay[behind_blank], move[behind_blank + 1] = blank, symbol
+    if grid.reversed_places is not None:
+        stay[grid.reversed_places], move[grid.reversed_places] = blank, symbol
+    stay[:clock_size].view(-1, grid.width)[:, 0] = 0
+    stay, move = stay.view(grid.num_clocks, clock_size), move.view(grid.num_clocks, clock_size)
+    for d in range(1, grid.num_clocks):
+        active = grid.active[d]
+        before, by_blank, by_symbol = stay[d - 1], stay[d, :active], move[d, :active]
+        by_blank += before[:active]
+        by_symbol[1:] += before[: active - 1]
+        torch.logaddexp(by_blank, by_symbol, out=by_blank)
+    return stay.flatten()

@@ -18,7 +18,12 @@ SHAPES = {
     "unequal": ([(4, 2), (2, 1), (3, 3), (1, 0)], 5),
     "two-symbols": ([(4, 4), (3, 1)], 2),
 }
-TOPOLOGY = {None: "standard", 1: "modified"}
+TOPOLOGIES = {
+    "standard": {},
+    "modified": {"max_symbols_per_frame": 1},
+    "modified_open": {"max_symbols_per_frame": 1, "last_arc_is_blank": False},
+}
+EXACT = {"reference": {"impl": "reference"}, "chunked": {"impl": "chunked", "skip_below": 0.0}}
 
 
 def _problem(sizes, vocab_size, device, dtype=torch.float64, width=6):
@@ -55,12 +60,13 @@ def _gradients(nll, problem):
     return torch.autograd.grad(nll[nll.isfinite()].sum(), leaves)
 
 
-@pytest.mark.parametrize("max_symbols_per_frame", [None, 1])
+@pytest.mark.parametrize("topology", TOPOLOGIES)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_loss_and_gradients_equal_enumeration_of_paths(shape, max_symbols_per_frame, device):
+@pytest.mark.parametrize("impl", EXACT)
+def test_loss_and_gradients_equal_enumeration_of_paths(impl, shape, topology, device):
     problem = _problem(*SHAPES[shape], device)
-    ours = joint_transducer_loss(**problem, max_symbols_per_frame=max_symbols_per_frame)
-    truth = _by_enumeration(problem, TOPOLOGY[max_symbols_per_frame])
+    ours = joint_transducer_loss(**problem, **TOPOLOGIES[topology], **EXACT[impl], inf_is="inf")
+    truth = _by_enumeration(problem, topology)
     torch.testing.assert_close(ours, truth, rtol=1e-12, atol=1e-12)
     if not truth.requires_grad:  # no utterance has a path
         assert all((gradient == 0).all() for gradient in _gradients(ours, problem))
@@ -69,32 +75,32 @@ def test_loss_and_gradients_equal_enumeration_of_paths(shape, max_symbols_per_fr
         torch.testing.assert_close(mine, other, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("max_symbols_per_frame", [None, 1])
-def test_loss_with_another_blank_equals_enumeration(max_symbols_per_frame, device):
+@pytest.mark.parametrize("topology", TOPOLOGIES)
+def test_loss_with_another_blank_equals_enumeration(topology, device):
     problem = _problem([(4, 2), (3, 2)], 4, device)
     problem["tokens"] = torch.randint(0, 3, problem["tokens"].shape, device=device)
-    ours = joint_transducer_loss(**problem, blank=3, max_symbols_per_frame=max_symbols_per_frame)
-    truth = _by_enumeration(problem, TOPOLOGY[max_symbols_per_frame], blank=3)
+    ours = joint_transducer_loss(**problem, blank=3, **TOPOLOGIES[topology])
+    truth = _by_enumeration(problem, topology, blank=3)
     torch.testing.assert_close(ours, truth, rtol=1e-12, atol=1e-12)
 
 
 def test_loss_without_path_is_infinite_with_zero_gradient(device):
     problem = _problem([(2, 2), (3, 1)], 3, device)
-    ours = joint_transducer_loss(**problem, max_symbols_per_frame=1)
+    ours = joint_transducer_loss(**problem, max_symbols_per_frame=1, inf_is="inf")
     assert ours[0] == torch.inf and ours[1].isfinite()
     (gradient,) = torch.autograd.grad(ours.sum(), problem["encoder_out"])
     assert gradient.isfinite().all() and (gradient[0] == 0).all() and (gradient[1] != 0).any()
 
 
-@pytest.mark.parametrize("max_symbols_per_frame", [None, 1])
-def test_padding_changes_nothing(max_symbols_per_frame, device):
+@pytest.mark.parametrize("topology", TOPOLOGIES)
+def test_padding_changes_nothing(topology, device):
     problem = _problem([(5, 3), (7, 2)], 6, device)
-    alone = joint_transducer_loss(**problem, max_symbols_per_frame=max_symbols_per_frame)
+    alone = joint_transducer_loss(**problem, **TOPOLOGIES[topology])
     wide = dict(problem)
     for name, axes in (("encoder_out", (0, 0, 0, 3)), ("decoder_out", (0, 0, 0, 2))):
         wide[name] = torch.nn.functional.pad(problem[name].detach(), axes, value=float("nan"))
     wide["tokens"] = torch.nn.functional.pad(problem["tokens"], (0, 2), value=1)
-    padded = joint_transducer_loss(**wide, max_symbols_per_frame=max_symbols_per_frame)
+    padded = joint_transducer_loss(**wide, **TOPOLOGIES[topology])
     torch.testing.assert_close(padded, alone, rtol=0, atol=0)
 
 
@@ -106,16 +112,16 @@ def test_nan_stays_in_its_utterance(device):
     assert nll[0].isnan() and nll[1].isfinite()
 
 
-@pytest.mark.parametrize("max_symbols_per_frame", [None, 1])
-def test_float32_error_is_that_of_its_inputs(max_symbols_per_frame, device):
+@pytest.mark.parametrize("topology", TOPOLOGIES)
+def test_float32_error_is_that_of_its_inputs(topology, device):
     """The lattice in float64 adds nothing: what is left is the rounding of float32 logits."""
     exact = _problem([(60, 20), (41, 13)], 50, device, width=32)
     rounded = {k: v.detach().float().requires_grad_() if v.is_floating_point() else v for k, v in exact.items()}
     for name, value in rounded.items():
         if value.is_floating_point():
             exact[name] = value.detach().double().requires_grad_()
-    truth = joint_transducer_loss(**exact, max_symbols_per_frame=max_symbols_per_frame)
-    ours = joint_transducer_loss(**rounded, max_symbols_per_frame=max_symbols_per_frame)
+    truth = joint_transducer_loss(**exact, **TOPOLOGIES[topology])
+    ours = joint_transducer_loss(**rounded, **TOPOLOGIES[topology])
     torch.testing.assert_close(ours, truth, rtol=1e-6, atol=0)
     for mine, other in zip(_gradients(ours, rounded), _gradients(truth, exact), strict=True):
         assert (mine - other).norm() <= 1e-5 * other.norm()
@@ -162,7 +168,7 @@ BAD = {
     "too-many-tokens": (lambda p: p["token_lens"].__setitem__(1, 3), r"`token_lens` must be in 0..2, .* 3"),
     "token-outside": (lambda p: p["tokens"].__setitem__((0, 0), 5), r"`tokens` must be in 0..4, .* 5"),
     "blank-among-tokens": (lambda p: p["tokens"].__setitem__((0, 1), 0), r"`tokens` must not contain the blank \(0\)"),
-    "blank-outside": (lambda p: p.update(blank=5), r"`blank` must be in 0..4, but is 5"),
+    "blank-outside": (lambda p: p.update(blank=5), r"`blank` must be in -5..4, but is 5"),
     "float-lengths": (lambda p: p.update(token_lens=p["token_lens"].float()), "`token_lens` must be integer"),
     "two-symbols": (lambda p: p.update(max_symbols_per_frame=2), "`max_symbols_per_frame` must be None or 1, but is 2"),
     "implementation": (lambda p: p.update(impl="magic"), '`impl` must be .* but is "magic"'),

@@ -1,0 +1,115 @@
+"""What the doors of the losses refuse, by name.
+
+Letters: N utterances, T encoder frames, U tokens, V vocabulary with blank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from stateless_transducer.ops.cells import Topology, has_path
+
+InfIs = Literal["raise", "inf", "zero"]
+
+
+def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
+    """Raise ValueError unless the value is one of the choices."""
+    if value not in choices:
+        *most, last = (repr(choice).replace("'", '"') for choice in choices)
+        raise ValueError(f"`{name}` must be {', '.join(most)} or {last}, but is {value!r}.".replace("'", '"'))
+
+
+def check_shapes(wanted: Mapping[str, tuple[Tensor, tuple[int, ...]]]) -> None:
+    """Raise ValueError unless each named tensor has its shape."""
+    for name, (tensor, shape) in wanted.items():
+        if tuple(tensor.shape) != shape:
+            raise ValueError(f"`{name}` must have shape {shape}, but has {tuple(tensor.shape)}.")
+
+
+def check_floating(tensors: Mapping[str, Tensor]) -> None:
+    """Raise ValueError unless the named tensors hold floating-point numbers, all on one device."""
+    first_name, first = next(iter(tensors.items()))
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            raise ValueError(f"`{name}` must be floating-point, but is {tensor.dtype}.")
+        if tensor.device != first.device:
+            raise ValueError(f"`{name}` is on {tensor.device}, but `{first_name}` is on {first.device}.")
+
+
+def check_integers(name: str, values: Tensor, low: int, high: int) -> None:
+    """Raise ValueError unless the tensor holds integers within the bounds."""
+    if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
+        raise ValueError(f"`{name}` must be integer, but is {values.dtype}.")
+    if values.is_meta:
+        raise ValueError(f"`{name}` is on the meta device and holds no numbers.")
+    outside = (values < low) | (values > high)
+    if bool(outside.any()):
+        raise ValueError(f"`{name}` must be in {low}..{high}, but holds {values[outside].flatten()[0].item()}.")
+
+
+def checked_blank(blank: int, vocab_size: int) -> int:
+    """The blank as an id in 0..V-1; negative ones count from the end."""
+    if not -vocab_size <= blank < vocab_size:
+        raise ValueError(f"`blank` must be in {-vocab_size}..{vocab_size - 1}, but is {blank}.")
+    return blank % vocab_size
+
+
+def check_tokens(name: str, tokens: Tensor, lens_name: str, token_lens: Tensor, vocab_size: int, blank: int) -> Tensor:
+    """Raise ValueError unless the tokens that count are in the vocabulary and no blanks.
+
+    Args:
+        name: what the caller calls the tokens.
+        tokens: (N, U), padded with anything.
+        lens_name: what the caller calls the lengths.
+        token_lens: (N,).
+        vocab_size: V.
+        blank: id of the blank.
+
+    Returns:
+        (N, U), int64, with blanks for padding.
+    """
+    num_tokens = tokens.shape[1]
+    check_integers(lens_name, token_lens, 0, num_tokens)
+    used = torch.arange(num_tokens, device=tokens.device) < token_lens.to(tokens.device)[:, None]
+    padded = torch.where(used, tokens, blank)
+    check_integers(name, padded, 0, vocab_size - 1)
+    if bool((used & (padded == blank)).any()):
+        raise ValueError(f"`{name}` must not contain the blank ({blank}).")
+    return padded.long()
+
+
+def choose_topology(max_symbols_per_frame: int | None, last_arc_is_blank: bool) -> Topology:
+    """The lattice of two arguments that all doors share."""
+    check_choice("max_symbols_per_frame", max_symbols_per_frame, (None, 1))
+    if max_symbols_per_frame is None:
+        if not last_arc_is_blank:
+            raise ValueError(
+                "`last_arc_is_blank=False` is for the modified transducer only: set `max_symbols_per_frame=1`."
+            )
+        return "standard"
+    return "modified" if last_arc_is_blank else "modified_open"
+
+
+def check_paths(encoder_out_lens: Tensor, token_lens: Tensor, topology: Topology, inf_is: InfIs) -> None:
+    """Raise ValueError for utterances with more tokens than the frames can say, unless told what to do with them."""
+    check_choice("inf_is", inf_is, ("raise", "inf", "zero"))
+    possible = has_path(encoder_out_lens, token_lens.to(encoder_out_lens.device), topology)
+    if inf_is == "raise" and not bool(possible.all()):
+        need = "T - 1 >= U" if topology == "modified" else "T >= U"
+        named = [
+            f"{n} (T={int(encoder_out_lens[n])}, U={int(token_lens[n])})" for n in (~possible).nonzero()[:, 0].tolist()
+        ]
+        others = f" and {len(named) - 5} more" if len(named) > 5 else ""
+        raise ValueError(
+            f"The modified transducer needs {need}, which does not hold for utterance {', '.join(named[:5])}{others}. "
+            'Leave them out, or pass inf_is="inf" or "zero".'
+        )
+
+
+def finish_nll(nll: Tensor, inf_is: InfIs) -> Tensor:
+    """Put 0 for inf where that is wanted."""
+    return torch.where(nll == torch.inf, 0, nll) if inf_is == "zero" else nll

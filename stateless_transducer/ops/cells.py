@@ -1,0 +1,118 @@
+"""Which cells of the lattices lie on a path, as one flat list over the whole batch.
+
+Letters: N utterances, T encoder frames, U tokens (a lattice has U+1 rows of labels already said), M listed cells.
+
+Cell (t, u) stands on frame t with the first u tokens said. A path leaves cell (0, 0) and ends behind the last frame
+with all tokens said. The topologies:
+
+- ``"standard"`` (Graves 2012, arXiv 1211.3711): a blank moves one frame on, a symbol stays on its frame;
+- ``"modified"`` (optimized_transducer): a symbol moves one frame on as well, so that a frame says one token at most,
+  and the last arc of a path is a blank: T-1 >= U;
+- ``"modified_open"`` (k2, fast_rnnt): the same, but the last frame may say the last token: T >= U.
+
+Every arc advances a clock by one: t + u in the standard topology, t in the others.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Topology = Literal["standard", "modified", "modified_open"]
+
+
+@dataclass(frozen=True)
+class Cells:
+    """The cells that lie on a path, sorted by utterance, frame and token; all tensors on one device.
+
+    Utterance ``n`` and frame ``t`` are kept as one number, the row ``n * T + t`` of a padded (N, T, ...) tensor.
+    """
+
+    topology: Topology
+    num_frames: int
+    """T, of the padded tensors."""
+    max_tokens: int
+    """Most tokens of an utterance."""
+    exits: list[int]
+    """N clocks, those behind the last arc of each utterance."""
+    encoder_out_lens: Tensor
+    """(N,), int64."""
+    token_lens: Tensor
+    """(N,), int64."""
+    first_row: Tensor
+    """(N * T,), int64: the fewest tokens said on each frame."""
+    first_cell: Tensor
+    """(N * T + 1,), int64: place in the list of each frame's first cell, and M at the end."""
+    n: Tensor
+    """(M,), int64: utterance."""
+    frame: Tensor
+    """(M,), int64: n * T + t."""
+    u: Tensor
+    """(M,), int64: tokens said so far."""
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+
+def has_path(encoder_out_lens: Tensor, token_lens: Tensor, topology: Topology) -> Tensor:
+    """(N,), bool: whether a path of the topology says so many tokens in so many frames."""
+    if topology == "standard":
+        return torch.ones_like(token_lens, dtype=torch.bool)
+    return encoder_out_lens >= token_lens + (1 if topology == "modified" else 0)
+
+
+def list_cells(
+    encoder_out_lens: Tensor,
+    token_lens: Tensor,
+    num_frames: int,
+    topology: Topology,
+    device: torch.device,
+    band: tuple[Tensor, int] | None = None,
+) -> Cells:
+    """Cells of a batch that lie on a path.
+
+    Args:
+        encoder_out_lens: (N,), integer, 1..T. On the CPU, nothing waits for the device.
+        token_lens: (N,), integer, >= 0.
+        num_frames: T, of the padded tensors that the list points into.
+        topology: see the module's text.
+        device: where the list shall live.
+        band: starts (N, T) and a width: keep only ``start <= u < start + width``. Cells that the band cuts off
+            from a path stay listed.
+    """
+    # on the host: the number of cells must be known there to allocate them
+    lens, words = torch.stack([encoder_out_lens, token_lens]).cpu().long()
+    t = torch.arange(num_frames)
+    lens_, words_ = lens[:, None], words[:, None]
+    if topology == "standard":
+        low, high = torch.zeros(1, dtype=torch.int64), words_
+    else:
+        frames_left = lens_ - t - (1 if topology == "modified" else 0)
+        low, high = (words_ - frames_left).clamp(min=0), torch.minimum(t, words_)
+    if band is not None:
+        starts, width = band[0].cpu(), band[1]
+        low, high = torch.maximum(low, starts), torch.minimum(high, starts + width - 1)
+    low, high = low.expand(len(lens), num_frames), high.expand(len(lens), num_frames)
+    counts = torch.where(t < lens_, high - low + 1, 0).clamp(min=0).flatten()
+    first_cell = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
+    total = int(first_cell[-1])
+    first_row = low.flatten().to(device, non_blocking=True)
+    first_cell, counts = first_cell.to(device, non_blocking=True), counts.to(device, non_blocking=True)
+    frame = torch.repeat_interleave(torch.arange(len(counts), device=device), counts, output_size=total)
+    u = torch.arange(total, device=device) - (first_cell[:-1] - first_row)[frame]
+    return Cells(
+        topology=topology,
+        num_frames=num_frames,
+        max_tokens=int(words.max()),
+        exits=(lens + words if topology == "standard" else lens).tolist(),
+        encoder_out_lens=lens.to(device, non_blocking=True),
+        token_lens=words.to(device, non_blocking=True),
+        first_row=first_row,
+        first_cell=first_cell,
+        n=frame.div(num_frames, rounding_mode="floor"),
+        frame=frame,
+        u=u,
+    )
