@@ -19,9 +19,10 @@ _MODULES = {
     "Transcript": "serving.recognizer",
     "Transducer": "model.transducer",
     "build_model": "model.transducer",
-    "joint_transducer_loss": "ops.transducer_loss",
+    "joint_transducer_loss": "ops.joint_loss",
     "load_checkpoint": "checkpoint",
     "search": "decoding.search",
+    "transducer_loss": "ops.transducer_loss",
 }
 __all__ = ["__version__", *_MODULES]  # pyright: ignore[reportUnsupportedDunderAll]
 

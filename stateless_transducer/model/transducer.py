@@ -13,7 +13,7 @@ from stateless_transducer.model.config import ModelConfig
 from stateless_transducer.model.conformer import Conformer
 from stateless_transducer.model.decoder import StatelessDecoder
 from stateless_transducer.model.joiner import Joiner
-from stateless_transducer.ops.transducer_loss import joint_transducer_loss
+from stateless_transducer.ops.joint_loss import joint_transducer_loss
 
 
 class Transducer(nn.Module):

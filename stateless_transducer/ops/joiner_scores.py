@@ -17,10 +17,15 @@ import torch
 from torch import Tensor
 
 from stateless_transducer.ops.cells import Cells
-from stateless_transducer.ops.lattice import PathSums, refuse_second_derivative, sum_over_paths
-
-SMALLEST_EXPONENT = -60.0
-"""exp of less is taken as exp of this, 9e-27: products with it stay normal numbers, and denormal ones are slow."""
+from stateless_transducer.ops.lattice import refuse_second_derivative, sum_over_paths
+from stateless_transducer.ops.logit_scores import (
+    Occupied,
+    chunks,
+    logits_to_gradient_,
+    occupied_cells,
+    scores_of_logits,
+    wide_dtype,
+)
 
 
 class JoinerInputs(NamedTuple):
@@ -38,8 +43,17 @@ class JoinerInputs(NamedTuple):
     """(V,)."""
     blank: int
 
+    def chunks(self, num_cells: int) -> Iterator[slice]:
+        """Slices of the cells; each cell has a row of logits and four of the joiner's width at the most."""
+        V, D = self.weight.shape
+        return chunks(num_cells, V + 4 * D, self.weight.device)
+
+    def decoder_rows(self, n: Tensor, u: Tensor) -> Tensor:
+        """Rows of these cells in a flat (N * (U+1), ...) tensor."""
+        return n * self.decoder_out.shape[1] + u
+
     def hidden(self, frame: Tensor, row: Tensor) -> Tensor:
-        """(C, D) of the cells on these frames, n * T + t, and rows of the decoder, n * (U+1) + u."""
+        """(C, D) of the cells on these frames, n * T + t, and rows of the decoder."""
         encoder_out = self.encoder_out.flatten(0, 1).index_select(0, frame)
         hidden = encoder_out.to(wide_dtype(encoder_out.dtype))
         hidden += self.decoder_out.flatten(0, 1).index_select(0, row)
@@ -51,110 +65,41 @@ class JoinerInputs(NamedTuple):
         return logits.to(wide_dtype(logits.dtype))
 
 
-def wide_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype of sums over numbers of the given one: float32 at least."""
-    return torch.promote_types(dtype, torch.float32)
-
-
 def arc_scores(inputs: JoinerInputs, cells: Cells) -> tuple[Tensor, Tensor]:
     """Log-probability of the blank, (M,), and of the next token, (M,), in each cell; in float32 at least."""
     weight = inputs.weight
     blank_scores = torch.empty(len(cells), dtype=wide_dtype(weight.dtype), device=weight.device)
     symbol_scores = torch.empty_like(blank_scores)
-    rows = _decoder_rows(inputs, cells)
-    for chunk in _chunks(len(cells), weight):
-        logits = inputs.logits(inputs.hidden(cells.frame[chunk], rows[chunk]))
-        token = inputs.next_tokens.flatten()[rows[chunk]]
-        blank_scores[chunk], symbol_scores[chunk] = logits[:, inputs.blank], logits.gather(1, token[:, None])[:, 0]
-        largest = logits.amax(1, keepdim=True)
-        logits.sub_(largest).clamp_(min=SMALLEST_EXPONENT).exp_()
-        normaliser = logits.sum(1).log_().add_(largest[:, 0])
-        blank_scores[chunk] -= normaliser
-        symbol_scores[chunk] -= normaliser
+    for chunk in inputs.chunks(len(cells)):
+        row = inputs.decoder_rows(cells.n[chunk], cells.u[chunk])
+        logits = inputs.logits(inputs.hidden(cells.frame[chunk], row))
+        token = inputs.next_tokens.flatten()[row]
+        blank_scores[chunk], symbol_scores[chunk] = scores_of_logits(logits, inputs.blank, token)
     return blank_scores, symbol_scores
 
 
-class Occupied(NamedTuple):
-    """The cells that the backward pass visits, K of the M listed ones, and what runs through them."""
-
-    n: Tensor
-    """(K,), int64: utterance."""
-    frame: Tensor
-    """(K,), int64: row of encoder_out, n * T + t."""
-    row: Tensor
-    """(K,), int64: row of decoder_out, n * (U+1) + u."""
-    blank_score: Tensor
-    """(K,), log-probability of the blank: it gives the normaliser back."""
-    blank: Tensor
-    """(K,), occupation of the blank arc."""
-    symbol: Tensor
-    """(K,), occupation of the symbol arc."""
-
-
-def occupied_cells(
-    inputs: JoinerInputs, cells: Cells, blank_scores: Tensor, sums: PathSums, skip_below: float
-) -> Occupied:
-    """The cells that more than `skip_below` of the probability of all paths runs through.
-
-    Cells from which no path leads to the end carry nothing, nor do those of an utterance without a finite nll.
-    """
-    kept = (sums.blank + sums.symbol > skip_below).nonzero()[:, 0]
-    rows, dtype = _decoder_rows(inputs, cells), blank_scores.dtype
-    return Occupied(
-        n=cells.n[kept],
-        frame=cells.frame[kept],
-        row=rows[kept],
-        blank_score=blank_scores[kept],
-        blank=sums.blank[kept].to(dtype),
-        symbol=sums.symbol[kept].to(dtype),
-    )
-
-
 def joiner_gradients(inputs: JoinerInputs, occupied: Occupied, grad_nll: Tensor) -> tuple[Tensor, ...]:
-    """Gradients of ``(grad_nll * nll).sum()`` in encoder_out, decoder_out, weight and bias; in float32 at least.
-
-    With gamma the occupation of a cell, its logits have the gradient ``gamma * softmax(logits)``, less the occupation
-    of the blank at the blank, and less that of the symbol at the next token.
-    """
-    dtype = occupied.blank.dtype
+    """Gradients of ``(grad_nll * nll).sum()`` in encoder_out, decoder_out, weight and bias; in float32 at least."""
+    dtype, matmul_dtype = occupied.blank.dtype, inputs.weight.dtype
     encoder_grad, decoder_grad, weight_grad, bias_grad = (
         # not zeros_like: it would keep foreign strides, and a flattened view below would become a copy
         torch.zeros(each.shape, dtype=dtype, device=each.device)
         for each in (inputs.encoder_out, inputs.decoder_out, inputs.weight, inputs.bias)
     )
-    log_gamma = (occupied.blank + occupied.symbol).log_()
-    scale = grad_nll.to(dtype)
-    for chunk in _chunks(len(occupied.n), inputs.weight):
-        frame, row = occupied.frame[chunk], occupied.row[chunk]
-        hidden = inputs.hidden(frame, row)
-        grad = inputs.logits(hidden)
-        # gamma * exp(logit - normaliser), where blank_score = logit of the blank - normaliser
-        grad += (log_gamma[chunk] + occupied.blank_score[chunk] - grad[:, inputs.blank])[:, None]
-        grad.clamp_(min=SMALLEST_EXPONENT).exp_()
-        token = inputs.next_tokens.flatten()[row]
-        grad[:, inputs.blank] -= occupied.blank[chunk]
-        grad.scatter_add_(1, token[:, None], -occupied.symbol[chunk][:, None])
+    for chunk in inputs.chunks(len(occupied.n)):
+        n, frame, u, blank_score, blank, symbol = (each[chunk] for each in occupied)
+        row, scale = inputs.decoder_rows(n, u), grad_nll[n, None].to(dtype)
+        token, hidden = inputs.next_tokens.flatten()[row], inputs.hidden(frame, row)
+        grad = logits_to_gradient_(inputs.logits(hidden), inputs.blank, token, blank_score, blank, symbol)
         # the scale of the utterance enters where the matrices are narrow
-        row_scale = scale[occupied.n[chunk], None]
-        grad_ = grad.to(inputs.weight.dtype)
-        hidden_grad = (grad_ @ inputs.weight).to(dtype)
-        weight_grad += grad_.T @ (hidden * row_scale).to(grad_.dtype)
-        bias_grad += row_scale[:, 0] @ grad
-        hidden_grad *= row_scale * (1 - hidden * hidden)
+        bias_grad += scale[:, 0] @ grad
+        grad = grad.to(matmul_dtype)
+        weight_grad += grad.T @ (hidden * scale).to(matmul_dtype)
+        hidden_grad = (grad @ inputs.weight).to(dtype)
+        hidden_grad *= scale * (1 - hidden * hidden)
         encoder_grad.flatten(0, 1).index_add_(0, frame, hidden_grad)
         decoder_grad.flatten(0, 1).index_add_(0, row, hidden_grad)
     return encoder_grad, decoder_grad, weight_grad, bias_grad
-
-
-def _decoder_rows(inputs: JoinerInputs, cells: Cells) -> Tensor:
-    return cells.n * inputs.decoder_out.shape[1] + cells.u
-
-
-def _chunks(num_cells: int, weight: Tensor) -> Iterator[slice]:
-    """Slices of so many cells that their logits fit the caches of a CPU, or fill a GPU."""
-    budget = 2**28 if weight.is_cuda else 2**23
-    size = min(max(budget // (4 * len(weight)), 256), 2**16)
-    return (slice(start, start + size) for start in range(0, num_cells, size))
 
 
 class JointOptions(NamedTuple):
@@ -177,7 +122,7 @@ class NllOfJoiner(torch.autograd.Function):
         blank_scores, symbol_scores = arc_scores(inputs, cells)
         sums = sum_over_paths(cells, blank_scores, symbol_scores, has_occupations=options.has_backward)
         if options.has_backward:
-            occupied = occupied_cells(inputs, cells, blank_scores, sums, options.skip_below)
+            occupied = occupied_cells(cells, blank_scores, sums, options.skip_below)
             ctx.save_for_backward(encoder_out, decoder_out, weight, bias, *occupied)
             ctx.options = options
         return sums.nll

@@ -43,12 +43,15 @@ def sum_over_paths(
         symbol_scores: (M,), log-probability of the next token in each cell; anything where all are said.
         has_occupations: whether to run the backward pass too; without, the occupations are empty.
     """
-    blank, symbol = blank_scores.double(), symbol_scores.double()
-    symbol = symbol.masked_fill(cells.u == cells.token_lens[cells.n], -torch.inf)
-    # a NaN or inf would spread over its neighbours in memory: compute with something else and mark the utterance
+    # copies, since they are worked on in place
+    blank, symbol = blank_scores.to(torch.float64, copy=True), symbol_scores.double()
+    symbol = symbol.masked_fill(cells.u == cells.token_lens.index_select(0, cells.n), -torch.inf)
     is_bad = ~(blank + symbol < torch.inf)
-    is_spoilt = torch.zeros(len(cells.exits), device=blank.device).index_add_(0, cells.n, is_bad.float()) > 0
-    blank, symbol = blank.masked_fill(is_bad, 0), symbol.masked_fill_(is_bad, 0)
+    is_spoilt = torch.zeros_like(cells.token_lens, dtype=torch.bool)
+    if bool(is_bad.any()):
+        # NaN or inf would spread over its neighbours in memory: compute with something else and mark the utterance
+        blank, symbol = blank.masked_fill(is_bad, 0), symbol.masked_fill(is_bad, 0)
+        is_spoilt[cells.n[is_bad]] = True
 
     grid = _Grid(cells, is_two_way=has_occupations)
     scores = _forward_scores(grid, blank, symbol)
@@ -59,7 +62,7 @@ def sum_over_paths(
     # come to the cell, take the arc, finish from where it leads; nothing counts where the nll is not finite
     before = scores.index_select(0, grid.places)
     before -= torch.where(nll.isfinite(), log_like, torch.inf).index_select(0, cells.n)
-    behind_blank = grid.reversed_places - grid.num_lines * grid.width
+    behind_blank = grid.reversed_places - grid.clock_size
     blank += before
     blank += scores.index_select(0, behind_blank)
     symbol += before
@@ -121,61 +124,59 @@ def refuse_second_derivative() -> None:
 
 
 class _Grid:
-    """Places of the cells in one flat array over (clock, line, column), in which both directions run side by side.
+    """Places of the cells in one flat array over (line, clock, column), in which both directions run side by side.
 
     Lattices are sorted by their exit clock, longest first, so that those that still run are a prefix. Each takes two
     lines, forwards and reversed; the reversed one starts behind the exit and counts the tokens still to be said. One
-    way, each takes the first only. A spare column at the end of a line keeps its last symbol from running into the
-    next line.
+    way, each takes the first only. A column behind the last token takes what its symbol would lead to.
     """
 
     def __init__(self, cells: Cells, *, is_two_way: bool) -> None:
         device = cells.frame.device
         exits = torch.tensor(cells.exits)
         order = exits.argsort(descending=True, stable=True)
-        line = torch.empty_like(order)
-        lines_each = 2 if is_two_way else 1
+        line, lines_each = torch.empty_like(order), 2 if is_two_way else 1
         line[order] = lines_each * torch.arange(len(order))
-        self.num_clocks, self.num_lines, self.width = (
-            int(exits.max()) + 1,
-            lines_each * len(exits),
-            cells.max_tokens + 2,
-        )
-        # how many values still change at each clock
-        self.active = (lines_each * self.width * (exits >= torch.arange(self.num_clocks)[:, None]).sum(1)).tolist()
+        self.shape = (lines_each * len(exits), int(exits.max()) + 1, cells.max_tokens + 2)
+        self.clock_size = self.shape[2]
+        # lines that still run at each clock
+        self.running = (lines_each * (exits >= torch.arange(self.shape[1])[:, None]).sum(1)).tolist()
         exits, line = exits.to(device, non_blocking=True), line.to(device, non_blocking=True)
-        clock_size = self.num_lines * self.width
-        self.exit_places = exits * clock_size + line * self.width + cells.token_lens
+        line_size = self.shape[1] * self.shape[2]
+        self.exit_places = line * line_size + exits * self.clock_size + cells.token_lens
         t = torch.arange(cells.num_frames, device=device)
-        frame_places = (t * clock_size + (line * self.width)[:, None]).flatten()
-        u_places = cells.u * (clock_size + 1 if cells.topology == "standard" else 1)
+        frame_places = (t * self.clock_size + (line * line_size)[:, None]).flatten()
+        u_places = cells.u * (self.clock_size + 1 if cells.topology == "standard" else 1)
         self.places = frame_places.index_select(0, cells.frame).add_(u_places)
         """(M,): where each cell lies, forwards."""
         self.reversed_places = None
         """(M,): where each cell lies, reversed; None one way."""
-        if not is_two_way:
-            return
-        # the exit lies at the start of its reversed line, and both directions count the same way from there
-        sums = self.exit_places + (line + 1) * self.width
-        self.reversed_places = sums.index_select(0, cells.n).sub_(self.places)
+        if is_two_way:
+            # the exit lies at the start of its reversed line, and both directions count the same way from there
+            sums = self.exit_places + (line + 1) * line_size
+            self.reversed_places = sums.index_select(0, cells.n).sub_(self.places)
 
 
 def _forward_scores(grid: _Grid, blank: Tensor, symbol: Tensor) -> Tensor:
-    """Alpha of each cell at its place, and beta at its reversed place; flat, -inf where nothing comes by."""
-    clock_size = grid.num_lines * grid.width
-    stay = blank.new_full((grid.num_clocks * clock_size,), -torch.inf)
+    """alpha of each cell at its place, and beta at its reversed place; flat, -inf where nothing comes by."""
+    stay = blank.new_full(grid.shape, -torch.inf)
     move = torch.full_like(stay, -torch.inf)
     # an arc's score lies where the arc leads to: one clock on, and for a symbol one column on
-    behind_blank = grid.places + clock_size
-    stay[behind_blank], move[behind_blank + 1] = blank, symbol
+    behind_blank = grid.places + grid.clock_size
+    stay.view(-1).scatter_(0, behind_blank, blank)
+    move.view(-1).scatter_(0, behind_blank.add_(1), symbol)
     if grid.reversed_places is not None:
-        stay[grid.reversed_places], move[grid.reversed_places] = blank, symbol
-    stay[:clock_size].view(-1, grid.width)[:, 0] = 0
-    stay, move = stay.view(grid.num_clocks, clock_size), move.view(grid.num_clocks, clock_size)
-    for d in range(1, grid.num_clocks):
-        active = grid.active[d]
-        before, by_blank, by_symbol = stay[d - 1], stay[d, :active], move[d, :active]
-        by_blank += before[:active]
-        by_symbol[1:] += before[: active - 1]
-        torch.logaddexp(by_blank, by_symbol, out=by_blank)
-    return stay.flatten()
+        stay.view(-1).scatter_(0, grid.reversed_places, blank)
+        move.view(-1).scatter_(0, grid.reversed_places, symbol)
+    stay[:, 0, 0] = 0
+    stays, moves = stay.unbind(1), move.unbind(1)
+    for d in range(1, grid.shape[1]):
+        # no more tokens are said than arcs were taken
+        running, columns = grid.running[d], min(d + 1, grid.shape[2])
+        before, by_blank = stays[d - 1][:running, :columns], stays[d][:running, :columns]
+        by_symbol = moves[d][:running, 1:columns]
+        by_blank += before
+        by_symbol += before[:, :-1]
+        said_some = by_blank[:, 1:]
+        torch.logaddexp(said_some, by_symbol, out=said_some)
+    return stay.view(-1)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from oracle import nll_by_enumeration
 
+from stateless_transducer.ops.joint_loss import joint_transducer_loss
 from stateless_transducer.ops.lattice import lattice_nll
-from stateless_transducer.ops.transducer_loss import joint_transducer_loss
 
 # (encoder frames, tokens) of each utterance, vocabulary
 SHAPES = {

@@ -1,0 +1,153 @@
+"""Joiner and transducer loss in one: the public door.
+
+Letters: N utterances, T encoder frames, U tokens, V vocabulary with blank, D joiner width.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from stateless_transducer.ops.arguments import (
+    InfIs,
+    check_choice,
+    check_floating,
+    check_integers,
+    check_paths,
+    check_shapes,
+    check_tokens,
+    checked_blank,
+    choose_topology,
+    finish_nll,
+)
+from stateless_transducer.ops.cells import list_cells
+from stateless_transducer.ops.joiner_scores import JointOptions, NllOfJoiner
+from stateless_transducer.ops.lattice import lattice_nll
+
+Implementation = Literal["auto", "reference", "chunked"]
+
+
+def joint_transducer_loss(
+    encoder_out: Tensor,
+    encoder_out_lens: Tensor,
+    decoder_out: Tensor,
+    tokens: Tensor,
+    token_lens: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    *,
+    blank: int = 0,
+    max_symbols_per_frame: Literal[1] | None = None,
+    last_arc_is_blank: bool = True,
+    impl: Implementation = "auto",
+    skip_below: float = 1e-6,
+    inf_is: InfIs = "raise",
+) -> Tensor:
+    """Joiner and transducer loss in one: ``-log P(tokens | encoder_out)`` of each utterance.
+
+    The logits of cell (t, u) are ``tanh(encoder_out[t] + decoder_out[u]) @ weight.T + bias``; they are never held all
+    at once. Log-sums are kept in float32 at least and the lattice in float64, whatever autocast says. Under autocast
+    the matrix products are in its dtype; on CPUs that would have to emulate it, in float32.
+
+    Args:
+        encoder_out: (N, T, D), padded with anything.
+        encoder_out_lens: (N,), integer, 1..T.
+        decoder_out: (N, U+1, D): row u has seen the first u tokens.
+        tokens: (N, U), integer, without blanks, padded with anything.
+        token_lens: (N,), integer, 0..U.
+        weight: (V, D).
+        bias: (V,).
+        blank: id of the blank; negative counts from V.
+        max_symbols_per_frame: None is the standard transducer (Graves 2012, arXiv 1211.3711); 1 is the modified one,
+            where a symbol moves one frame on too.
+        last_arc_is_blank: of the modified transducer only: True is optimized_transducer's definition, where the last
+            frame says a blank (T-1 >= U); False is k2's, where it may say the last token (T >= U).
+        impl: ``"reference"`` holds all (N, T, U+1, V) logits; ``"chunked"`` some MiB of them at a time, on any device;
+            ``"auto"`` is ``"chunked"``.
+        skip_below: the backward pass leaves out cells that a smaller share of all paths' probability runs through
+            (docs/loss.md bounds the error); 0 leaves nothing out. The reference does not use it.
+        inf_is: what an utterance without a path becomes: ``"raise"`` names it in a ValueError; ``"inf"`` and
+            ``"zero"`` give that number, with gradient zero.
+
+    Lengths and tokens may be on the CPU while the rest is on a GPU; then nothing waits for the GPU here.
+
+    Returns:
+        (N,), float64, differentiable once in encoder_out, decoder_out, weight and bias. NaN among the logits of an
+        utterance makes its nll NaN, with gradient zero, and leaves the others unharmed.
+
+    Raises:
+        ValueError: a shape, dtype, device, length, token or option is outside its bounds.
+    """
+    topology = choose_topology(max_symbols_per_frame, last_arc_is_blank)
+    check_choice("impl", impl, ("auto", "reference", "chunked"))
+    if encoder_out.dim() != 3 or 0 in encoder_out.shape:
+        raise ValueError(f"`encoder_out` must be (N, T, D), none of them 0, but has shape {tuple(encoder_out.shape)}.")
+    if tokens.dim() != 2:
+        raise ValueError(f"`tokens` must be (N, U), but has shape {tuple(tokens.shape)}.")
+    (N, T, D), U, V = encoder_out.shape, tokens.shape[1], len(weight)
+    check_shapes(
+        {
+            "decoder_out": (decoder_out, (N, U + 1, D)),
+            "tokens": (tokens, (N, U)),
+            "encoder_out_lens": (encoder_out_lens, (N,)),
+            "token_lens": (token_lens, (N,)),
+            "weight": (weight, (V, D)),
+            "bias": (bias, (V,)),
+        }
+    )
+    check_floating({"encoder_out": encoder_out, "decoder_out": decoder_out, "weight": weight, "bias": bias})
+    blank = checked_blank(blank, V)
+    check_integers("encoder_out_lens", encoder_out_lens, 1, T)
+    tokens = check_tokens("tokens", tokens, "token_lens", token_lens, V, blank)
+    check_paths(encoder_out_lens, token_lens, topology, inf_is)
+    if not 0 <= skip_below < 1:
+        raise ValueError(f"`skip_below` must be in 0..1, but is {skip_below}.")
+
+    device = encoder_out.device
+    tokens = tokens.to(device)
+    if impl == "reference":
+        hidden = torch.tanh(encoder_out[:, :, None] + decoder_out[:, None])  # (N, T, U+1, D)
+        logits = torch.nn.functional.linear(hidden, weight, bias)
+        blank_scores, symbol_scores = _arc_scores(logits, tokens, blank)
+        nll = lattice_nll(blank_scores, symbol_scores, encoder_out_lens, token_lens, topology)
+    else:
+        cells = list_cells(encoder_out_lens, token_lens, T, topology, device)
+        leaves = (encoder_out, decoder_out, weight, bias)
+        options = JointOptions(
+            next_tokens=torch.nn.functional.pad(tokens, (0, 1), value=blank),
+            blank=blank,
+            dtype=_matmul_dtype(encoder_out, weight),
+            skip_below=skip_below,
+            has_backward=torch.is_grad_enabled() and any(each.requires_grad for each in leaves),
+        )
+        with torch.autocast(device.type, enabled=False):
+            nll = NllOfJoiner.apply(cells, options, *leaves)
+    return finish_nll(nll, inf_is)
+
+
+def _matmul_dtype(encoder_out: Tensor, weight: Tensor) -> torch.dtype:
+    """Autocast's where it is on; but float32 for half precision on a CPU that would have to emulate it."""
+    device = encoder_out.device.type
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+    else:
+        dtype = torch.promote_types(encoder_out.dtype, weight.dtype)
+    if device == "cpu" and dtype in (torch.float16, torch.bfloat16):
+        capabilities = torch.cpu.get_capabilities()
+        names = {torch.bfloat16: ("avx512_bf16", "amx_bf16"), torch.float16: ("amx_fp16",)}[dtype]
+        if not any(capabilities.get(name, False) for name in names):
+            return torch.float32
+    return dtype
+
+
+def _arc_scores(logits: Tensor, tokens: Tensor, blank: int) -> tuple[Tensor, Tensor]:
+    """Log-probability of the blank, (N, T, U+1), and of the next token, (N, T, U), in float32 at least."""
+    N, T, _, _ = logits.shape
+    if logits.dtype in (torch.float16, torch.bfloat16):
+        logits = logits.float()
+    normaliser = logits.logsumexp(-1)
+    index = tokens[:, None, :, None].expand(N, T, -1, 1)
+    symbol = logits[:, :, :-1].gather(3, index).squeeze(3)
+    return logits[..., blank] - normaliser, symbol - normaliser[:, :, :-1]

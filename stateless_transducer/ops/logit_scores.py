@@ -1,0 +1,154 @@
+"""From logits to the scores of arcs and back, cell by cell; and the loss of logits that the caller holds.
+
+Letters: N utterances, T encoder frames, U tokens, V vocabulary, M listed cells, C cells of a chunk, R rows of logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from stateless_transducer.ops.cells import Cells
+from stateless_transducer.ops.lattice import PathSums, refuse_second_derivative, sum_over_paths
+
+SMALLEST_EXPONENT = -60.0
+"""exp of less is taken as exp of this, 9e-27: products with it stay normal numbers, and denormal ones are slow."""
+
+
+def wide_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of sums over numbers of the given one: float32 at least."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def chunks(num_cells: int, numbers_per_cell: int, device: torch.device) -> Iterator[slice]:
+    """Slices of so many cells that their numbers stay near a CPU's caches, or fill a GPU."""
+    budget = 2**28 if device.type == "cuda" else 3 * 2**20
+    size = min(max(budget // numbers_per_cell, 256), 2**16)
+    return (slice(start, start + size) for start in range(0, num_cells, size))
+
+
+def scores_of_logits(logits: Tensor, blank: int, next_tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of the blank and of the next token, (C,) each. The logits, (C, V), are used up."""
+    blank_logit, symbol_logit = logits[:, blank].clone(), logits.gather(1, next_tokens[:, None])[:, 0]
+    largest = logits.amax(1, keepdim=True)
+    logits.sub_(largest).clamp_(min=SMALLEST_EXPONENT).exp_()
+    normaliser = logits.sum(1).log_().add_(largest[:, 0])
+    return blank_logit.sub_(normaliser), symbol_logit.sub_(normaliser)
+
+
+class Occupied(NamedTuple):
+    """The cells that the backward pass visits, K of the M listed ones, and what runs through them."""
+
+    n: Tensor
+    """(K,), int64: utterance."""
+    frame: Tensor
+    """(K,), int64: row n * T + t of a padded (N, T, ...) tensor."""
+    u: Tensor
+    """(K,), int64: tokens said so far."""
+    blank_score: Tensor
+    """(K,), log-probability of the blank: it gives the normaliser back."""
+    blank: Tensor
+    """(K,), occupation of the blank arc."""
+    symbol: Tensor
+    """(K,), occupation of the symbol arc."""
+
+
+def occupied_cells(cells: Cells, blank_scores: Tensor, sums: PathSums, skip_below: float) -> Occupied:
+    """The cells that more than `skip_below` of the probability of all paths runs through.
+
+    Cells from which no path leads to the end carry nothing, nor do those of an utterance without a finite nll.
+    """
+    kept = (sums.blank + sums.symbol > skip_below).nonzero()[:, 0]
+    dtype = blank_scores.dtype
+    return Occupied(
+        n=cells.n[kept],
+        frame=cells.frame[kept],
+        u=cells.u[kept],
+        blank_score=blank_scores[kept],
+        blank=sums.blank[kept].to(dtype),
+        symbol=sums.symbol[kept].to(dtype),
+    )
+
+
+def logits_to_gradient_(
+    logits: Tensor, blank: int, next_tokens: Tensor, blank_scores: Tensor, blank_share: Tensor, symbol_share: Tensor
+) -> Tensor:
+    """Gradient of the nll in the logits, (C, V), in their place.
+
+    It is the cell's occupation times their softmax, less the occupation of the blank arc at the blank, and less that
+    of the symbol arc at the next token.
+
+    Args:
+        logits: (C, V), the values that gave the scores.
+        blank: id of the blank.
+        next_tokens: (C,), int64.
+        blank_scores: (C,), log-probability of the blank.
+        blank_share: (C,), occupation of the blank arc; the cell's, together with `symbol_share`, is above 0.
+        symbol_share: (C,), occupation of the symbol arc.
+    """
+    log_gamma = (blank_share + symbol_share).log_()
+    # gamma * exp(logit - normaliser), where blank_score = logit of the blank - normaliser
+    logits += (log_gamma + blank_scores - logits[:, blank])[:, None]
+    logits.clamp_(min=SMALLEST_EXPONENT).exp_()
+    logits[:, blank] -= blank_share
+    return logits.scatter_add_(1, next_tokens[:, None], -symbol_share[:, None])
+
+
+class LogitRows(NamedTuple):
+    """Where the logits of the cells lie in a matrix of R rows, and what the rows wait for."""
+
+    first: Tensor
+    """(N,), int64: row of cell (0, 0)."""
+    stride: Tensor
+    """(N,), int64: rows from frame to frame."""
+    next_tokens: Tensor
+    """(N, U+1), int64; anything valid behind the last."""
+    blank: int
+    is_normalised: bool
+    """Whether the logits are log-probabilities already."""
+
+    def of(self, num_frames: int, n: Tensor, frame: Tensor, u: Tensor) -> Tensor:
+        """(C,): rows of these cells."""
+        return self.first[n] + (frame % num_frames) * self.stride[n] + u
+
+
+class NllOfLogits(torch.autograd.Function):
+    """Cells, rows and logits (R, V) to nll (N,), float64."""
+
+    @staticmethod
+    def forward(ctx, cells, rows, has_backward, logits):  # noqa: D102
+        blank_scores = torch.empty(len(cells), dtype=wide_dtype(logits.dtype), device=logits.device)
+        symbol_scores = torch.empty_like(blank_scores)
+        for chunk in chunks(len(cells), logits.shape[1], logits.device):
+            n, u = cells.n[chunk], cells.u[chunk]
+            row, token = rows.of(cells.num_frames, n, cells.frame[chunk], u), rows.next_tokens[n, u]
+            if rows.is_normalised:
+                blank_scores[chunk], symbol_scores[chunk] = logits[row, rows.blank], logits[row, token]
+            else:
+                own = logits.index_select(0, row).to(blank_scores.dtype)
+                blank_scores[chunk], symbol_scores[chunk] = scores_of_logits(own, rows.blank, token)
+        sums = sum_over_paths(cells, blank_scores, symbol_scores, has_occupations=has_backward)
+        if has_backward:
+            ctx.rows, ctx.num_frames = rows, cells.num_frames
+            ctx.save_for_backward(logits, *occupied_cells(cells, blank_scores, sums, skip_below=0.0))
+        return sums.nll
+
+    @staticmethod
+    def backward(ctx, grad_nll):  # noqa: D102  # pyright: ignore[reportIncompatibleMethodOverride]
+        refuse_second_derivative()
+        logits, occupied, rows = ctx.saved_tensors[0], Occupied(*ctx.saved_tensors[1:]), ctx.rows
+        gradient = torch.zeros_like(logits)
+        for chunk in chunks(len(occupied.n), logits.shape[1], logits.device):
+            n, frame, u, blank_score, blank, symbol = (each[chunk] for each in occupied)
+            row, token, scale = rows.of(ctx.num_frames, n, frame, u), rows.next_tokens[n, u], grad_nll[n].to(blank)
+            if rows.is_normalised:
+                gradient[row, rows.blank] -= (blank * scale).to(gradient.dtype)
+                gradient[row, token] -= (symbol * scale).to(gradient.dtype)
+            else:
+                own = logits.index_select(0, row).to(blank.dtype)
+                logits_to_gradient_(own, rows.blank, token, blank_score, blank, symbol).mul_(scale[:, None])
+                gradient[row] = own.to(gradient.dtype)
+        return None, None, None, gradient
