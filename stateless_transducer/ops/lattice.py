@@ -158,7 +158,7 @@ class _Grid:
 
 
 def _forward_scores(grid: _Grid, blank: Tensor, symbol: Tensor) -> Tensor:
-    """alpha of each cell at its place, and beta at its reversed place; flat, -inf where nothing comes by."""
+    """Alpha of each cell at its place, and beta at its reversed place; flat, -inf where nothing comes by."""
     stay = blank.new_full(grid.shape, -torch.inf)
     move = torch.full_like(stay, -torch.inf)
     # an arc's score lies where the arc leads to: one clock on, and for a symbol one column on
