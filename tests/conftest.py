@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 import torch
+
+
+def pytest_configure(config):
+    if config.getoption("--device") == "cpu":
+        # before Triton is imported: its kernels then run on the CPU, in Python
+        os.environ["TRITON_INTERPRET"] = "1"
 
 
 def pytest_addoption(parser):

@@ -36,16 +36,24 @@ def check_floating(tensors: Mapping[str, Tensor]) -> None:
     for name, tensor in tensors.items():
         if not tensor.is_floating_point():
             raise ValueError(f"`{name}` must be floating-point, but is {tensor.dtype}.")
+        if tensor.is_meta:
+            raise ValueError(f"`{name}` is on the meta device and holds no numbers.")
         if tensor.device != first.device:
             raise ValueError(f"`{name}` is on {tensor.device}, but `{first_name}` is on {first.device}.")
 
 
-def check_integers(name: str, values: Tensor, low: int, high: int) -> None:
-    """Raise ValueError unless the tensor holds integers within the bounds."""
+def _integers(name: str, values: Tensor) -> Tensor:
+    """The tensor as int64, since narrower ones wrap the numbers they are compared with; ValueError for another kind."""
     if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
         raise ValueError(f"`{name}` must be integer, but is {values.dtype}.")
     if values.is_meta:
         raise ValueError(f"`{name}` is on the meta device and holds no numbers.")
+    return values.long()
+
+
+def check_integers(name: str, values: Tensor, low: int, high: int) -> None:
+    """Raise ValueError unless the tensor holds integers within the bounds."""
+    values = _integers(name, values)
     outside = (values < low) | (values > high)
     if bool(outside.any()):
         raise ValueError(f"`{name}` must be in {low}..{high}, but holds {values[outside].flatten()[0].item()}.")
@@ -75,21 +83,21 @@ def check_tokens(name: str, tokens: Tensor, lens_name: str, token_lens: Tensor, 
     num_tokens = tokens.shape[1]
     check_integers(lens_name, token_lens, 0, num_tokens)
     used = torch.arange(num_tokens, device=tokens.device) < token_lens.to(tokens.device)[:, None]
-    padded = torch.where(used, tokens, blank)
+    padded = torch.where(used, _integers(name, tokens), blank)
     check_integers(name, padded, 0, vocab_size - 1)
     if bool((used & (padded == blank)).any()):
         raise ValueError(f"`{name}` must not contain the blank ({blank}).")
-    return padded.long()
+    return padded
 
 
-def choose_topology(max_symbols_per_frame: int | None, last_arc_is_blank: bool) -> Topology:
-    """The lattice of two arguments that all doors share."""
+def choose_topology(
+    max_symbols_per_frame: int | None, last_arc_is_blank: bool, *, remedy: str = "max_symbols_per_frame=1"
+) -> Topology:
+    """The lattice of two arguments that all doors share; `remedy` is how this door chooses the modified transducer."""
     check_choice("max_symbols_per_frame", max_symbols_per_frame, (None, 1))
     if max_symbols_per_frame is None:
         if not last_arc_is_blank:
-            raise ValueError(
-                "`last_arc_is_blank=False` is for the modified transducer only: set `max_symbols_per_frame=1`."
-            )
+            raise ValueError(f"`last_arc_is_blank=False` is for the modified transducer only: set `{remedy}`.")
         return "standard"
     return "modified" if last_arc_is_blank else "modified_open"
 

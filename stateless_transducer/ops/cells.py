@@ -99,7 +99,8 @@ def list_cells(
     counts = torch.where(t < lens_, high - low + 1, 0).clamp(min=0).flatten()
     first_cell = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
     total = int(first_cell[-1])
-    first_row = low.flatten().to(device, non_blocking=True)
+    # contiguous: a kernel reads it, and an expanded tensor has stride 0
+    first_row = low.contiguous().flatten().to(device, non_blocking=True)
     first_cell, counts = first_cell.to(device, non_blocking=True), counts.to(device, non_blocking=True)
     frame = torch.repeat_interleave(torch.arange(len(counts), device=device), counts, output_size=total)
     u = torch.arange(total, device=device) - (first_cell[:-1] - first_row)[frame]

@@ -19,6 +19,7 @@ from torch import Tensor
 from stateless_transducer.ops.cells import Cells
 from stateless_transducer.ops.lattice import refuse_second_derivative, sum_over_paths
 from stateless_transducer.ops.logit_scores import (
+    SMALLEST_EXPONENT,
     Occupied,
     chunks,
     logits_to_gradient_,
@@ -42,6 +43,8 @@ class JoinerInputs(NamedTuple):
     bias: Tensor
     """(V,)."""
     blank: int
+    has_kernels: bool = False
+    """Whether Triton's kernels take the logits in; they want float32 or half precision."""
 
     def chunks(self, num_cells: int) -> Iterator[slice]:
         """Slices of the cells; each cell has a row of logits and four of the joiner's width at the most."""
@@ -59,10 +62,30 @@ class JoinerInputs(NamedTuple):
         hidden += self.decoder_out.flatten(0, 1).index_select(0, row)
         return hidden.tanh_()
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """(C, D) -> (C, V), in float32 at least."""
+    def scores(self, hidden: Tensor, next_tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-probabilities of the blank and of the next token, (C,) each, in float32 at least."""
+        hidden = hidden.to(self.weight.dtype)
+        if self.has_kernels:
+            from stateless_transducer.ops.joiner_triton import scores_of_hidden
+
+            return scores_of_hidden(hidden, self.weight, self.bias, self.blank, next_tokens)
+        logits = torch.nn.functional.linear(hidden, self.weight, self.bias)
+        return scores_of_logits(logits.to(wide_dtype(logits.dtype)), self.blank, next_tokens)
+
+    def logit_gradients(
+        self, hidden: Tensor, next_tokens: Tensor, blank_score: Tensor, blank_share: Tensor, symbol_share: Tensor
+    ) -> Tensor:
+        """(C, V); see `logits_to_gradient_`. In float32 at least, or the matrix products' dtype from a kernel."""
         logits = torch.nn.functional.linear(hidden.to(self.weight.dtype), self.weight, self.bias)
-        return logits.to(wide_dtype(logits.dtype))
+        if self.has_kernels:
+            from stateless_transducer.ops.joiner_triton import logits_to_gradient_triton_
+
+            shift = (blank_share + symbol_share).log_() + blank_score - logits[:, self.blank]
+            return logits_to_gradient_triton_(
+                logits, self.blank, next_tokens, shift, blank_share, symbol_share, SMALLEST_EXPONENT
+            )
+        logits = logits.to(wide_dtype(logits.dtype))
+        return logits_to_gradient_(logits, self.blank, next_tokens, blank_score, blank_share, symbol_share)
 
 
 def arc_scores(inputs: JoinerInputs, cells: Cells) -> tuple[Tensor, Tensor]:
@@ -72,9 +95,8 @@ def arc_scores(inputs: JoinerInputs, cells: Cells) -> tuple[Tensor, Tensor]:
     symbol_scores = torch.empty_like(blank_scores)
     for chunk in inputs.chunks(len(cells)):
         row = inputs.decoder_rows(cells.n[chunk], cells.u[chunk])
-        logits = inputs.logits(inputs.hidden(cells.frame[chunk], row))
-        token = inputs.next_tokens.flatten()[row]
-        blank_scores[chunk], symbol_scores[chunk] = scores_of_logits(logits, inputs.blank, token)
+        hidden, token = inputs.hidden(cells.frame[chunk], row), inputs.next_tokens.flatten()[row]
+        blank_scores[chunk], symbol_scores[chunk] = inputs.scores(hidden, token)
     return blank_scores, symbol_scores
 
 
@@ -90,9 +112,9 @@ def joiner_gradients(inputs: JoinerInputs, occupied: Occupied, grad_nll: Tensor)
         n, frame, u, blank_score, blank, symbol = (each[chunk] for each in occupied)
         row, scale = inputs.decoder_rows(n, u), grad_nll[n, None].to(dtype)
         token, hidden = inputs.next_tokens.flatten()[row], inputs.hidden(frame, row)
-        grad = logits_to_gradient_(inputs.logits(hidden), inputs.blank, token, blank_score, blank, symbol)
+        grad = inputs.logit_gradients(hidden, token, blank_score, blank, symbol)
         # the scale of the utterance enters where the matrices are narrow
-        bias_grad += scale[:, 0] @ grad
+        bias_grad += scale[:, 0].to(grad.dtype) @ grad
         grad = grad.to(matmul_dtype)
         weight_grad += grad.T @ (hidden * scale).to(matmul_dtype)
         hidden_grad = (grad @ inputs.weight).to(dtype)
@@ -111,6 +133,8 @@ class JointOptions(NamedTuple):
     """Of the matrix products."""
     skip_below: float
     has_backward: bool
+    has_lattice_kernel: bool
+    has_joiner_kernels: bool
 
 
 class NllOfJoiner(torch.autograd.Function):
@@ -120,7 +144,10 @@ class NllOfJoiner(torch.autograd.Function):
     def forward(ctx, cells, options, encoder_out, decoder_out, weight, bias):  # noqa: D102
         inputs = _joiner_inputs(options, encoder_out, decoder_out, weight, bias)
         blank_scores, symbol_scores = arc_scores(inputs, cells)
-        sums = sum_over_paths(cells, blank_scores, symbol_scores, has_occupations=options.has_backward)
+        walk = sum_over_paths
+        if options.has_lattice_kernel:
+            from stateless_transducer.ops.lattice_triton import sum_over_paths_triton as walk
+        sums = walk(cells, blank_scores, symbol_scores, has_occupations=options.has_backward)
         if options.has_backward:
             occupied = occupied_cells(cells, blank_scores, sums, options.skip_below)
             ctx.save_for_backward(encoder_out, decoder_out, weight, bias, *occupied)
@@ -138,4 +165,6 @@ class NllOfJoiner(torch.autograd.Function):
 
 def _joiner_inputs(options: JointOptions, encoder_out, decoder_out, weight, bias) -> JoinerInputs:
     weight, bias = weight.to(options.dtype), bias.to(options.dtype)
-    return JoinerInputs(encoder_out, decoder_out, options.next_tokens, weight, bias, options.blank)
+    return JoinerInputs(
+        encoder_out, decoder_out, options.next_tokens, weight, bias, options.blank, options.has_joiner_kernels
+    )

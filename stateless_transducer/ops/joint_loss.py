@@ -5,6 +5,9 @@ Letters: N utterances, T encoder frames, U tokens, V vocabulary with blank, D jo
 
 from __future__ import annotations
 
+import functools
+import importlib.util
+import os
 from typing import Literal
 
 import torch
@@ -26,7 +29,7 @@ from stateless_transducer.ops.cells import list_cells
 from stateless_transducer.ops.joiner_scores import JointOptions, NllOfJoiner
 from stateless_transducer.ops.lattice import lattice_nll
 
-Implementation = Literal["auto", "reference", "chunked"]
+Implementation = Literal["auto", "reference", "chunked", "triton"]
 
 
 def joint_transducer_loss(
@@ -65,7 +68,8 @@ def joint_transducer_loss(
         last_arc_is_blank: of the modified transducer only: True is optimized_transducer's definition, where the last
             frame says a blank (T-1 >= U); False is k2's, where it may say the last token (T >= U).
         impl: ``"reference"`` holds all (N, T, U+1, V) logits; ``"chunked"`` some MiB of them at a time, on any device;
-            ``"auto"`` is ``"chunked"``.
+            ``"triton"`` has kernels for a GPU; ``"auto"`` is ``"chunked"`` on a CPU, and on a GPU, where Triton is
+            installed, its kernel for the lattice, and for half precision those for the joiner.
         skip_below: the backward pass leaves out cells that a smaller share of all paths' probability runs through
             (docs/loss.md bounds the error); 0 leaves nothing out. The reference does not use it.
         inf_is: what an utterance without a path becomes: ``"raise"`` names it in a ValueError; ``"inf"`` and
@@ -81,7 +85,7 @@ def joint_transducer_loss(
         ValueError: a shape, dtype, device, length, token or option is outside its bounds.
     """
     topology = choose_topology(max_symbols_per_frame, last_arc_is_blank)
-    check_choice("impl", impl, ("auto", "reference", "chunked"))
+    check_choice("impl", impl, ("auto", "reference", "chunked", "triton"))
     if encoder_out.dim() != 3 or 0 in encoder_out.shape:
         raise ValueError(f"`encoder_out` must be (N, T, D), none of them 0, but has shape {tuple(encoder_out.shape)}.")
     if tokens.dim() != 2:
@@ -115,12 +119,16 @@ def joint_transducer_loss(
     else:
         cells = list_cells(encoder_out_lens, token_lens, T, topology, device)
         leaves = (encoder_out, decoder_out, weight, bias)
+        dtype = _matmul_dtype(encoder_out, weight)
+        has_lattice_kernel, has_joiner_kernels = _choose_kernels(impl, device, dtype)
         options = JointOptions(
             next_tokens=torch.nn.functional.pad(tokens, (0, 1), value=blank),
             blank=blank,
-            dtype=_matmul_dtype(encoder_out, weight),
+            dtype=dtype,
             skip_below=skip_below,
             has_backward=torch.is_grad_enabled() and any(each.requires_grad for each in leaves),
+            has_lattice_kernel=has_lattice_kernel,
+            has_joiner_kernels=has_joiner_kernels,
         )
         with torch.autocast(device.type, enabled=False):
             nll = NllOfJoiner.apply(cells, options, *leaves)
@@ -134,12 +142,31 @@ def _matmul_dtype(encoder_out: Tensor, weight: Tensor) -> torch.dtype:
         dtype = torch.get_autocast_dtype(device)
     else:
         dtype = torch.promote_types(encoder_out.dtype, weight.dtype)
-    if device == "cpu" and dtype in (torch.float16, torch.bfloat16):
-        capabilities = torch.cpu.get_capabilities()
-        names = {torch.bfloat16: ("avx512_bf16", "amx_bf16"), torch.float16: ("amx_fp16",)}[dtype]
-        if not any(capabilities.get(name, False) for name in names):
-            return torch.float32
+    # private, but the only question that torch answers for every processor
+    if device == "cpu" and dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return torch.float32
+    if device == "cpu" and dtype == torch.float16 and not torch.ops.mkldnn._is_mkldnn_fp16_supported():
+        return torch.float32
     return dtype
+
+
+def _choose_kernels(impl: Implementation, device: torch.device, dtype: torch.dtype) -> tuple[bool, bool]:
+    """Whether to use Triton's kernel for the lattice, and those for the joiner."""
+    if impl == "triton":
+        if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+            raise ValueError(f'`impl="triton"` needs a GPU, but the tensors are on {device}; use "chunked".')
+        if not _has_triton():
+            raise ValueError('`impl="triton"` needs Triton: pip install triton.')
+        return True, dtype != torch.float64
+    if impl == "auto" and device.type == "cuda" and _has_triton():
+        # in float32 cuBLAS multiplies faster than a kernel of ours would
+        return True, dtype in (torch.float16, torch.bfloat16)
+    return False, False
+
+
+@functools.cache
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
 
 
 def _arc_scores(logits: Tensor, tokens: Tensor, blank: int) -> tuple[Tensor, Tensor]:

@@ -17,6 +17,9 @@ from stateless_transducer.ops.lattice import PathSums, refuse_second_derivative,
 SMALLEST_EXPONENT = -60.0
 """exp of less is taken as exp of this, 9e-27: products with it stay normal numbers, and denormal ones are slow."""
 
+FARTHEST_BLANK = -100.0
+"""Log-probability of a blank that still gives the normaliser back, with an error of its own rounding, 4e-6."""
+
 
 def wide_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype of sums over numbers of the given one: float32 at least."""
@@ -91,7 +94,11 @@ def logits_to_gradient_(
     """
     log_gamma = (blank_share + symbol_share).log_()
     # gamma * exp(logit - normaliser), where blank_score = logit of the blank - normaliser
-    logits += (log_gamma + blank_scores - logits[:, blank])[:, None]
+    minus_normaliser = blank_scores - logits[:, blank]
+    # which says nothing where the blank is all but impossible: the difference cancels, or is -inf less -inf
+    far = (blank_scores < FARTHEST_BLANK).nonzero()[:, 0]
+    minus_normaliser[far] = -logits[far].logsumexp(1)
+    logits += (log_gamma + minus_normaliser)[:, None]
     logits.clamp_(min=SMALLEST_EXPONENT).exp_()
     logits[:, blank] -= blank_share
     return logits.scatter_add_(1, next_tokens[:, None], -symbol_share[:, None])

@@ -63,7 +63,7 @@ def transducer_loss(
     Raises:
         ValueError: a shape, dtype, device, length, target or option is outside its bounds.
     """
-    topology = choose_topology(1 if one_sym_per_frame else None, last_arc_is_blank)
+    topology = choose_topology(1 if one_sym_per_frame else None, last_arc_is_blank, remedy="one_sym_per_frame=True")
     check_choice("reduction", reduction, ("none", "mean", "sum"))
     if logits.dim() not in (2, 4) or 0 in logits.shape:
         raise ValueError(
@@ -75,13 +75,16 @@ def transducer_loss(
     N, V, device, is_packed = len(targets), logits.shape[-1], logits.device, logits.dim() == 2
     check_shapes({"logit_lengths": (logit_lengths, (N,)), "target_lengths": (target_lengths, (N,))})
     blank = checked_blank(blank, V)
-    check_integers("logit_lengths", logit_lengths, 1, 2**31 if is_packed else logits.shape[1])
+    check_integers("logit_lengths", logit_lengths, 1, len(logits) if is_packed else logits.shape[1])
     if not is_packed:
         check_integers("target_lengths", target_lengths, 0, logits.shape[2] - 1)
     targets = check_tokens("targets", targets, "target_lengths", target_lengths, V, blank)
+    # one dtype and device for both, wide enough for their product
+    logit_lengths = logit_lengths.long()
+    target_lengths = target_lengths.to(logit_lengths)
     check_paths(logit_lengths, target_lengths, topology, inf_is)
 
-    first, stride = _row_places(logits, logit_lengths.long(), target_lengths.to(logit_lengths).long())
+    first, stride = _row_places(logits, logit_lengths, target_lengths)
     rows = LogitRows(
         first=first.to(device),
         stride=stride.to(device),

@@ -23,7 +23,11 @@ TOPOLOGIES = {
     "modified": {"max_symbols_per_frame": 1},
     "modified_open": {"max_symbols_per_frame": 1, "last_arc_is_blank": False},
 }
-EXACT = {"reference": {"impl": "reference"}, "chunked": {"impl": "chunked", "skip_below": 0.0}}
+EXACT = {
+    "reference": {"impl": "reference"},
+    "chunked": {"impl": "chunked", "skip_below": 0.0},
+    "triton": {"impl": "triton", "skip_below": 0.0},
+}
 
 
 def _problem(sizes, vocab_size, device, dtype=torch.float64, width=6):
@@ -55,6 +59,11 @@ def _by_enumeration(problem, topology, blank=0):
     return torch.stack(rows)
 
 
+def _require(impl):
+    if impl == "triton":
+        pytest.importorskip("triton", reason="Triton is not installed")
+
+
 def _gradients(nll, problem):
     leaves = [value for value in problem.values() if value.requires_grad]
     return torch.autograd.grad(nll[nll.isfinite()].sum(), leaves)
@@ -64,6 +73,7 @@ def _gradients(nll, problem):
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("impl", EXACT)
 def test_loss_and_gradients_equal_enumeration_of_paths(impl, shape, topology, device):
+    _require(impl)
     problem = _problem(*SHAPES[shape], device)
     ours = joint_transducer_loss(**problem, **TOPOLOGIES[topology], **EXACT[impl], inf_is="inf")
     truth = _by_enumeration(problem, topology)

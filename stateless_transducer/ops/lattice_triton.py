@@ -1,0 +1,138 @@
+"""`sum_over_paths` on a GPU: one program walks one lattice in one direction.
+
+Letters: N utterances, T encoder frames, U tokens, M listed cells.
+
+A program holds the cells of one clock side by side, one lane for each number of tokens said. What a clock found is
+written to memory, and after a barrier the next clock reads it one lane further on.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from stateless_transducer.ops.cells import Cells
+from stateless_transducer.ops.lattice import PathSums
+
+
+@triton.jit
+def _log_add_exp(a, b):
+    largest = tl.maximum(a, b)
+    # where both are -inf, their difference would be NaN
+    base = tl.where(largest == float("-inf"), 0.0, largest)
+    return largest + tl.log(1.0 + tl.exp(tl.minimum(a, b) - base))
+
+
+@triton.jit
+def _load_cell(values, first_cell, first_row, n, T, num_frames, t, u, is_lane):
+    """Value of cell (t, u) of utterance n in each lane, -inf where the cell is not listed."""
+    frame = n * T + t
+    is_frame = is_lane & (t >= 0) & (t < num_frames)
+    first = tl.load(first_cell + frame, mask=is_frame, other=0)
+    behind = tl.load(first_cell + frame + 1, mask=is_frame, other=0)
+    place = first + u - tl.load(first_row + frame, mask=is_frame, other=0)
+    is_listed = is_frame & (place >= first) & (place < behind)
+    return tl.load(values + place, mask=is_listed, other=float("-inf")), place, is_listed
+
+
+@triton.jit
+def _walk_kernel(
+    blank,
+    symbol,
+    first_cell,
+    first_row,
+    encoder_out_lens,
+    token_lens,
+    alpha,
+    beta,
+    by_blank,
+    by_symbol,
+    T,
+    IS_STANDARD: tl.constexpr,
+    LANES: tl.constexpr,
+):
+    """Program (n, 0) writes beta and, per arc, the log-probability of finishing through it; (n, 1) writes alpha."""
+    n = tl.program_id(0).to(tl.int64)
+    num_frames = tl.load(encoder_out_lens + n)
+    num_tokens = tl.load(token_lens + n)
+    u = tl.arange(0, LANES).to(tl.int64)
+    is_lane = u <= num_tokens
+    num_clocks = num_frames + num_tokens if IS_STANDARD else num_frames
+    if tl.program_id(1) == 0:
+        for step in range(0, num_clocks):
+            d = num_clocks - 1 - step
+            t = d - u if IS_STANDARD else d + u * 0
+            blank_score, place, is_listed = _load_cell(blank, first_cell, first_row, n, T, num_frames, t, u, is_lane)
+            symbol_score = tl.load(symbol + place, mask=is_listed & (u < num_tokens), other=float("-inf"))
+            after_blank, _, _ = _load_cell(beta, first_cell, first_row, n, T, num_frames, t + 1, u, is_lane)
+            is_exit = (t + 1 == num_frames) & (u == num_tokens)
+            through_blank = blank_score + tl.where(is_exit, 0.0, after_blank)
+            t_next = t if IS_STANDARD else t + 1
+            after_symbol, _, _ = _load_cell(
+                beta, first_cell, first_row, n, T, num_frames, t_next, u + 1, is_lane & (u < num_tokens)
+            )
+            is_exit = (t_next == num_frames) & (u + 1 == num_tokens)
+            through_symbol = symbol_score + tl.where(is_exit, 0.0, after_symbol)
+            tl.store(by_blank + place, through_blank, mask=is_listed)
+            tl.store(by_symbol + place, through_symbol, mask=is_listed)
+            tl.store(beta + place, _log_add_exp(through_blank, through_symbol), mask=is_listed)
+            tl.debug_barrier()
+    else:
+        for d in range(0, num_clocks):
+            t = d - u if IS_STANDARD else d + u * 0
+            _, place, is_listed = _load_cell(blank, first_cell, first_row, n, T, num_frames, t, u, is_lane)
+            before, source, is_source = _load_cell(alpha, first_cell, first_row, n, T, num_frames, t - 1, u, is_lane)
+            through_blank = before + tl.load(blank + source, mask=is_source, other=float("-inf"))
+            t_last = t if IS_STANDARD else t - 1
+            before, source, is_source = _load_cell(
+                alpha, first_cell, first_row, n, T, num_frames, t_last, u - 1, is_lane & (u > 0)
+            )
+            through_symbol = before + tl.load(symbol + source, mask=is_source, other=float("-inf"))
+            come = _log_add_exp(through_blank, through_symbol)
+            come = tl.where((t == 0) & (u == 0), 0.0, come)
+            tl.store(alpha + place, come, mask=is_listed)
+            tl.debug_barrier()
+
+
+def sum_over_paths_triton(
+    cells: Cells, blank_scores: Tensor, symbol_scores: Tensor, *, has_occupations: bool = True
+) -> PathSums:
+    """See `sum_over_paths`; nothing here waits for the device."""
+    N, M, device = len(cells.exits), len(cells), blank_scores.device
+    symbol = symbol_scores.double().masked_fill(cells.u == cells.token_lens[cells.n], -torch.inf)
+    is_bad = ~(blank_scores.double() + symbol < torch.inf)
+    is_spoilt = torch.zeros(N, device=device).index_add_(0, cells.n, is_bad.float()) > 0
+    blank, symbol = blank_scores.double().masked_fill(is_bad, 0), symbol.masked_fill(is_bad, 0)
+    # a place behind the last keeps launches of an empty list from reading what is not there
+    alpha, beta, by_blank, by_symbol = blank.new_full((4, M + 1), -torch.inf).unbind()
+    _walk_kernel[(N, 2 if has_occupations else 1)](
+        blank,
+        symbol,
+        cells.first_cell,
+        cells.first_row,
+        cells.encoder_out_lens,
+        cells.token_lens,
+        alpha,
+        beta,
+        by_blank,
+        by_symbol,
+        cells.num_frames,
+        IS_STANDARD=cells.topology == "standard",
+        LANES=triton.next_power_of_2(cells.max_tokens + 1),
+        num_warps=4,
+    )
+    starts = cells.first_cell[torch.arange(N, device=device) * cells.num_frames]
+    has_cells = cells.first_cell[torch.arange(1, N + 1, device=device) * cells.num_frames] > starts
+    log_like = torch.where(has_cells, beta[starts], -torch.inf)
+    nll = torch.where(is_spoilt, torch.nan, -log_like)
+    if not has_occupations:
+        return PathSums(nll, alpha[:0], alpha[:0])
+    counts = nll.isfinite()[cells.n]
+    before = alpha[:M] - torch.where(nll.isfinite(), log_like, 0)[cells.n]
+    return PathSums(
+        nll,
+        torch.where(counts, (before + by_blank[:M]).exp(), 0),
+        torch.where(counts, (before + by_symbol[:M]).exp(), 0),
+    )

@@ -1,0 +1,118 @@
+"""Triton's kernels: against the plain code (interpreted on the CPU, compiled on a GPU), and through the compiler."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from stateless_transducer.ops.cells import list_cells
+from stateless_transducer.ops.lattice import sum_over_paths
+
+pytest.importorskip("triton", reason="Triton is not installed")
+
+SIZES = {"small": ([5, 3, 7, 1], [3, 2, 0, 0]), "not-powers-of-two": ([20, 13], [9, 11]), "no-path": ([3, 2], [5, 2])}
+
+
+@pytest.mark.parametrize("has_occupations", [True, False], ids=["two-way", "one-way"])
+@pytest.mark.parametrize("topology", ["standard", "modified", "modified_open"])
+@pytest.mark.parametrize("size", SIZES)
+def test_lattice_kernel_equals_plain_code(size, topology, has_occupations, device):
+    from stateless_transducer.ops.lattice_triton import sum_over_paths_triton
+
+    lens, token_lens = (torch.tensor(each) for each in SIZES[size])
+    cells = list_cells(lens, token_lens, int(lens.max()) + 1, topology, device)
+    scores = [torch.randn(len(cells), device=device) - 1 for _ in range(2)]
+    plain = sum_over_paths(cells, *scores, has_occupations=has_occupations)
+    ours = sum_over_paths_triton(cells, *scores, has_occupations=has_occupations)
+    for mine, other in zip(ours, plain, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+def test_lattice_kernel_keeps_bad_scores_in_their_utterance(bad, device):
+    from stateless_transducer.ops.lattice_triton import sum_over_paths_triton
+
+    cells = list_cells(torch.tensor([5, 4, 6]), torch.tensor([2, 2, 3]), 6, "standard", device)
+    scores = [torch.randn(len(cells), device=device) - 1 for _ in range(2)]
+    clean = sum_over_paths_triton(cells, *scores)
+    scores[0][(cells.n == 1) & (cells.u == 0)] = bad
+    plain, ours = sum_over_paths(cells, *scores), sum_over_paths_triton(cells, *scores)
+    torch.testing.assert_close(ours.nll, plain.nll, rtol=1e-10, atol=1e-12, equal_nan=True)
+    others = cells.n != 1
+    for mine, before in zip(ours[1:], clean[1:], strict=True):
+        assert (mine[others] == before[others]).all()
+        assert mine.isfinite().all()
+
+
+@pytest.mark.parametrize("sizes", [(5, 7, 6), (70, 130, 40), (130, 67, 33)], ids=str)
+def test_joiner_kernels_equal_plain_code(sizes, device):
+    from stateless_transducer.ops.joiner_triton import logits_to_gradient_triton_, scores_of_hidden
+
+    (C, V, D), blank = sizes, 2
+    hidden, weight = torch.randn(C, D, device=device).tanh(), 0.5 * torch.randn(V, D, device=device)
+    bias, tokens = torch.randn(V, device=device), torch.randint(0, V, (C,), device=device)
+    scores = scores_of_hidden(hidden, weight, bias, blank, tokens)
+    log_probs = (hidden.double() @ weight.double().T + bias.double()).log_softmax(1)
+    wanted = log_probs[:, blank], log_probs.gather(1, tokens[:, None])[:, 0]
+    for mine, truth in zip(scores, wanted, strict=True):
+        torch.testing.assert_close(mine.double(), truth, rtol=1e-5, atol=1e-5)
+
+    logits, shares = hidden @ weight.T + bias, torch.rand(2, C, device=device)
+    shift = -1 - logits.logsumexp(1)
+    gradient = (logits + shift[:, None]).clamp(min=-60).exp()
+    gradient[:, blank] -= shares[0]
+    gradient.scatter_add_(1, tokens[:, None], -shares[1][:, None])
+    ours = logits_to_gradient_triton_(logits, blank, tokens, shift, shares[0], shares[1], -60.0)
+    torch.testing.assert_close(ours, gradient)
+
+
+COMPILE = """
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from stateless_transducer.ops.joiner_triton import _gradient_kernel, _scores_kernel
+from stateless_transducer.ops.lattice_triton import _walk_kernel
+
+POINTERS = {
+    "*i64": "first_cell first_row encoder_out_lens token_lens next_tokens",
+    "*fp32": "shift blank_share symbol_share blank_scores symbol_scores",
+    "*fp64": "blank symbol alpha beta by_blank by_symbol",
+    "i32": "C V D T",
+    "*bf16": "hidden weight bias logits",
+}
+KIND = {name: kind for kind, names in POINTERS.items() for name in names.split()}
+CASES = [
+    (_walk_kernel, {"IS_STANDARD": True, "LANES": 128}, {}),
+    (_walk_kernel, {"IS_STANDARD": False, "LANES": 128}, {}),
+    (_scores_kernel, {"BLOCK_C": 128, "BLOCK_V": 128, "BLOCK_D": 64, "PRECISION": "ieee"}, {"blank": "i32"}),
+    (_gradient_kernel, {"SMALLEST": -60.0, "BLOCK_V": 4096}, {"blank": "i32"}),
+]
+for architecture in (80, 90):
+    for kernel, constants, kinds in CASES:
+        signature = {name: "constexpr" if name in constants else {**KIND, **kinds}[name] for name in kernel.arg_names}
+        compiled = triton.compile(
+            ASTSource(kernel, signature, constants), target=GPUTarget("cuda", architecture, 32), options={"num_stages": 3}
+        )
+        assert compiled.metadata.shared <= 96 * 1024, (kernel, compiled.metadata.shared)
+        assert len(compiled.asm["cubin"]) > 0
+        print(kernel.__name__, architecture)
+"""
+
+
+def test_kernels_compile_for_two_architectures(tmp_path):
+    """Down to machine code, without a GPU: what the interpreter lets pass, the compiler may refuse."""
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    (tmp_path / "compile_kernels.py").write_text(COMPILE)
+    run = subprocess.run(
+        [sys.executable, tmp_path / "compile_kernels.py"],
+        env={**environment, "TRITON_CACHE_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert run.stdout.count("_kernel") == 8
