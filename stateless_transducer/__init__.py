@@ -21,7 +21,11 @@ _MODULES = {
     "build_model": "model.transducer",
     "joint_transducer_loss": "ops.joint_loss",
     "load_checkpoint": "checkpoint",
+    "prune": "ops.pruned_loss",
+    "prune_ranges": "ops.pruned_loss",
+    "pruned_transducer_loss": "ops.pruned_loss",
     "search": "decoding.search",
+    "simple_transducer_loss": "ops.pruned_loss",
     "transducer_loss": "ops.transducer_loss",
 }
 __all__ = ["__version__", *_MODULES]  # pyright: ignore[reportUnsupportedDunderAll]

@@ -5,8 +5,9 @@ Letters: N utterances, T encoder frames, U tokens, V vocabulary with blank.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Literal
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,6 +15,26 @@ from torch import Tensor
 from stateless_transducer.ops.cells import Topology, has_path
 
 InfIs = Literal["raise", "inf", "zero"]
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def never_compiled(door: Callable[P, R]) -> Callable[P, R]:
+    """Have `torch.compile` step around a function, and compile what is before and behind it.
+
+    A lattice's loop has as many steps as its utterances are long; compiled, each batch would be a new program.
+    """
+
+    @functools.wraps(door)
+    def enter(*args: P.args, **kwargs: P.kwargs) -> R:
+        # not as a decorator at import time: that loads the compiler, which takes seconds
+        if torch.compiler.is_compiling():
+            return torch.compiler.disable(door)(*args, **kwargs)  # pyright: ignore[reportCallIssue]
+        return door(*args, **kwargs)
+
+    return enter
 
 
 def check_choice(name: str, value: object, choices: Sequence[object]) -> None:

@@ -157,7 +157,8 @@ class NllOfJoiner(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_nll):  # noqa: D102  # pyright: ignore[reportIncompatibleMethodOverride]
         refuse_second_derivative()
-        leaves, occupied = ctx.saved_tensors[:4], Occupied(*ctx.saved_tensors[4:])
+        saved = ctx.saved_tensors  # once: checkpointing computes them again
+        leaves, occupied = saved[:4], Occupied(*saved[4:])
         with torch.autocast(grad_nll.device.type, enabled=False):
             gradients = joiner_gradients(_joiner_inputs(ctx.options, *leaves), occupied, grad_nll)
         return None, None, *(gradient.to(leaf.dtype) for gradient, leaf in zip(gradients, leaves, strict=True))

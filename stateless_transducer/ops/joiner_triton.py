@@ -91,8 +91,8 @@ def scores_of_hidden(
         BLOCK_V=128 if is_half else 64,
         BLOCK_D=64 if is_half else 32,
         PRECISION="tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee",
-        num_warps=8 if is_half else 4,
-        num_stages=3,
+        num_warps=8 if is_half else 4,  # pyright: ignore[reportCallIssue]
+        num_stages=3,  # pyright: ignore[reportCallIssue]
     )
     return blank_scores, symbol_scores
 
@@ -143,6 +143,6 @@ def logits_to_gradient_triton_(
         blank,
         SMALLEST=smallest_exponent,
         BLOCK_V=block,
-        num_warps=4,
+        num_warps=4,  # pyright: ignore[reportCallIssue]
     )
     return logits

@@ -24,6 +24,7 @@ from stateless_transducer.ops.arguments import (
     checked_blank,
     choose_topology,
     finish_nll,
+    never_compiled,
 )
 from stateless_transducer.ops.cells import list_cells
 from stateless_transducer.ops.joiner_scores import JointOptions, NllOfJoiner
@@ -32,6 +33,7 @@ from stateless_transducer.ops.lattice import lattice_nll
 Implementation = Literal["auto", "reference", "chunked", "triton"]
 
 
+@never_compiled
 def joint_transducer_loss(
     encoder_out: Tensor,
     encoder_out_lens: Tensor,
@@ -44,6 +46,7 @@ def joint_transducer_loss(
     blank: int = 0,
     max_symbols_per_frame: Literal[1] | None = None,
     last_arc_is_blank: bool = True,
+    band: tuple[Tensor, int] | None = None,
     impl: Implementation = "auto",
     skip_below: float = 1e-6,
     inf_is: InfIs = "raise",
@@ -67,6 +70,8 @@ def joint_transducer_loss(
             where a symbol moves one frame on too.
         last_arc_is_blank: of the modified transducer only: True is optimized_transducer's definition, where the last
             frame says a blank (T-1 >= U); False is k2's, where it may say the last token (T >= U).
+        band: starts (N, T), integer, and a width, as `prune_ranges` gives them: only paths through the cells
+            ``start <= u < start + width`` count, and only these are computed.
         impl: ``"reference"`` holds all (N, T, U+1, V) logits; ``"chunked"`` some MiB of them at a time, on any device;
             ``"triton"`` has kernels for a GPU; ``"auto"`` is ``"chunked"`` on a CPU, and on a GPU, where Triton is
             installed, its kernel for the lattice, and for half precision those for the joiner.
@@ -106,6 +111,8 @@ def joint_transducer_loss(
     check_integers("encoder_out_lens", encoder_out_lens, 1, T)
     tokens = check_tokens("tokens", tokens, "token_lens", token_lens, V, blank)
     check_paths(encoder_out_lens, token_lens, topology, inf_is)
+    if band is not None:
+        check_shapes({"band[0]": (band[0], (N, T))})
     if not 0 <= skip_below < 1:
         raise ValueError(f"`skip_below` must be in 0..1, but is {skip_below}.")
 
@@ -115,9 +122,9 @@ def joint_transducer_loss(
         hidden = torch.tanh(encoder_out[:, :, None] + decoder_out[:, None])  # (N, T, U+1, D)
         logits = torch.nn.functional.linear(hidden, weight, bias)
         blank_scores, symbol_scores = _arc_scores(logits, tokens, blank)
-        nll = lattice_nll(blank_scores, symbol_scores, encoder_out_lens, token_lens, topology)
+        nll = lattice_nll(blank_scores, symbol_scores, encoder_out_lens, token_lens, topology, band)
     else:
-        cells = list_cells(encoder_out_lens, token_lens, T, topology, device)
+        cells = list_cells(encoder_out_lens, token_lens, T, topology, device, band)
         leaves = (encoder_out, decoder_out, weight, bias)
         dtype = _matmul_dtype(encoder_out, weight)
         has_lattice_kernel, has_joiner_kernels = _choose_kernels(impl, device, dtype)
@@ -142,12 +149,15 @@ def _matmul_dtype(encoder_out: Tensor, weight: Tensor) -> torch.dtype:
         dtype = torch.get_autocast_dtype(device)
     else:
         dtype = torch.promote_types(encoder_out.dtype, weight.dtype)
+    return torch.float32 if device == "cpu" and _is_emulated(dtype) else dtype
+
+
+def _is_emulated(dtype: torch.dtype) -> bool:
+    """Whether this CPU has no instructions for products of the dtype."""
     # private, but the only question that torch answers for every processor
-    if device == "cpu" and dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        return torch.float32
-    if device == "cpu" and dtype == torch.float16 and not torch.ops.mkldnn._is_mkldnn_fp16_supported():
-        return torch.float32
-    return dtype
+    if dtype == torch.bfloat16:
+        return not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return dtype == torch.float16 and not torch.ops.mkldnn._is_mkldnn_fp16_supported()
 
 
 def _choose_kernels(impl: Implementation, device: torch.device, dtype: torch.dtype) -> tuple[bool, bool]:

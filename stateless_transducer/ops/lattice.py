@@ -76,6 +76,7 @@ def lattice_nll(
     encoder_out_lens: Tensor,
     token_lens: Tensor,
     topology: Topology = "standard",
+    band: tuple[Tensor, int] | None = None,
 ) -> Tensor:
     """Negative log of the summed probability of all paths, for each utterance.
 
@@ -86,32 +87,34 @@ def lattice_nll(
         encoder_out_lens: (N,), 1 <= length <= T.
         token_lens: (N,), 0 <= length <= U.
         topology: see `cells.py`.
+        band: see `list_cells`.
 
     Returns:
         (N,), float64, differentiable once in both scores; infinite (with gradient zero) where no path exists.
     """
     _, T, num_rows = blank_scores.shape
-    cells = list_cells(encoder_out_lens, token_lens, T, topology, blank_scores.device)
+    cells = list_cells(encoder_out_lens, token_lens, T, topology, blank_scores.device, band)
     symbol_scores = torch.nn.functional.pad(symbol_scores, (0, 1))
     places = cells.frame * num_rows + cells.u
-    return NllOfScores.apply(cells, blank_scores.flatten()[places], symbol_scores.flatten()[places])
+    return NllOfScores.apply(cells, blank_scores.flatten()[places], symbol_scores.flatten()[places])[0]
 
 
 class NllOfScores(torch.autograd.Function):
-    """`sum_over_paths` as a differentiable function: cells and scores (M,) to nll (N,)."""
+    """`sum_over_paths` as a differentiable function: cells and scores (M,) to `PathSums`, whose nll has a gradient."""
 
     @staticmethod
     def forward(ctx, cells, blank_scores, symbol_scores):  # noqa: D102
         sums = sum_over_paths(cells, blank_scores, symbol_scores)
-        ctx.cells = cells
-        ctx.save_for_backward(sums.blank.to(blank_scores.dtype), sums.symbol.to(symbol_scores.dtype))
-        return sums.nll
+        ctx.cells, ctx.dtype = cells, blank_scores.dtype
+        ctx.save_for_backward(sums.blank, sums.symbol)
+        ctx.mark_non_differentiable(sums.blank, sums.symbol)
+        return sums.nll, sums.blank, sums.symbol
 
     @staticmethod
-    def backward(ctx, grad_nll):  # noqa: D102  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx, grad_nll, *_):  # noqa: D102  # pyright: ignore[reportIncompatibleMethodOverride]
         refuse_second_derivative()
         scale = -grad_nll[ctx.cells.n]
-        return None, *(occupation * scale.to(occupation) for occupation in ctx.saved_tensors)
+        return None, *((occupation * scale).to(ctx.dtype) for occupation in ctx.saved_tensors)
 
 
 def refuse_second_derivative() -> None:

@@ -121,7 +121,7 @@ def sum_over_paths_triton(
         cells.num_frames,
         IS_STANDARD=cells.topology == "standard",
         LANES=triton.next_power_of_2(cells.max_tokens + 1),
-        num_warps=4,
+        num_warps=4,  # pyright: ignore[reportCallIssue]
     )
     starts = cells.first_cell[torch.arange(N, device=device) * cells.num_frames]
     has_cells = cells.first_cell[torch.arange(1, N + 1, device=device) * cells.num_frames] > starts

@@ -107,19 +107,13 @@ def logits_to_gradient_(
 class LogitRows(NamedTuple):
     """Where the logits of the cells lie in a matrix of R rows, and what the rows wait for."""
 
-    first: Tensor
-    """(N,), int64: row of cell (0, 0)."""
-    stride: Tensor
-    """(N,), int64: rows from frame to frame."""
+    of_frame: Tensor
+    """(N * T,), int64: row of the cell with no token said, be it there or not."""
     next_tokens: Tensor
     """(N, U+1), int64; anything valid behind the last."""
     blank: int
     is_normalised: bool
     """Whether the logits are log-probabilities already."""
-
-    def of(self, num_frames: int, n: Tensor, frame: Tensor, u: Tensor) -> Tensor:
-        """(C,): rows of these cells."""
-        return self.first[n] + (frame % num_frames) * self.stride[n] + u
 
 
 class NllOfLogits(torch.autograd.Function):
@@ -131,7 +125,7 @@ class NllOfLogits(torch.autograd.Function):
         symbol_scores = torch.empty_like(blank_scores)
         for chunk in chunks(len(cells), logits.shape[1], logits.device):
             n, u = cells.n[chunk], cells.u[chunk]
-            row, token = rows.of(cells.num_frames, n, cells.frame[chunk], u), rows.next_tokens[n, u]
+            row, token = rows.of_frame[cells.frame[chunk]] + u, rows.next_tokens[n, u]
             if rows.is_normalised:
                 blank_scores[chunk], symbol_scores[chunk] = logits[row, rows.blank], logits[row, token]
             else:
@@ -139,18 +133,19 @@ class NllOfLogits(torch.autograd.Function):
                 blank_scores[chunk], symbol_scores[chunk] = scores_of_logits(own, rows.blank, token)
         sums = sum_over_paths(cells, blank_scores, symbol_scores, has_occupations=has_backward)
         if has_backward:
-            ctx.rows, ctx.num_frames = rows, cells.num_frames
+            ctx.rows = rows
             ctx.save_for_backward(logits, *occupied_cells(cells, blank_scores, sums, skip_below=0.0))
         return sums.nll
 
     @staticmethod
     def backward(ctx, grad_nll):  # noqa: D102  # pyright: ignore[reportIncompatibleMethodOverride]
         refuse_second_derivative()
-        logits, occupied, rows = ctx.saved_tensors[0], Occupied(*ctx.saved_tensors[1:]), ctx.rows
+        logits, *saved = ctx.saved_tensors
+        occupied, rows = Occupied(*saved), ctx.rows
         gradient = torch.zeros_like(logits)
         for chunk in chunks(len(occupied.n), logits.shape[1], logits.device):
             n, frame, u, blank_score, blank, symbol = (each[chunk] for each in occupied)
-            row, token, scale = rows.of(ctx.num_frames, n, frame, u), rows.next_tokens[n, u], grad_nll[n].to(blank)
+            row, token, scale = rows.of_frame[frame] + u, rows.next_tokens[n, u], grad_nll[n].to(blank)
             if rows.is_normalised:
                 gradient[row, rows.blank] -= (blank * scale).to(gradient.dtype)
                 gradient[row, token] -= (symbol * scale).to(gradient.dtype)

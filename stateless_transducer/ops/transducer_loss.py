@@ -21,11 +21,13 @@ from stateless_transducer.ops.arguments import (
     checked_blank,
     choose_topology,
     finish_nll,
+    never_compiled,
 )
 from stateless_transducer.ops.cells import list_cells
 from stateless_transducer.ops.logit_scores import LogitRows, NllOfLogits, wide_dtype
 
 
+@never_compiled
 def transducer_loss(
     logits: Tensor,
     targets: Tensor,
@@ -84,15 +86,15 @@ def transducer_loss(
     target_lengths = target_lengths.to(logit_lengths)
     check_paths(logit_lengths, target_lengths, topology, inf_is)
 
-    first, stride = _row_places(logits, logit_lengths, target_lengths)
+    num_frames = int(logit_lengths.max()) if is_packed else logits.shape[1]
     rows = LogitRows(
-        first=first.to(device),
-        stride=stride.to(device),
+        of_frame=_rows_of_frames(logits, num_frames, logit_lengths.cpu().long(), target_lengths.cpu().long()).to(
+            device
+        ),
         next_tokens=torch.nn.functional.pad(targets, (0, 1), value=blank).to(device),
         blank=blank,
         is_normalised=from_log_softmax,
     )
-    num_frames = int(logit_lengths.max()) if is_packed else logits.shape[1]
     cells = list_cells(logit_lengths, target_lengths, num_frames, topology, device)
     has_backward = torch.is_grad_enabled() and logits.requires_grad
     with torch.autocast(device.type, enabled=False):
@@ -101,18 +103,16 @@ def transducer_loss(
     return {"none": lambda: nll, "mean": nll.mean, "sum": nll.sum}[reduction]()
 
 
-def _row_places(logits: Tensor, num_frames: Tensor, num_tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Row of each utterance's first cell, (N,), and rows from frame to frame, (N,)."""
+def _rows_of_frames(logits: Tensor, T: int, num_frames: Tensor, num_tokens: Tensor) -> Tensor:
+    """(N * T,): row of the first cell of each frame, in the logits seen as a matrix."""
     if logits.dim() == 4:
-        N, T, num_rows, _ = logits.shape
-        if N != len(num_frames):
-            raise ValueError(f"`logits` hold {N} utterances, but `logit_lengths` {len(num_frames)}.")
-        return torch.arange(N) * (T * num_rows), torch.full((N,), num_rows)
-    stride = num_tokens + 1
-    sizes = num_frames * stride
+        if len(logits) != len(num_frames):
+            raise ValueError(f"`logits` hold {len(logits)} utterances, but `logit_lengths` {len(num_frames)}.")
+        return torch.arange(len(logits) * T) * logits.shape[2]
+    sizes = num_frames * (num_tokens + 1)
     if int(sizes.sum()) != len(logits):
         raise ValueError(
             f"Packed `logits` must have a row for each of the sum(T * (U+1)) = {int(sizes.sum())} cells, but have "
             f"{len(logits)} rows."
         )
-    return sizes.cumsum(0) - sizes, stride
+    return (torch.arange(T) * (num_tokens + 1)[:, None] + (sizes.cumsum(0) - sizes)[:, None]).flatten()

@@ -6,6 +6,7 @@ import pytest
 import torch
 from oracle import nll_by_enumeration
 
+from stateless_transducer.ops import joiner_scores, joint_loss, logit_scores
 from stateless_transducer.ops.joint_loss import joint_transducer_loss
 from stateless_transducer.ops.lattice import lattice_nll
 
@@ -137,14 +138,146 @@ def test_float32_error_is_that_of_its_inputs(topology, device):
         assert (mine - other).norm() <= 1e-5 * other.norm()
 
 
-def test_autocast_keeps_log_sums_in_float32(device):
-    problem = _problem([(20, 6)], 30, device, dtype=torch.float32, width=16)
+@pytest.mark.parametrize("topology", TOPOLOGIES)
+@pytest.mark.parametrize("impl", ["reference", "chunked", "triton"])
+def test_float32_implementations_agree(impl, topology, device):
+    """Against float64, gradients within 1e-5, with cells skipped as by default."""
+    _require(impl)
+    sizes = [(23, 9), (17, 11)] if impl == "triton" and device.type == "cpu" else [(130, 40), (97, 51), (60, 0)]
+    exact = _problem(sizes, 70, device, width=24)
+    problem = {k: v.detach().float().requires_grad_() if v.is_floating_point() else v for k, v in exact.items()}
+    exact = {k: v.detach().double().requires_grad_() if v.is_floating_point() else v for k, v in problem.items()}
+    truth = joint_transducer_loss(**exact, **TOPOLOGIES[topology], impl="reference")
+    ours = joint_transducer_loss(**problem, **TOPOLOGIES[topology], impl=impl)
+    torch.testing.assert_close(ours, truth, rtol=1e-6, atol=0)
+    for mine, other in zip(_gradients(ours, problem), _gradients(truth, exact), strict=True):
+        assert (mine - other).norm() <= 1e-5 * other.norm()
+
+
+def test_skipping_leaves_out_little(device):
+    """A larger bound leaves out more cells, and the error of the gradient stays below the bound's share of cells."""
+    problem = _problem([(80, 20), (60, 25)], 30, device, width=16)
+    exact = _gradients(joint_transducer_loss(**problem, skip_below=0.0), problem)
+    errors = []
+    for bound in (1e-9, 1e-6, 1e-3):
+        ours = _gradients(joint_transducer_loss(**problem, skip_below=bound), problem)
+        errors.append(max(((a - b).norm() / b.norm()).item() for a, b in zip(ours, exact, strict=True)))
+    assert 0 < errors[0] < errors[1] < errors[2]
+    assert errors[1] < 1e-5
+
+
+def test_chunks_make_no_difference(device, monkeypatch):
+    problem = _problem([(40, 20), (30, 13)], 9, device)
+    wanted = _gradients(joint_transducer_loss(**problem, skip_below=0.0), problem)
+    cut = logit_scores.chunks
+
+    def small(num_cells, *_):
+        return (slice(start, start + 37) for start in range(0, num_cells, 37))
+
+    monkeypatch.setattr(joiner_scores, "chunks", small)
+    assert cut is not joiner_scores.chunks
+    found = _gradients(joint_transducer_loss(**problem, skip_below=0.0), problem)
+    for mine, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("topology", TOPOLOGIES)
+@pytest.mark.parametrize("impl", EXACT)
+def test_full_band_changes_nothing_and_a_narrow_one_keeps_fewer_paths(impl, topology, device):
+    _require(impl)
+    problem = _problem([(7, 3), (6, 2)], 5, device)
+    options = {**TOPOLOGIES[topology], **EXACT[impl]}
+    wanted = joint_transducer_loss(**problem, **options)
+    starts = torch.zeros(2, 7, dtype=torch.int64, device=device)
+    torch.testing.assert_close(joint_transducer_loss(**problem, **options, band=(starts, 4)), wanted)
+    starts[:, 2:], starts[:, 4:] = 1, 2
+    narrow = joint_transducer_loss(**problem, **options, band=(starts, 2))
+    reference = joint_transducer_loss(**problem, **TOPOLOGIES[topology], impl="reference", band=(starts, 2))
+    assert (narrow > wanted).all() and narrow.isfinite().all()
+    torch.testing.assert_close(narrow, reference)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
+@pytest.mark.parametrize("impl", ["reference", "chunked"])
+def test_autocast_keeps_log_sums_in_float32(impl, dtype, device):
+    problem = _problem([(20, 6), (14, 3)], 30, device, dtype=torch.float32, width=16)
     plain = joint_transducer_loss(**problem)
-    with torch.autocast(device.type, torch.bfloat16):
-        mixed = joint_transducer_loss(**problem)
+    with torch.autocast(device.type, dtype):
+        mixed = joint_transducer_loss(**problem, impl=impl)
     assert mixed.dtype == torch.float64
     # bfloat16 rounds each logit to 8 bits; over 26 arcs the errors average out
     torch.testing.assert_close(mixed, plain, rtol=2e-2, atol=0)
+    for mine, other in zip(_gradients(mixed, problem), _gradients(plain, problem), strict=True):
+        assert mine.dtype == torch.float32
+        assert (mine - other).norm() <= 5e-2 * other.norm()
+
+
+def test_half_precision_is_multiplied_as_it_is(monkeypatch, device):
+    """As on a CPU that has instructions for it, or a GPU: the matrix products see bfloat16, the sums float32."""
+    monkeypatch.setattr(joint_loss, "_is_emulated", lambda *_: False)
+    problem = _problem([(20, 6), (14, 3)], 30, device, dtype=torch.float32, width=16)
+    plain = joint_transducer_loss(**problem)
+    wanted = _gradients(plain, problem)
+    seen, linear = [], torch.nn.functional.linear
+    monkeypatch.setattr(torch.nn.functional, "linear", lambda *args: seen.append(args[1].dtype) or linear(*args))
+    with torch.autocast(device.type, torch.bfloat16):
+        mixed = joint_transducer_loss(**problem, impl="chunked")
+    found = _gradients(mixed, problem)
+    assert set(seen) == {torch.bfloat16}
+    torch.testing.assert_close(mixed, plain, rtol=2e-2, atol=0)
+    assert all((mine - other).norm() <= 5e-2 * other.norm() for mine, other in zip(found, wanted, strict=True))
+
+
+# torch's own compiler looks at .grad of tensors that are no leaves
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
+def test_torch_compile_around_the_loss(device):
+    problem = _problem([(9, 3), (6, 2)], 5, device)
+    wanted = joint_transducer_loss(**problem).sum()
+
+    def step(encoder_out, rest):
+        return joint_transducer_loss(encoder_out * 1.0, **rest).sum()
+
+    rest = {key: value for key, value in problem.items() if key != "encoder_out"}
+    found = torch.compile(step, backend="aot_eager")(problem["encoder_out"], rest)
+    torch.testing.assert_close(found, wanted)
+    for mine, other in zip(
+        torch.autograd.grad(found, problem["encoder_out"]),
+        torch.autograd.grad(wanted, problem["encoder_out"]),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, other)
+
+
+@pytest.mark.parametrize("use_reentrant", [True, False])
+def test_gradient_checkpointing_around_the_loss(use_reentrant, device):
+    problem = _problem([(9, 3), (6, 2)], 5, device)
+    wanted = _gradients(joint_transducer_loss(**problem), problem)
+
+    def step(*values):
+        return joint_transducer_loss(**dict(zip(problem, values, strict=True)))
+
+    nll = torch.utils.checkpoint.checkpoint(step, *problem.values(), use_reentrant=use_reentrant)
+    nll.sum().backward()
+    found = [value.grad for value in problem.values() if value.requires_grad]
+    for mine, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(mine, other)
+
+
+def test_lengths_may_stay_on_the_cpu(device):
+    problem = _problem([(9, 3), (6, 2)], 5, device)
+    wanted = joint_transducer_loss(**problem)
+    for name in ("encoder_out_lens", "token_lens", "tokens"):
+        problem[name] = problem[name].cpu().int()
+    torch.testing.assert_close(joint_transducer_loss(**problem), wanted)
+
+
+def test_nothing_is_kept_without_gradient(device):
+    problem = _problem([(9, 3), (6, 2)], 5, device)
+    wanted = joint_transducer_loss(**problem)
+    with torch.no_grad():
+        found = joint_transducer_loss(**problem)
+    assert not found.requires_grad
+    torch.testing.assert_close(found, wanted)
 
 
 def test_second_derivative_is_refused(device):
@@ -181,6 +314,24 @@ BAD = {
     "blank-outside": (lambda p: p.update(blank=5), r"`blank` must be in -5..4, but is 5"),
     "float-lengths": (lambda p: p.update(token_lens=p["token_lens"].float()), "`token_lens` must be integer"),
     "two-symbols": (lambda p: p.update(max_symbols_per_frame=2), "`max_symbols_per_frame` must be None or 1, but is 2"),
+    "meta-device": (
+        lambda p: p.update(weight=p["weight"].to("meta")),
+        "`weight` is on the meta device and holds no numbers",
+    ),
+    "integer-weights": (
+        lambda p: p.update(weight=p["weight"].long()),
+        "`weight` must be floating-point, but is torch.int64",
+    ),
+    "k2-standard": (lambda p: p.update(last_arc_is_blank=False), "is for the modified transducer only"),
+    "inf-is": (lambda p: p.update(inf_is="nan"), '`inf_is` must be "raise", "inf" or "zero", but is "nan"'),
+    "skip-below": (lambda p: p.update(skip_below=1.5), "`skip_below` must be in 0..1, but is 1.5"),
+    "band": (lambda p: p.update(band=(torch.zeros(2, 3), 2)), r"`band\[0\]` must have shape \(2, 4\)"),
+    "few-frames": (
+        lambda p: p.update(
+            max_symbols_per_frame=1, token_lens=torch.tensor([2, 2]), encoder_out_lens=torch.tensor([4, 2])
+        ),
+        r"needs T - 1 >= U, which does not hold for utterance 1 \(T=2, U=2\)",
+    ),
     "implementation": (lambda p: p.update(impl="magic"), '`impl` must be .* but is "magic"'),
 }
 

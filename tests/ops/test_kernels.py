@@ -95,9 +95,8 @@ CASES = [
 for architecture in (80, 90):
     for kernel, constants, kinds in CASES:
         signature = {name: "constexpr" if name in constants else {**KIND, **kinds}[name] for name in kernel.arg_names}
-        compiled = triton.compile(
-            ASTSource(kernel, signature, constants), target=GPUTarget("cuda", architecture, 32), options={"num_stages": 3}
-        )
+        source, target = ASTSource(kernel, signature, constants), GPUTarget("cuda", architecture, 32)
+        compiled = triton.compile(source, target=target, options={"num_stages": 3})
         assert compiled.metadata.shared <= 96 * 1024, (kernel, compiled.metadata.shared)
         assert len(compiled.asm["cubin"]) > 0
         print(kernel.__name__, architecture)

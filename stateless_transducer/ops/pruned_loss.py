@@ -1,0 +1,409 @@
+"""The pruned transducer loss (Kuang et al. 2022, arXiv 2206.13236): a cheap loss finds the cells that matter.
+
+Letters: N utterances, T encoder frames, U tokens (a lattice has U+1 rows of labels already said), V vocabulary with
+blank, D width, S rows that a frame keeps, R rows of any matrix.
+
+One training step::
+
+    simple = simple_transducer_loss(encoder_logits, encoder_out_lens, decoder_logits, tokens, token_lens)
+    occupations = simple.blank_occupation, simple.symbol_occupation
+    starts, width = prune_ranges(*occupations, encoder_out_lens, token_lens, width=5)
+    logits = joiner(*prune(encoder_out, decoder_out, starts, width=width))  # (N, T, width, V)
+    nll = pruned_transducer_loss(logits, starts, encoder_out_lens, tokens, token_lens)
+    loss = (0.5 * simple.nll + nll).sum()
+
+k2 and fast_rnnt call our standard topology "regular", and ``max_symbols_per_frame=1, last_arc_is_blank=False``
+"modified".
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from stateless_transducer.ops.arguments import (
+    InfIs,
+    check_choice,
+    check_floating,
+    check_integers,
+    check_paths,
+    check_shapes,
+    check_tokens,
+    checked_blank,
+    choose_topology,
+    finish_nll,
+    never_compiled,
+)
+from stateless_transducer.ops.cells import list_cells
+from stateless_transducer.ops.lattice import NllOfScores, refuse_second_derivative
+from stateless_transducer.ops.logit_scores import LogitRows, NllOfLogits
+
+# a sum of exponentials below this may have lost terms to underflow; its inverse still leaves room for products
+_SMALLEST_SUM = 1e-280
+
+
+class SimpleLoss(NamedTuple):
+    """What the linear joiner says of each utterance."""
+
+    nll: Tensor
+    """(N,), float64, differentiable once."""
+    blank_occupation: Tensor
+    """(N, T, U+1), float64, 0..1, without gradient: share of all paths' probability that says a blank in the cell."""
+    symbol_occupation: Tensor
+    """(N, T, U), the same for the next token. Both are 0 off the lattice and where the nll is not finite."""
+
+
+class PruneRanges(NamedTuple):
+    """The band of cells that `pruned_transducer_loss` looks at."""
+
+    starts: Tensor
+    """(N, T), int64: first row kept on each frame; ``starts + width`` is at most U+1, on padding frames too."""
+    width: int
+    """Rows kept on each frame."""
+
+
+@never_compiled
+def simple_transducer_loss(
+    encoder_logits: Tensor,
+    encoder_out_lens: Tensor,
+    decoder_logits: Tensor,
+    tokens: Tensor,
+    token_lens: Tensor,
+    *,
+    blank: int = 0,
+    max_symbols_per_frame: Literal[1] | None = None,
+    last_arc_is_blank: bool = True,
+    lm_only_scale: float = 0.0,
+    am_only_scale: float = 0.0,
+    inf_is: InfIs = "raise",
+) -> SimpleLoss:
+    """Transducer loss of the joiner that only adds, ``encoder_logits[t] + decoder_logits[u]``, and its occupations.
+
+    The normalisers of all cells come from one matrix product of exponentials an utterance: no (T, U+1, V) is ever held.
+    They are in float64, whatever autocast says, and exact where ``(encoder + decoder).max()`` of a cell is no more than
+    600 below the sum of both maxima; further below, the loss is finite but too large.
+
+    Smoothing replaces each arc's log-probability by ``(1 - lm - am) * joint + lm * lm_only + am * am_only``: lm_only is
+    the log-softmax of the decoder alone, am_only that of the encoder plus the log of the batch's mean decoder
+    distribution. That mean runs over the rows ``u <= token_lens`` without NaN (fast_rnnt's takes in padding rows, too),
+    and is the one place where an utterance's loss depends on the others.
+
+    Args:
+        encoder_logits: (N, T, V), padded with anything.
+        encoder_out_lens: (N,), integer, 1..T.
+        decoder_logits: (N, U+1, V): row u has seen the first u tokens; padded with anything.
+        tokens: (N, U), integer, without blanks, padded with anything.
+        token_lens: (N,), integer, 0..U.
+        blank: id of the blank; negative counts from V.
+        max_symbols_per_frame: see `joint_transducer_loss`.
+        last_arc_is_blank: see `joint_transducer_loss`.
+        lm_only_scale: share of lm_only, 0..1.
+        am_only_scale: share of am_only, 0..1; both together at most 1.
+        inf_is: see `joint_transducer_loss`.
+
+    Returns:
+        The nll and the occupations. NaN among the logits of an utterance makes its nll NaN, with gradient zero, and
+        leaves the others unharmed.
+
+    Raises:
+        ValueError: a shape, dtype, device, length, token or option is outside its bounds.
+    """
+    topology = choose_topology(max_symbols_per_frame, last_arc_is_blank)
+    if encoder_logits.dim() != 3 or 0 in encoder_logits.shape:
+        shape = tuple(encoder_logits.shape)
+        raise ValueError(f"`encoder_logits` must be (N, T, V), none of them 0, but has shape {shape}.")
+    N, T, V = encoder_logits.shape
+    next_tokens = _checked_next_tokens(encoder_logits, encoder_out_lens, tokens, token_lens, V, blank)
+    U = tokens.shape[1]
+    check_shapes({"decoder_logits": (decoder_logits, (N, U + 1, V))})
+    check_floating({"encoder_logits": encoder_logits, "decoder_logits": decoder_logits})
+    check_paths(encoder_out_lens, token_lens, topology, inf_is)
+    _check_scales(lm_only_scale, am_only_scale)
+
+    cells = list_cells(encoder_out_lens, token_lens, T, topology, encoder_logits.device)
+    scales = lm_only_scale, am_only_scale
+    blank_scores, symbol_scores = _linear_scores(
+        encoder_logits, decoder_logits, next_tokens, blank % V, cells.token_lens, scales
+    )
+    places = cells.frame * (U + 1) + cells.u
+    nll, *occupations = NllOfScores.apply(cells, blank_scores.flatten()[places], symbol_scores.flatten()[places])
+    on_blank, on_symbol = (each.new_zeros(N * T * (U + 1)).index_copy_(0, places, each) for each in occupations)
+    shape = N, T, U + 1
+    return SimpleLoss(finish_nll(nll, inf_is), on_blank.view(shape), on_symbol.view(shape)[:, :, :-1])
+
+
+def prune_ranges(
+    blank_occupation: Tensor,
+    symbol_occupation: Tensor,
+    encoder_out_lens: Tensor,
+    token_lens: Tensor,
+    *,
+    width: int,
+    max_symbols_per_frame: Literal[1] | None = None,
+) -> PruneRanges:
+    """The rows of each frame that hold most of the simple loss's paths (section 3.2 of the paper).
+
+    A frame keeps the window of rows with the largest blank occupation, less that of the symbol that leads into the
+    window from below. The starts are then made to begin at row 0, to end where the last row is U, never to fall, and
+    to rise by at most ``width - 1`` a frame (1 in the modified topologies): a path always remains.
+
+    Args:
+        blank_occupation: (N, T, U+1), of `SimpleLoss`.
+        symbol_occupation: (N, T, U), of `SimpleLoss`.
+        encoder_out_lens: (N,), integer, 1..T.
+        token_lens: (N,), integer, 0..U.
+        width: rows to keep on each frame. It is raised where the standard topology could not say all tokens in so
+            few frames, and lowered to U+1.
+        max_symbols_per_frame: see `joint_transducer_loss`.
+
+    Returns:
+        The starts, and the width that they belong to.
+
+    Raises:
+        ValueError: a shape, length or option is outside its bounds.
+    """
+    check_choice("max_symbols_per_frame", max_symbols_per_frame, (None, 1))
+    if blank_occupation.dim() != 3 or 0 in blank_occupation.shape:
+        shape = tuple(blank_occupation.shape)
+        raise ValueError(f"`blank_occupation` must be (N, T, U+1), none of them 0, but has shape {shape}.")
+    N, T, num_rows = blank_occupation.shape
+    check_shapes(
+        {
+            "symbol_occupation": (symbol_occupation, (N, T, num_rows - 1)),
+            "encoder_out_lens": (encoder_out_lens, (N,)),
+            "token_lens": (token_lens, (N,)),
+        }
+    )
+    check_integers("encoder_out_lens", encoder_out_lens, 1, T)
+    check_integers("token_lens", token_lens, 0, num_rows - 1)
+    if width < 1:
+        raise ValueError(f"`width` must be at least 1, but is {width}.")
+
+    lens, words = encoder_out_lens, token_lens.to(encoder_out_lens.device)
+    if max_symbols_per_frame is None:
+        # neighbouring frames share a row: U+1 rows need (width - 1) * T >= U
+        width = max(width, 1 + int((words + lens - 1).div(lens, rounding_mode="floor").max()))
+    width = min(width, num_rows)
+    inside = blank_occupation.unfold(2, width, 1).sum(-1)
+    from_below = torch.nn.functional.pad(symbol_occupation, (1, 0))[:, :, : inside.shape[2]]
+    starts = (inside - from_below).argmax(2)
+    lens, words, t = lens.to(starts), words.to(starts), torch.arange(T, device=starts.device)
+    starts = torch.where(t < lens[:, None] - 1, starts, (words + 1 - width).clamp(min=0)[:, None])
+    steepest = t if max_symbols_per_frame else (width - 1) * t
+    starts = steepest - _never_falling(steepest - _never_falling(starts)).clamp(min=0)
+    return PruneRanges(starts, width)
+
+
+def prune(encoder_out: Tensor, decoder_out: Tensor, starts: Tensor, *, width: int) -> tuple[Tensor, Tensor]:
+    """What the joiner needs on the cells of a band.
+
+    Args:
+        encoder_out: (N, T, D).
+        decoder_out: (N, U+1, D).
+        starts: (N, T), integer, 0..U+1-width: first row of each frame.
+        width: rows of each frame.
+
+    Returns:
+        Both as (N, T, width, D); the encoder's is a view.
+
+    Raises:
+        ValueError: a shape, the starts or the width is outside its bounds.
+    """
+    if encoder_out.dim() != 3 or decoder_out.dim() != 3:
+        shapes = f"{tuple(encoder_out.shape)} and {tuple(decoder_out.shape)}"
+        raise ValueError(
+            f"`encoder_out` and `decoder_out` must be (N, T, D) and (N, U+1, D), but have shapes {shapes}."
+        )
+    (N, T, D), num_rows = encoder_out.shape, decoder_out.shape[1]
+    check_shapes({"decoder_out": (decoder_out, (N, num_rows, D)), "starts": (starts, (N, T))})
+    if not 1 <= width <= num_rows:
+        raise ValueError(f"`width` must be in 1..{num_rows}, but is {width}.")
+    check_integers("starts", starts, 0, num_rows - width)
+    rows = starts.to(decoder_out.device)[:, :, None] + torch.arange(width, device=decoder_out.device)
+    pruned = decoder_out.gather(1, rows.flatten(1)[:, :, None].expand(-1, -1, D))
+    return encoder_out[:, :, None].expand(-1, -1, width, -1), pruned.view(N, T, width, D)
+
+
+@never_compiled
+def pruned_transducer_loss(
+    logits: Tensor,
+    starts: Tensor,
+    encoder_out_lens: Tensor,
+    tokens: Tensor,
+    token_lens: Tensor,
+    *,
+    blank: int = 0,
+    max_symbols_per_frame: Literal[1] | None = None,
+    last_arc_is_blank: bool = True,
+    inf_is: InfIs = "raise",
+) -> Tensor:
+    """Transducer loss over the paths that stay within a band: ``-log P(tokens, path in the band)``.
+
+    It is never less than the loss over all paths, and equal to it where the band holds all of them. The lattice is in
+    float64 and the log-sums in float32 at least.
+
+    Args:
+        logits: (N, T, S, V) of cells (t, starts[t]), ..., (t, starts[t] + S - 1); anything on cells off the lattice.
+        starts: (N, T), integer, 0..U, padded with anything.
+        encoder_out_lens: (N,), integer, 1..T.
+        tokens: (N, U), integer, without blanks, padded with anything.
+        token_lens: (N,), integer, 0..U.
+        blank: id of the blank; negative counts from V.
+        max_symbols_per_frame: see `joint_transducer_loss`.
+        last_arc_is_blank: see `joint_transducer_loss`.
+        inf_is: see `joint_transducer_loss`; ``"raise"`` looks at the lengths only. A band of one's own making that no
+            path stays in has an infinite loss; `prune_ranges` makes none.
+
+    Returns:
+        (N,), float64, differentiable once. NaN among the logits of an utterance makes its nll NaN, with gradient zero,
+        and leaves the others unharmed.
+
+    Raises:
+        ValueError: a shape, dtype, device, length, start, token or option is outside its bounds.
+    """
+    topology = choose_topology(max_symbols_per_frame, last_arc_is_blank)
+    if logits.dim() != 4 or 0 in logits.shape:
+        raise ValueError(f"`logits` must be (N, T, S, V), none of them 0, but has shape {tuple(logits.shape)}.")
+    N, T, S, V = logits.shape
+    next_tokens = _checked_next_tokens(logits, encoder_out_lens, tokens, token_lens, V, blank)
+    U = tokens.shape[1]
+    check_shapes({"starts": (starts, (N, T))})
+    check_floating({"logits": logits})
+    used = torch.arange(T, device=starts.device) < encoder_out_lens.to(starts.device)[:, None]
+    starts = torch.where(used, starts, 0)
+    check_integers("starts", starts, 0, U)
+    check_paths(encoder_out_lens, token_lens, topology, inf_is)
+
+    starts = starts.to(logits.device).long()
+    rows = LogitRows(
+        of_frame=torch.arange(N * T, device=logits.device) * S - starts.flatten(),
+        next_tokens=next_tokens,
+        blank=blank % V,
+        is_normalised=False,
+    )
+    cells = list_cells(encoder_out_lens, token_lens, T, topology, logits.device, band=(starts, S))
+    has_backward = torch.is_grad_enabled() and logits.requires_grad
+    with torch.autocast(logits.device.type, enabled=False):
+        nll = NllOfLogits.apply(cells, rows, has_backward, logits.flatten(0, 2))
+    return finish_nll(nll, inf_is)
+
+
+def _checked_next_tokens(
+    logits: Tensor, encoder_out_lens: Tensor, tokens: Tensor, token_lens: Tensor, vocab_size: int, blank: int
+) -> Tensor:
+    """(N, U+1), int64, on the logits' device: the token that each row says next, with blanks for padding."""
+    N, T = logits.shape[:2]
+    if tokens.dim() != 2:
+        raise ValueError(f"`tokens` must be (N, U), but has shape {tuple(tokens.shape)}.")
+    check_shapes(
+        {
+            "tokens": (tokens, (N, tokens.shape[1])),
+            "encoder_out_lens": (encoder_out_lens, (N,)),
+            "token_lens": (token_lens, (N,)),
+        }
+    )
+    blank = checked_blank(blank, vocab_size)
+    check_integers("encoder_out_lens", encoder_out_lens, 1, T)
+    tokens = check_tokens("tokens", tokens, "token_lens", token_lens, vocab_size, blank)
+    return torch.nn.functional.pad(tokens.to(logits.device), (0, 1), value=blank)
+
+
+def _check_scales(lm_only_scale: float, am_only_scale: float) -> None:
+    """Raise ValueError unless the scales are shares of one whole."""
+    for name, scale in (("lm_only_scale", lm_only_scale), ("am_only_scale", am_only_scale)):
+        if not 0 <= scale <= 1:
+            raise ValueError(f"`{name}` must be in 0..1, but is {scale}.")
+    if lm_only_scale + am_only_scale > 1:
+        raise ValueError(
+            f"`lm_only_scale` + `am_only_scale` must be at most 1, but is {lm_only_scale} + {am_only_scale}."
+        )
+
+
+def _linear_scores(
+    encoder_logits: Tensor,
+    decoder_logits: Tensor,
+    next_tokens: Tensor,
+    blank: int,
+    token_lens: Tensor,
+    scales: tuple[float, float],
+) -> tuple[Tensor, Tensor]:
+    """Smoothed log-probability of the blank and of the next token, both (N, T, U+1), float64."""
+    N, T, _ = encoder_logits.shape
+    # the last axis of all that follows: blank, next token
+    index = torch.stack([torch.full_like(next_tokens, blank), next_tokens], dim=-1)  # (N, U+1, 2)
+    # blank first, then all tokens, in one gather: its gradient is as large as the logits
+    encoder_index = torch.nn.functional.pad(next_tokens, (1, 0), value=blank)[:, None].expand(N, T, -1)
+    from_encoder = encoder_logits.gather(2, encoder_index).double()
+    symbol_from_encoder = from_encoder[:, :, 1:]
+    from_encoder = torch.stack([from_encoder[:, :, :1].expand_as(symbol_from_encoder), symbol_from_encoder], dim=-1)
+    from_decoder = decoder_logits.gather(2, index).double()[:, None]  # (N, 1, U+1, 2)
+    lm_only_scale, am_only_scale = scales
+    joint_scale = 1 - lm_only_scale - am_only_scale
+
+    normaliser = _LinearNormaliser.apply(encoder_logits, decoder_logits)[..., None]
+    scores = joint_scale * (from_encoder + from_decoder - normaliser) if joint_scale else 0 * normaliser.detach()
+    if lm_only_scale or am_only_scale:
+        is_bad = ~decoder_logits.detach().amax(-1).isfinite()
+        lm_only = decoder_logits.masked_fill(is_bad[:, :, None], 0).double().log_softmax(-1)
+        if lm_only_scale:
+            scores = scores + lm_only_scale * lm_only.gather(2, index)[:, None]
+        if am_only_scale:
+            used = torch.arange(len(index[0]), device=is_bad.device) <= token_lens[:, None]
+            unigram = _log_mean(lm_only, used & ~is_bad)
+            normaliser = _LinearNormaliser.apply(encoder_logits, unigram.expand(N, 1, -1))[..., None]
+            scores = scores + am_only_scale * (from_encoder + unigram[index][:, None] - normaliser)
+    blank_scores, symbol_scores = scores.unbind(-1)
+    return blank_scores, symbol_scores
+
+
+def _log_mean(log_probs: Tensor, used: Tensor) -> Tensor:
+    """(V,): log of the mean over the used rows of (N, U+1, V); used is (N, U+1)."""
+    mean = torch.einsum("nu,nuv->v", used.to(log_probs), log_probs.exp()) / used.sum().clamp(min=1)
+    # a token that no row says has a finite log all the same
+    return (mean + torch.finfo(mean.dtype).tiny).log()
+
+
+def _never_falling(rows: Tensor) -> Tensor:
+    """The largest rows (N, T) that never fall over time and are nowhere above the given ones."""
+    return rows.flip(1).cummin(1).values.flip(1)
+
+
+def _scaled_exps(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Exponentials (R, V) of each row less its largest, and that (R, 1); 0 and NaN for a row with NaN."""
+    logits = logits.double()
+    top = logits.amax(-1, keepdim=True)
+    is_bad = ~top.isfinite()
+    return (logits - top).exp_().masked_fill_(is_bad, 0), top.masked_fill(is_bad, torch.nan)
+
+
+class _LinearNormaliser(torch.autograd.Function):
+    """``logsumexp(encoder[:, :, None] + decoder[:, None], -1)``: (N, T, V), (N, R, V) to (N, T, R), float64.
+
+    Utterance by utterance, so that no exponentials of the whole batch are held.
+    """
+
+    @staticmethod
+    def forward(ctx, encoder, decoder):  # noqa: D102
+        rows = []
+        for frames, labels in zip(encoder, decoder, strict=True):
+            (left, left_top), (right, right_top) = _scaled_exps(frames), _scaled_exps(labels)
+            rows.append((left @ right.T).clamp_(min=_SMALLEST_SUM).log_() + left_top + right_top.T)
+        normaliser = torch.stack(rows)
+        ctx.save_for_backward(encoder, decoder, normaliser)
+        return normaliser
+
+    @staticmethod
+    def backward(ctx, grad):  # noqa: D102  # pyright: ignore[reportIncompatibleMethodOverride]
+        refuse_second_derivative()
+        encoder, decoder, normaliser = ctx.saved_tensors
+        grad_encoder, grad_decoder = torch.empty_like(encoder), torch.empty_like(decoder)
+        for n in range(len(encoder)):
+            (left, left_top), (right, right_top) = _scaled_exps(encoder[n]), _scaled_exps(decoder[n])
+            total = (normaliser[n] - left_top - right_top.T).exp_()
+            # false for NaN, too
+            share = torch.where(total > 1.001 * _SMALLEST_SUM, grad[n] / total, 0)
+            grad_encoder[n] = left * (share @ right)
+            grad_decoder[n] = right * (share.T @ left)
+        return grad_encoder, grad_decoder
