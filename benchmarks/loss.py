@@ -73,6 +73,8 @@ GPU_CASES = [
 def batch_shapes(batch: str, path: Path | None) -> tuple[np.ndarray, np.ndarray]:
     """Encoder frames and tokens of each utterance."""
     rng = np.random.default_rng(20220101)
+    if batch == "accuracy":
+        return np.array([300, 220, 120]), np.array([60, 45, 30])
     if batch == "gate":
         return np.array([31, 47, 20]), np.array([9, 12, 0])
     if batch.startswith("aishell"):
@@ -316,7 +318,7 @@ def shares(case: Case, problem: dict) -> dict[str, float]:
         inputs = JoinerInputs(
             problem["encoder_out"], problem["decoder_out"], tokens, problem["weight"], problem["bias"], 0
         )
-        sums = sum_over_paths(cells, *arc_scores(inputs, cells))
+        sums = sum_over_paths(cells, *arc_scores(inputs, cells)[:2])
     total = int((lens * (token_lens + 1)).sum())
     kept = int((sums.blank + sums.symbol > 1e-6).sum())
     return {"cells": total, "on_a_path": len(cells) / total, "kept": kept / total}
@@ -407,6 +409,35 @@ def show(case: Case, share: dict, results: dict, device: str) -> None:
         )
 
 
+def accuracy(arguments: argparse.Namespace) -> None:
+    """Errors of nll and gradients against the reference in float64, by precision and bound of skipping."""
+    from stateless_transducer.ops import joint_loss
+
+    joint_loss._is_emulated = lambda _: False  # accuracy is asked for here, not time
+    device, ways = arguments.device, {}
+    for bound in (0.0, 1e-9, 1e-6, 1e-4, 1e-3):
+        ways[f"float64, skip {bound:g}"] = (torch.float64, {"skip_below": bound}, False)
+    for bound in (0.0, 1e-6):
+        ways[f"float32, skip {bound:g}"] = (torch.float32, {"skip_below": bound}, False)
+    ways["bfloat16 autocast, skip 1e-06"] = (torch.float32, {"skip_below": 1e-6}, True)
+    for scores in ("random", "trained"):
+        case = Case("accuracy", "accuracy", 500, scores)
+        exact = make_problem(case, arguments.shapes, device, torch.float64)
+        truth = ours(exact, "standard", impl="reference")
+        truth.backward()
+        print(f"\n{scores}\n| {'':30} | nll     | " + " | ".join(f"{leaf:11}" for leaf in LEAVES) + " |")
+        print("|" + "-" * 32 + "|" + "-" * 9 + "|" + ("-" * 13 + "|") * len(LEAVES))
+        for name, (dtype, options, is_mixed) in ways.items():
+            problem = make_problem(case, arguments.shapes, device, dtype)
+            loss = (ours_bfloat16 if is_mixed else ours)(problem, "standard", **options)
+            loss.backward()
+            errors = [
+                ((problem[leaf].grad - exact[leaf].grad).norm() / exact[leaf].grad.norm()).item() for leaf in LEAVES
+            ]
+            nll_error = abs(loss.item() - truth.item()) / truth.item()
+            print(f"| {name:30} | {nll_error:7.0e} | " + " | ".join(f"{error:11.0e}" for error in errors) + " |")
+
+
 def lattice_seconds(arguments: argparse.Namespace) -> None:
     """alpha, beta and occupations alone, of the random batch of 30."""
     from stateless_transducer.ops.cells import list_cells
@@ -432,7 +463,7 @@ def main() -> None:
     parser.add_argument("--anchors-python", type=Path)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--cases", default="usual", choices=("usual", "memory", "large"))
+    parser.add_argument("--cases", default="usual", choices=("usual", "memory", "large", "accuracy"))
     parser.add_argument("--match", default="", help="only cases whose name holds this")
     parser.add_argument("--only", nargs="*", help="only these implementations")
     parser.add_argument("--output", type=Path)
@@ -445,6 +476,9 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     torch.set_flush_denormal(True)
     is_cpu = arguments.device == "cpu"
+    if arguments.cases == "accuracy":
+        accuracy(arguments)
+        return
     check_gradients(arguments.device)
     lattice_seconds(arguments)
     cases = {"usual": CPU_CASES if is_cpu else GPU_CASES, "memory": MEMORY_CASES, "large": LARGE_CASES}[arguments.cases]

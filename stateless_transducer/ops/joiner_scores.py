@@ -62,8 +62,8 @@ class JoinerInputs(NamedTuple):
         hidden += self.decoder_out.flatten(0, 1).index_select(0, row)
         return hidden.tanh_()
 
-    def scores(self, hidden: Tensor, next_tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-probabilities of the blank and of the next token, (C,) each, in float32 at least."""
+    def scores(self, hidden: Tensor, next_tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-probabilities of the blank and the next token, log-sum of the logits: (C,), in float32 at least."""
         hidden = hidden.to(self.weight.dtype)
         if self.has_kernels:
             from stateless_transducer.ops.joiner_triton import scores_of_hidden
@@ -73,31 +73,35 @@ class JoinerInputs(NamedTuple):
         return scores_of_logits(logits.to(wide_dtype(logits.dtype)), self.blank, next_tokens)
 
     def logit_gradients(
-        self, hidden: Tensor, next_tokens: Tensor, blank_score: Tensor, blank_share: Tensor, symbol_share: Tensor
+        self, hidden: Tensor, next_tokens: Tensor, normaliser: Tensor, blank_share: Tensor, symbol_share: Tensor
     ) -> Tensor:
         """(C, V); see `logits_to_gradient_`. In float32 at least, or the matrix products' dtype from a kernel."""
         logits = torch.nn.functional.linear(hidden.to(self.weight.dtype), self.weight, self.bias)
         if self.has_kernels:
             from stateless_transducer.ops.joiner_triton import logits_to_gradient_triton_
 
-            shift = (blank_share + symbol_share).log_() + blank_score - logits[:, self.blank]
+            shift = (blank_share + symbol_share).log_().sub_(normaliser)
             return logits_to_gradient_triton_(
                 logits, self.blank, next_tokens, shift, blank_share, symbol_share, SMALLEST_EXPONENT
             )
         logits = logits.to(wide_dtype(logits.dtype))
-        return logits_to_gradient_(logits, self.blank, next_tokens, blank_score, blank_share, symbol_share)
+        return logits_to_gradient_(logits, self.blank, next_tokens, normaliser, blank_share, symbol_share)
 
 
-def arc_scores(inputs: JoinerInputs, cells: Cells) -> tuple[Tensor, Tensor]:
-    """Log-probability of the blank, (M,), and of the next token, (M,), in each cell; in float32 at least."""
+def arc_scores(inputs: JoinerInputs, cells: Cells) -> Tensor:
+    """Log-probability of the blank and of the next token, and the logits' log-sum, in each cell.
+
+    Returns:
+        (3, M), in float32 at least.
+    """
     weight = inputs.weight
-    blank_scores = torch.empty(len(cells), dtype=wide_dtype(weight.dtype), device=weight.device)
-    symbol_scores = torch.empty_like(blank_scores)
+    scores = torch.empty(3, len(cells), dtype=wide_dtype(weight.dtype), device=weight.device)
     for chunk in inputs.chunks(len(cells)):
         row = inputs.decoder_rows(cells.n[chunk], cells.u[chunk])
         hidden, token = inputs.hidden(cells.frame[chunk], row), inputs.next_tokens.flatten()[row]
-        blank_scores[chunk], symbol_scores[chunk] = inputs.scores(hidden, token)
-    return blank_scores, symbol_scores
+        for score, found in zip(scores, inputs.scores(hidden, token), strict=True):
+            score[chunk] = found
+    return scores
 
 
 def joiner_gradients(inputs: JoinerInputs, occupied: Occupied, grad_nll: Tensor) -> tuple[Tensor, ...]:
@@ -109,10 +113,10 @@ def joiner_gradients(inputs: JoinerInputs, occupied: Occupied, grad_nll: Tensor)
         for each in (inputs.encoder_out, inputs.decoder_out, inputs.weight, inputs.bias)
     )
     for chunk in inputs.chunks(len(occupied.n)):
-        n, frame, u, blank_score, blank, symbol = (each[chunk] for each in occupied)
+        n, frame, u, normaliser, blank, symbol = (each[chunk] for each in occupied)
         row, scale = inputs.decoder_rows(n, u), grad_nll[n, None].to(dtype)
         token, hidden = inputs.next_tokens.flatten()[row], inputs.hidden(frame, row)
-        grad = inputs.logit_gradients(hidden, token, blank_score, blank, symbol)
+        grad = inputs.logit_gradients(hidden, token, normaliser, blank, symbol)
         # the scale of the utterance enters where the matrices are narrow
         bias_grad += scale[:, 0].to(grad.dtype) @ grad
         grad = grad.to(matmul_dtype)
@@ -143,13 +147,13 @@ class NllOfJoiner(torch.autograd.Function):
     @staticmethod
     def forward(ctx, cells, options, encoder_out, decoder_out, weight, bias):  # noqa: D102
         inputs = _joiner_inputs(options, encoder_out, decoder_out, weight, bias)
-        blank_scores, symbol_scores = arc_scores(inputs, cells)
+        blank_scores, symbol_scores, normalisers = arc_scores(inputs, cells)
         walk = sum_over_paths
         if options.has_lattice_kernel:
             from stateless_transducer.ops.lattice_triton import sum_over_paths_triton as walk
         sums = walk(cells, blank_scores, symbol_scores, has_occupations=options.has_backward)
         if options.has_backward:
-            occupied = occupied_cells(cells, blank_scores, sums, options.skip_below)
+            occupied = occupied_cells(cells, normalisers, sums, options.skip_below)
             ctx.save_for_backward(encoder_out, decoder_out, weight, bias, *occupied)
             ctx.options = options
         return sums.nll

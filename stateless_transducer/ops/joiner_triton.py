@@ -22,6 +22,7 @@ def _scores_kernel(
     next_tokens,
     blank_scores,
     symbol_scores,
+    normalisers,
     C,
     V,
     D,
@@ -57,12 +58,13 @@ def _scores_kernel(
     normaliser = largest + tl.log(total)
     tl.store(blank_scores + cell, blank_logit - normaliser, mask=is_cell)
     tl.store(symbol_scores + cell, symbol_logit - normaliser, mask=is_cell)
+    tl.store(normalisers + cell, normaliser, mask=is_cell)
 
 
 def scores_of_hidden(
     hidden: Tensor, weight: Tensor, bias: Tensor, blank: int, next_tokens: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of the blank and of the next token, (C,) each, float32.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probabilities of the blank and of the next token, and the logits' log-sum, (C,) each, float32.
 
     Args:
         hidden: (C, D), float32, bfloat16 or float16.
@@ -73,7 +75,7 @@ def scores_of_hidden(
     """
     hidden, weight, next_tokens = hidden.contiguous(), weight.contiguous(), next_tokens.contiguous()
     (C, D), V = hidden.shape, len(weight)
-    blank_scores, symbol_scores = torch.empty(2, C, dtype=torch.float32, device=hidden.device).unbind()
+    blank_scores, symbol_scores, normalisers = torch.empty(3, C, dtype=torch.float32, device=hidden.device)
     is_half = hidden.dtype != torch.float32
     block_c = 128 if is_half else 64
     _scores_kernel[(triton.cdiv(C, block_c),)](
@@ -83,6 +85,7 @@ def scores_of_hidden(
         next_tokens,
         blank_scores,
         symbol_scores,
+        normalisers,
         C,
         V,
         D,
@@ -94,7 +97,7 @@ def scores_of_hidden(
         num_warps=8 if is_half else 4,  # pyright: ignore[reportCallIssue]
         num_stages=3,  # pyright: ignore[reportCallIssue]
     )
-    return blank_scores, symbol_scores
+    return blank_scores, symbol_scores, normalisers
 
 
 @triton.jit

@@ -17,9 +17,6 @@ from stateless_transducer.ops.lattice import PathSums, refuse_second_derivative,
 SMALLEST_EXPONENT = -60.0
 """exp of less is taken as exp of this, 9e-27: products with it stay normal numbers, and denormal ones are slow."""
 
-FARTHEST_BLANK = -100.0
-"""Log-probability of a blank that still gives the normaliser back, with an error of its own rounding, 4e-6."""
-
 
 def wide_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype of sums over numbers of the given one: float32 at least."""
@@ -33,13 +30,16 @@ def chunks(num_cells: int, numbers_per_cell: int, device: torch.device) -> Itera
     return (slice(start, start + size) for start in range(0, num_cells, size))
 
 
-def scores_of_logits(logits: Tensor, blank: int, next_tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of the blank and of the next token, (C,) each. The logits, (C, V), are used up."""
+def scores_of_logits(logits: Tensor, blank: int, next_tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probabilities of the blank and of the next token, and the logits' log-sum, (C,) each.
+
+    The logits, (C, V), are used up.
+    """
     blank_logit, symbol_logit = logits[:, blank].clone(), logits.gather(1, next_tokens[:, None])[:, 0]
     largest = logits.amax(1, keepdim=True)
     logits.sub_(largest).clamp_(min=SMALLEST_EXPONENT).exp_()
     normaliser = logits.sum(1).log_().add_(largest[:, 0])
-    return blank_logit.sub_(normaliser), symbol_logit.sub_(normaliser)
+    return blank_logit.sub_(normaliser), symbol_logit.sub_(normaliser), normaliser
 
 
 class Occupied(NamedTuple):
@@ -51,33 +51,33 @@ class Occupied(NamedTuple):
     """(K,), int64: row n * T + t of a padded (N, T, ...) tensor."""
     u: Tensor
     """(K,), int64: tokens said so far."""
-    blank_score: Tensor
-    """(K,), log-probability of the blank: it gives the normaliser back."""
+    normaliser: Tensor
+    """(K,), log-sum of the logits."""
     blank: Tensor
     """(K,), occupation of the blank arc."""
     symbol: Tensor
     """(K,), occupation of the symbol arc."""
 
 
-def occupied_cells(cells: Cells, blank_scores: Tensor, sums: PathSums, skip_below: float) -> Occupied:
+def occupied_cells(cells: Cells, normalisers: Tensor, sums: PathSums, skip_below: float) -> Occupied:
     """The cells that more than `skip_below` of the probability of all paths runs through.
 
     Cells from which no path leads to the end carry nothing, nor do those of an utterance without a finite nll.
     """
     kept = (sums.blank + sums.symbol > skip_below).nonzero()[:, 0]
-    dtype = blank_scores.dtype
+    dtype = normalisers.dtype
     return Occupied(
         n=cells.n[kept],
         frame=cells.frame[kept],
         u=cells.u[kept],
-        blank_score=blank_scores[kept],
+        normaliser=normalisers[kept],
         blank=sums.blank[kept].to(dtype),
         symbol=sums.symbol[kept].to(dtype),
     )
 
 
 def logits_to_gradient_(
-    logits: Tensor, blank: int, next_tokens: Tensor, blank_scores: Tensor, blank_share: Tensor, symbol_share: Tensor
+    logits: Tensor, blank: int, next_tokens: Tensor, normalisers: Tensor, blank_share: Tensor, symbol_share: Tensor
 ) -> Tensor:
     """Gradient of the nll in the logits, (C, V), in their place.
 
@@ -88,17 +88,12 @@ def logits_to_gradient_(
         logits: (C, V), the values that gave the scores.
         blank: id of the blank.
         next_tokens: (C,), int64.
-        blank_scores: (C,), log-probability of the blank.
+        normalisers: (C,), their log-sums.
         blank_share: (C,), occupation of the blank arc; the cell's, together with `symbol_share`, is above 0.
         symbol_share: (C,), occupation of the symbol arc.
     """
-    log_gamma = (blank_share + symbol_share).log_()
-    # gamma * exp(logit - normaliser), where blank_score = logit of the blank - normaliser
-    minus_normaliser = blank_scores - logits[:, blank]
-    # which says nothing where the blank is all but impossible: the difference cancels, or is -inf less -inf
-    far = (blank_scores < FARTHEST_BLANK).nonzero()[:, 0]
-    minus_normaliser[far] = -logits[far].logsumexp(1)
-    logits += (log_gamma + minus_normaliser)[:, None]
+    # gamma * exp(logit - normaliser)
+    logits += (blank_share + symbol_share).log_().sub_(normalisers)[:, None]
     logits.clamp_(min=SMALLEST_EXPONENT).exp_()
     logits[:, blank] -= blank_share
     return logits.scatter_add_(1, next_tokens[:, None], -symbol_share[:, None])
@@ -121,20 +116,21 @@ class NllOfLogits(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, cells, rows, has_backward, logits):  # noqa: D102
-        blank_scores = torch.empty(len(cells), dtype=wide_dtype(logits.dtype), device=logits.device)
-        symbol_scores = torch.empty_like(blank_scores)
+        scores = torch.zeros(3, len(cells), dtype=wide_dtype(logits.dtype), device=logits.device)
         for chunk in chunks(len(cells), logits.shape[1], logits.device):
             n, u = cells.n[chunk], cells.u[chunk]
             row, token = rows.of_frame[cells.frame[chunk]] + u, rows.next_tokens[n, u]
             if rows.is_normalised:
-                blank_scores[chunk], symbol_scores[chunk] = logits[row, rows.blank], logits[row, token]
+                scores[0, chunk], scores[1, chunk] = logits[row, rows.blank], logits[row, token]
             else:
-                own = logits.index_select(0, row).to(blank_scores.dtype)
-                blank_scores[chunk], symbol_scores[chunk] = scores_of_logits(own, rows.blank, token)
+                own = logits.index_select(0, row).to(scores.dtype)
+                for score, found in zip(scores, scores_of_logits(own, rows.blank, token), strict=True):
+                    score[chunk] = found
+        blank_scores, symbol_scores, normalisers = scores
         sums = sum_over_paths(cells, blank_scores, symbol_scores, has_occupations=has_backward)
         if has_backward:
             ctx.rows = rows
-            ctx.save_for_backward(logits, *occupied_cells(cells, blank_scores, sums, skip_below=0.0))
+            ctx.save_for_backward(logits, *occupied_cells(cells, normalisers, sums, skip_below=0.0))
         return sums.nll
 
     @staticmethod
@@ -144,13 +140,13 @@ class NllOfLogits(torch.autograd.Function):
         occupied, rows = Occupied(*saved), ctx.rows
         gradient = torch.zeros_like(logits)
         for chunk in chunks(len(occupied.n), logits.shape[1], logits.device):
-            n, frame, u, blank_score, blank, symbol = (each[chunk] for each in occupied)
+            n, frame, u, normaliser, blank, symbol = (each[chunk] for each in occupied)
             row, token, scale = rows.of_frame[frame] + u, rows.next_tokens[n, u], grad_nll[n].to(blank)
             if rows.is_normalised:
                 gradient[row, rows.blank] -= (blank * scale).to(gradient.dtype)
                 gradient[row, token] -= (symbol * scale).to(gradient.dtype)
             else:
                 own = logits.index_select(0, row).to(blank.dtype)
-                logits_to_gradient_(own, rows.blank, token, blank_score, blank, symbol).mul_(scale[:, None])
+                logits_to_gradient_(own, rows.blank, token, normaliser, blank, symbol).mul_(scale[:, None])
                 gradient[row] = own.to(gradient.dtype)
         return None, None, None, gradient

@@ -56,8 +56,9 @@ def test_joiner_kernels_equal_plain_code(sizes, device):
     hidden, weight = torch.randn(C, D, device=device).tanh(), 0.5 * torch.randn(V, D, device=device)
     bias, tokens = torch.randn(V, device=device), torch.randint(0, V, (C,), device=device)
     scores = scores_of_hidden(hidden, weight, bias, blank, tokens)
-    log_probs = (hidden.double() @ weight.double().T + bias.double()).log_softmax(1)
-    wanted = log_probs[:, blank], log_probs.gather(1, tokens[:, None])[:, 0]
+    logits = hidden.double() @ weight.double().T + bias.double()
+    log_probs = logits.log_softmax(1)
+    wanted = log_probs[:, blank], log_probs.gather(1, tokens[:, None])[:, 0], logits.logsumexp(1)
     for mine, truth in zip(scores, wanted, strict=True):
         torch.testing.assert_close(mine.double(), truth, rtol=1e-5, atol=1e-5)
 
@@ -80,7 +81,7 @@ from stateless_transducer.ops.lattice_triton import _walk_kernel
 
 POINTERS = {
     "*i64": "first_cell first_row encoder_out_lens token_lens next_tokens",
-    "*fp32": "shift blank_share symbol_share blank_scores symbol_scores",
+    "*fp32": "shift blank_share symbol_share blank_scores symbol_scores normalisers",
     "*fp64": "blank symbol alpha beta by_blank by_symbol",
     "i32": "C V D T",
     "*bf16": "hidden weight bias logits",
