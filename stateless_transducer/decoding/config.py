@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Method = Literal["greedy_search", "modified_beam_search"]
+Method = Literal["greedy_search", "beam_search", "modified_beam_search"]
 
 
 @dataclass(frozen=True)
@@ -13,16 +13,23 @@ class SearchConfig:
     """How hypotheses are found."""
 
     decoding_method: Method = "greedy_search"
-    """The best symbol of each frame, or the best few hypotheses (one symbol a frame)."""
+    """The best symbol of each frame; the best few hypotheses, any number of symbols a frame; the same, one a frame."""
     max_sym_per_frame: int = 1
     """greedy_search: symbols that one frame may emit."""
     beam_size: int = 4
-    """modified_beam_search: hypotheses kept."""
+    """beam_search, modified_beam_search: hypotheses kept."""
+    blank_penalty: float = 0.0
+    """Taken from the logit of the blank: more of it gives fewer deletions and more insertions."""
+    temperature: float = 1.0
+    """Logits are divided by it: above 1 flattens the model's distribution."""
 
     def __post_init__(self) -> None:
         for name in ("max_sym_per_frame", "beam_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`--{name.replace('_', '-')}` must be at least 1, but is {getattr(self, name)}.")
+
+        if not self.temperature > 0:
+            raise ValueError(f"`--temperature` must be above 0, but is {self.temperature}.")
 
     @property
     def key(self) -> str:
@@ -32,5 +39,12 @@ class SearchConfig:
     def suffix(self, context_size: int) -> str:
         """Tail of the names of result files, as icefall's."""
         if self.decoding_method == "greedy_search":
-            return f"context-{context_size}-max-sym-per-frame-{self.max_sym_per_frame}"
-        return f"{self.decoding_method}-beam-size-{self.beam_size}"
+            suffix = f"context-{context_size}-max-sym-per-frame-{self.max_sym_per_frame}"
+        else:
+            suffix = f"{self.decoding_method}-beam-size-{self.beam_size}"
+        # icefall has no such options; results of other settings must not take the place of the plain ones
+        if self.blank_penalty:
+            suffix += f"-blank-penalty-{self.blank_penalty:g}"
+        if self.temperature != 1:
+            suffix += f"-temperature-{self.temperature:g}"
+        return suffix

@@ -15,3 +15,5 @@ class Hypothesis:
     """Encoder frame on which each token was emitted."""
     log_probs: tuple[float, ...]
     """Log-probability of each token where it was emitted."""
+    score: float = 0.0
+    """Log-probability of the whole, as the search that found it counts; see there."""

@@ -1,90 +1,158 @@
-"""Modified beam search: one symbol a frame at most, equal hypotheses merged; all utterances at once.
+"""Modified beam search: one symbol a frame at most, equal hypotheses merged; all utterances at once, in tensors.
 
-Letters: N utterances, T encoder frames, D joiner width, V vocabulary, K hypotheses a beam.
+Letters: N utterances, T encoder frames, D joiner width, V vocabulary, K hypotheses a beam, C tokens of context.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from stateless_transducer.decoding.hypothesis import Hypothesis
+from stateless_transducer.decoding.options import PLAIN, LogitOptions, Schedule
 from stateless_transducer.decoding.recognisable import Recognisable
+
+_MULTIPLIER, _INCREMENT = 6364136223846793005, 1442695040888963407
+"""Of the hash of token sequences; those of Knuth's 64-bit generator."""
 
 
 @torch.inference_mode()
 def modified_beam_search(
-    model: Recognisable, encoder_out: Tensor, encoder_out_lens: Tensor, *, beam_size: int = 4
-) -> list[Hypothesis]:
-    """The likeliest token sequence per token among the ``beam_size`` that survive each frame.
+    model: Recognisable,
+    encoder_out: Tensor,
+    encoder_out_lens: Tensor,
+    *,
+    beam_size: int = 4,
+    options: LogitOptions = PLAIN,
+) -> list[list[Hypothesis]]:
+    """The likeliest token sequences per token among the ``beam_size`` that survive each frame.
 
     On each frame, every hypothesis is continued by a blank or one symbol; the best ``beam_size`` continuations stay,
-    and those that say the same are merged, their probabilities summed. The winner has the best log-probability divided
-    by its number of tokens, start blanks counted, as icefall's.
+    and those that say the same are merged, their probabilities summed. At the end they are ranked by log-probability
+    divided by the number of tokens, start blanks counted, as icefall's.
+
+    Besides the model's own work, memory is that of K hypotheses' contexts and of three numbers a frame and hypothesis:
+    nothing is copied as hypotheses grow. On a GPU nothing waits for the device from the first frame to the last.
 
     Args:
         model: predicts and joins.
         encoder_out: (N, T, D).
         encoder_out_lens: (N,).
         beam_size: K.
+        options: adjustments of the logits.
+
+    Returns:
+        For each utterance its hypotheses, 1 to K, best first; their score is the log-probability of all their paths
+        that the beam kept.
     """
-    N, T, _ = encoder_out.shape
-    beams = [_Beam.start(model.context_size, model.blank_id) for _ in range(N)]
-    for t in range(T):
-        live = [n for n in range(N) if t < int(encoder_out_lens[n])]
-        contexts = torch.tensor([h.tokens[-model.context_size :] for n in live for h in beams[n].hypotheses])
-        counts = [len(beams[n].hypotheses) for n in live]
-        if not counts:
-            break
-        index = torch.repeat_interleave(torch.tensor(live), torch.tensor(counts)).to(encoder_out.device)
-        decoder_out = model.predict(contexts.to(encoder_out.device))
-        log_probs = model.join(encoder_out[index, t], decoder_out).log_softmax(-1)  # (sum of counts, V)
-        for n, own in zip(live, log_probs.split(counts), strict=True):
-            beams[n] = beams[n].advance(own.cpu(), t, beam_size, model.blank_id)
-    return [beam.best(model.context_size) for beam in beams]
+    schedule = Schedule.of(encoder_out_lens)
+    encoder_out = encoder_out[schedule.order]
+    beam = _Beam.start(model, len(encoder_out), len(schedule.running), beam_size, encoder_out.device)
+    for t, running in enumerate(schedule.running):
+        decoder_out = model.predict(beam.contexts[:running].flatten(0, 1))
+        frames = encoder_out[:running, t, None].expand(-1, beam_size, -1).flatten(0, 1)
+        logits = options.adjust(model.join(frames, decoder_out), model.blank_id)
+        beam.advance(t, logits.log_softmax(-1).view(running, beam_size, -1))
+    return schedule.unsort(beam.finish(schedule.lens))
 
 
-class _Partial:
-    """A hypothesis on its way: tokens with the start blanks, frames and log-probabilities of the real ones."""
-
-    __slots__ = ("frames", "log_prob", "token_log_probs", "tokens")
-
-    def __init__(self, tokens, frames, token_log_probs, log_prob: float) -> None:
-        self.tokens: tuple[int, ...] = tokens
-        self.frames: tuple[int, ...] = frames
-        self.token_log_probs: tuple[float, ...] = token_log_probs
-        self.log_prob = log_prob
-
-
+@dataclass
 class _Beam:
-    def __init__(self, hypotheses: list[_Partial]) -> None:
-        self.hypotheses = hypotheses
+    """K hypotheses of each utterance as tensors; a dead one has log-probability -inf."""
+
+    blank_id: int
+    log_probs: Tensor
+    """(N, K), of each hypothesis less `offset`; small numbers lose fewer digits."""
+    offset: Tensor
+    """(N,), float64."""
+    contexts: Tensor
+    """(N, K, C), int64."""
+    hashes: Tensor
+    """(N, K), int64: of the whole token sequence, to know equal ones."""
+    num_tokens: Tensor
+    """(N, K), int64."""
+    parents: Tensor
+    """(T, N, K), int32: which hypothesis each came from."""
+    symbols: Tensor
+    """(T, N, K), int32: what it said, blank or token."""
+    symbol_log_probs: Tensor
+    """(T, N, K)."""
 
     @classmethod
-    def start(cls, context_size: int, blank_id: int) -> _Beam:
-        return cls([_Partial((blank_id,) * context_size, (), (), 0.0)])
+    def start(cls, model: Recognisable, N: int, T: int, K: int, device: torch.device) -> _Beam:
+        log_probs = torch.full((N, K), -torch.inf, device=device)
+        log_probs[:, 0] = 0
+        zeros = torch.zeros(N, K, dtype=torch.int64, device=device)
+        return cls(
+            blank_id=model.blank_id,
+            log_probs=log_probs,
+            offset=torch.zeros(N, dtype=torch.float64, device=device),
+            contexts=torch.full((N, K, model.context_size), model.blank_id, device=device),
+            hashes=zeros,
+            num_tokens=zeros.clone(),
+            parents=torch.zeros(T, N, K, dtype=torch.int32, device=device),
+            symbols=torch.full((T, N, K), model.blank_id, dtype=torch.int32, device=device),
+            symbol_log_probs=torch.zeros(T, N, K, device=device),
+        )
 
-    def advance(self, log_probs: Tensor, t: int, beam_size: int, blank_id: int) -> _Beam:
-        """One frame on; log_probs: (hypotheses, V)."""
-        totals = log_probs + torch.tensor([[h.log_prob] for h in self.hypotheses])
-        best, where = totals.flatten().topk(min(beam_size, totals.numel()))
-        merged: dict[tuple[int, ...], _Partial] = {}
-        for log_prob, position in zip(best.tolist(), where.tolist(), strict=True):
-            parent, symbol = divmod(position, log_probs.shape[1])
-            new = self._continue(self.hypotheses[parent], symbol, t, log_probs[parent, symbol], log_prob, blank_id)
-            other = merged.get(new.tokens)
-            if other is None:
-                merged[new.tokens] = new
-            else:
-                # the likelier one comes first and tells the times
-                other.log_prob = float(torch.logaddexp(torch.tensor(other.log_prob), torch.tensor(log_prob)))
-        return _Beam(list(merged.values()))
+    def advance(self, t: int, log_probs: Tensor) -> None:
+        """One frame on for the first R utterances; log_probs: (R, K, V)."""
+        R, K, V = log_probs.shape
+        best, where = (self.log_probs[:R, :, None] + log_probs).view(R, -1).topk(K)
+        parent, symbol = where.div(V, rounding_mode="floor"), where % V
+        says = symbol != self.blank_id
+        own = log_probs.view(R, -1).gather(1, where)
 
-    def _continue(self, parent: _Partial, symbol: int, t: int, own: Tensor, total: float, blank_id: int) -> _Partial:
-        if symbol == blank_id:
-            return _Partial(parent.tokens, parent.frames, parent.token_log_probs, total)
-        return _Partial((*parent.tokens, symbol), (*parent.frames, t), (*parent.token_log_probs, float(own)), total)
+        hashes, num_tokens = self.hashes[:R].gather(1, parent), self.num_tokens[:R].gather(1, parent)
+        hashes = torch.where(says, hashes * _MULTIPLIER + (symbol + 1) * _INCREMENT, hashes)
+        num_tokens = num_tokens + says
+        contexts = self.contexts[:R].gather(1, parent[:, :, None].expand(-1, -1, self.contexts.shape[2]))
+        shifted = torch.cat([contexts[:, :, 1:], symbol[:, :, None]], dim=2)
 
-    def best(self, context_size: int) -> Hypothesis:
-        winner = max(self.hypotheses, key=lambda h: h.log_prob / len(h.tokens))
-        return Hypothesis(winner.tokens[context_size:], winner.frames, winner.token_log_probs)
+        best = _merge(best, hashes, num_tokens)
+        largest = best.amax(1, keepdim=True)
+        self.offset[:R] += largest[:, 0]
+        self.log_probs[:R] = best - largest
+        self.contexts[:R] = torch.where(says[:, :, None], shifted, contexts)
+        self.hashes[:R], self.num_tokens[:R] = hashes, num_tokens
+        self.parents[t, :R], self.symbols[t, :R], self.symbol_log_probs[t, :R] = parent.int(), symbol.int(), own
+
+    def finish(self, lens: list[int]) -> list[list[Hypothesis]]:
+        """Ranked hypotheses of each utterance, read back along the parents."""
+        totals = self.log_probs.double() + self.offset[:, None]
+        ranks = totals / (self.num_tokens + self.contexts.shape[2])
+        order, num_live = ranks.argsort(1, descending=True).cpu(), (self.log_probs > -torch.inf).sum(1).tolist()
+        totals, parents, symbols = totals.cpu(), self.parents.cpu().numpy(), self.symbols.cpu().numpy()
+        symbol_log_probs = self.symbol_log_probs.cpu().numpy()
+        results = []
+        for n, num_frames in enumerate(lens):
+            chosen = order[n, : num_live[n]].numpy()
+            said: list[list[tuple[int, int, float]]] = [[] for _ in chosen]
+            at = chosen
+            for t in range(num_frames - 1, -1, -1):
+                symbol = symbols[t, n, at]
+                for i in (symbol != self.blank_id).nonzero()[0].tolist():
+                    said[i].append((int(symbol[i]), t, float(symbol_log_probs[t, n, at[i]])))
+                at = parents[t, n, at]
+            results.append([_hypothesis(row, float(totals[n, k])) for row, k in zip(said, chosen, strict=True)])
+        return results
+
+
+def _merge(log_probs: Tensor, hashes: Tensor, num_tokens: Tensor) -> Tensor:
+    """(R, K) -> (R, K): equal hypotheses give their probability to the first of them, and die.
+
+    The first is the likeliest, and so tells the times.
+    """
+    K = log_probs.shape[1]
+    place = torch.arange(K, device=log_probs.device)
+    is_same = (hashes[:, :, None] == hashes[:, None]) & (num_tokens[:, :, None] == num_tokens[:, None])
+    is_same &= (log_probs > -torch.inf)[:, None]
+    first = torch.where(is_same, place, K).amin(2)  # K for a dead one
+    return torch.where(first[:, None] == place[:, None], log_probs[:, None], -torch.inf).logsumexp(2)
+
+
+def _hypothesis(said: list[tuple[int, int, float]], score: float) -> Hypothesis:
+    tokens, frames, log_probs = zip(*reversed(said), strict=True) if said else ((), (), ())
+    return Hypothesis(tokens, frames, log_probs, score)

@@ -8,17 +8,27 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from stateless_transducer.decoding.beam import beam_search
 from stateless_transducer.decoding.config import SearchConfig
 from stateless_transducer.decoding.greedy import greedy_search
 from stateless_transducer.decoding.hypothesis import Hypothesis
 from stateless_transducer.decoding.modified_beam import modified_beam_search
+from stateless_transducer.decoding.options import LogitOptions
 from stateless_transducer.decoding.recognisable import Recognisable
 from stateless_transducer.ops.masks import MIN_FEATURE_FRAMES
 
 
 @torch.inference_mode()
 def search(model: Recognisable, features: Tensor, feature_lens: Tensor, config: SearchConfig) -> list[Hypothesis]:
-    """The best hypothesis of each utterance.
+    """The best hypothesis of each utterance; `search_nbest` gives them all."""
+    return [found[0] for found in search_nbest(model, features, feature_lens, config)]
+
+
+@torch.inference_mode()
+def search_nbest(
+    model: Recognisable, features: Tensor, feature_lens: Tensor, config: SearchConfig
+) -> list[list[Hypothesis]]:
+    """The hypotheses that the search ends with, best first; greedy search has one.
 
     Args:
         model: encodes, predicts, joins.
@@ -30,6 +40,11 @@ def search(model: Recognisable, features: Tensor, feature_lens: Tensor, config: 
     missing = max(0, MIN_FEATURE_FRAMES - features.shape[1])
     padded = torch.nn.functional.pad(features, (0, 0, 0, missing))
     encoder_out, encoder_out_lens = model.encode(padded, feature_lens)
+    options = LogitOptions(config.blank_penalty, config.temperature)
     if config.decoding_method == "greedy_search":
-        return greedy_search(model, encoder_out, encoder_out_lens, max_symbols_per_frame=config.max_sym_per_frame)
-    return modified_beam_search(model, encoder_out, encoder_out_lens, beam_size=config.beam_size)
+        best = greedy_search(
+            model, encoder_out, encoder_out_lens, max_symbols_per_frame=config.max_sym_per_frame, options=options
+        )
+        return [[hypothesis] for hypothesis in best]
+    find = beam_search if config.decoding_method == "beam_search" else modified_beam_search
+    return find(model, encoder_out, encoder_out_lens, beam_size=config.beam_size, options=options)

@@ -33,6 +33,13 @@ class StatelessDecoder(nn.Module):
             x = self.conv(x.transpose(1, 2)).transpose(1, 2)
         return x
 
+    def step(self, contexts: Tensor) -> Tensor:
+        """`forward` of one window each, (N, context_size) -> (N, D): a few gathers and products, for the searches."""
+        x = self.embedding(contexts)
+        if self.context_size == 1:
+            return x[:, 0]
+        return (x * self.conv.weight[:, 0].T).sum(1)
+
     def all_prefixes(self, tokens: Tensor) -> Tensor:
         """(N, U) -> (N, U+1, D): row u has seen the first u tokens, blanks before them."""
         return self(nn.functional.pad(tokens, (self.context_size, 0), value=self.blank_id))

@@ -54,7 +54,10 @@ class Transducer(nn.Module):
         *,
         max_symbols_per_frame: Literal[1] | None = None,
     ) -> Tensor:
-        """`forward` from the encoder's output on: (N, T, D) and (N,) with tokens (N, U) and (N,) -> (N,)."""
+        """`forward` from the encoder's output on: (N, T, D) and (N,) with tokens (N, U) and (N,) -> (N,).
+
+        Infinite for an utterance without a path: the caller knows its name.
+        """
         return joint_transducer_loss(
             encoder_out,
             encoder_out_lens,
@@ -65,6 +68,7 @@ class Transducer(nn.Module):
             self.joiner.output_linear.bias,
             blank=self.blank_id,
             max_symbols_per_frame=max_symbols_per_frame,
+            inf_is="inf",
         )
 
     def encode(self, features: Tensor, feature_lens: Tensor) -> tuple[Tensor, Tensor]:
@@ -73,7 +77,7 @@ class Transducer(nn.Module):
 
     def predict(self, contexts: Tensor) -> Tensor:
         """(N, context_size) -> (N, D)."""
-        return self.decoder(contexts)[:, 0]
+        return self.decoder.step(contexts)
 
     def join(self, encoder_out: Tensor, decoder_out: Tensor) -> Tensor:
         """(N, D) and (N, D) -> logits (N, V)."""

@@ -12,6 +12,7 @@ from icefall_names import our_name
 from safetensors.torch import load_file
 from torch.nn.utils.rnn import pad_sequence
 
+from stateless_transducer.decoding.beam import beam_search
 from stateless_transducer.decoding.greedy import greedy_search
 from stateless_transducer.decoding.modified_beam import modified_beam_search
 from stateless_transducer.features import PADDING_VALUE
@@ -105,6 +106,15 @@ def _agree(found, wanted):
     assert [list(found[n].tokens) for n in stable] == [wanted["hyps"][n] for n in stable]
 
 
+def _agree_ranked(found, wanted):
+    """The best hypotheses and their log-probabilities; the others follow by score per token."""
+    best = [ranked[0] for ranked in found]
+    _agree(best, wanted)
+    for n, is_stable in enumerate(wanted["stable"]):
+        if is_stable:
+            assert best[n].score == pytest.approx(wanted["log_probs"][n], abs=2e-4, rel=1e-4)
+
+
 def _wanted(name, batch, method):
     return json.loads((GOLDEN / name / "hyps.json").read_text())[batch][method]
 
@@ -122,4 +132,12 @@ def test_greedy_search_says_icefalls_words(name, batch, symbols, device):
 @pytest.mark.parametrize("name", MODELS)
 def test_modified_beam_search_says_icefalls_words(name, batch, beam_size, device):
     found = modified_beam_search(_load(name)[0], *_encoded(name, batch, device), beam_size=beam_size)
-    _agree(found, _wanted(name, batch, f"modified_beam_search_beam{beam_size}"))
+    _agree_ranked(found, _wanted(name, batch, f"modified_beam_search_beam{beam_size}"))
+
+
+@pytest.mark.parametrize("beam_size", [2, 4, 8])
+@pytest.mark.parametrize("batch", BATCHES)
+@pytest.mark.parametrize("name", MODELS)
+def test_beam_search_says_icefalls_words(name, batch, beam_size, device):
+    found = beam_search(_load(name)[0], *_encoded(name, batch, device), beam_size=beam_size)
+    _agree_ranked(found, _wanted(name, batch, f"beam_search_beam{beam_size}"))

@@ -1,0 +1,67 @@
+"""What all searches do to logits, and how they order a batch.
+
+Letters: N utterances, T encoder frames, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class LogitOptions:
+    """Adjustments of the model's distribution before a search sees it."""
+
+    blank_penalty: float = 0.0
+    """Taken from the logit of the blank: more of it gives fewer deletions and more insertions."""
+    temperature: float = 1.0
+    """Logits are divided by it: above 1 flattens the distribution."""
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise ValueError(f"`temperature` must be above 0, but is {self.temperature}.")
+
+    def adjust(self, logits: Tensor, blank_id: int) -> Tensor:
+        """(..., V) -> (..., V), in float32 at least."""
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        if self.temperature != 1:
+            logits = logits / self.temperature
+        if self.blank_penalty:
+            logits = logits.clone()
+            logits[..., blank_id] -= self.blank_penalty
+        return logits
+
+
+PLAIN = LogitOptions()
+"""The model's own distribution."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A batch sorted by length, longest first, so that on each frame the utterances still running are a prefix."""
+
+    order: Tensor
+    """(N,), int64: which utterance each sorted row is."""
+    running: list[int]
+    """T numbers of rows."""
+    lens: list[int]
+    """N numbers of frames, sorted."""
+
+    @classmethod
+    def of(cls, encoder_out_lens: Tensor) -> Schedule:
+        """The one place where a search waits for the device before its end."""
+        lens = encoder_out_lens.cpu()
+        order = lens.argsort(descending=True, stable=True)
+        longest = int(lens.max()) if len(lens) else 0
+        running = (lens[:, None] > torch.arange(longest)).sum(0).tolist()
+        return cls(order.to(encoder_out_lens.device), running, lens[order].tolist())
+
+    def unsort(self, rows: list) -> list:
+        """Sorted rows back in the caller's order."""
+        result = [None] * len(rows)
+        for place, row in zip(self.order.tolist(), rows, strict=True):
+            result[place] = row
+        return result
