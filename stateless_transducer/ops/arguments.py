@@ -45,8 +45,10 @@ def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
 
 
 def check_shapes(wanted: Mapping[str, tuple[Tensor, tuple[int, ...]]]) -> None:
-    """Raise ValueError unless each named tensor has its shape."""
+    """Raise ValueError unless each named tensor is one and has its shape."""
     for name, (tensor, shape) in wanted.items():
+        if not isinstance(tensor, Tensor):
+            raise ValueError(f"`{name}` must be a tensor of shape {shape}, but is a {type(tensor).__name__}.")
         if tuple(tensor.shape) != shape:
             raise ValueError(f"`{name}` must have shape {shape}, but has {tuple(tensor.shape)}.")
 

@@ -84,7 +84,7 @@ def list_cells(
             from a path stay listed.
     """
     # on the host: the number of cells must be known there to allocate them
-    lens, words = torch.stack([encoder_out_lens, token_lens]).cpu().long()
+    lens, words = encoder_out_lens.cpu().long(), token_lens.cpu().long()
     t = torch.arange(num_frames)
     lens_, words_ = lens[:, None], words[:, None]
     if topology == "standard":

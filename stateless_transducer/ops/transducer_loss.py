@@ -43,6 +43,9 @@ def transducer_loss(
 ) -> Tensor:
     """Transducer loss of given logits: in place of torchaudio's `rnnt_loss` and of `optimized_transducer`'s.
 
+    The first eight arguments are optimized_transducer's. torchaudio's blank is the last id by default (pass
+    ``blank=-1``), and its ``fused_log_softmax`` is the opposite of `from_log_softmax`: name what follows the blank.
+
     The logits are not changed, and their gradient is the only other tensor of their size. Without them, in a tenth of
     the memory and less: `joint_transducer_loss`.
 

@@ -323,6 +323,7 @@ BAD = {
         "`weight` must be floating-point, but is torch.int64",
     ),
     "k2-standard": (lambda p: p.update(last_arc_is_blank=False), "is for the modified transducer only"),
+    "list": (lambda p: p.update(token_lens=[2, 2]), r"`token_lens` must be a tensor of shape \(2,\), but is a list"),
     "inf-is": (lambda p: p.update(inf_is="nan"), '`inf_is` must be "raise", "inf" or "zero", but is "nan"'),
     "skip-below": (lambda p: p.update(skip_below=1.5), "`skip_below` must be in 0..1, but is 1.5"),
     "band": (lambda p: p.update(band=(torch.zeros(2, 3), 2)), r"`band\[0\]` must have shape \(2, 4\)"),
