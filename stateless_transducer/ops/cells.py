@@ -83,8 +83,8 @@ def list_cells(
         band: starts (N, T) and a width: keep only ``start <= u < start + width``. Cells that the band cuts off
             from a path stay listed.
     """
-    # on the host: the number of cells must be known there to allocate them
-    lens, words = encoder_out_lens.cpu().long(), token_lens.cpu().long()
+    # on the host: the number of cells must be known there to allocate them; contiguous, since a kernel reads them
+    lens, words = (each.cpu().long().contiguous() for each in (encoder_out_lens, token_lens))
     t = torch.arange(num_frames)
     lens_, words_ = lens[:, None], words[:, None]
     if topology == "standard":
