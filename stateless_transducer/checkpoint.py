@@ -7,14 +7,18 @@ training checkpoint holds the state to go on with, too.
 from __future__ import annotations
 
 import pickle
+import re
+import struct
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.serialization import add_safe_globals, clear_safe_globals, get_safe_globals
 
 from stateless_transducer.features import FbankConfig
 from stateless_transducer.files import replacing
@@ -66,13 +70,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "provenance": dict(checkpoint.provenance),
         "training_state": checkpoint.training_state,
     }
-    try:
-        with replacing(path) as temporary:
-            torch.save(content, temporary)
-    # torch's zip writer turns a full disk into a RuntimeError
-    except (OSError, RuntimeError) as err:
-        kept = "; the file that was there is unchanged" if path.exists() else ""
-        raise OSError(f"{path} cannot be written ({err}){kept}. Free space or choose another `--exp-dir`.") from err
+    write_archive(path, content)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -81,20 +79,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
     Raises:
         ValueError: missing, truncated, not a checkpoint, or of another program.
     """
-    if not path.is_file():
-        raise ValueError(f"{path}: no such checkpoint.")
-    # torch.load would take an old bare pickle, too; ours are always archives, and half an archive is none
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path} is not a checkpoint, or is truncated.")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as err:
-        raise ValueError(
-            f"{path} is refused: it holds objects other than tensors and plain values, which could run code."
-        ) from err
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as err:
-        raise ValueError(f"{path} is not a checkpoint, or is damaged ({err}).") from err
-    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+    content = read_archive(path)
+    if not is_own_format(content):
         raise ValueError(f"{path} is not a checkpoint of stateless-transducer (format {_FORMAT}).")
     return Checkpoint(
         weights=content["model"],
@@ -104,6 +90,78 @@ def load_checkpoint(path: Path) -> Checkpoint:
         provenance=content["provenance"],
         training_state=content["training_state"],
     )
+
+
+def is_own_format(content: object) -> bool:
+    """Whether this is what `save_checkpoint` writes."""
+    return isinstance(content, dict) and content.get("format") == _FORMAT
+
+
+def write_archive(path: Path, content: Mapping[str, Any]) -> None:
+    """`torch.save`, all or nothing.
+
+    Raises:
+        OSError: it cannot be written; the message says what to do.
+    """
+    try:
+        with replacing(path) as temporary:
+            torch.save(content, temporary)
+    # torch's zip writer turns a full disk into a RuntimeError
+    except (OSError, RuntimeError) as err:
+        kept = "; the file that was there is unchanged" if path.exists() else ""
+        raise OSError(f"{path} cannot be written ({err}){kept}. Free space or choose another folder.") from err
+
+
+def read_archive(path: Path, allowed: Sequence[type] = ()) -> Any:
+    """What `torch.save` wrote, tensors on the CPU; nothing in the file is executed.
+
+    Args:
+        path: the file.
+        allowed: classes that stand for those of the same module and name in the file; tensors and plain values
+            (numbers, strings, lists, dicts) need not be named.
+
+    Raises:
+        ValueError: missing, truncated, not of `torch.save`, or with objects of other classes.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}: no such checkpoint.")
+    # torch.load would take an old bare pickle, too; ours are always archives, and half an archive is none
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.namelist()
+    except (zipfile.BadZipFile, ValueError, EOFError, struct.error, NotImplementedError) as err:
+        raise ValueError(f"{path} is not a checkpoint, or is truncated.") from err
+    if any(member.endswith("/constants.pkl") for member in members):
+        raise ValueError(f"{path} is a scripted model, which holds code; give the checkpoint that it was made from.")
+    try:
+        with _allowing_only(allowed):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as err:
+        foreign = re.search(r"GLOBAL (\S+)", str(err))
+        if foreign is None:
+            raise ValueError(f"{path} is not a checkpoint, or its pickle is damaged.") from err
+        raise ValueError(
+            f"{path} is refused: it holds objects other than tensors and plain values ({foreign[1]}), which could run "
+            "code."
+        ) from err
+    # inside torch, damaged bytes raise almost anything
+    except Exception as err:
+        raise ValueError(f"{path} is not a checkpoint, or is damaged ({err}).") from err
+
+
+@contextmanager
+def _allowing_only(classes: Sequence[type]) -> Iterator[None]:
+    """As torch.serialization.safe_globals, but without what else this process may have allowed."""
+    before = list(get_safe_globals())
+    clear_safe_globals()
+    add_safe_globals(list(classes))
+    try:
+        yield
+    finally:
+        # torch's own modules, imported meanwhile, add to it
+        before += [added for added in get_safe_globals() if added not in classes]
+        clear_safe_globals()
+        add_safe_globals(before)
 
 
 def epoch_path(exp_dir: Path, epoch: int) -> Path:
@@ -186,13 +244,26 @@ def average_checkpoints(paths: Iterable[Path]) -> Checkpoint:
 
 
 def _check_weights(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
-    faults = [f"{name} is missing" for name in wanted if name not in found]
-    faults += [f"{name} is left over" for name in found if name not in wanted]
-    faults += [
-        f"{name} has shape {tuple(found[name].shape)} instead of {tuple(wanted[name].shape)}"
-        for name in wanted
-        if name in found and found[name].shape != wanted[name].shape
-    ]
+    faults = weight_faults(found, wanted)
     if faults:
-        more = f"; and {len(faults) - 5} more" if len(faults) > 5 else ""
-        raise ValueError(f"The weights do not fit the model: {'; '.join(faults[:5])}{more}.")
+        raise ValueError(f"The weights do not fit the model: {faults}.")
+
+
+def weight_faults(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
+    """Which weights are missing, left over or of another shape, by name; empty if all fit."""
+    return first_of(
+        [
+            *(f"{name} is missing" for name in wanted if name not in found),
+            *(f"{name} is left over" for name in found if name not in wanted),
+            *(
+                f"{name} has shape {tuple(found[name].shape)} instead of {tuple(wanted[name].shape)}"
+                for name in wanted
+                if name in found and found[name].shape != wanted[name].shape
+            ),
+        ]
+    )
+
+
+def first_of(faults: Sequence[str]) -> str:
+    """The first five, and how many more there are."""
+    return "; ".join(faults[:5]) + (f"; and {len(faults) - 5} more" if len(faults) > 5 else "")

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
+import math
+import time
 from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
 from stateless_transducer.data.batches import Batch
 from stateless_transducer.decoding.config import SearchConfig
 from stateless_transducer.decoding.recognisable import Recognisable
-from stateless_transducer.decoding.search import search
+from stateless_transducer.decoding.search import make_scorer, search
 from stateless_transducer.files import write_text
+from stateless_transducer.text.bootstrap import Estimate, bootstrap_report
 from stateless_transducer.text.scoring import (
     Report,
     ScoredUtterance,
@@ -26,6 +32,9 @@ from stateless_transducer.text.scoring import (
 )
 from stateless_transducer.text.tokens import SPACE, TokenTable
 
+CONFIDENCE = 0.95
+"""Probability that the interval of an error rate is to hold the truth with."""
+
 
 @dataclass(frozen=True)
 class TestResult:
@@ -34,6 +43,24 @@ class TestResult:
     report: Report
     unknown_units: Counter[str]
     """Units of the references that the token table lacks: errors that no search can avoid."""
+    speech_s: float
+    """Seconds of speech."""
+    wall_s: float
+    """Seconds that it took to load the features and to search."""
+    device: str
+    """Where the search ran."""
+
+    @cached_property
+    def error_rate(self) -> Estimate | None:
+        """In percent, with its confidence interval; the same report gives the same. None without utterances."""
+        if not self.report.utterances:
+            return None
+        return bootstrap_report(self.report, generator=np.random.default_rng(0), confidence=CONFIDENCE)
+
+    @property
+    def real_time_factor(self) -> float | None:
+        """Seconds a second of speech took; None without speech."""
+        return self.wall_s / self.speech_s if self.speech_s else None
 
 
 def evaluate(
@@ -55,9 +82,11 @@ def evaluate(
         device: where to search.
         progress: called with the number of utterances done.
     """
-    scored, unknown = [], Counter()
+    scored, unknown, scorer = [], Counter(), make_scorer(config, token_table, device)
+    started, speech_s = time.monotonic(), 0.0
     for batch in batches:
-        hypotheses = search(model, batch.features.to(device), batch.feature_lens.to(device), config)
+        speech_s += batch.seconds
+        hypotheses = search(model, batch.features.to(device), batch.feature_lens.to(device), config, scorer)
         for id_, text, hypothesis in zip(batch.ids, batch.texts, hypotheses, strict=True):
             unknown.update(token_table.unknown_units(text))
             # symbol by symbol: an unknown token is one unit, not the characters of its name
@@ -66,7 +95,8 @@ def evaluate(
             scored.append(ScoredUtterance(id_, units(text, token_table.unit), found))
         if progress is not None:
             progress(len(scored))
-    return TestResult(score(scored), unknown)
+    wall_s = time.monotonic() - started
+    return TestResult(score(scored), unknown, speech_s, wall_s, str(device))
 
 
 def metric_name(token_table: TokenTable) -> str:
@@ -74,40 +104,75 @@ def metric_name(token_table: TokenTable) -> str:
     return "WER" if token_table.unit == "word" else "CER"
 
 
-def write_results(folder: Path, test_set: str, name: str, key: str, metric: str, report: Report) -> list[Path]:
+def write_results(
+    folder: Path,
+    test_set: str,
+    name: str,
+    result: TestResult,
+    *,
+    metric: str,
+    config: SearchConfig,
+    averaged: Sequence[str],
+) -> list[Path]:
     """Write ``recogs-``, ``errs-`` and ``wer-summary-`` files as icefall's, and ``result-<...>.json``.
 
     Args:
         folder: ``exp_dir/log/<decoding_method>``.
         test_set: name of the split.
         name: tail of the file names: epoch, average, search.
-        key: name of the search in the summary.
+        result: what `evaluate` found.
         metric: CER or WER.
-        report: the score.
+        config: which search found it.
+        averaged: names of the checkpoints that the model is the mean of.
     """
+    report = result.report
     numbers = {
         "test_set": test_set,
         "name": name,
         "method": folder.name,
-        "setting": key,
+        "setting": config.key,
+        **_figures(result, metric),
+        "averaged": list(averaged),
+        "search": asdict(config),
+    }
+    texts = {
+        f"recogs-{test_set}-{name}.txt": recogs_text(report.utterances),
+        f"errs-{test_set}-{name}.txt": errs_text(report),
+        f"wer-summary-{test_set}-{name}.txt": summary_text(
+            {config.key: round(report.error_rate, 2)}, metric="WER" if metric == "WER" else "CER"
+        ),
+        # settings may be paths
+        f"result-{test_set}-{name}.json": json.dumps(numbers, indent=2, ensure_ascii=False, default=str) + "\n",
+    }
+    for file, text in texts.items():
+        write_text(folder / file, text)
+    return [folder / file for file in texts]
+
+
+def _figures(result: TestResult, metric: str) -> dict[str, Any]:
+    """Of the summary; null stands for what is infinite or undefined."""
+    report, estimate = result.report, result.error_rate
+    interval = None
+    if estimate is not None:
+        bounds = {"low": _rounded(estimate.low, 2), "high": _rounded(estimate.high, 2)}
+        interval = {"confidence": CONFIDENCE, **bounds}
+    return {
         "metric": metric,
-        "error_rate": round(report.error_rate, 2),
+        "unit": "word" if metric == "WER" else "character",
+        "error_rate": _rounded(report.error_rate, 2),
+        "confidence_interval": interval,
         "errors": report.num_errors,
         "reference_units": report.num_reference,
         "insertions": report.num_insertions,
         "deletions": report.num_deletions,
         "substitutions": report.num_substitutions,
         "utterances": len(report.utterances),
+        "speech_s": _rounded(result.speech_s, 2),
+        "wall_s": _rounded(result.wall_s, 2),
+        "real_time_factor": _rounded(result.real_time_factor, 5),
+        "device": result.device,
     }
-    is_word = metric == "WER"
-    texts = {
-        f"recogs-{test_set}-{name}.txt": recogs_text(report.utterances),
-        f"errs-{test_set}-{name}.txt": errs_text(report),
-        f"wer-summary-{test_set}-{name}.txt": summary_text(
-            {key: round(report.error_rate, 2)}, metric="WER" if is_word else "CER"
-        ),
-        f"result-{test_set}-{name}.json": json.dumps(numbers, indent=2) + "\n",
-    }
-    for file, text in texts.items():
-        write_text(folder / file, text)
-    return [folder / file for file in texts]
+
+
+def _rounded(value: float | None, digits: int) -> float | None:
+    return None if value is None or not math.isfinite(value) else round(value, digits)

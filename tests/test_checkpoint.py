@@ -5,6 +5,7 @@ import pickle
 import subprocess
 import sys
 from dataclasses import replace
+from fractions import Fraction
 
 import pytest
 import torch
@@ -162,12 +163,29 @@ except OSError as err:
 """
 
 
+def test_what_else_the_process_allows_is_refused_all_the_same(tmp_path):
+    save_checkpoint(tmp_path / "m.pt", _checkpoint(provenance={"path": Fraction(1, 2)}))
+    with torch.serialization.safe_globals([Fraction]):
+        allowed = set(torch.serialization.get_safe_globals())
+        with pytest.raises(
+            ValueError, match=r"m.pt is refused: it holds objects .* \(fractions.Fraction\), which could"
+        ):
+            load_checkpoint(tmp_path / "m.pt")
+        assert set(torch.serialization.get_safe_globals()) == allowed
+
+
+def test_scripted_model_is_refused(tmp_path):
+    torch.jit.script(torch.nn.Linear(2, 2)).save(tmp_path / "cpu_jit.pt")
+    with pytest.raises(ValueError, match="cpu_jit.pt is a scripted model, which holds code; give the checkpoint that"):
+        load_checkpoint(tmp_path / "cpu_jit.pt")
+
+
 def test_full_disk_keeps_the_old_checkpoint(tmp_path):
     path = tmp_path / "epoch-0.pt"
     save_checkpoint(path, _checkpoint(0))
     program = _FILL.format(path=[os.path.dirname(__file__)])
     done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True)
     assert "epoch-0.pt cannot be written" in done.stdout
-    assert "the file that was there is unchanged. Free space or choose another `--exp-dir`." in done.stdout
+    assert "the file that was there is unchanged. Free space or choose another folder." in done.stdout
     assert load_checkpoint(path).provenance["epoch"] == 0
     assert [p.name for p in tmp_path.iterdir()] == ["epoch-0.pt"]

@@ -15,7 +15,7 @@ FLOORS = (
     {"ops", "text", "features"},
     {"model"},
     {"checkpoint", "decoding", "data"},
-    {"training", "evaluation"},
+    {"training", "evaluation", "icefall"},
     {"serving"},
     {"commands", "cli"},
 )

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from stateless_transducer.commands.console import complain, progress_bar, say, table
 from stateless_transducer.commands.flags import parse
 from stateless_transducer.decoding.config import SearchConfig
-
-if TYPE_CHECKING:
-    from stateless_transducer.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True)
@@ -49,7 +44,7 @@ def run(options: Options) -> None:
     from stateless_transducer.checkpoint import average_epochs
     from stateless_transducer.data.batches import batches_of, evaluation_loader, load_cuts, num_cuts
     from stateless_transducer.data.config import DataConfig
-    from stateless_transducer.evaluation import evaluate, metric_name, write_results
+    from stateless_transducer.evaluation import CONFIDENCE, evaluate, metric_name, write_results
     from stateless_transducer.text.scoring import error_rate_line
     from stateless_transducer.training.distributed import device_of
 
@@ -67,7 +62,7 @@ def run(options: Options) -> None:
     metric, model = metric_name(tokens), checkpoint.model().to(device)
     rows = []
     for split, its_cuts in cuts.items():
-        started, total = time.monotonic(), num_cuts(its_cuts)
+        total = num_cuts(its_cuts)
         with progress_bar(f"decoding {split}") as bar:
 
             def show(done: int, total: int = total, bar=bar) -> None:
@@ -75,16 +70,16 @@ def run(options: Options) -> None:
 
             batches = batches_of(evaluation_loader(its_cuts, tokens, data))
             result = evaluate(model, batches, tokens, options.search, device=device, progress=show)
-        seconds, report = time.monotonic() - started, result.report
+        report, estimate = result.report, result.error_rate
         if result.unknown_units:
             kinds = " ".join(list(result.unknown_units)[:20])
             complain(
                 f"{split}: {result.unknown_units.total()} units of the transcripts are unknown to the model and count "
                 f"as errors: {kinds}"
             )
-        name = f"epoch-{_epoch(checkpoint)}-avg-{len(averaged)}-{options.search.suffix(model.context_size)}"
+        name = f"{Path(averaged[-1]).stem}-avg-{len(averaged)}-{options.search.suffix(model.context_size)}"
         folder = options.exp_dir / "log" / options.search.decoding_method
-        files = write_results(folder, split, name, options.search.key, metric, report)
+        files = write_results(folder, split, name, result, metric=metric, config=options.search, averaged=averaged)
         say(error_rate_line(f"{split}-{options.search.key}", report))
         say("wrote " + "\n      ".join(str(file) for file in files))
         rows.append(
@@ -92,15 +87,13 @@ def run(options: Options) -> None:
                 split,
                 options.search.decoding_method,
                 f"{report.error_rate:.2f}",
+                f"{estimate.low:.2f}..{estimate.high:.2f}" if estimate else "-",
                 *(str(n) for n in (report.num_errors, report.num_reference)),
                 *(str(n) for n in (report.num_insertions, report.num_deletions, report.num_substitutions)),
                 str(len(report.utterances)),
-                f"{seconds:.1f}",
+                f"{result.wall_s:.1f}",
             )
         )
-    header = ("test set", "method", f"{metric} %", "errors", "of", "ins", "del", "sub", "utterances", "seconds")
+    rate = (f"{metric} %", f"{100 * CONFIDENCE:g} % interval")
+    header = ("test set", "method", *rate, "errors", "of", "ins", "del", "sub", "utterances", "seconds")
     say("\n" + table(header, rows) + "\n")
-
-
-def _epoch(checkpoint: Checkpoint) -> int:
-    return checkpoint.provenance["epoch"]

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from stateless_transducer.decoding.fusion import Scorer
 from stateless_transducer.decoding.hypothesis import Hypothesis
 from stateless_transducer.decoding.options import PLAIN, LogitOptions
 from stateless_transducer.decoding.recognisable import Recognisable
@@ -30,6 +31,7 @@ def beam_search(
     *,
     beam_size: int = 4,
     options: LogitOptions = PLAIN,
+    scorer: Scorer | None = None,
 ) -> list[list[Hypothesis]]:
     """The likeliest token sequences per token, among those that survive each frame.
 
@@ -43,14 +45,17 @@ def beam_search(
         encoder_out_lens: (N,).
         beam_size: K.
         options: adjustments of the logits.
+        scorer: what else counts: hotwords, a language model.
 
     Returns:
         For each utterance its hypotheses, best first; their score is the log-probability of all their paths that were
-        followed.
+        followed, and what the scorer added.
     """
     N, T, _ = encoder_out.shape
-    walks = [_Walk.start(n, lens, model, beam_size) for n, lens in enumerate(encoder_out_lens.tolist())]
     flat, device = encoder_out.flatten(0, 1), encoder_out.device
+    states = [0] * N if scorer is None else scorer.start(torch.arange(N, device=device)).tolist()
+    lens = encoder_out_lens.tolist()
+    walks = [_Walk.start(n, lens[n], model, beam_size, states[n]) for n in range(N)]
     running = [walk for walk in walks if walk.num_frames]
     while running:
         for walk in running:
@@ -59,12 +64,19 @@ def beam_search(
         frames = torch.tensor([walk.n * T + walk.t for walk in running], device=device)
         logits = options.adjust(model.join(flat[frames], model.predict(contexts)), model.blank_id)
         log_probs = logits.log_softmax(-1)
-        blanks = log_probs[:, model.blank_id].tolist()
-        values, symbols = log_probs.topk(min(beam_size + 1, log_probs.shape[1]))
-        for walk, blank, own, said in zip(running, blanks, values.tolist(), symbols.tolist(), strict=True):
-            walk.expand(blank, list(zip(said, own, strict=True)))
+        blanks, totals = log_probs[:, model.blank_id].tolist(), log_probs
+        chosen = torch.tensor([walk.chosen.state for walk in running], device=device)
+        if scorer is not None:
+            totals = log_probs + scorer.scores(chosen)
+        values, symbols = totals.topk(min(beam_size + 1, totals.shape[1]))
+        after = chosen[:, None].expand_as(symbols)
+        if scorer is not None:
+            after = scorer.advance(after.flatten(), symbols.flatten()).view_as(symbols)
+        found = (symbols, values, log_probs.gather(1, symbols), after)
+        for walk, blank, *said in zip(running, blanks, *(each.tolist() for each in found), strict=True):
+            walk.expand(blank, list(zip(*said, strict=True)))
         running = [walk for walk in running if walk.t < walk.num_frames]
-    return [walk.finish() for walk in walks]
+    return [walk.finish(scorer, device) for walk in walks]
 
 
 @dataclass(frozen=True)
@@ -78,10 +90,12 @@ class _Node:
     num_tokens: int
     t: int
     log_prob: float
+    state: int
+    """Of the scorer."""
 
-    def say(self, token: int, t: int, log_prob: float) -> _Node:
-        context = (*self.context[1:], token)
-        return _Node(self, hash((self.key, self.num_tokens, token)), context, self.num_tokens + 1, t, log_prob)
+    def say(self, token: int, t: int, log_prob: float, state: int) -> _Node:
+        context, key = (*self.context[1:], token), hash((self.key, self.num_tokens, token))
+        return _Node(self, key, context, self.num_tokens + 1, t, log_prob, state)
 
 
 @dataclass
@@ -100,8 +114,8 @@ class _Walk:
     expansions: int = 0
 
     @classmethod
-    def start(cls, n: int, num_frames: int, model: Recognisable, beam_size: int) -> _Walk:
-        root = _Node(None, 0, (model.blank_id,) * model.context_size, 0, 0, 0.0)
+    def start(cls, n: int, num_frames: int, model: Recognisable, beam_size: int, state: int) -> _Walk:
+        root = _Node(None, 0, (model.blank_id,) * model.context_size, 0, 0, 0.0, state)
         return cls(n, num_frames, model.blank_id, beam_size, {root.key: (0.0, root)}, {}, root)
 
     def choose(self) -> None:
@@ -109,13 +123,16 @@ class _Walk:
         key = max(self.open, key=lambda key: self.open[key][0])
         self.log_prob, self.chosen = self.open.pop(key)
 
-    def expand(self, blank: float, symbols: list[tuple[int, float]]) -> None:
-        """Continue the chosen hypothesis, and go on to the next frame if this one is done."""
+    def expand(self, blank: float, symbols: list[tuple[int, float, float, int]]) -> None:
+        """Continue the chosen hypothesis, and go on to the next frame if this one is done.
+
+        Each symbol comes with what it adds in all, its own log-probability, and the scorer's state behind it.
+        """
         self.expansions += 1
         _add(self.done, self.chosen, self.log_prob + blank)
-        for symbol, own in symbols:
+        for symbol, total, own, state in symbols:
             if symbol != self.blank_id:
-                _add(self.open, self.chosen.say(symbol, self.t, own), self.log_prob + own)
+                _add(self.open, self.chosen.say(symbol, self.t, own, state), self.log_prob + total)
         threshold = max((log_prob for log_prob, _ in self.open.values()), default=-math.inf)
         better = [key for key, (log_prob, _) in self.done.items() if log_prob > threshold]
         is_full = len(better) >= self.beam_size
@@ -126,12 +143,14 @@ class _Walk:
             self.done, self.expansions = {}, 0
             self.t += 1
 
-    def finish(self) -> list[Hypothesis]:
+    def finish(self, scorer: Scorer | None, device: torch.device) -> list[Hypothesis]:
         """What is open behind the last frame, ranked."""
-        ranked = sorted(
-            self.open.values(), key=lambda pair: -pair[0] / max(1, pair[1].num_tokens + len(pair[1].context))
-        )
-        return [_hypothesis(node, log_prob) for log_prob, node in ranked]
+        last, nodes = (list(each) for each in zip(*self.open.values(), strict=True))
+        if scorer is not None:
+            more = scorer.finish(torch.tensor([node.state for node in nodes], device=device)).tolist()
+            last = [log_prob + own for log_prob, own in zip(last, more, strict=True)]
+        ranks = [-log_prob / (node.num_tokens + len(node.context)) for log_prob, node in zip(last, nodes, strict=True)]
+        return [_hypothesis(nodes[i], last[i]) for i in sorted(range(len(nodes)), key=ranks.__getitem__)]
 
 
 def _add(hypotheses: dict[int, tuple[float, _Node]], node: _Node, log_prob: float) -> None:

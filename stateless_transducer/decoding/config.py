@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 Method = Literal["greedy_search", "beam_search", "modified_beam_search"]
@@ -22,6 +23,10 @@ class SearchConfig:
     """Taken from the logit of the blank: more of it gives fewer deletions and more insertions."""
     temperature: float = 1.0
     """Logits are divided by it: above 1 flattens the model's distribution."""
+    hotwords_file: Path | None = None
+    """beam_search, modified_beam_search: wanted phrases, one a line; `phrase :3` has a score of its own."""
+    hotwords_score: float = 2.0
+    """What each token of a hotword adds to the log-probability of a hypothesis."""
 
     def __post_init__(self) -> None:
         for name in ("max_sym_per_frame", "beam_size"):
@@ -30,6 +35,9 @@ class SearchConfig:
 
         if not self.temperature > 0:
             raise ValueError(f"`--temperature` must be above 0, but is {self.temperature}.")
+
+        if self.hotwords_file is not None and self.decoding_method == "greedy_search":
+            raise ValueError("`--hotwords-file` needs a beam: add `--decoding-method modified_beam_search`.")
 
     @property
     def key(self) -> str:
@@ -47,4 +55,6 @@ class SearchConfig:
             suffix += f"-blank-penalty-{self.blank_penalty:g}"
         if self.temperature != 1:
             suffix += f"-temperature-{self.temperature:g}"
+        if self.hotwords_file is not None:
+            suffix += f"-{self.hotwords_file.stem}-score-{self.hotwords_score:g}"
         return suffix

@@ -6,10 +6,12 @@ Letters: N utterances, T encoder frames, D joiner width, V vocabulary, K hypothe
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from stateless_transducer.decoding.fusion import Scorer
 from stateless_transducer.decoding.hypothesis import Hypothesis
 from stateless_transducer.decoding.options import PLAIN, LogitOptions, Schedule
 from stateless_transducer.decoding.recognisable import Recognisable
@@ -26,6 +28,7 @@ def modified_beam_search(
     *,
     beam_size: int = 4,
     options: LogitOptions = PLAIN,
+    scorer: Scorer | None = None,
 ) -> list[list[Hypothesis]]:
     """The likeliest token sequences per token among the ``beam_size`` that survive each frame.
 
@@ -42,20 +45,43 @@ def modified_beam_search(
         encoder_out_lens: (N,).
         beam_size: K.
         options: adjustments of the logits.
+        scorer: what else counts: hotwords, a language model.
 
     Returns:
         For each utterance its hypotheses, 1 to K, best first; their score is the log-probability of all their paths
-        that the beam kept.
+        that the beam kept, and what the scorer added.
     """
     schedule = Schedule.of(encoder_out_lens)
     encoder_out = encoder_out[schedule.order]
     beam = _Beam.start(model, len(encoder_out), len(schedule.running), beam_size, encoder_out.device)
+    if scorer is not None:
+        beam.states = scorer.start(schedule.order)[:, None].repeat(1, beam_size)
     for t, running in enumerate(schedule.running):
-        decoder_out = model.predict(beam.contexts[:running].flatten(0, 1))
-        frames = encoder_out[:running, t, None].expand(-1, beam_size, -1).flatten(0, 1)
-        logits = options.adjust(model.join(frames, decoder_out), model.blank_id)
-        beam.advance(t, logits.log_softmax(-1).view(running, beam_size, -1))
+        rows = beam.distinct_rows(running)
+        logits = model.join(encoder_out[rows.utterances, t], model.predict(rows.contexts))
+        log_probs = options.adjust(logits, model.blank_id).log_softmax(-1)
+        totals = log_probs if scorer is None else log_probs + scorer.scores(rows.states)
+        # a beam's best continuations are among the best of each of its hypotheses
+        more, symbols = totals.topk(min(beam_size, totals.shape[1]))
+        own = log_probs.gather(1, symbols)
+        index = rows.of_hypothesis
+        beam.advance(t, more[index], symbols[index], own[index], scorer)
+    if scorer is not None:
+        beam.log_probs += scorer.finish(beam.states.flatten()).view_as(beam.log_probs)
     return schedule.unsort(beam.finish(schedule.lens))
+
+
+class _Rows(NamedTuple):
+    """Questions to the model, Q of them, and which of the answers is for which hypothesis."""
+
+    utterances: Tensor
+    """(Q,)."""
+    contexts: Tensor
+    """(Q, C)."""
+    states: Tensor
+    """(Q,), of the scorer."""
+    of_hypothesis: Tensor
+    """(R, K), 0..Q-1."""
 
 
 @dataclass
@@ -73,6 +99,8 @@ class _Beam:
     """(N, K), int64: of the whole token sequence, to know equal ones."""
     num_tokens: Tensor
     """(N, K), int64."""
+    states: Tensor
+    """(N, K), int64: of the scorer."""
     parents: Tensor
     """(T, N, K), int32: which hypothesis each came from."""
     symbols: Tensor
@@ -92,24 +120,65 @@ class _Beam:
             contexts=torch.full((N, K, model.context_size), model.blank_id, device=device),
             hashes=zeros,
             num_tokens=zeros.clone(),
+            states=zeros.clone(),
             parents=torch.zeros(T, N, K, dtype=torch.int32, device=device),
             symbols=torch.full((T, N, K), model.blank_id, dtype=torch.int32, device=device),
             symbol_log_probs=torch.zeros(T, N, K, device=device),
         )
 
-    def advance(self, t: int, log_probs: Tensor) -> None:
-        """One frame on for the first R utterances; log_probs: (R, K, V)."""
-        R, K, V = log_probs.shape
-        best, where = (self.log_probs[:R, :, None] + log_probs).view(R, -1).topk(K)
-        parent, symbol = where.div(V, rounding_mode="floor"), where % V
+    def distinct_rows(self, R: int) -> _Rows:
+        """What the model must be asked for the first R utterances.
+
+        Hypotheses with the same context get the same answer: on a CPU, where the joiner takes most of the time, each is
+        asked for once, and dead hypotheses not at all. On a GPU, finding them would have to wait for the device.
+        """
+        K, device = self.log_probs.shape[1], self.log_probs.device
+        utterances = torch.arange(R, device=device)[:, None].expand(R, K)
+        contexts, states = self.contexts[:R], self.states[:R]
+        if device.type != "cpu":
+            every = torch.arange(R * K, device=device).view(R, K)
+            return _Rows(utterances.flatten(), contexts.flatten(0, 1), states.flatten(), every)
+        keys = utterances * _MULTIPLIER + states
+        for token in contexts.unbind(2):
+            keys = keys * _MULTIPLIER + (token + 1) * _INCREMENT
+        # a dead hypothesis asks as the first of its beam, which is always alive
+        place = torch.arange(R * K).view(R, K)
+        place = torch.where(self.log_probs[:R] == -torch.inf, place[:, :1], place).flatten()
+        distinct, of_hypothesis = torch.unique(keys.flatten()[place], return_inverse=True)
+        first = torch.empty_like(distinct).scatter_(0, of_hypothesis, place)
+        return _Rows(
+            utterances.flatten()[first],
+            contexts.flatten(0, 1)[first],
+            states.flatten()[first],
+            of_hypothesis.view(R, K),
+        )
+
+    def advance(self, t: int, more: Tensor, symbols: Tensor, own: Tensor, scorer: Scorer | None) -> None:
+        """One frame on for the first R utterances.
+
+        Args:
+            t: frame.
+            more: (R, K, B), what the best continuations of each hypothesis add.
+            symbols: (R, K, B), their symbols.
+            own: (R, K, B), their log-probabilities in the model alone.
+            scorer: advances the states.
+        """
+        R, K, B = more.shape
+        best, where = (self.log_probs[:R, :, None] + more).flatten(1).topk(min(K, K * B))
+        parent, symbol = where.div(B, rounding_mode="floor"), symbols.flatten(1).gather(1, where)
         says = symbol != self.blank_id
-        own = log_probs.view(R, -1).gather(1, where)
+        own = own.flatten(1).gather(1, where)
 
         hashes, num_tokens = self.hashes[:R].gather(1, parent), self.num_tokens[:R].gather(1, parent)
         hashes = torch.where(says, hashes * _MULTIPLIER + (symbol + 1) * _INCREMENT, hashes)
         num_tokens = num_tokens + says
         contexts = self.contexts[:R].gather(1, parent[:, :, None].expand(-1, -1, self.contexts.shape[2]))
         shifted = torch.cat([contexts[:, :, 1:], symbol[:, :, None]], dim=2)
+
+        if scorer is not None:
+            states = self.states[:R].gather(1, parent)
+            after = scorer.advance(states.flatten(), symbol.flatten()).view_as(states)
+            self.states[:R] = torch.where(says, after, states)
 
         best = _merge(best, hashes, num_tokens)
         largest = best.amax(1, keepdim=True)

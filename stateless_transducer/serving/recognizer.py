@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from stateless_transducer.checkpoint import Checkpoint, load_checkpoint
 from stateless_transducer.decoding.config import SearchConfig
 from stateless_transducer.decoding.hypothesis import Hypothesis
-from stateless_transducer.decoding.search import search
+from stateless_transducer.decoding.search import make_scorer, search
 from stateless_transducer.features import PADDING_VALUE, AudioError, fbank, read_audio
 from stateless_transducer.ops.masks import SUBSAMPLING
 
@@ -40,23 +40,47 @@ class Recognizer:
     """A model that transcribes; safe to call from several threads, since it never changes."""
 
     def __init__(
-        self, checkpoint: Checkpoint, config: SearchConfig | None = None, *, device: str | torch.device = "cpu"
+        self,
+        checkpoint: Checkpoint,
+        config: SearchConfig | None = None,
+        *,
+        device: str | torch.device = "cpu",
+        hotwords: Sequence[str] = (),
     ) -> None:
+        """A recogniser of the checkpoint's model.
+
+        Args:
+            checkpoint: model, front end and tokens.
+            config: which search; greedy search by default.
+            device: where to compute.
+            hotwords: wanted phrases, besides those of the configuration's file; they need a search with a beam.
+
+        Raises:
+            ValueError: the model's tokens cannot spell a hotword, or the search has no beam.
+        """
         self._config = config or SearchConfig()
         self._fbank_config, self.token_table = checkpoint.fbank_config, checkpoint.token_table
         self._device = torch.device(device)
         self._model = checkpoint.model().to(self._device)
+        if hotwords and self._config.decoding_method == "greedy_search":
+            raise ValueError('Hotwords need a beam: SearchConfig(decoding_method="modified_beam_search").')
+        self._scorer = make_scorer(self._config, self.token_table, self._device, hotwords)
 
     @classmethod
     def from_pretrained(
-        cls, path: str | Path, config: SearchConfig | None = None, *, device: str | torch.device = "cpu"
+        cls,
+        path: str | Path,
+        config: SearchConfig | None = None,
+        *,
+        device: str | torch.device = "cpu",
+        hotwords: Sequence[str] = (),
     ) -> Recognizer:
-        """Read a checkpoint of this project.
+        """Read a checkpoint of this project; the arguments are those of the constructor.
 
         Raises:
             ValueError: it cannot be read.
         """
-        return cls(load_checkpoint(Path(path)), config, device=device)
+        return cls(load_checkpoint(Path(path)), config, device=device, hotwords=hotwords)
 
     @property
     def sample_rate(self) -> int:
@@ -109,7 +133,7 @@ class Recognizer:
         features = [torch.from_numpy(self.features(wave)) for wave in waves]
         padded = pad_sequence(features, batch_first=True, padding_value=PADDING_VALUE)
         lens = torch.tensor([len(each) for each in features])
-        hypotheses = search(self._model, padded.to(self._device), lens.to(self._device), self._config)
+        hypotheses = search(self._model, padded.to(self._device), lens.to(self._device), self._config, self._scorer)
         durations = (len(wave) / self.sample_rate for wave in waves)
         return [
             self._transcript(hypothesis, duration) for hypothesis, duration in zip(hypotheses, durations, strict=True)

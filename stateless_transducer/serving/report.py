@@ -85,22 +85,32 @@ def _error_rates(exp_dir: Path) -> str:
     results = read_results(exp_dir)
     if not results:
         return "<p>Nothing decoded yet: run <code>transducer decode</code>.</p>"
-    worst = max(max(r["error_rate"] for r in results), 1e-9)
+    # null: errors, but no reference to divide by
+    worst = max(max(r["error_rate"] or 0.0 for r in results), 1e-9)
     rows = []
     for r in results:
-        bar = f'<div class="bar" style="width:{12 * r["error_rate"] / worst:.2f}em"></div>'
+        bar = f'<div class="bar" style="width:{12 * (r["error_rate"] or 0.0) / worst:.2f}em"></div>'
         rows.append(
             (
                 escape(r["test_set"]),
                 escape(r["method"]),
                 escape(r["name"]),
-                f"<b>{r['error_rate']:.2f} %</b> {escape(r['metric'])}",
+                _rate(r),
                 bar,
                 f"{r['errors']} of {r['reference_units']}",
                 f"{r['insertions']} ins, {r['deletions']} del, {r['substitutions']} sub",
             )
         )
     return _table(("test set", "method", "model and search", "error rate", "", "errors", ""), rows)
+
+
+def _rate(result: Mapping[str, Any]) -> str:
+    """The error rate and its interval, which files of earlier versions have not."""
+    rate = "-" if result["error_rate"] is None else f"{result['error_rate']:.2f} %"
+    interval = result.get("confidence_interval") or {"low": None, "high": None}
+    is_finite = None not in (interval["low"], interval["high"])
+    spread = f" ({interval['low']:.2f} to {interval['high']:.2f})" if is_finite else ""
+    return f"<b>{rate}</b> {escape(result['metric'])}{spread}"
 
 
 def _loss_picture(metrics: Sequence[Mapping[str, Any]]) -> str:

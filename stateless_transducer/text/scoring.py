@@ -111,6 +111,16 @@ class Report:
         return sum(len(utterance.reference) for utterance in self.utterances)
 
     @property
+    def reference_lens(self) -> tuple[int, ...]:
+        """Reference units of each utterance."""
+        return tuple(len(utterance.reference) for utterance in self.utterances)
+
+    @property
+    def utterance_errors(self) -> tuple[int, ...]:
+        """Errors of each utterance."""
+        return tuple(sum(ref != hyp for ref, hyp in alignment) for alignment in self.alignments)
+
+    @property
     def error_rate(self) -> float:
         """``100 * num_errors / num_reference``, percent; without any reference unit 0 if no errors, else infinity."""
         if self.num_reference == 0:

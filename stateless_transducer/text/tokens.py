@@ -101,15 +101,16 @@ class TokenTable:
     def read(cls, lang_dir: Path) -> TokenTable:
         """Read a folder with ``tokens.txt``; without ``lang.json``, as icefall writes it, the unit is the character.
 
-        Disambiguation symbols (``#0``, ``#1``, ...) of a character table are left out.
+        The path of such a file itself will do as well. Disambiguation symbols (``#0``, ``#1``, ...) of a character
+        table are left out.
 
         Raises:
             ValueError: no such file, or a line, symbol or id that cannot be.
         """
-        path = lang_dir / "tokens.txt"
+        path = lang_dir if lang_dir.is_file() else lang_dir / "tokens.txt"
         if not path.is_file():
             raise ValueError(f"`--lang-dir` {lang_dir} holds no tokens.txt; make it with `transducer prepare`.")
-        settings = lang_dir / "lang.json"
+        settings = path.parent / "lang.json"
         unit: Unit = json.loads(settings.read_text(encoding="utf-8"))["unit"] if settings.is_file() else "char"
         by_id: dict[int, str] = {}
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):

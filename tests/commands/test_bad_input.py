@@ -180,11 +180,15 @@ def test_help_names_every_command_and_loads_no_torch():
     program = "import sys; from stateless_transducer.cli import main; main(['--help']); print('torch' in sys.modules)"
     printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert printed.endswith("False\n")
-    for name in ("demo", "prepare aishell", "prepare table", "train", "decode", "average", "report", "transcribe"):
+    names = ("demo", "prepare aishell", "prepare table", "train", "decode", "compare", "average", "import")
+    for name in (*names, "export icefall", "report", "transcribe"):
         assert f"\n  {name} " in printed
 
 
-@pytest.mark.parametrize("command", ["train", "decode", "transcribe", "prepare aishell", "prepare table", "demo"])
+@pytest.mark.parametrize(
+    "command",
+    "train,decode,compare,import,export icefall,transcribe,prepare aishell,prepare table,demo".split(","),
+)
 def test_help_of_a_command_loads_no_torch(command):
     program = (
         "import sys; from stateless_transducer.cli import main\n"

@@ -14,6 +14,10 @@ import torch
 
 from stateless_transducer.checkpoint import load_checkpoint
 from stateless_transducer.cli import main
+from stateless_transducer.icefall import icefall_name
+from stateless_transducer.model.config import ModelConfig
+from stateless_transducer.model.transducer import build_model
+from stateless_transducer.text.tokens import TokenTable
 
 pytest.importorskip("espeakng_loader", reason="the tiny corpus is spoken by espeak-ng: pip install '.[demo]'")
 
@@ -195,9 +199,36 @@ def test_decode_writes_icefalls_files_and_a_table(world, capsys, method, suffix)
     folder = world.exp / "log" / method
     for kind in ("recogs", "errs", "wer-summary"):
         assert (folder / f"{kind}-test-epoch-1-avg-2-{suffix}.txt").exists()
-    assert "CER %" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "CER %" in printed and "95 % interval" in printed
     recogs = (folder / f"recogs-test-epoch-1-avg-2-{suffix}.txt").read_text(encoding="utf-8").splitlines()
     assert len(recogs) == 2 * 8 and recogs[0].startswith("BAC009S0002W0121:\tref=['")
+    summary = json.loads((folder / f"result-test-epoch-1-avg-2-{suffix}.json").read_text(encoding="utf-8"))
+    assert summary["averaged"] == ["epoch-0.pt", "epoch-1.pt"] and summary["search"]["decoding_method"] == method
+    assert summary["speech_s"] == pytest.approx(
+        sum(soundfile.info(path).duration for path in _test_wavs(world)), abs=0.1
+    )
+    interval = summary["confidence_interval"]
+    assert f"{interval['low']:.2f}..{interval['high']:.2f}" in printed
+    # both are rounded
+    assert summary["wall_s"] == pytest.approx(summary["real_time_factor"] * summary["speech_s"], abs=0.01)
+    # two results of the same utterances
+    assert main(["compare", str(folder), str(folder)]) == 0
+    assert re.search(r"p value, two-sided\s+1\n", capsys.readouterr().out)
+
+
+def test_model_of_icefalls_is_decoded_as_in_the_tutorial(world, tmp_path):
+    """An exported file is taken as epoch-9999.pt."""
+    lang_dir = world.data / "lang_char"
+    sizes = ModelConfig(len(TokenTable.read(lang_dir)), 80, 1, 16, 2, feedforward_dim=16, joiner_dim=16)
+    weights = {icefall_name(name): value for name, value in build_model(sizes).state_dict().items()}
+    torch.save({"model": weights}, tmp_path / "pretrained.pt")
+    flags = ["--lang-dir", str(lang_dir), "--output", str(tmp_path / "exp" / "epoch-9999.pt")]
+    assert main(["import", "--checkpoint", str(tmp_path / "pretrained.pt"), *flags]) == 0
+    flags = ["--exp-dir", str(tmp_path / "exp"), "--manifest-dir", str(world.data / "fbank")]
+    assert main(["decode", *flags, "--epoch", "9999", "--avg", "1"]) == 0
+    folder = tmp_path / "exp" / "log" / "greedy_search"
+    assert (folder / "recogs-test-epoch-9999-avg-1-context-2-max-sym-per-frame-1.txt").exists()
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from icefall_names import our_name
 from safetensors.torch import load_file
 from torch.nn.utils.rnn import pad_sequence
 
@@ -16,6 +15,7 @@ from stateless_transducer.decoding.beam import beam_search
 from stateless_transducer.decoding.greedy import greedy_search
 from stateless_transducer.decoding.modified_beam import modified_beam_search
 from stateless_transducer.features import PADDING_VALUE
+from stateless_transducer.icefall import our_name
 from stateless_transducer.model.config import ModelConfig
 from stateless_transducer.model.transducer import build_model
 

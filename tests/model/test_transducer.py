@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from icefall_names import our_name
 from torch.nn.utils.rnn import pad_sequence
 
 from stateless_transducer.features import PADDING_VALUE
+from stateless_transducer.icefall import our_name
 from stateless_transducer.model.config import ModelConfig
 from stateless_transducer.model.transducer import build_model
 

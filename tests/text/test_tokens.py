@@ -48,6 +48,12 @@ def test_written_table_is_read_back(unit, tmp_path):
     assert TokenTable.read(tmp_path) == table
 
 
+def test_token_file_itself_is_read(tmp_path):
+    table = build_token_table(["a b"], "word")
+    table.write(tmp_path)
+    assert TokenTable.read(tmp_path / "tokens.txt") == table
+
+
 @pytest.mark.parametrize(
     ("lines", "message"),
     [

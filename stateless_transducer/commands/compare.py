@@ -1,0 +1,166 @@
+"""``transducer compare``: is one result better than another, or was it chance?"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from tyro.conf import Positional, arg
+
+from stateless_transducer.commands.console import complain, say, table
+from stateless_transducer.commands.flags import parse
+
+if TYPE_CHECKING:
+    from stateless_transducer.text.bootstrap import Comparison, Estimate
+    from stateless_transducer.text.scoring import Report
+
+# recogs-<test set>-<model and search>.txt
+_NAME = re.compile(r"recogs-(?P<test_set>.+?)-(?:epoch|iter)-\d.*\.txt")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of ``transducer compare``."""
+
+    a: Annotated[Path, Positional, arg(metavar="A")]
+    """recogs-*.txt of the one result, or a folder that holds one for each test set."""
+    b: Annotated[Path, Positional, arg(metavar="B")]
+    """The same of the other result, for the same utterances."""
+    confidence: float = 0.95
+    """Probability that each interval is to hold the truth with."""
+    num_resamples: int = 10_000
+    """Draws of utterances that the intervals come from."""
+    num_examples: int = 10
+    """Utterances to show, those first whose number of errors changed most."""
+    seed: int = 42
+    """Of the draws."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.confidence < 1:
+            raise ValueError(f"`--confidence` must be above 0 and below 1, but is {self.confidence}.")
+        if self.num_resamples < 100:
+            raise ValueError(f"`--num-resamples` must be at least 100, but is {self.num_resamples}.")
+        if self.num_examples < 0:
+            raise ValueError(f"`--num-examples` must be at least 0, but is {self.num_examples}.")
+
+
+def main(program: str, arguments: list[str]) -> int:
+    """Parse and run."""
+    run(parse(Options, program, arguments, "Compare two results for the same utterances, with confidence intervals."))
+    return 0
+
+
+def run(options: Options) -> None:
+    """Read, compare, show, one test set after the other."""
+    import numpy as np
+
+    from stateless_transducer.text.bootstrap import compare_reports
+    from stateless_transducer.text.recogs import read_recogs
+    from stateless_transducer.text.scoring import score
+
+    for path_a, path_b in _pairs(options.a, options.b):
+        a, b = score(read_recogs(path_a)), score(read_recogs(path_b))
+        try:
+            comparison = compare_reports(
+                a,
+                b,
+                # the same for every test set: a result does not hang on what else is in the folder
+                generator=np.random.default_rng(options.seed),
+                confidence=options.confidence,
+                num_resamples=options.num_resamples,
+            )
+        except ValueError as err:
+            raise ValueError(f"{path_a} (A) and {path_b} (B): {err}") from err
+        say(f"A  {path_a}\nB  {path_b}\n\n{_figures(a, b, comparison, options.confidence)}\n")
+        say(_examples(a, b, options.num_examples))
+
+
+def _pairs(a: Path, b: Path) -> list[tuple[Path, Path]]:
+    """The files to compare."""
+    for path in (a, b):
+        if not path.exists():
+            raise ValueError(f"{path}: no such file or folder.")
+    if not (a.is_dir() or b.is_dir()):
+        return [(a, b)]
+    if not (a.is_dir() and b.is_dir()):
+        folder, file = (a, b) if a.is_dir() else (b, a)
+        raise ValueError(f"{folder} is a folder, but {file} is a file; give two folders, or two files.")
+    sets_a, sets_b = _by_test_set(a), _by_test_set(b)
+    if len(sets_a) == len(sets_b) == 1:
+        # whatever they are called
+        return list(zip(sets_a.values(), sets_b.values(), strict=True))
+    both = [name for name in sets_a if name in sets_b]
+    if not both:
+        raise ValueError(f"{a} has {', '.join(sets_a)}, but {b} has {', '.join(sets_b)}: no test set is in both.")
+    alone = sorted(sets_a.keys() ^ sets_b)
+    if alone:
+        complain(f"left out, since only one of the folders has them: {', '.join(alone)}")
+    return [(sets_a[name], sets_b[name]) for name in both]
+
+
+def _by_test_set(folder: Path) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in sorted(folder.glob("recogs-*.txt")):
+        match = _NAME.fullmatch(path.name)
+        name = match["test_set"] if match else path.stem.removeprefix("recogs-")
+        if name in found:
+            raise ValueError(
+                f"{folder} holds more than one result for {name}: {found[name].name}, {path.name}; give the file."
+            )
+        found[name] = path
+    if not found:
+        raise ValueError(f"{folder} holds no recogs-*.txt; give the folder that `transducer decode` wrote to.")
+    return found
+
+
+def _figures(a: Report, b: Report, comparison: Comparison, confidence: float) -> str:
+    """The table, and what it means."""
+    metric = "CER" if _is_of_characters(a) else "WER"
+    header = ("", f"{metric} %", f"{100 * confidence:g} % interval", "errors", "of", "ins", "del", "sub", "utterances")
+    rows = [
+        ("A", *_estimate(comparison.error_rate_a), *_errors(a)),
+        ("B", *_estimate(comparison.error_rate_b), *_errors(b)),
+        ("B - A", *_estimate(comparison.difference, "+"), f"{b.num_errors - a.num_errors:+d}", *[""] * 5),
+    ]
+    p_value = comparison.p_value
+    return (
+        f"{table(header, rows)}\n\n"
+        f"probability that B is better  {comparison.probability_better:.4f}  (that A is: "
+        f"{comparison.probability_worse:.4f})\n"
+        f"p value, two-sided            {'below 1e-06' if p_value < 1e-6 else format(p_value, '.2g')}\n"
+        f"utterances                    B is better in {comparison.num_better}, A in {comparison.num_worse}, "
+        f"as many errors in {comparison.num_equal}"
+    )
+
+
+def _estimate(estimate: Estimate, sign: str = "-") -> tuple[str, str]:
+    return f"{estimate.value:{sign}.2f}", f"{estimate.low:{sign}.2f}..{estimate.high:{sign}.2f}"
+
+
+def _errors(report: Report) -> tuple[str, ...]:
+    counts = (report.num_errors, report.num_reference)
+    kinds = (report.num_insertions, report.num_deletions, report.num_substitutions)
+    return tuple(str(count) for count in (*counts, *kinds, len(report.utterances)))
+
+
+def _is_of_characters(report: Report) -> bool:
+    return all(len(unit) == 1 for utterance in report.utterances for unit in utterance.reference)
+
+
+def _examples(a: Report, b: Report, most: int) -> str:
+    """Reference and both hypotheses where the number of errors changed most."""
+    errors_a, errors_b = a.utterance_errors, b.utterance_errors
+    changed = [n for n in range(len(errors_a)) if errors_a[n] != errors_b[n]]
+    changed.sort(key=lambda n: (-abs(errors_b[n] - errors_a[n]), a.utterances[n].id))
+    if not changed or not most:
+        return ""
+    gap, lines = "" if _is_of_characters(a) else " ", ["changed most, errors of A -> of B:"]
+    for n in changed[:most]:
+        utterance = a.utterances[n]
+        lines.append(f"  {utterance.id}  {errors_a[n]} -> {errors_b[n]}, of {len(utterance.reference)}")
+        texts = (utterance.reference, utterance.hypothesis, b.utterances[n].hypothesis)
+        for name, units in zip(("ref", "A", "B"), texts, strict=True):
+            lines.append(f"    {name:4s}{gap.join(units) or '(nothing)'}")
+    return "\n".join(lines) + "\n"

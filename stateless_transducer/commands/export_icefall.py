@@ -1,0 +1,35 @@
+"""``transducer export icefall``: one of our models as icefall's ``pretrained.pt``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from stateless_transducer.commands.console import say
+from stateless_transducer.commands.flags import parse
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of ``transducer export icefall``."""
+
+    checkpoint: Path
+    """Model file, as written by `transducer average` or `transducer import`; a training checkpoint will do as well."""
+    output: Path
+    """File to write, in the format of icefall's pretrained.pt."""
+
+
+def main(program: str, arguments: list[str]) -> int:
+    """Parse and run."""
+    run(parse(Options, program, arguments, "Write the weights of a model as icefall's pretrained.pt."))
+    return 0
+
+
+def run(options: Options) -> None:
+    """Read and write."""
+    from stateless_transducer.checkpoint import load_checkpoint
+    from stateless_transducer.icefall import save_icefall
+
+    checkpoint = load_checkpoint(options.checkpoint)
+    save_icefall(options.output, checkpoint)
+    say(f"{options.output}: {len(checkpoint.weights)} tensors; `--context-size` {checkpoint.model_config.context_size}")

@@ -1,0 +1,42 @@
+"""``transducer import``: a checkpoint of icefall's as one of ours."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from stateless_transducer.commands.console import say
+from stateless_transducer.commands.flags import parse
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of ``transducer import``."""
+
+    checkpoint: Path
+    """icefall's pretrained.pt, epoch-N.pt or best-*.pt."""
+    output: Path
+    """Model file to write."""
+    lang_dir: Path = Path("data/lang_char")
+    """Folder with the tokens.txt that the model was trained with, or that file."""
+
+
+def main(program: str, arguments: list[str]) -> int:
+    """Parse and run."""
+    run(parse(Options, program, arguments, "Make a model file of a checkpoint of icefall's."))
+    return 0
+
+
+def run(options: Options) -> None:
+    """Read, check and write."""
+    from stateless_transducer.checkpoint import save_checkpoint
+    from stateless_transducer.icefall import load_icefall
+    from stateless_transducer.text.tokens import TokenTable
+
+    checkpoint = load_icefall(options.checkpoint, TokenTable.read(options.lang_dir))
+    save_checkpoint(options.output, checkpoint)
+    sizes, num_parameters = checkpoint.model_config, sum(weight.numel() for weight in checkpoint.weights.values())
+    say(
+        f"{options.output}: {num_parameters:,} parameters, {sizes.num_layers} layers of width {sizes.attention_dim}, "
+        f"{sizes.num_heads} heads; {sizes.vocab_size} tokens, context {sizes.context_size}"
+    )

@@ -1,0 +1,238 @@
+"""icefall's checkpoints of the recipe ``transducer_stateless_modified``: read as ours, and written again.
+
+Their parameters are ours under other names; sizes follow from the shapes. Optimiser and sampler are left behind.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stateless_transducer import __version__
+from stateless_transducer.checkpoint import (
+    Checkpoint,
+    first_of,
+    is_own_format,
+    read_archive,
+    weight_faults,
+    write_archive,
+)
+from stateless_transducer.features import FbankConfig
+from stateless_transducer.model.config import ModelConfig
+from stateless_transducer.model.transducer import build_model
+from stateless_transducer.text.tokens import TokenTable
+
+_PREFIXES = {
+    "encoder.encoder_embed.": "encoder.subsampling.",
+    "encoder.encoder.layers.": "encoder.layers.",
+    "encoder.encoder_output_layer.": "encoder.output.",
+}
+_DDP_PREFIX = "module."
+_LAYER = re.compile(r"encoder\.encoder\.layers\.(\d+)\.")
+_LAYER_0 = "encoder.encoder.layers.0."
+_CONTEXT = "decoder.conv.weight"
+# size -> the parameter and the axis that show it
+_SIZES = {
+    "vocab_size": ("decoder.embedding.weight", 0),
+    "joiner_dim": ("decoder.embedding.weight", 1),
+    "attention_dim": ("encoder.encoder_embed.out.weight", 0),
+    "subsampling_channels": ("encoder.encoder_embed.conv.0.weight", 0),
+    "num_heads": (f"{_LAYER_0}self_attn.pos_bias_u", 0),
+    "feedforward_dim": (f"{_LAYER_0}feed_forward.0.weight", 0),
+    "conv_kernel": (f"{_LAYER_0}conv_module.depthwise_conv.weight", 2),
+}
+# what train.py of icefall writes into its epoch-N.pt beside the weights -> size
+_STATED_SIZES = {
+    "vocab_size": "vocab_size",
+    "encoder_out_dim": "joiner_dim",
+    "attention_dim": "attention_dim",
+    "nhead": "num_heads",
+    "dim_feedforward": "feedforward_dim",
+    "num_encoder_layers": "num_layers",
+    "context_size": "context_size",
+}
+
+
+def our_name(name: str) -> str:
+    """What we call a parameter of icefall's."""
+    return _renamed(name, _PREFIXES)
+
+
+def icefall_name(name: str) -> str:
+    """What icefall calls a parameter of ours."""
+    return _renamed(name, {ours: theirs for theirs, ours in _PREFIXES.items()})
+
+
+def _renamed(name: str, prefixes: Mapping[str, str]) -> str:
+    for old, new in prefixes.items():
+        if name.startswith(old):
+            return new + name.removeprefix(old)
+    return name
+
+
+def load_icefall(path: Path, token_table: TokenTable) -> Checkpoint:
+    """Read icefall's ``epoch-N.pt``, ``best-*.pt`` or ``pretrained.pt``; nothing in the file is executed.
+
+    The front end is `FbankConfig`'s default, which is icefall's. Where the file states sizes, they must be those of
+    the weights.
+
+    Args:
+        path: the file.
+        token_table: of the ``tokens.txt`` that the model was trained with; icefall keeps it apart.
+
+    Raises:
+        ValueError: missing, truncated, of another program or recipe, or not of these tokens; what does not fit is
+            named.
+    """
+    content = read_archive(path, _allowed())
+    try:
+        weights, config = from_icefall(_state_dict(content))
+        _check_stated_sizes(content, config)
+    except ValueError as err:
+        raise ValueError(f"{path} is not a checkpoint of icefall's transducer_stateless_modified: {err}") from err
+    if len(token_table) != config.vocab_size:
+        raise ValueError(
+            f"{path} is a model of {config.vocab_size} tokens, but `--lang-dir` has {len(token_table)}; give the one "
+            "that it was trained with."
+        )
+    if token_table.blank_id != config.blank_id:
+        raise ValueError(f"The blank of icefall's models is token 0, but in `--lang-dir` it is {token_table.blank_id}.")
+    return Checkpoint(weights, config, FbankConfig(), token_table, _provenance(path, content))
+
+
+def save_icefall(path: Path, checkpoint: Checkpoint) -> None:
+    """Write the weights as icefall's ``pretrained.pt``, all or nothing.
+
+    Raises:
+        ValueError: icefall has no such model.
+        OSError: it cannot be written; the message says what to do.
+    """
+    write_archive(path, {"model": to_icefall(checkpoint)})
+
+
+def from_icefall(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], ModelConfig]:
+    """The same weights under our names, and the sizes that they show.
+
+    Args:
+        weights: by icefall's names; all may have the ``module.`` of DistributedDataParallel before them.
+
+    Raises:
+        ValueError: something is missing, left over, of another shape or no floating-point tensor; it is named.
+    """
+    if all(name.startswith(_DDP_PREFIX) for name in weights):
+        weights = {name.removeprefix(_DDP_PREFIX): value for name, value in weights.items()}
+    strange = [name for name, value in weights.items() if not _is_weight(value)]
+    if strange:
+        raise ValueError(f"{first_of([f'{name} is no floating-point tensor' for name in strange])}.")
+    config = _shown_config(weights)
+    faults = weight_faults(weights, {icefall_name(name): value for name, value in _skeleton(config).items()})
+    if faults:
+        raise ValueError(f"{faults}.")
+    return {our_name(name): value for name, value in weights.items()}, config
+
+
+def to_icefall(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """The weights under icefall's names: what its model loads as state dict.
+
+    Raises:
+        ValueError: icefall's code has no such model.
+    """
+    config = checkpoint.model_config
+    if config.subsampling_channels not in (None, config.attention_dim):
+        raise ValueError(
+            f"icefall's subsampling has as many channels as the encoder is wide, {config.attention_dim}, but "
+            f"`subsampling_channels` is {config.subsampling_channels}; icefall cannot load such a model."
+        )
+    if config.blank_id != 0:
+        raise ValueError(f"The blank of icefall's models is token 0, but here it is {config.blank_id}.")
+    faults = weight_faults(checkpoint.weights, _skeleton(config))
+    if faults:
+        raise ValueError(f"The weights do not fit the model: {faults}.")
+    return {icefall_name(name): value for name, value in checkpoint.weights.items()}
+
+
+def _allowed() -> list[type]:
+    """Stand-ins for the only classes in an epoch-N.pt: paths among the options, and ``torch.__version__``.
+
+    They stand in because Python 3.13 calls a path's class otherwise, and Windows has none.
+    """
+    paths = [type("PosixPath", (PurePosixPath,), {"__module__": name}) for name in ("pathlib", "pathlib._local")]
+    return [*paths, type("TorchVersion", (str,), {"__module__": "torch.torch_version"})]
+
+
+def _state_dict(content: object) -> dict[str, Tensor]:
+    if is_own_format(content):
+        raise ValueError("it is one of stateless-transducer already; there is nothing to import.")
+    if not isinstance(content, dict):
+        raise ValueError(f"it holds a {type(content).__name__} instead of a dict.")
+    if "model" not in content:
+        raise ValueError(f"it has no `model` (but {first_of([repr(name) for name in content]) or 'nothing'}).")
+    weights = content["model"]
+    if not isinstance(weights, dict) or not all(isinstance(name, str) for name in weights):
+        raise ValueError("its `model` is no state dict.")
+    return weights
+
+
+def _is_weight(value: object) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
+def _shown_config(weights: Mapping[str, Tensor]) -> ModelConfig:
+    faults = [f"{name} is missing" for name, _ in _SIZES.values() if name not in weights]
+    wanted = [*_SIZES.values(), (_CONTEXT, 2)]
+    faults += [
+        f"{name} has shape {tuple(weights[name].shape)} instead of {axis + 1} axes or more"
+        for name, axis in wanted
+        if name in weights and weights[name].ndim <= axis
+    ]
+    if faults:
+        raise ValueError(f"{first_of(list(dict.fromkeys(faults)))}.")
+    sizes = {size: weights[name].shape[axis] for size, (name, axis) in _SIZES.items()}
+    if sizes["subsampling_channels"] == sizes["attention_dim"]:
+        del sizes["subsampling_channels"]
+    layers = [int(match[1]) for match in map(_LAYER.match, weights) if match]
+    return ModelConfig(
+        # a number beyond the names that there are would be a fault of theirs
+        num_layers=min(max(layers) + 1, len(weights)),
+        context_size=weights[_CONTEXT].shape[2] if _CONTEXT in weights else 1,
+        feature_dim=FbankConfig().num_mel_bins,
+        **sizes,
+    )
+
+
+def _skeleton(config: ModelConfig) -> dict[str, Tensor]:
+    """Our model's parameters without values, which take neither time nor random numbers."""
+    with torch.device("meta"):
+        return build_model(config).state_dict()
+
+
+def _check_stated_sizes(content: Mapping[str, Any], config: ModelConfig) -> None:
+    """A context of 2 whose convolution is missing looks like one of 1, were it not for this."""
+    for stated, size in _STATED_SIZES.items():
+        said, found = content.get(stated), getattr(config, size)
+        if isinstance(said, int) and said != found:
+            raise ValueError(f"it says that `{stated}` is {said}, but the weights are those of {found}.")
+
+
+def _provenance(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
+    counts = {"epoch": content.get("cur_epoch"), "step": content.get("batch_idx_train")}
+    return {
+        "version": __version__,
+        "command": "transducer import",
+        "imported": {"file": path.name, "sha256": _sha256(path)},
+        **{name: count for name, count in counts.items() if type(count) is int},
+    }
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

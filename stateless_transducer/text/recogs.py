@@ -1,0 +1,66 @@
+"""Reading icefall's ``recogs-*.txt`` back."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+from stateless_transducer.text.scoring import ScoredUtterance
+
+# recipes with token times write two more fields, which say nothing about errors
+_LINE = re.compile(r"(?P<id>.+?):\t(?P<field>ref|hyp|timestamp_ref|timestamp_hyp)=(?P<value>.*)")
+
+
+def read_recogs(path: Path) -> tuple[ScoredUtterance, ...]:
+    """The utterances of the file, in its order.
+
+    Raises:
+        ValueError: it is no such file; the message names it and the line.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file.")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as err:
+        raise ValueError(f"{path} is not a recogs file: it is not UTF-8 ({err.reason} at byte {err.start}).") from err
+    # id -> field -> units
+    found: dict[str, dict[str, tuple[str, ...]]] = {}
+    # not splitlines: the characters that it takes for line ends, too, may be in an id
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        id_, field, value = _parts(line, where)
+        if field in ("ref", "hyp"):
+            fields = found.setdefault(id_, {})
+            if field in fields:
+                raise ValueError(f"{where}: the {field} of {id_} is there twice.")
+            fields[field] = _units(value, where)
+    for id_, fields in found.items():
+        if len(fields) < 2:
+            raise ValueError(f"{path}: {id_} has no {'hyp' if 'ref' in fields else 'ref'}.")
+    if not found:
+        raise ValueError(f"{path} holds no utterances.")
+    return tuple(ScoredUtterance(id_, fields["ref"], fields["hyp"]) for id_, fields in found.items())
+
+
+def _parts(line: str, where: str) -> tuple[str, str, str]:
+    match = _LINE.fullmatch(line)
+    if match is None:
+        raise ValueError(f"{where}: expected `<id>:<tab>ref=[...]` or `<id>:<tab>hyp=[...]`, but found {_short(line)}.")
+    return match["id"], match["field"], match["value"]
+
+
+def _units(value: str, where: str) -> tuple[str, ...]:
+    try:
+        units = ast.literal_eval(value)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as err:
+        raise ValueError(f"{where}: expected a list like ['a', 'b'], but found {_short(value)}.") from err
+    if not isinstance(units, list) or not all(isinstance(unit, str) for unit in units):
+        raise ValueError(f"{where}: expected a list of strings, but found {_short(value)}.")
+    return tuple(units)
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 60 else f"{text[:60]}...")
