@@ -27,6 +27,8 @@ types: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/train_step.py
+	$(BIN)/python benchmarks/decode.py
+	$(BIN)/python benchmarks/loss.py
 
 # torch comes first and by name: the package itself takes any version from 2.4 on
 $(VENV)/.installed: pyproject.toml
