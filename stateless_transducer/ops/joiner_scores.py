@@ -46,10 +46,10 @@ class JoinerInputs(NamedTuple):
     has_kernels: bool = False
     """Whether Triton's kernels take the logits in; they want float32 or half precision."""
 
-    def chunks(self, num_cells: int) -> Iterator[slice]:
-        """Slices of the cells; each cell has a row of logits and four of the joiner's width at the most."""
+    def chunks(self, num_cells: int, *, has_logits: bool = True) -> Iterator[slice]:
+        """Slices of the cells; each cell has a row of logits, if any, and four of the joiner's width at the most."""
         V, D = self.weight.shape
-        return chunks(num_cells, V + 4 * D, self.weight.device)
+        return chunks(num_cells, 4 * D + (V if has_logits else 0), self.weight.device)
 
     def decoder_rows(self, n: Tensor, u: Tensor) -> Tensor:
         """Rows of these cells in a flat (N * (U+1), ...) tensor."""
@@ -96,7 +96,7 @@ def arc_scores(inputs: JoinerInputs, cells: Cells) -> Tensor:
     """
     weight = inputs.weight
     scores = torch.empty(3, len(cells), dtype=wide_dtype(weight.dtype), device=weight.device)
-    for chunk in inputs.chunks(len(cells)):
+    for chunk in inputs.chunks(len(cells), has_logits=not inputs.has_kernels):
         row = inputs.decoder_rows(cells.n[chunk], cells.u[chunk])
         hidden, token = inputs.hidden(cells.frame[chunk], row), inputs.next_tokens.flatten()[row]
         for score, found in zip(scores, inputs.scores(hidden, token), strict=True):

@@ -91,6 +91,42 @@ def joint_transducer_loss(
     """
     topology = choose_topology(max_symbols_per_frame, last_arc_is_blank)
     check_choice("impl", impl, ("auto", "reference", "chunked", "triton"))
+    blank = checked_blank(blank, len(weight))
+    tokens = _checked_tokens(encoder_out, encoder_out_lens, decoder_out, tokens, token_lens, weight, bias, blank)
+    check_paths(encoder_out_lens, token_lens, topology, inf_is)
+    if band is not None:
+        check_shapes({"band[0]": (band[0], tuple(encoder_out.shape[:2]))})
+    if not 0 <= skip_below < 1:
+        raise ValueError(f"`skip_below` must be in 0..1, but is {skip_below}.")
+
+    device = encoder_out.device
+    tokens = tokens.to(device)
+    if impl == "reference":
+        hidden = torch.tanh(encoder_out[:, :, None] + decoder_out[:, None])  # (N, T, U+1, D)
+        logits = torch.nn.functional.linear(hidden, weight, bias)
+        blank_scores, symbol_scores = _arc_scores(logits, tokens, blank)
+        nll = lattice_nll(blank_scores, symbol_scores, encoder_out_lens, token_lens, topology, band)
+    else:
+        cells = list_cells(encoder_out_lens, token_lens, encoder_out.shape[1], topology, device, band)
+        leaves = (encoder_out, decoder_out, weight, bias)
+        dtype = _matmul_dtype(encoder_out, weight)
+        has_lattice_kernel, has_joiner_kernels = _choose_kernels(impl, device, dtype)
+        options = JointOptions(
+            next_tokens=torch.nn.functional.pad(tokens, (0, 1), value=blank),
+            blank=blank,
+            dtype=dtype,
+            skip_below=skip_below,
+            has_backward=torch.is_grad_enabled() and any(each.requires_grad for each in leaves),
+            has_lattice_kernel=has_lattice_kernel,
+            has_joiner_kernels=has_joiner_kernels,
+        )
+        with torch.autocast(device.type, enabled=False):
+            nll = NllOfJoiner.apply(cells, options, *leaves)
+    return finish_nll(nll, inf_is)
+
+
+def _checked_tokens(encoder_out, encoder_out_lens, decoder_out, tokens, token_lens, weight, bias, blank) -> Tensor:
+    """(N, U), int64, with blanks for padding; ValueError for an argument that does not fit the others."""
     if encoder_out.dim() != 3 or 0 in encoder_out.shape:
         raise ValueError(f"`encoder_out` must be (N, T, D), none of them 0, but has shape {tuple(encoder_out.shape)}.")
     if tokens.dim() != 2:
@@ -107,39 +143,8 @@ def joint_transducer_loss(
         }
     )
     check_floating({"encoder_out": encoder_out, "decoder_out": decoder_out, "weight": weight, "bias": bias})
-    blank = checked_blank(blank, V)
     check_integers("encoder_out_lens", encoder_out_lens, 1, T)
-    tokens = check_tokens("tokens", tokens, "token_lens", token_lens, V, blank)
-    check_paths(encoder_out_lens, token_lens, topology, inf_is)
-    if band is not None:
-        check_shapes({"band[0]": (band[0], (N, T))})
-    if not 0 <= skip_below < 1:
-        raise ValueError(f"`skip_below` must be in 0..1, but is {skip_below}.")
-
-    device = encoder_out.device
-    tokens = tokens.to(device)
-    if impl == "reference":
-        hidden = torch.tanh(encoder_out[:, :, None] + decoder_out[:, None])  # (N, T, U+1, D)
-        logits = torch.nn.functional.linear(hidden, weight, bias)
-        blank_scores, symbol_scores = _arc_scores(logits, tokens, blank)
-        nll = lattice_nll(blank_scores, symbol_scores, encoder_out_lens, token_lens, topology, band)
-    else:
-        cells = list_cells(encoder_out_lens, token_lens, T, topology, device, band)
-        leaves = (encoder_out, decoder_out, weight, bias)
-        dtype = _matmul_dtype(encoder_out, weight)
-        has_lattice_kernel, has_joiner_kernels = _choose_kernels(impl, device, dtype)
-        options = JointOptions(
-            next_tokens=torch.nn.functional.pad(tokens, (0, 1), value=blank),
-            blank=blank,
-            dtype=dtype,
-            skip_below=skip_below,
-            has_backward=torch.is_grad_enabled() and any(each.requires_grad for each in leaves),
-            has_lattice_kernel=has_lattice_kernel,
-            has_joiner_kernels=has_joiner_kernels,
-        )
-        with torch.autocast(device.type, enabled=False):
-            nll = NllOfJoiner.apply(cells, options, *leaves)
-    return finish_nll(nll, inf_is)
+    return check_tokens("tokens", tokens, "token_lens", token_lens, V, blank)
 
 
 def _matmul_dtype(encoder_out: Tensor, weight: Tensor) -> torch.dtype:

@@ -25,7 +25,7 @@ def wide_dtype(dtype: torch.dtype) -> torch.dtype:
 
 def chunks(num_cells: int, numbers_per_cell: int, device: torch.device) -> Iterator[slice]:
     """Slices of so many cells that their numbers stay near a CPU's caches, or fill a GPU."""
-    budget = 2**28 if device.type == "cuda" else 3 * 2**20
+    budget = 2**25 if device.type == "cuda" else 3 * 2**20
     size = min(max(budget // numbers_per_cell, 256), 2**16)
     return (slice(start, start + size) for start in range(0, num_cells, size))
 
