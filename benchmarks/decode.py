@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -117,9 +118,10 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=Path(__file__).parent
-    ).stdout.strip()
+    command = ["git", "describe", "--always", "--dirty"]
+    commit = "unknown"
+    if shutil.which("git"):
+        commit = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent).stdout.strip()
     machine = f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
     if arguments.device == "cuda":
         machine = torch.cuda.get_device_name()

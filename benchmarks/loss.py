@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -352,9 +353,13 @@ def on_cpu(case: Case, arguments: argparse.Namespace) -> dict:
 
 def on_gpu(case: Case, arguments: argparse.Namespace) -> dict:
     problem = make_problem(case, arguments.shapes, "cuda")
-    found: dict[str, list[dict]] = {name: [] for name in GPU_IMPLEMENTATIONS}
+    found: dict[str, list[dict]] = {
+        name: [] for name in GPU_IMPLEMENTATIONS if not arguments.only or name in arguments.only
+    }
     for repeat in range(arguments.repeats + 2):
         for name, runs in found.items():
+            for leaf in LEAVES:
+                problem[leaf].grad = None
             torch.cuda.synchronize()
             torch.cuda.reset_peak_memory_stats()
             before = torch.cuda.memory_allocated()
@@ -491,9 +496,10 @@ def main() -> None:
     check_gradients(arguments.device)
     lattice_seconds(arguments)
     cases = {"usual": CPU_CASES if is_cpu else GPU_CASES, "memory": MEMORY_CASES, "large": LARGE_CASES}[arguments.cases]
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=Path(__file__).parent
-    ).stdout.strip()
+    command = ["git", "describe", "--always", "--dirty"]
+    commit = "unknown"
+    if shutil.which("git"):
+        commit = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent).stdout.strip()
     machine = (
         torch.cuda.get_device_name()
         if not is_cpu

@@ -36,7 +36,7 @@ def beam_search(
     """The likeliest token sequences per token, among those that survive each frame.
 
     On a frame, the likeliest open hypothesis is expanded: with a blank it is done with the frame, with each of its
-    ``beam_size`` best symbols it is open again. The frame ends when ``beam_size`` done hypotheses are likelier than all
+    best symbols it is open again. The frame ends when ``beam_size`` done hypotheses are likelier than all
     open ones. At the end they are ranked by log-probability divided by the number of tokens, start blanks counted.
 
     Args:

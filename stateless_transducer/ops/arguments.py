@@ -128,7 +128,8 @@ def choose_topology(
 def check_paths(encoder_out_lens: Tensor, token_lens: Tensor, topology: Topology, inf_is: InfIs) -> None:
     """Raise ValueError for utterances with more tokens than the frames can say, unless told what to do with them."""
     check_choice("inf_is", inf_is, ("raise", "inf", "zero"))
-    possible = has_path(encoder_out_lens, token_lens.to(encoder_out_lens.device), topology)
+    encoder_out_lens, token_lens = encoder_out_lens.long(), token_lens.to(encoder_out_lens.device).long()
+    possible = has_path(encoder_out_lens, token_lens, topology)
     if inf_is == "raise" and not bool(possible.all()):
         need = "T - 1 >= U" if topology == "modified" else "T >= U"
         named = [

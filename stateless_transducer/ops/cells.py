@@ -75,7 +75,7 @@ def list_cells(
     """Cells of a batch that lie on a path.
 
     Args:
-        encoder_out_lens: (N,), integer, 1..T. On the CPU, nothing waits for the device.
+        encoder_out_lens: (N,), integer, 1..T; on the CPU at best, since they are needed there.
         token_lens: (N,), integer, >= 0.
         num_frames: T, of the padded tensors that the list points into.
         topology: see the module's text.

@@ -118,7 +118,7 @@ def joiner_gradients(inputs: JoinerInputs, occupied: Occupied, grad_nll: Tensor)
         token, hidden = inputs.next_tokens.flatten()[row], inputs.hidden(frame, row)
         grad = inputs.logit_gradients(hidden, token, normaliser, blank, symbol)
         # the scale of the utterance enters where the matrices are narrow
-        bias_grad += scale[:, 0].to(grad.dtype) @ grad
+        bias_grad += scale[:, 0] @ grad.to(dtype)
         grad = grad.to(matmul_dtype)
         # not addmm_: no faster, and it took 15 MiB more (benchmarks/loss.py)
         weight_grad += grad.T @ (hidden * scale).to(matmul_dtype)
@@ -148,11 +148,13 @@ class NllOfJoiner(torch.autograd.Function):
     @staticmethod
     def forward(ctx, cells, options, encoder_out, decoder_out, weight, bias):  # noqa: D102
         inputs = _joiner_inputs(options, encoder_out, decoder_out, weight, bias)
-        blank_scores, symbol_scores, normalisers = arc_scores(inputs, cells)
         walk = sum_over_paths
         if options.has_lattice_kernel:
             from stateless_transducer.ops.lattice_triton import sum_over_paths_triton as walk
-        sums = walk(cells, blank_scores, symbol_scores, has_occupations=options.has_backward)
+        # kernels are launched on the current device, which need not be the tensors'
+        with torch.cuda.device_of(encoder_out):
+            blank_scores, symbol_scores, normalisers = arc_scores(inputs, cells)
+            sums = walk(cells, blank_scores, symbol_scores, has_occupations=options.has_backward)
         if options.has_backward:
             occupied = occupied_cells(cells, normalisers, sums, options.skip_below)
             ctx.save_for_backward(encoder_out, decoder_out, weight, bias, *occupied)

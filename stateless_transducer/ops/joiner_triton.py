@@ -49,6 +49,8 @@ def _scores_kernel(
             rows = tl.load(weight + v[None, :] * D + k[:, None], mask=(v < V)[None, :] & (k < D)[:, None], other=0.0)
             logits = tl.dot(own, rows, logits, input_precision=PRECISION)
         logits += tl.load(bias + v, mask=v < V, other=0.0).to(tl.float32)[None, :]
+        # rounded as the backward pass, which stores them, will see them: else its softmax would not sum to one
+        logits = logits.to(hidden.dtype.element_ty).to(tl.float32)
         logits = tl.where((v < V)[None, :], logits, float("-inf"))
         blank_logit += tl.sum(tl.where(v[None, :] == blank, logits, 0.0), 1)
         symbol_logit += tl.sum(tl.where(v[None, :] == token, logits, 0.0), 1)
@@ -93,11 +95,20 @@ def scores_of_hidden(
         BLOCK_C=block_c,
         BLOCK_V=128 if is_half else 64,
         BLOCK_D=64 if is_half else 32,
-        PRECISION="tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee",
+        PRECISION="ieee" if is_half else _float32_precision(),
         num_warps=8 if is_half else 4,  # pyright: ignore[reportCallIssue]
         num_stages=3,  # pyright: ignore[reportCallIssue]
     )
     return blank_scores, symbol_scores, normalisers
+
+
+def _float32_precision() -> str:
+    """What torch's own products of float32 matrices are allowed to do."""
+    # the old name may not even be read once the new one was set
+    setting = torch.backends.cuda.matmul
+    if hasattr(setting, "fp32_precision"):
+        return "tf32" if setting.fp32_precision == "tf32" else "ieee"
+    return "tf32" if setting.allow_tf32 else "ieee"
 
 
 @triton.jit

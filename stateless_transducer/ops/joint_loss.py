@@ -80,7 +80,8 @@ def joint_transducer_loss(
         inf_is: what an utterance without a path becomes: ``"raise"`` names it in a ValueError; ``"inf"`` and
             ``"zero"`` give that number, with gradient zero.
 
-    Lengths and tokens may be on the CPU while the rest is on a GPU; then nothing waits for the GPU here.
+    Lengths and tokens may be on the CPU while the rest is on a GPU; then the checks do not wait for the GPU. With
+    gradients, one wait remains: for the number of cells that the backward pass visits.
 
     Returns:
         (N,), float64, differentiable once in encoder_out, decoder_out, weight and bias. NaN among the logits of an
@@ -95,12 +96,17 @@ def joint_transducer_loss(
     tokens = _checked_tokens(encoder_out, encoder_out_lens, decoder_out, tokens, token_lens, weight, bias, blank)
     check_paths(encoder_out_lens, token_lens, topology, inf_is)
     if band is not None:
-        check_shapes({"band[0]": (band[0], tuple(encoder_out.shape[:2]))})
+        starts, width = band
+        check_shapes({"band[0]": (starts, tuple(encoder_out.shape[:2]))})
+        check_integers("band[0]", starts, 0, tokens.shape[1])
+        if width < 1:
+            raise ValueError(f"`band[1]`, its width, must be at least 1, but is {width}.")
+        band = starts.long(), width
     if not 0 <= skip_below < 1:
         raise ValueError(f"`skip_below` must be in 0..1, but is {skip_below}.")
 
     device = encoder_out.device
-    tokens = tokens.to(device)
+    tokens = tokens.to(device, non_blocking=True)
     if impl == "reference":
         hidden = torch.tanh(encoder_out[:, :, None] + decoder_out[:, None])  # (N, T, U+1, D)
         logits = torch.nn.functional.linear(hidden, weight, bias)
@@ -173,7 +179,13 @@ def _choose_kernels(impl: Implementation, device: torch.device, dtype: torch.dty
         if not _has_triton():
             raise ValueError('`impl="triton"` needs Triton: pip install triton.')
         return True, dtype != torch.float64
-    if impl == "auto" and device.type == "cuda" and _has_triton():
+    # Triton needs a C compiler to start its kernels, and an Ampere or later for bfloat16
+    if (
+        impl == "auto"
+        and device.type == "cuda"
+        and _has_triton()
+        and torch.cuda.get_device_capability(device) >= (8, 0)
+    ):
         # in float32 cuBLAS multiplies faster than a kernel of ours would
         return True, dtype in (torch.float16, torch.bfloat16)
     return False, False

@@ -123,9 +123,11 @@ def sum_over_paths_triton(
         LANES=triton.next_power_of_2(cells.max_tokens + 1),
         num_warps=4,  # pyright: ignore[reportCallIssue]
     )
-    starts = cells.first_cell[torch.arange(N, device=device) * cells.num_frames]
-    has_cells = cells.first_cell[torch.arange(1, N + 1, device=device) * cells.num_frames] > starts
-    log_like = torch.where(has_cells, beta[starts], -torch.inf)
+    first_frames = torch.arange(N, device=device) * cells.num_frames
+    starts = cells.first_cell[first_frames]
+    # a band may leave out cell (0, 0), and with it all paths
+    has_origin = (cells.first_cell[first_frames + 1] > starts) & (cells.first_row[first_frames] == 0)
+    log_like = torch.where(has_origin, beta[starts], -torch.inf)
     nll = torch.where(is_spoilt, torch.nan, -log_like)
     if not has_occupations:
         return PathSums(nll, alpha[:0], alpha[:0])

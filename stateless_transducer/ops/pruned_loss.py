@@ -181,7 +181,7 @@ def prune_ranges(
     if width < 1:
         raise ValueError(f"`width` must be at least 1, but is {width}.")
 
-    lens, words = encoder_out_lens, token_lens.to(encoder_out_lens.device)
+    lens, words = encoder_out_lens.long(), token_lens.to(encoder_out_lens.device).long()
     if max_symbols_per_frame is None:
         # neighbouring frames share a row: U+1 rows need (width - 1) * T >= U
         width = max(width, 1 + int((words + lens - 1).div(lens, rounding_mode="floor").max()))

@@ -197,6 +197,23 @@ def test_full_band_changes_nothing_and_a_narrow_one_keeps_fewer_paths(impl, topo
     torch.testing.assert_close(narrow, reference)
 
 
+@pytest.mark.parametrize("topology", TOPOLOGIES)
+@pytest.mark.parametrize("impl", EXACT)
+def test_band_without_the_first_cell_has_no_path(impl, topology, device):
+    _require(impl)
+    problem = _problem([(6, 3), (6, 2)], 5, device)
+    starts = torch.tensor([[1] * 6, [0] * 6], device=device)
+    nll = joint_transducer_loss(**problem, **TOPOLOGIES[topology], **EXACT[impl], band=(starts, 3))
+    assert nll[0] == torch.inf and nll[1].isfinite()
+
+
+def test_narrow_lengths_do_not_wrap(device):
+    problem = _problem([(100, 127)], 3, device)
+    problem["token_lens"], problem["encoder_out_lens"] = torch.tensor([127], dtype=torch.int8), torch.tensor([100])
+    with pytest.raises(ValueError, match="T=100, U=127"):
+        joint_transducer_loss(**problem, max_symbols_per_frame=1)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
 @pytest.mark.parametrize("impl", ["reference", "chunked"])
 def test_autocast_keeps_log_sums_in_float32(impl, dtype, device):
@@ -326,7 +343,9 @@ BAD = {
     "list": (lambda p: p.update(token_lens=[2, 2]), r"`token_lens` must be a tensor of shape \(2,\), but is a list"),
     "inf-is": (lambda p: p.update(inf_is="nan"), '`inf_is` must be "raise", "inf" or "zero", but is "nan"'),
     "skip-below": (lambda p: p.update(skip_below=1.5), "`skip_below` must be in 0..1, but is 1.5"),
-    "band": (lambda p: p.update(band=(torch.zeros(2, 3), 2)), r"`band\[0\]` must have shape \(2, 4\)"),
+    "band-shape": (lambda p: p.update(band=(torch.zeros(2, 3), 2)), r"`band\[0\]` must have shape \(2, 4\)"),
+    "band-dtype": (lambda p: p.update(band=(torch.zeros(2, 4), 2)), r"`band\[0\]` must be integer"),
+    "band-width": (lambda p: p.update(band=(torch.zeros(2, 4).long(), 0)), "its width, must be at least 1, but is 0"),
     "few-frames": (
         lambda p: p.update(
             max_symbols_per_frame=1, token_lens=torch.tensor([2, 2]), encoder_out_lens=torch.tensor([4, 2])
