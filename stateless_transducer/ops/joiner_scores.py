@@ -68,7 +68,9 @@ class JoinerInputs(NamedTuple):
         if self.has_kernels:
             from stateless_transducer.ops.joiner_triton import scores_of_hidden
 
-            return scores_of_hidden(hidden, self.weight, self.bias, self.blank, next_tokens)
+            # kernels are launched on the current device, which need not be the tensors'; autograd sees to it backwards
+            with torch.cuda.device_of(hidden):
+                return scores_of_hidden(hidden, self.weight, self.bias, self.blank, next_tokens)
         logits = torch.nn.functional.linear(hidden, self.weight, self.bias)
         return scores_of_logits(logits.to(wide_dtype(logits.dtype)), self.blank, next_tokens)
 
@@ -120,7 +122,6 @@ def joiner_gradients(inputs: JoinerInputs, occupied: Occupied, grad_nll: Tensor)
         # the scale of the utterance enters where the matrices are narrow
         bias_grad += scale[:, 0] @ grad.to(dtype)
         grad = grad.to(matmul_dtype)
-        # not addmm_: no faster, and it took 15 MiB more (benchmarks/loss.py)
         weight_grad += grad.T @ (hidden * scale).to(matmul_dtype)
         hidden_grad = (grad @ inputs.weight).to(dtype)
         hidden_grad *= scale * (1 - hidden * hidden)
@@ -148,13 +149,14 @@ class NllOfJoiner(torch.autograd.Function):
     @staticmethod
     def forward(ctx, cells, options, encoder_out, decoder_out, weight, bias):  # noqa: D102
         inputs = _joiner_inputs(options, encoder_out, decoder_out, weight, bias)
-        walk = sum_over_paths
-        if options.has_lattice_kernel:
-            from stateless_transducer.ops.lattice_triton import sum_over_paths_triton as walk
-        # kernels are launched on the current device, which need not be the tensors'
-        with torch.cuda.device_of(encoder_out):
-            blank_scores, symbol_scores, normalisers = arc_scores(inputs, cells)
-            sums = walk(cells, blank_scores, symbol_scores, has_occupations=options.has_backward)
+        blank_scores, symbol_scores, normalisers = arc_scores(inputs, cells)
+        sums = sum_over_paths(
+            cells,
+            blank_scores,
+            symbol_scores,
+            has_occupations=options.has_backward,
+            has_kernel=options.has_lattice_kernel,
+        )
         if options.has_backward:
             occupied = occupied_cells(cells, normalisers, sums, options.skip_below)
             ctx.save_for_backward(encoder_out, decoder_out, weight, bias, *occupied)

@@ -5,8 +5,6 @@ Letters: N utterances, T encoder frames, U tokens, V vocabulary with blank, D jo
 
 from __future__ import annotations
 
-import functools
-import importlib.util
 import os
 from typing import Literal
 
@@ -28,7 +26,7 @@ from stateless_transducer.ops.arguments import (
 )
 from stateless_transducer.ops.cells import list_cells
 from stateless_transducer.ops.joiner_scores import JointOptions, NllOfJoiner
-from stateless_transducer.ops.lattice import lattice_nll
+from stateless_transducer.ops.lattice import can_use_kernels, has_triton, lattice_nll
 
 Implementation = Literal["auto", "reference", "chunked", "triton"]
 
@@ -176,24 +174,13 @@ def _choose_kernels(impl: Implementation, device: torch.device, dtype: torch.dty
     if impl == "triton":
         if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
             raise ValueError(f'`impl="triton"` needs a GPU, but the tensors are on {device}; use "chunked".')
-        if not _has_triton():
+        if not has_triton():
             raise ValueError('`impl="triton"` needs Triton: pip install triton.')
         return True, dtype != torch.float64
-    # Triton needs a C compiler to start its kernels, and an Ampere or later for bfloat16
-    if (
-        impl == "auto"
-        and device.type == "cuda"
-        and _has_triton()
-        and torch.cuda.get_device_capability(device) >= (8, 0)
-    ):
+    if impl == "auto" and can_use_kernels(device):
         # in float32 cuBLAS multiplies faster than a kernel of ours would
         return True, dtype in (torch.float16, torch.bfloat16)
     return False, False
-
-
-@functools.cache
-def _has_triton() -> bool:
-    return importlib.util.find_spec("triton") is not None
 
 
 def _arc_scores(logits: Tensor, tokens: Tensor, blank: int) -> tuple[Tensor, Tensor]:

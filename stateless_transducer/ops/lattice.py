@@ -13,6 +13,8 @@ lose digits in float32.
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 from typing import NamedTuple
 
 import torch
@@ -33,7 +35,12 @@ class PathSums(NamedTuple):
 
 
 def sum_over_paths(
-    cells: Cells, blank_scores: Tensor, symbol_scores: Tensor, *, has_occupations: bool = True
+    cells: Cells,
+    blank_scores: Tensor,
+    symbol_scores: Tensor,
+    *,
+    has_occupations: bool = True,
+    has_kernel: bool | None = None,
 ) -> PathSums:
     """Nll and arc occupations of each lattice.
 
@@ -42,32 +49,63 @@ def sum_over_paths(
         blank_scores: (M,), log-probability of a blank in each cell.
         symbol_scores: (M,), log-probability of the next token in each cell; anything where all are said.
         has_occupations: whether to run the backward pass too; without, the occupations are empty.
+        has_kernel: whether to use the one for GPUs (`lattice_triton.py`); None: where `can_use_kernels`.
     """
     # copies, since they are worked on in place
-    blank, symbol = blank_scores.to(torch.float64, copy=True), symbol_scores.double()
-    symbol = symbol.masked_fill(cells.u == cells.token_lens.index_select(0, cells.n), -torch.inf)
+    blank, symbol = blank_scores.to(torch.float64, copy=True), symbol_scores.to(torch.float64, copy=True)
+    symbol.masked_fill_(cells.u == cells.token_lens.index_select(0, cells.n), -torch.inf)
+    is_spoilt = _silence_spoilt_(cells, blank, symbol)
+    walk = _walk
+    if can_use_kernels(blank.device) if has_kernel is None else has_kernel:
+        from stateless_transducer.ops.lattice_triton import walk_triton as walk
+    sums = walk(cells, blank, symbol, has_occupations)
+    return sums._replace(nll=torch.where(is_spoilt, torch.nan, sums.nll))
+
+
+def can_use_kernels(device: torch.device) -> bool:
+    """Whether this is a GPU that Triton's kernels are written for, Ampere or later, and Triton is installed."""
+    return device.type == "cuda" and has_triton() and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+@functools.cache
+def has_triton() -> bool:
+    """Whether Triton is installed."""
+    return importlib.util.find_spec("triton") is not None
+
+
+def _silence_spoilt_(cells: Cells, blank: Tensor, symbol: Tensor) -> Tensor:
+    """(N,), bool: utterances with a NaN or inf among their scores, which are all made -inf: no path, no occupation.
+
+    Left as they are, they would spread over their neighbours in memory.
+    """
     is_bad = ~(blank + symbol < torch.inf)
     is_spoilt = torch.zeros_like(cells.token_lens, dtype=torch.bool)
-    if bool(is_bad.any()):
-        # NaN or inf would spread over its neighbours in memory: compute with something else and mark the utterance
-        blank, symbol = blank.masked_fill(is_bad, 0), symbol.masked_fill(is_bad, 0)
-        is_spoilt[cells.n[is_bad]] = True
+    # a question that costs nothing on the CPU, and saves the rest nearly always; elsewhere it would wait for the device
+    if is_bad.device.type == "cpu" and not bool(is_bad.any()):
+        return is_spoilt
+    is_spoilt = torch.zeros(len(is_spoilt), device=is_bad.device).index_add_(0, cells.n, is_bad.float()) > 0
+    is_silent = is_spoilt.index_select(0, cells.n)
+    blank.masked_fill_(is_silent, -torch.inf)
+    symbol.masked_fill_(is_silent, -torch.inf)
+    return is_spoilt
 
+
+def _walk(cells: Cells, blank: Tensor, symbol: Tensor, has_occupations: bool) -> PathSums:
+    """`sum_over_paths` of scores (M,), float64, below inf; they are used up."""
     grid = _Grid(cells, is_two_way=has_occupations)
     scores = _forward_scores(grid, blank, symbol)
     log_like = scores[grid.exit_places]
-    nll = torch.where(is_spoilt, torch.nan, -log_like)
     if grid.reversed_places is None:
-        return PathSums(nll, blank[:0], symbol[:0])
-    # come to the cell, take the arc, finish from where it leads; nothing counts where the nll is not finite
+        return PathSums(-log_like, blank[:0], symbol[:0])
+    # come to the cell, take the arc, finish from where it leads; nothing counts without a path
     before = scores.index_select(0, grid.places)
-    before -= torch.where(nll.isfinite(), log_like, torch.inf).index_select(0, cells.n)
+    before -= torch.where(log_like > -torch.inf, log_like, torch.inf).index_select(0, cells.n)
     behind_blank = grid.reversed_places - grid.clock_size
     blank += before
     blank += scores.index_select(0, behind_blank)
     symbol += before
     symbol += scores.index_select(0, behind_blank.sub_(1).clamp_(min=0))
-    return PathSums(nll, blank.exp_(), symbol.exp_())
+    return PathSums(-log_like, blank.exp_(), symbol.exp_())
 
 
 def lattice_nll(

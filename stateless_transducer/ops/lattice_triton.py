@@ -1,4 +1,4 @@
-"""`sum_over_paths` on a GPU: one program walks one lattice in one direction.
+"""The sum over paths on a GPU: one program walks one lattice in one direction.
 
 Letters: N utterances, T encoder frames, U tokens, M listed cells.
 
@@ -96,45 +96,35 @@ def _walk_kernel(
             tl.debug_barrier()
 
 
-def sum_over_paths_triton(
-    cells: Cells, blank_scores: Tensor, symbol_scores: Tensor, *, has_occupations: bool = True
-) -> PathSums:
-    """See `sum_over_paths`; nothing here waits for the device."""
-    N, M, device = len(cells.exits), len(cells), blank_scores.device
-    symbol = symbol_scores.double().masked_fill(cells.u == cells.token_lens[cells.n], -torch.inf)
-    is_bad = ~(blank_scores.double() + symbol < torch.inf)
-    is_spoilt = torch.zeros(N, device=device).index_add_(0, cells.n, is_bad.float()) > 0
-    blank, symbol = blank_scores.double().masked_fill(is_bad, 0), symbol.masked_fill(is_bad, 0)
+def walk_triton(cells: Cells, blank: Tensor, symbol: Tensor, has_occupations: bool) -> PathSums:
+    """`sum_over_paths` of scores (M,), float64, contiguous, below inf; nothing here waits for the device."""
+    N, M, device = len(cells.exits), len(cells), blank.device
     # a place behind the last keeps launches of an empty list from reading what is not there
     alpha, beta, by_blank, by_symbol = blank.new_full((4, M + 1), -torch.inf).unbind()
-    _walk_kernel[(N, 2 if has_occupations else 1)](
-        blank,
-        symbol,
-        cells.first_cell,
-        cells.first_row,
-        cells.encoder_out_lens,
-        cells.token_lens,
-        alpha,
-        beta,
-        by_blank,
-        by_symbol,
-        cells.num_frames,
-        IS_STANDARD=cells.topology == "standard",
-        LANES=triton.next_power_of_2(cells.max_tokens + 1),
-        num_warps=4,  # pyright: ignore[reportCallIssue]
-    )
+    # kernels are launched on the current device, which need not be the tensors'
+    with torch.cuda.device_of(blank):
+        _walk_kernel[(N, 2 if has_occupations else 1)](
+            blank,
+            symbol,
+            cells.first_cell,
+            cells.first_row,
+            cells.encoder_out_lens,
+            cells.token_lens,
+            alpha,
+            beta,
+            by_blank,
+            by_symbol,
+            cells.num_frames,
+            IS_STANDARD=cells.topology == "standard",
+            LANES=triton.next_power_of_2(cells.max_tokens + 1),
+            num_warps=4,  # pyright: ignore[reportCallIssue]
+        )
     first_frames = torch.arange(N, device=device) * cells.num_frames
     starts = cells.first_cell[first_frames]
     # a band may leave out cell (0, 0), and with it all paths
     has_origin = (cells.first_cell[first_frames + 1] > starts) & (cells.first_row[first_frames] == 0)
     log_like = torch.where(has_origin, beta[starts], -torch.inf)
-    nll = torch.where(is_spoilt, torch.nan, -log_like)
     if not has_occupations:
-        return PathSums(nll, alpha[:0], alpha[:0])
-    counts = nll.isfinite()[cells.n]
-    before = alpha[:M] - torch.where(nll.isfinite(), log_like, 0)[cells.n]
-    return PathSums(
-        nll,
-        torch.where(counts, (before + by_blank[:M]).exp(), 0),
-        torch.where(counts, (before + by_symbol[:M]).exp(), 0),
-    )
+        return PathSums(-log_like, alpha[:0], alpha[:0])
+    before = alpha[:M] - torch.where(log_like > -torch.inf, log_like, torch.inf).index_select(0, cells.n)
+    return PathSums(-log_like, (before + by_blank[:M]).exp_(), (before + by_symbol[:M]).exp_())

@@ -21,26 +21,24 @@ SIZES = {"small": ([5, 3, 7, 1], [3, 2, 0, 0]), "not-powers-of-two": ([20, 13], 
 @pytest.mark.parametrize("topology", ["standard", "modified", "modified_open"])
 @pytest.mark.parametrize("size", SIZES)
 def test_lattice_kernel_equals_plain_code(size, topology, has_occupations, device):
-    from stateless_transducer.ops.lattice_triton import sum_over_paths_triton
-
     lens, token_lens = (torch.tensor(each) for each in SIZES[size])
     cells = list_cells(lens, token_lens, int(lens.max()) + 1, topology, device)
     scores = [torch.randn(len(cells), device=device) - 1 for _ in range(2)]
-    plain = sum_over_paths(cells, *scores, has_occupations=has_occupations)
-    ours = sum_over_paths_triton(cells, *scores, has_occupations=has_occupations)
+    plain, ours = (
+        sum_over_paths(cells, *scores, has_occupations=has_occupations, has_kernel=has_kernel)
+        for has_kernel in (False, True)
+    )
     for mine, other in zip(ours, plain, strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
 def test_lattice_kernel_keeps_bad_scores_in_their_utterance(bad, device):
-    from stateless_transducer.ops.lattice_triton import sum_over_paths_triton
-
     cells = list_cells(torch.tensor([5, 4, 6]), torch.tensor([2, 2, 3]), 6, "standard", device)
     scores = [torch.randn(len(cells), device=device) - 1 for _ in range(2)]
-    clean = sum_over_paths_triton(cells, *scores)
+    clean = sum_over_paths(cells, *scores, has_kernel=True)
     scores[0][(cells.n == 1) & (cells.u == 0)] = bad
-    plain, ours = sum_over_paths(cells, *scores), sum_over_paths_triton(cells, *scores)
+    plain, ours = (sum_over_paths(cells, *scores, has_kernel=has_kernel) for has_kernel in (False, True))
     torch.testing.assert_close(ours.nll, plain.nll, rtol=1e-10, atol=1e-12, equal_nan=True)
     others = cells.n != 1
     for mine, before in zip(ours[1:], clean[1:], strict=True):
