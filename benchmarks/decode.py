@@ -1,10 +1,14 @@
 #!/usr/bin/env python3
 """Time of the searches on one encoder output, beside the tutorial's way: Python lists, a wait a frame.
 
-    python benchmarks/decode.py [--device cuda] [--threads 1 2] [--vocab-size 4336] [--batch-size 16]
+    python benchmarks/decode.py [--device cuda] [--threads 1 2] [--vocab-size 4336] [--batch-size 1 4 16 64]
+    python benchmarks/decode.py --checkpoint demo/model.pt --manifest-dir demo/data/fbank
 
-Decoder and joiner have the full model's sizes and random weights, sharpened until about every eighth frame says a
-symbol. The gate: ours must say what the slow ones say. Then both take turns, and medians are printed.
+Without a checkpoint, decoder and joiner have the full model's sizes and random weights, sharpened until about every
+eighth frame says a symbol. The slow searches come in two forms: one utterance at a time, as icefall did when the
+tutorial was written (March 2022), and batched over utterances, as it does now. The gate: ours must say what the slow ones say.
+Then all take turns, and medians are printed. "bf16" multiplies in bfloat16 and is not held to the gate; how many
+utterances it says otherwise is printed.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
@@ -25,50 +30,41 @@ from stateless_transducer.decoding.beam import beam_search
 from stateless_transducer.decoding.greedy import greedy_search
 from stateless_transducer.decoding.modified_beam import modified_beam_search
 from stateless_transducer.model.decoder import StatelessDecoder
+from stateless_transducer.model.frozen import FrozenTransducer
 from stateless_transducer.model.joiner import Joiner
+from stateless_transducer.model.transducer import Transducer
 
-WIDTH, BEAM = 512, 4
+WIDTH, BEAM, NUM_FRAMES = 512, 4, 150
 
 
-class Model(torch.nn.Module):
-    """Decoder and joiner."""
-
-    blank_id, context_size = 0, 2
-
-    def __init__(self, vocab_size: int) -> None:
-        super().__init__()
-        self.decoder = StatelessDecoder(vocab_size, WIDTH, 0, self.context_size)
-        self.joiner = Joiner(WIDTH, vocab_size)
-        with torch.no_grad():
-            self.joiner.output_linear.weight *= 8
-            self.joiner.output_linear.bias[0] += 13.5
-
-    def predict(self, contexts: torch.Tensor) -> torch.Tensor:
-        return self.decoder.step(contexts)
-
-    def join(self, encoder_out: torch.Tensor, decoder_out: torch.Tensor) -> torch.Tensor:
-        return self.joiner(encoder_out, decoder_out)
+def random_model(vocab_size: int) -> Transducer:
+    """Decoder and joiner; there is nothing to encode."""
+    decoder, joiner = StatelessDecoder(vocab_size, WIDTH, 0, 2), Joiner(WIDTH, vocab_size)
+    with torch.no_grad():
+        joiner.output_linear.weight *= 8
+        joiner.output_linear.bias[0] += 13.5
+    return Transducer(torch.nn.Identity(), decoder, joiner)  # pyright: ignore[reportArgumentType]
 
 
 @torch.inference_mode()
-def slow_greedy(model: Model, encoder_out: torch.Tensor, lens: torch.Tensor) -> list[list[int]]:
-    """One utterance and one frame at a time."""
-    results = []
-    for n, num_frames in enumerate(lens.tolist()):
-        said = [0] * model.context_size
-        decoder_out = model.decoder(torch.tensor([said], device=encoder_out.device))[:, 0]
-        for t in range(num_frames):
-            symbol = model.join(encoder_out[n, t : t + 1], decoder_out).argmax().item()
+def slow_greedy(model: Transducer, encoder_out: torch.Tensor, lens: torch.Tensor) -> list[list[int]]:
+    """All utterances together; who has said something and what is known is in Python lists."""
+    said = [[0] * model.context_size for _ in lens]
+    decoder_out = model.decoder(torch.tensor(said, device=encoder_out.device))[:, 0]
+    for t in range(int(lens.max())):
+        running = [n for n, num_frames in enumerate(lens.tolist()) if t < num_frames]
+        symbols = model.join(encoder_out[running, t], decoder_out[running]).argmax(1).tolist()
+        for n, symbol in zip(running, symbols, strict=True):
             if symbol != 0:
-                said.append(symbol)
-                context = torch.tensor([said[-model.context_size :]], device=encoder_out.device)
-                decoder_out = model.decoder(context)[:, 0]
-        results.append(said[model.context_size :])
-    return results
+                said[n].append(symbol)
+        if any(symbols):
+            contexts = torch.tensor([tokens[-model.context_size :] for tokens in said], device=encoder_out.device)
+            decoder_out = model.decoder(contexts)[:, 0]
+    return [tokens[model.context_size :] for tokens in said]
 
 
 @torch.inference_mode()
-def slow_modified_beam(model: Model, encoder_out: torch.Tensor, lens: torch.Tensor) -> list[list[int]]:
+def slow_modified_beam(model: Transducer, encoder_out: torch.Tensor, lens: torch.Tensor) -> list[list[int]]:
     """The model batched over utterances and hypotheses; the beams are Python lists with strings for keys."""
     device, size = encoder_out.device, model.context_size
     beams = [{"": ([0] * size, 0.0)} for _ in lens]
@@ -97,26 +93,89 @@ def slow_modified_beam(model: Model, encoder_out: torch.Tensor, lens: torch.Tens
     return [tokens[size:] for tokens, _ in best]
 
 
-def first(ranked: list) -> list[list[int]]:
-    return [list(hypotheses[0].tokens) for hypotheses in ranked]
+def one_by_one(find: Callable) -> Callable:
+    """A slow search that is given a single utterance at a time."""
+    return lambda model, encoder_out, lens: [
+        found
+        for n, num_frames in enumerate(lens.tolist())
+        for found in find(model, encoder_out[n : n + 1, :num_frames], lens[n : n + 1])
+    ]
 
 
-SEARCHES = {
-    "greedy: slow": slow_greedy,
-    "greedy: ours": lambda *given: [list(found.tokens) for found in greedy_search(*given)],
-    f"modified beam {BEAM}: slow": slow_modified_beam,
-    f"modified beam {BEAM}: ours": lambda *given: first(modified_beam_search(*given, beam_size=BEAM)),
-    f"beam {BEAM}: ours": lambda *given: first(beam_search(*given, beam_size=BEAM)),
+def ours(find: Callable, **options: int) -> Callable:
+    """Best tokens of one of our searches."""
+
+    def first(model: FrozenTransducer, encoder_out: torch.Tensor, lens: torch.Tensor) -> list[list[int]]:
+        found = find(model, encoder_out, lens, **options)
+        return [list((one[0] if isinstance(one, list) else one).tokens) for one in found]
+
+    return first
+
+
+METHODS = {
+    "greedy": (slow_greedy, ours(greedy_search)),
+    f"modified beam {BEAM}": (slow_modified_beam, ours(modified_beam_search, beam_size=BEAM)),
+    f"beam {BEAM}": (None, ours(beam_search, beam_size=BEAM)),
 }
+
+
+def encoder_outputs(arguments: argparse.Namespace) -> tuple[Transducer, torch.Tensor, torch.Tensor]:
+    """Model and utterances (N, T, D), (N,): random ones, or a test set's."""
+    torch.manual_seed(0)
+    most = max(arguments.batch_size)
+    if arguments.checkpoint is None:
+        return (
+            random_model(arguments.vocab_size),
+            torch.randn(most, NUM_FRAMES, WIDTH),
+            torch.linspace(75, 150, most).long(),
+        )
+    from stateless_transducer.checkpoint import load_checkpoint
+    from stateless_transducer.data.batches import batches_of, evaluation_loader, load_cuts
+    from stateless_transducer.data.config import DataConfig
+
+    checkpoint = load_checkpoint(arguments.checkpoint)
+    data = DataConfig(manifest_dir=arguments.manifest_dir, max_duration=1e6, num_workers=0)
+    cuts = load_cuts(data.manifest_dir, data.prefix, "test").subset(first=most)
+    (batch,) = batches_of(evaluation_loader(cuts, checkpoint.token_table, data))
+    model = checkpoint.model()
+    with torch.inference_mode():
+        return model, *model.encode(batch.features, batch.feature_lens)
+
+
+def contestants(model: Transducer) -> dict[str, dict[str, Callable]]:
+    """Method -> who -> search of (encoder_out, lens)."""
+    exact, narrow = FrozenTransducer(model), FrozenTransducer(model, dtype=torch.bfloat16)
+    found = {}
+    for method, (slow, fast) in METHODS.items():
+        own = {"ours": lambda *given, fast=fast: fast(exact, *given)}
+        own["ours bf16"] = lambda *given, fast=fast: fast(narrow, *given)
+        if slow is not None:
+            own["slow, one by one"] = lambda *given, slow=slow: one_by_one(slow)(model, *given)
+            own["slow, batched"] = lambda *given, slow=slow: slow(model, *given)
+        found[method] = own
+    return found
+
+
+def check(searches: dict[str, dict[str, Callable]], given: tuple[torch.Tensor, torch.Tensor]) -> None:
+    """The gate."""
+    for method, own in searches.items():
+        said = {who: find(*given) for who, find in own.items()}
+        for who in said.keys() & {"slow, one by one", "slow, batched"}:
+            if said[who] != said["ours"]:
+                sys.exit(f"Gate: {method} does not say what the slow one ({who}) says.")
+        unlike = sum(a != b for a, b in zip(said["ours"], said["ours bf16"], strict=True))
+        print(f"{method}: {sum(map(len, said['ours']))} tokens; bf16 says {unlike} of {len(given[1])} otherwise")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--vocab-size", type=int, nargs="+", default=[500, 4336])
-    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1])
+    parser.add_argument("--vocab-size", type=int, default=4336)
+    parser.add_argument("--batch-size", type=int, nargs="+", default=[1, 4, 16, 64])
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--checkpoint", type=Path)
+    parser.add_argument("--manifest-dir", type=Path, default=Path("demo/data/fbank"))
     arguments = parser.parse_args()
     command = ["git", "describe", "--always", "--dirty"]
     commit = "unknown"
@@ -126,34 +185,46 @@ def main() -> None:
     if arguments.device == "cuda":
         machine = torch.cuda.get_device_name()
     print(f"commit {commit}, torch {torch.__version__}, {machine}, {date.today()}")
-    print("| V | threads | search | ms | spread | times real time | slow / ours |\n|---|---|---|---|---|---|---|")
-    for vocab_size in arguments.vocab_size:
-        torch.manual_seed(0)
-        model = Model(vocab_size).to(arguments.device).eval()
-        lens = torch.linspace(75, 150, arguments.batch_size).long().to(arguments.device)
-        given = (model, torch.randn(len(lens), 150, WIDTH).to(arguments.device), lens)
-        results = {name: find(*given) for name, find in SEARCHES.items()}
-        for method in ("greedy", f"modified beam {BEAM}"):
-            if results[f"{method}: slow"] != results[f"{method}: ours"]:
-                sys.exit(f"Gate: {method} does not say what the slow one says.")
+    model, encoder_out, lens = encoder_outputs(arguments)
+    model, encoder_out = model.to(arguments.device).eval(), encoder_out.to(arguments.device)
+    searches = contestants(model)
+    check(searches, (encoder_out, lens.to(arguments.device)))
+    print("| N | threads | method | who | ms | spread | utterances/s | slow batched / it | one by one / it |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for batch_size in arguments.batch_size:
+        # spread over the lengths there are
+        chosen = torch.linspace(0, len(lens) - 1, batch_size).long()
+        given = (encoder_out[chosen, : int(lens[chosen].max())].contiguous(), lens[chosen].to(arguments.device))
         for threads in arguments.threads:
             torch.set_num_threads(threads)
-            times: dict[str, list[float]] = {name: [] for name in SEARCHES}
-            for _ in range(arguments.repeats):
-                for name, find in SEARCHES.items():
-                    start = time.perf_counter()
-                    find(*given)
-                    times[name].append(1000 * (time.perf_counter() - start))
-            medians = {name: statistics.median(own) for name, own in times.items()}
-            for name, own in times.items():
-                slow = medians.get(name.replace("ours", "slow"))
-                ratio = f"{slow / medians[name]:.1f}" if slow is not None and "ours" in name else ""
-                speed = 1000 * int(lens.sum()) * 0.04 / medians[name]
-                print(
-                    f"| {vocab_size} | {threads} | {name} | {medians[name]:.0f} | {min(own):.0f}..{max(own):.0f} "
-                    f"| {speed:.0f} | {ratio} |",
-                    flush=True,
-                )
+            for method, own in searches.items():
+                report(batch_size, threads, method, timed(own, given, arguments.repeats))
+
+
+def timed(own: dict[str, Callable], given: tuple[torch.Tensor, torch.Tensor], repeats: int) -> dict[str, list[float]]:
+    """Milliseconds of each, in turn."""
+    times: dict[str, list[float]] = {who: [] for who in own}
+    for _ in range(repeats):
+        for who, find in own.items():
+            start = time.perf_counter()
+            find(*given)
+            times[who].append(1000 * (time.perf_counter() - start))
+    return times
+
+
+def report(batch_size: int, threads: int, method: str, times: dict[str, list[float]]) -> None:
+    """Rows of the table."""
+    medians = {who: statistics.median(own) for who, own in times.items()}
+    for who, own in times.items():
+        ratios = [
+            f"{medians[slow] / medians[who]:.1f}" if slow in medians and "ours" in who else ""
+            for slow in ("slow, batched", "slow, one by one")
+        ]
+        print(
+            f"| {batch_size} | {threads} | {method} | {who} | {medians[who]:.1f} | {min(own):.1f}..{max(own):.1f} "
+            f"| {1000 * batch_size / medians[who]:.0f} | {' | '.join(ratios)} |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -82,7 +82,7 @@ def evaluate(
         device: where to search.
         progress: called with the number of utterances done.
     """
-    scored, unknown, scorer = [], Counter(), make_scorer(config, token_table, device)
+    scored, unknown, scorer = [], Counter(), make_scorer(config, token_table)
     started, speech_s = time.monotonic(), 0.0
     for batch in batches:
         speech_s += batch.seconds

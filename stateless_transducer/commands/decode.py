@@ -45,6 +45,7 @@ def run(options: Options) -> None:
     from stateless_transducer.data.batches import batches_of, evaluation_loader, load_cuts, num_cuts
     from stateless_transducer.data.config import DataConfig
     from stateless_transducer.evaluation import CONFIDENCE, evaluate, metric_name, write_results
+    from stateless_transducer.model.frozen import FrozenTransducer
     from stateless_transducer.text.scoring import error_rate_line
     from stateless_transducer.training.distributed import device_of
 
@@ -59,7 +60,7 @@ def run(options: Options) -> None:
     averaged = checkpoint.provenance["averaged"]
     say(f"averaged {len(averaged)}: {', '.join(averaged)}")
     tokens, device = checkpoint.token_table, device_of(0)
-    metric, model = metric_name(tokens), checkpoint.model().to(device)
+    metric, model = metric_name(tokens), FrozenTransducer(checkpoint.model().to(device))
     rows = []
     for split, its_cuts in cuts.items():
         total = num_cuts(its_cuts)

@@ -1,35 +1,48 @@
 """Beam search with any number of symbols a frame, after Graves 2012 (arXiv 1211.3711, algorithm 1), as icefall does it.
 
-Letters: N utterances, T encoder frames, D joiner width, K hypotheses a beam.
+Letters: N utterances, T encoder frames, D joiner width, K hypotheses a beam, Q questions to the model, W integers of a
+scorer's state.
 
-The paper's sums over prefixes of hypotheses are left out, as in icefall. Each utterance walks at its own pace: in every
-round the likeliest open hypothesis of each is expanded, all in one call of the model.
+The paper's sums over prefixes of hypotheses are left out, as in icefall. Each utterance walks at its own pace and says
+what it must know of the model next; in every round all questions of all utterances are answered in one call.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Generator
 from dataclasses import dataclass
+from typing import NamedTuple
 
-import torch
-from torch import Tensor
+import numpy as np
 
+from stateless_transducer.decoding.arrays import (
+    Array,
+    gather,
+    like,
+    log_sum_exp,
+    namespace,
+    to_numpy,
+    top,
+    without_gradients,
+)
 from stateless_transducer.decoding.fusion import Scorer
-from stateless_transducer.decoding.hypothesis import Hypothesis
+from stateless_transducer.decoding.hypothesis import Hypothesis, rank
 from stateless_transducer.decoding.options import PLAIN, LogitOptions
-from stateless_transducer.decoding.recognisable import Recognisable
+from stateless_transducer.decoding.recognisable import Steps, on_host
 
 MAX_EXPANSIONS = 32
 """Of one frame, times the beam size: a model that has learnt nothing would say symbols without end."""
 
 
-@torch.inference_mode()
+@without_gradients
 def beam_search(
-    model: Recognisable,
-    encoder_out: Tensor,
-    encoder_out_lens: Tensor,
+    model: Steps,
+    encoder_out: Array,
+    encoder_out_lens: Array,
     *,
     beam_size: int = 4,
+    length_norm: float = 1.0,
     options: LogitOptions = PLAIN,
     scorer: Scorer | None = None,
 ) -> list[list[Hypothesis]]:
@@ -37,13 +50,14 @@ def beam_search(
 
     On a frame, the likeliest open hypothesis is expanded: with a blank it is done with the frame, with each of its
     best symbols it is open again. The frame ends when ``beam_size`` done hypotheses are likelier than all
-    open ones. At the end they are ranked by log-probability divided by the number of tokens, start blanks counted.
+    open ones. At the end they are ranked, see `rank`.
 
     Args:
         model: predicts and joins.
         encoder_out: (N, T, D).
         encoder_out_lens: (N,).
         beam_size: K.
+        length_norm: see `rank`.
         options: adjustments of the logits.
         scorer: what else counts: hotwords, a language model.
 
@@ -51,32 +65,86 @@ def beam_search(
         For each utterance its hypotheses, best first; their score is the log-probability of all their paths that were
         followed, and what the scorer added.
     """
+    model, encoder_out, encoder_out_lens = on_host(model, encoder_out, encoder_out_lens)
     N, T, _ = encoder_out.shape
-    flat, device = encoder_out.flatten(0, 1), encoder_out.device
-    states = [0] * N if scorer is None else scorer.start(torch.arange(N, device=device)).tolist()
-    lens = encoder_out_lens.tolist()
-    walks = [_Walk.start(n, lens[n], model, beam_size, states[n]) for n in range(N)]
-    running = [walk for walk in walks if walk.num_frames]
-    while running:
-        for walk in running:
-            walk.choose()
-        contexts = torch.tensor([walk.chosen.context for walk in running], device=device)
-        frames = torch.tensor([walk.n * T + walk.t for walk in running], device=device)
-        logits = options.adjust(model.join(flat[frames], model.predict(contexts)), model.blank_id)
-        log_probs = logits.log_softmax(-1)
-        blanks, totals = log_probs[:, model.blank_id].tolist(), log_probs
-        chosen = torch.tensor([walk.chosen.state for walk in running], device=device)
-        if scorer is not None:
-            totals = log_probs + scorer.scores(chosen)
-        values, symbols = totals.topk(min(beam_size + 1, totals.shape[1]))
-        after = chosen[:, None].expand_as(symbols)
-        if scorer is not None:
-            after = scorer.advance(after.flatten(), symbols.flatten()).view_as(symbols)
-        found = (symbols, values, log_probs.gather(1, symbols), after)
-        for walk, blank, *said in zip(running, blanks, *(each.tolist() for each in found), strict=True):
-            walk.expand(blank, list(zip(*said, strict=True)))
-        running = [walk for walk in running if walk.t < walk.num_frames]
-    return [walk.finish(scorer, device) for walk in walks]
+    oracle = _Oracle(model, encoder_out.reshape(N * T, -1), beam_size, options, scorer)
+    states = np.zeros((N, 0), np.int64)
+    if scorer is not None:
+        states = to_numpy(scorer.start(like(np.arange(N), encoder_out)))
+    start = (model.blank_id,) * model.context_size
+    walks = [
+        _walk(_Node(None, 0, start, 0, 0, 0.0, tuple(state)), num_frames, model.blank_id, beam_size)
+        for state, num_frames in zip(states.tolist(), to_numpy(encoder_out_lens).tolist(), strict=True)
+    ]
+    found: list[_Open] = [[] for _ in walks]
+    answers: dict[int, list[_Expansion] | None] = dict.fromkeys(range(N))
+    while answers:
+        asked: dict[int, list[_Question]] = {}
+        for n, given in answers.items():
+            try:
+                asked[n] = walks[n].send(given)
+            except StopIteration as end:
+                found[n] = end.value
+        together = iter(oracle.answer([(n * T, question) for n, own in asked.items() for question in own]))
+        answers = {n: [next(together) for _ in own] for n, own in asked.items()}
+    if scorer is not None:
+        found = [_finished(own, scorer, encoder_out) for own in found]
+    return [_ranked(own, length_norm) for own in found]
+
+
+class _Question(NamedTuple):
+    """What comes behind this context on this frame?"""
+
+    context: tuple[int, ...]
+    state: tuple[int, ...]
+    t: int
+
+
+class _Expansion(NamedTuple):
+    """The answer."""
+
+    blank: float
+    """Log-probability of a blank."""
+    symbols: list[tuple[int, float, float, tuple[int, ...]]]
+    """The best symbols: what each adds in all, its own log-probability, and the scorer's state behind it."""
+
+
+@dataclass(frozen=True)
+class _Oracle:
+    """Model and scorer; answers many questions at once."""
+
+    model: Steps
+    frames: Array
+    """(N * T, D)."""
+    beam_size: int
+    options: LogitOptions
+    scorer: Scorer | None
+
+    def answer(self, questions: list[tuple[int, _Question]]) -> list[_Expansion]:
+        """Each question comes with the row of its utterance's first frame."""
+        if not questions:
+            return []
+        rows = like(np.array([first + question.t for first, question in questions]), self.frames)
+        contexts = like(np.array([question.context for _, question in questions]), self.frames)
+        logits = self.model.join(self.frames[rows], self.model.predict(contexts))
+        logits = self.options.adjust(logits, self.model.blank_id)
+        normaliser = log_sum_exp(logits)[:, None]
+        num_best = min(self.beam_size + 1, logits.shape[1])
+        if self.scorer is None:
+            values, symbols = top(logits, num_best)
+            own, after = values, np.zeros((*symbols.shape, 0), np.int64)
+        else:
+            states = like(np.array([question.state for _, question in questions]), self.frames)
+            values, symbols = top(logits + self.scorer.scores(states), num_best)
+            own = gather(logits, symbols)
+            every = namespace(states).repeat(states, num_best, axis=0)
+            after = to_numpy(self.scorer.advance(every, symbols.reshape(-1))).reshape(*symbols.shape, -1)
+        blanks = to_numpy(logits[:, self.model.blank_id] - normaliser[:, 0]).tolist()
+        columns = (to_numpy(each).tolist() for each in (symbols, values - normaliser, own - normaliser))
+        return [
+            _Expansion(blank, [(*said, tuple(state)) for *said, state in zip(*row, strict=True)])
+            for blank, *row in zip(blanks, *columns, after.tolist(), strict=True)
+        ]
 
 
 @dataclass(frozen=True)
@@ -90,67 +158,49 @@ class _Node:
     num_tokens: int
     t: int
     log_prob: float
-    state: int
+    state: tuple[int, ...]
     """Of the scorer."""
 
-    def say(self, token: int, t: int, log_prob: float, state: int) -> _Node:
+    def say(self, token: int, t: int, log_prob: float, state: tuple[int, ...]) -> _Node:
         context, key = (*self.context[1:], token), hash((self.key, self.num_tokens, token))
         return _Node(self, key, context, self.num_tokens + 1, t, log_prob, state)
 
 
-@dataclass
-class _Walk:
-    """One utterance: open and done hypotheses of the present frame, by key."""
+_Open = list[tuple[float, _Node]]
+"""Hypotheses with their log-probabilities."""
 
-    n: int
-    num_frames: int
-    blank_id: int
-    beam_size: int
-    open: dict[int, tuple[float, _Node]]
-    done: dict[int, tuple[float, _Node]]
-    chosen: _Node
-    log_prob: float = 0.0
-    t: int = 0
-    expansions: int = 0
 
-    @classmethod
-    def start(cls, n: int, num_frames: int, model: Recognisable, beam_size: int, state: int) -> _Walk:
-        root = _Node(None, 0, (model.blank_id,) * model.context_size, 0, 0, 0.0, state)
-        return cls(n, num_frames, model.blank_id, beam_size, {root.key: (0.0, root)}, {}, root)
-
-    def choose(self) -> None:
-        """Take the likeliest open hypothesis."""
-        key = max(self.open, key=lambda key: self.open[key][0])
-        self.log_prob, self.chosen = self.open.pop(key)
-
-    def expand(self, blank: float, symbols: list[tuple[int, float, float, int]]) -> None:
-        """Continue the chosen hypothesis, and go on to the next frame if this one is done.
-
-        Each symbol comes with what it adds in all, its own log-probability, and the scorer's state behind it.
-        """
-        self.expansions += 1
-        _add(self.done, self.chosen, self.log_prob + blank)
-        for symbol, total, own, state in symbols:
-            if symbol != self.blank_id:
-                _add(self.open, self.chosen.say(symbol, self.t, own, state), self.log_prob + total)
-        threshold = max((log_prob for log_prob, _ in self.open.values()), default=-math.inf)
-        better = [key for key, (log_prob, _) in self.done.items() if log_prob > threshold]
-        is_full = len(better) >= self.beam_size
-        if is_full or not self.open or self.expansions >= MAX_EXPANSIONS * self.beam_size:
-            kept = better if is_full else list(self.done)
-            kept.sort(key=lambda key: -self.done[key][0])
-            self.open = {key: self.done[key] for key in kept[: self.beam_size]}
-            self.done, self.expansions = {}, 0
-            self.t += 1
-
-    def finish(self, scorer: Scorer | None, device: torch.device) -> list[Hypothesis]:
-        """What is open behind the last frame, ranked."""
-        last, nodes = (list(each) for each in zip(*self.open.values(), strict=True))
-        if scorer is not None:
-            more = scorer.finish(torch.tensor([node.state for node in nodes], device=device)).tolist()
-            last = [log_prob + own for log_prob, own in zip(last, more, strict=True)]
-        ranks = [-log_prob / (node.num_tokens + len(node.context)) for log_prob, node in zip(last, nodes, strict=True)]
-        return [_hypothesis(nodes[i], last[i]) for i in sorted(range(len(nodes)), key=ranks.__getitem__)]
+def _walk(
+    root: _Node, num_frames: int, blank_id: int, beam_size: int
+) -> Generator[list[_Question], list[_Expansion] | None, _Open]:
+    """One utterance: yields questions, is sent their answers, returns what is open behind the last frame."""
+    open_ = {root.key: (0.0, root)}
+    for t in range(num_frames):
+        known: dict[_Question, _Expansion] = {}
+        # nearly all that survived the frame before will be expanded: ask about them at once
+        wanted = list({_Question(node.context, node.state, t): None for _, node in open_.values()})
+        done: dict[int, tuple[float, _Node]] = {}
+        better: list[int] = []
+        for _ in range(MAX_EXPANSIONS * beam_size):
+            log_prob, node = open_.pop(max(open_, key=lambda key: open_[key][0]))
+            question = _Question(node.context, node.state, t)
+            if question not in known:
+                wanted = wanted or [question]
+                known.update(zip(wanted, (yield wanted) or (), strict=True))
+                wanted = []
+            blank, symbols = known[question]
+            _add(done, node, log_prob + blank)
+            for symbol, total, own, state in symbols:
+                if symbol != blank_id:
+                    _add(open_, node.say(symbol, t, own, state), log_prob + total)
+            threshold = max((log_prob for log_prob, _ in open_.values()), default=-math.inf)
+            better = [key for key, (log_prob, _) in done.items() if log_prob > threshold]
+            if len(better) >= beam_size or not open_:
+                break
+        kept = better if len(better) >= beam_size else list(done)
+        kept.sort(key=lambda key: -done[key][0])
+        open_ = {key: done[key] for key in kept[:beam_size]}
+    return list(open_.values())
 
 
 def _add(hypotheses: dict[int, tuple[float, _Node]], node: _Node, log_prob: float) -> None:
@@ -161,6 +211,18 @@ def _add(hypotheses: dict[int, tuple[float, _Node]], node: _Node, log_prob: floa
         log_prob = high + math.log1p(math.exp(low - high)) if low > -math.inf else high
         node = other[1]
     hypotheses[node.key] = (log_prob, node)
+
+
+def _finished(hypotheses: _Open, scorer: Scorer, frames: Array) -> _Open:
+    """With what the scorer adds at the end."""
+    more = to_numpy(scorer.finish(like(np.array([node.state for _, node in hypotheses]), frames))).tolist()
+    return [(log_prob + own, node) for (log_prob, node), own in zip(hypotheses, more, strict=True)]
+
+
+def _ranked(hypotheses: _Open, length_norm: float) -> list[Hypothesis]:
+    """Best first."""
+    ranks = [-float(rank(log_prob, node.num_tokens, len(node.context), length_norm)) for log_prob, node in hypotheses]
+    return [_hypothesis(hypotheses[i][1], hypotheses[i][0]) for i in sorted(range(len(ranks)), key=ranks.__getitem__)]
 
 
 def _hypothesis(node: _Node, score: float) -> Hypothesis:

@@ -27,6 +27,12 @@ class SearchConfig:
     """beam_search, modified_beam_search: wanted phrases, one a line; `phrase :3` has a score of its own."""
     hotwords_score: float = 2.0
     """What each token of a hotword adds to the log-probability of a hypothesis."""
+    ngram_lm: Path | None = None
+    """beam_search, modified_beam_search: ARPA file (or .arpa.gz) of a language model whose words are the tokens."""
+    lm_scale: float = 0.3
+    """Weight of the language model's log-probabilities."""
+    length_norm: float = 1.0
+    """beam_search, modified_beam_search: hypotheses are ranked by log-probability / length ^ this; 0: by the whole."""
 
     def __post_init__(self) -> None:
         for name in ("max_sym_per_frame", "beam_size"):
@@ -38,6 +44,9 @@ class SearchConfig:
 
         if self.hotwords_file is not None and self.decoding_method == "greedy_search":
             raise ValueError("`--hotwords-file` needs a beam: add `--decoding-method modified_beam_search`.")
+
+        if self.ngram_lm is not None and self.decoding_method == "greedy_search":
+            raise ValueError("`--ngram-lm` needs a beam: add `--decoding-method modified_beam_search`.")
 
     @property
     def key(self) -> str:
@@ -57,4 +66,8 @@ class SearchConfig:
             suffix += f"-temperature-{self.temperature:g}"
         if self.hotwords_file is not None:
             suffix += f"-{self.hotwords_file.stem}-score-{self.hotwords_score:g}"
+        if self.ngram_lm is not None:
+            suffix += f"-{self.ngram_lm.name.partition('.')[0]}-scale-{self.lm_scale:g}"
+        if self.length_norm != 1:
+            suffix += f"-length-norm-{self.length_norm:g}"
         return suffix

@@ -1,6 +1,7 @@
-"""What may be added to the model's scores in a beam: hotwords here, a language model of one's own by the protocol.
+"""What may be added to the model's scores in a beam: hotwords, several things at once; one's own by the protocol.
 
-Letters: N utterances, V vocabulary, S states of the automaton, M distinct tokens of all phrases, R hypotheses.
+Letters: N utterances, V vocabulary, S states of the automaton, M distinct tokens of all phrases, R hypotheses,
+W integers of a scorer's state.
 """
 
 from __future__ import annotations
@@ -10,30 +11,65 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import torch
-from torch import Tensor
+import numpy as np
 
+from stateless_transducer.decoding.arrays import Array, like, namespace
 from stateless_transducer.text.hotwords import HotwordPhrase
 
 
 class Scorer(Protocol):
-    """Adds to the log-probability of each token, by what a hypothesis has said so far. States are integers."""
+    """Adds to the log-probability of each token, by what a hypothesis has said so far.
 
-    def start(self, utterances: Tensor) -> Tensor:
-        """State before the first token, of each of these utterances of the batch; (R,) -> (R,), int64."""
+    Arrays come and go in the kind of the search's: NumPy, or torch on some device.
+    """
+
+    state_size: int
+    """W: a state is so many integers."""
+
+    def start(self, utterances: Array) -> Array:
+        """State before the first token, of each of these utterances of the batch; (R,) -> (R, W), int64."""
         ...
 
-    def scores(self, states: Tensor) -> Tensor:
-        """What saying each token adds: (R,) -> (R, V). The blank says nothing, and adds 0."""
+    def scores(self, states: Array) -> Array:
+        """What saying each token adds: (R, W) -> (R, V). The blank says nothing, and adds 0."""
         ...
 
-    def advance(self, states: Tensor, tokens: Tensor) -> Tensor:
-        """States after these tokens: (R,) and (R,) -> (R,)."""
+    def advance(self, states: Array, tokens: Array) -> Array:
+        """States after these tokens: (R, W) and (R,) -> (R, W)."""
         ...
 
-    def finish(self, states: Tensor) -> Tensor:
-        """What the end of the utterance adds: (R,) -> (R,)."""
+    def finish(self, states: Array) -> Array:
+        """What the end of the utterance adds: (R, W) -> (R,)."""
         ...
+
+
+class SumOfScorers:
+    """Several scorers at once: what they add is added, their states stand side by side."""
+
+    def __init__(self, scorers: Sequence[Scorer]) -> None:
+        self._scorers = tuple(scorers)
+        self.state_size = sum(scorer.state_size for scorer in scorers)
+
+    def start(self, utterances: Array) -> Array:
+        """See `Scorer`."""
+        return namespace(utterances).concat([scorer.start(utterances) for scorer in self._scorers], axis=1)
+
+    def scores(self, states: Array) -> Array:
+        """See `Scorer`."""
+        return sum(scorer.scores(own) for scorer, own in zip(self._scorers, self._parts(states), strict=True))
+
+    def advance(self, states: Array, tokens: Array) -> Array:
+        """See `Scorer`."""
+        parts = zip(self._scorers, self._parts(states), strict=True)
+        return namespace(states).concat([scorer.advance(own, tokens) for scorer, own in parts], axis=1)
+
+    def finish(self, states: Array) -> Array:
+        """See `Scorer`."""
+        return sum(scorer.finish(own) for scorer, own in zip(self._scorers, self._parts(states), strict=True))
+
+    def _parts(self, states: Array) -> list[Array]:
+        ends = np.cumsum([scorer.state_size for scorer in self._scorers]).tolist()
+        return [states[:, start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
 
 
 class Hotwords:
@@ -44,21 +80,15 @@ class Hotwords:
     matches may overlap.
     """
 
-    def __init__(
-        self,
-        phrases: Sequence[Sequence[HotwordPhrase]],
-        *,
-        vocab_size: int,
-        blank_id: int = 0,
-        device: torch.device | str = "cpu",
-    ) -> None:
+    state_size = 1
+
+    def __init__(self, phrases: Sequence[Sequence[HotwordPhrase]], *, vocab_size: int, blank_id: int = 0) -> None:
         """Build the automaton.
 
         Args:
             phrases: one list for each utterance of the batch, or a single one for all.
             vocab_size: V.
             blank_id: id of the blank.
-            device: where the search runs.
 
         Raises:
             ValueError: there is no list, or a phrase is empty, holds a blank or an id outside the vocabulary.
@@ -70,36 +100,68 @@ class Hotwords:
         tokens = sorted({token for node in nodes for token in node.children})
         column = {token: place for place, token in enumerate(tokens, start=1)}
         # column 0 stands for all tokens that are in no phrase: they lead back to the root
-        goto = torch.zeros(len(nodes), len(tokens) + 1, dtype=torch.int64)
+        goto = np.zeros((len(nodes), len(tokens) + 1), dtype=np.int64)
         for root in roots:
             _link(nodes, root, goto, column)
-        potential = torch.tensor([node.potential for node in nodes])
-        matched = torch.tensor([node.matched for node in nodes])
-        columns = torch.zeros(vocab_size, dtype=torch.int64)
-        columns[tokens] = torch.arange(1, len(tokens) + 1)
+        potential = np.array([node.potential for node in nodes], dtype=np.float32)
+        matched = np.array([node.matched for node in nodes], dtype=np.float32)
+        columns = np.zeros(vocab_size, dtype=np.int64)
+        columns[tokens] = np.arange(1, len(tokens) + 1)
         self._blank_id = blank_id
-        self._roots = torch.tensor(roots, device=device)
-        self._goto, self._columns = goto.to(device), columns.to(device)  # (S, M+1), (V,)
-        self._gain = ((potential + matched)[goto] - potential[:, None]).to(device)  # (S, M+1)
-        self._potential = potential.to(device)
+        self._tables = _Tables(
+            roots=np.array(roots),
+            goto=goto,
+            columns=columns,
+            gain=(potential + matched)[goto] - potential[:, None],
+            potential=potential,
+        )
+        self._moved: dict[str, _Tables] = {}
 
-    def start(self, utterances: Tensor) -> Tensor:
+    def start(self, utterances: Array) -> Array:
         """See `Scorer`."""
-        return self._roots[utterances] if len(self._roots) > 1 else self._roots.expand(len(utterances))
+        roots = self._on(utterances).roots
+        return (roots[utterances] if len(roots) > 1 else roots + 0 * utterances)[:, None]
 
-    def scores(self, states: Tensor) -> Tensor:
+    def scores(self, states: Array) -> Array:
         """See `Scorer`."""
-        scores = self._gain[states].index_select(1, self._columns)
+        tables = self._on(states)
+        scores = tables.gain[states[:, 0]][:, tables.columns]
         scores[:, self._blank_id] = 0
         return scores
 
-    def advance(self, states: Tensor, tokens: Tensor) -> Tensor:
+    def advance(self, states: Array, tokens: Array) -> Array:
         """See `Scorer`."""
-        return self._goto[states, self._columns[tokens]]
+        tables = self._on(states)
+        return tables.goto[states[:, 0], tables.columns[tokens]][:, None]
 
-    def finish(self, states: Tensor) -> Tensor:
+    def finish(self, states: Array) -> Array:
         """See `Scorer`."""
-        return -self._potential[states]
+        return -self._on(states).potential[states[:, 0]]
+
+    def _on(self, array: Array) -> _Tables:
+        """The tables where the search runs; moved there once."""
+        if isinstance(array, np.ndarray):
+            return self._tables
+        place = str(array.device)
+        if place not in self._moved:
+            self._moved[place] = _Tables(**{name: like(own, array) for name, own in vars(self._tables).items()})
+        return self._moved[place]
+
+
+@dataclass(frozen=True)
+class _Tables:
+    """The automaton."""
+
+    roots: Array
+    """(N,) or (1,): state that an utterance starts in."""
+    goto: Array
+    """(S, M+1): state behind each token, by the token's column."""
+    columns: Array
+    """(V,): column of each token."""
+    gain: Array
+    """(S, M+1): what each token adds."""
+    potential: Array
+    """(S,): how far ahead a hypothesis in this state is."""
 
 
 @dataclass
@@ -137,7 +199,7 @@ def _grow(nodes: list[_Node], phrases: Sequence[HotwordPhrase], vocab_size: int,
     return root
 
 
-def _link(nodes: list[_Node], root: int, goto: Tensor, column: dict[int, int]) -> None:
+def _link(nodes: list[_Node], root: int, goto: np.ndarray, column: dict[int, int]) -> None:
     """Fill the transitions of one automaton, in the order of depth, and add the matches of tails."""
     goto[root] = root
     for token, child in nodes[root].children.items():

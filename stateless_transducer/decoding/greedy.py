@@ -5,19 +5,27 @@ Letters: N utterances, T encoder frames, D joiner width, S symbols a frame may e
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+import numpy as np
 
+from stateless_transducer.decoding.arrays import (
+    Array,
+    device_of,
+    is_on_host,
+    log_sum_exp,
+    namespace,
+    to_numpy,
+    without_gradients,
+)
 from stateless_transducer.decoding.hypothesis import Hypothesis
 from stateless_transducer.decoding.options import PLAIN, LogitOptions, Schedule
-from stateless_transducer.decoding.recognisable import Recognisable
+from stateless_transducer.decoding.recognisable import Steps, on_host
 
 
-@torch.inference_mode()
+@without_gradients
 def greedy_search(
-    model: Recognisable,
-    encoder_out: Tensor,
-    encoder_out_lens: Tensor,
+    model: Steps,
+    encoder_out: Array,
+    encoder_out_lens: Array,
     *,
     max_symbols_per_frame: int = 1,
     options: LogitOptions = PLAIN,
@@ -36,36 +44,44 @@ def greedy_search(
     Returns:
         N hypotheses, whose score is the sum of their tokens' log-probabilities.
     """
-    schedule, device = Schedule.of(encoder_out_lens), encoder_out.device
-    N, T, blank = len(encoder_out), len(schedule.running), model.blank_id
+    model, encoder_out, encoder_out_lens = on_host(model, encoder_out, encoder_out_lens)
+    xp, device, is_cheap_to_ask = namespace(encoder_out), device_of(encoder_out), is_on_host(encoder_out)
+    schedule = Schedule.of(encoder_out_lens)
+    N, T, blank = len(schedule.lens), len(schedule.running), model.blank_id
     encoder_out = encoder_out[schedule.order]
-    contexts = torch.full((N, model.context_size), blank, device=device)
+    contexts = xp.full((N, model.context_size), blank, dtype=xp.int64, device=device)
     decoder_out = model.predict(contexts)
-    symbols = torch.full((T, max_symbols_per_frame, N), blank, device=device)
-    log_probs = torch.zeros(symbols.shape, device=device)
+    symbols = xp.full((T, max_symbols_per_frame, N), blank, dtype=xp.int64, device=device)
+    log_probs = xp.zeros((T, max_symbols_per_frame, N), dtype=xp.float32, device=device)
+    every = xp.arange(N, device=device)
     for t, running in enumerate(schedule.running):
-        frame = encoder_out[:running, t]
-        is_listening = torch.ones(running, dtype=torch.bool, device=device)  # no blank on this frame so far
+        rows, is_listening = every[:running], None
         for s in range(max_symbols_per_frame):
-            logits = options.adjust(model.join(frame, decoder_out[:running]), blank)
-            best, found = logits.max(-1)
-            is_listening &= found != blank
-            # a question that costs nothing on the CPU, and saves the rest of most frames
-            if device.type == "cpu" and not bool(is_listening.any()):
-                break
-            symbols[t, s, :running] = torch.where(is_listening, found, blank)
-            log_probs[t, s, :running] = best - logits.logsumexp(-1)
-            shifted = torch.cat([contexts[:running, 1:], found[:, None]], dim=1)
-            contexts[:running] = torch.where(is_listening[:, None], shifted, contexts[:running])
-            decoder_out = model.predict(contexts)
-    return schedule.unsort(_collect(symbols, log_probs, blank))
+            logits = options.adjust(model.join(encoder_out[rows, t], decoder_out[rows]), blank)
+            found = xp.argmax(logits, axis=-1)
+            says = found != blank
+            if is_cheap_to_ask:
+                # most frames say nothing; those that do are few
+                speaking = xp.nonzero(says)[0]
+                if not len(speaking):
+                    break
+                rows, logits, found, says = rows[speaking], logits[speaking], found[speaking], says[speaking]
+            elif is_listening is not None:
+                says = says & is_listening
+            is_listening = says
+            symbols[t, s, rows] = xp.where(says, found, blank)
+            log_probs[t, s, rows] = xp.max(logits, axis=-1) - log_sum_exp(logits)
+            shifted = xp.concat([contexts[rows, 1:], found[:, None]], axis=1)
+            contexts[rows] = xp.where(says[:, None], shifted, contexts[rows])
+            decoder_out[rows] = model.predict(contexts[rows])
+    return schedule.unsort(_collect(to_numpy(symbols), to_numpy(log_probs), blank))
 
 
-def _collect(symbols: Tensor, log_probs: Tensor, blank: int) -> list[Hypothesis]:
+def _collect(symbols: np.ndarray, log_probs: np.ndarray, blank: int) -> list[Hypothesis]:
     """(T, S, N) each -> N hypotheses."""
     T, S, N = symbols.shape
-    rows = symbols.permute(2, 0, 1).reshape(N, T * S).cpu().numpy()  # (T, S, N) -> (N, T * S)
-    sure = log_probs.permute(2, 0, 1).reshape(N, T * S).cpu().numpy()
+    rows = symbols.transpose(2, 0, 1).reshape(N, T * S)  # (T, S, N) -> (N, T * S)
+    sure = log_probs.transpose(2, 0, 1).reshape(N, T * S)
     hypotheses = []
     for row, own in zip(rows, sure, strict=True):
         (places,) = (row != blank).nonzero()

@@ -1,8 +1,11 @@
-"""What a search finds."""
+"""What a search finds, and how findings are ranked."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
 
 
 @dataclass(frozen=True)
@@ -17,3 +20,12 @@ class Hypothesis:
     """Log-probability of each token where it was emitted."""
     score: float = 0.0
     """Log-probability of the whole, as the search that found it counts; see there."""
+
+
+def rank(scores: ArrayLike, num_tokens: ArrayLike, context_size: int, length_norm: float) -> np.ndarray:
+    """``score / (number of tokens + context_size) ** length_norm``: the higher, the better.
+
+    With 1, as icefall does, hypotheses compete by log-probability per token, start blanks counted; with 0 by the whole
+    log-probability, which favours short ones.
+    """
+    return np.asarray(scores) / (np.asarray(num_tokens) + context_size) ** float(length_norm)

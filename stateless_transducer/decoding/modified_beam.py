@@ -1,6 +1,7 @@
-"""Modified beam search: one symbol a frame at most, equal hypotheses merged; all utterances at once, in tensors.
+"""Modified beam search: one symbol a frame at most, equal hypotheses merged; all utterances at once, in arrays.
 
-Letters: N utterances, T encoder frames, D joiner width, V vocabulary, K hypotheses a beam, C tokens of context.
+Letters: N utterances, T encoder frames, D joiner width, V vocabulary, K hypotheses a beam, C tokens of context,
+W integers of a scorer's state, R utterances that are still running, B continuations of a hypothesis.
 """
 
 from __future__ import annotations
@@ -8,33 +9,43 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import torch
-from torch import Tensor
+import numpy as np
 
+from stateless_transducer.decoding.arrays import (
+    Array,
+    device_of,
+    gather,
+    is_on_host,
+    log_sum_exp,
+    namespace,
+    to_numpy,
+    top,
+    without_gradients,
+)
 from stateless_transducer.decoding.fusion import Scorer
-from stateless_transducer.decoding.hypothesis import Hypothesis
+from stateless_transducer.decoding.hypothesis import Hypothesis, rank
 from stateless_transducer.decoding.options import PLAIN, LogitOptions, Schedule
-from stateless_transducer.decoding.recognisable import Recognisable
+from stateless_transducer.decoding.recognisable import Steps, on_host
 
 _MULTIPLIER, _INCREMENT = 6364136223846793005, 1442695040888963407
 """Of the hash of token sequences; those of Knuth's 64-bit generator."""
 
 
-@torch.inference_mode()
+@without_gradients
 def modified_beam_search(
-    model: Recognisable,
-    encoder_out: Tensor,
-    encoder_out_lens: Tensor,
+    model: Steps,
+    encoder_out: Array,
+    encoder_out_lens: Array,
     *,
     beam_size: int = 4,
+    length_norm: float = 1.0,
     options: LogitOptions = PLAIN,
     scorer: Scorer | None = None,
 ) -> list[list[Hypothesis]]:
     """The likeliest token sequences per token among the ``beam_size`` that survive each frame.
 
     On each frame, every hypothesis is continued by a blank or one symbol; the best ``beam_size`` continuations stay,
-    and those that say the same are merged, their probabilities summed. At the end they are ranked by log-probability
-    divided by the number of tokens, start blanks counted, as icefall's.
+    and those that say the same are merged, their probabilities summed. At the end they are ranked, see `rank`.
 
     Besides the model's own work, memory is that of K hypotheses' contexts and of three numbers a frame and hypothesis:
     nothing is copied as hypotheses grow. On a GPU nothing waits for the device from the first frame to the last.
@@ -44,6 +55,7 @@ def modified_beam_search(
         encoder_out: (N, T, D).
         encoder_out_lens: (N,).
         beam_size: K.
+        length_norm: see `rank`.
         options: adjustments of the logits.
         scorer: what else counts: hotwords, a language model.
 
@@ -51,79 +63,91 @@ def modified_beam_search(
         For each utterance its hypotheses, 1 to K, best first; their score is the log-probability of all their paths
         that the beam kept, and what the scorer added.
     """
+    model, encoder_out, encoder_out_lens = on_host(model, encoder_out, encoder_out_lens)
     schedule = Schedule.of(encoder_out_lens)
     encoder_out = encoder_out[schedule.order]
-    beam = _Beam.start(model, len(encoder_out), len(schedule.running), beam_size, encoder_out.device)
+    beam = _Beam.start(model, encoder_out, len(schedule.running), beam_size, 0 if scorer is None else scorer.state_size)
     if scorer is not None:
-        beam.states = scorer.start(schedule.order)[:, None].repeat(1, beam_size)
+        beam.states[:] = scorer.start(schedule.order)[:, None]
     for t, running in enumerate(schedule.running):
         rows = beam.distinct_rows(running)
         logits = model.join(encoder_out[rows.utterances, t], model.predict(rows.contexts))
-        log_probs = options.adjust(logits, model.blank_id).log_softmax(-1)
-        totals = log_probs if scorer is None else log_probs + scorer.scores(rows.states)
+        logits = options.adjust(logits, model.blank_id)
+        normaliser = log_sum_exp(logits)[:, None]
         # a beam's best continuations are among the best of each of its hypotheses
-        more, symbols = totals.topk(min(beam_size, totals.shape[1]))
-        own = log_probs.gather(1, symbols)
+        num_best = min(beam_size, logits.shape[1])
+        if scorer is None:
+            more, symbols = top(logits, num_best)
+            more = own = more - normaliser
+        else:
+            more, symbols = top(logits + scorer.scores(rows.states), num_best)
+            more, own = more - normaliser, gather(logits, symbols) - normaliser
         index = rows.of_hypothesis
         beam.advance(t, more[index], symbols[index], own[index], scorer)
     if scorer is not None:
-        beam.log_probs += scorer.finish(beam.states.flatten()).view_as(beam.log_probs)
-    return schedule.unsort(beam.finish(schedule.lens))
+        beam.log_probs += scorer.finish(beam.states.reshape(-1, scorer.state_size)).reshape(beam.log_probs.shape)
+    return schedule.unsort(beam.finish(schedule.lens, schedule.running, length_norm))
 
 
 class _Rows(NamedTuple):
     """Questions to the model, Q of them, and which of the answers is for which hypothesis."""
 
-    utterances: Tensor
+    utterances: Array
     """(Q,)."""
-    contexts: Tensor
+    contexts: Array
     """(Q, C)."""
-    states: Tensor
-    """(Q,), of the scorer."""
-    of_hypothesis: Tensor
+    states: Array
+    """(Q, W), of the scorer."""
+    of_hypothesis: Array
     """(R, K), 0..Q-1."""
 
 
 @dataclass
 class _Beam:
-    """K hypotheses of each utterance as tensors; a dead one has log-probability -inf."""
+    """K hypotheses of each utterance as arrays; a dead one has log-probability -inf."""
 
     blank_id: int
-    log_probs: Tensor
+    log_probs: Array
     """(N, K), of each hypothesis less `offset`; small numbers lose fewer digits."""
-    offset: Tensor
+    offset: Array
     """(N,), float64."""
-    contexts: Tensor
+    contexts: Array
     """(N, K, C), int64."""
-    hashes: Tensor
+    hashes: Array
     """(N, K), int64: of the whole token sequence, to know equal ones."""
-    num_tokens: Tensor
+    num_tokens: Array
     """(N, K), int64."""
-    states: Tensor
-    """(N, K), int64: of the scorer."""
-    parents: Tensor
+    states: Array
+    """(N, K, W), int64: of the scorer."""
+    parents: Array
     """(T, N, K), int32: which hypothesis each came from."""
-    symbols: Tensor
+    symbols: Array
     """(T, N, K), int32: what it said, blank or token."""
-    symbol_log_probs: Tensor
+    symbol_log_probs: Array
     """(T, N, K)."""
+    every_row: Array
+    """(N, 1): 0..N-1."""
+    every_place: Array
+    """(K,): 0..K-1."""
 
     @classmethod
-    def start(cls, model: Recognisable, N: int, T: int, K: int, device: torch.device) -> _Beam:
-        log_probs = torch.full((N, K), -torch.inf, device=device)
+    def start(cls, model: Steps, encoder_out: Array, T: int, K: int, W: int) -> _Beam:
+        xp, device, N = namespace(encoder_out), device_of(encoder_out), len(encoder_out)
+        log_probs = xp.full((N, K), -xp.inf, dtype=xp.float32, device=device)
         log_probs[:, 0] = 0
-        zeros = torch.zeros(N, K, dtype=torch.int64, device=device)
         return cls(
             blank_id=model.blank_id,
             log_probs=log_probs,
-            offset=torch.zeros(N, dtype=torch.float64, device=device),
-            contexts=torch.full((N, K, model.context_size), model.blank_id, device=device),
-            hashes=zeros,
-            num_tokens=zeros.clone(),
-            states=zeros.clone(),
-            parents=torch.zeros(T, N, K, dtype=torch.int32, device=device),
-            symbols=torch.full((T, N, K), model.blank_id, dtype=torch.int32, device=device),
-            symbol_log_probs=torch.zeros(T, N, K, device=device),
+            offset=xp.zeros(N, dtype=xp.float64, device=device),
+            contexts=xp.full((N, K, model.context_size), model.blank_id, dtype=xp.int64, device=device),
+            hashes=xp.zeros((N, K), dtype=xp.int64, device=device),
+            num_tokens=xp.zeros((N, K), dtype=xp.int64, device=device),
+            states=xp.zeros((N, K, W), dtype=xp.int64, device=device),
+            parents=xp.zeros((T, N, K), dtype=xp.int32, device=device),
+            symbols=xp.full((T, N, K), model.blank_id, dtype=xp.int32, device=device),
+            symbol_log_probs=xp.zeros((T, N, K), dtype=xp.float32, device=device),
+            every_row=xp.arange(N, device=device)[:, None],
+            every_place=xp.arange(K, device=device),
         )
 
     def distinct_rows(self, R: int) -> _Rows:
@@ -132,28 +156,25 @@ class _Beam:
         Hypotheses with the same context get the same answer: on a CPU, where the joiner takes most of the time, each is
         asked for once, and dead hypotheses not at all. On a GPU, finding them would have to wait for the device.
         """
-        K, device = self.log_probs.shape[1], self.log_probs.device
-        utterances = torch.arange(R, device=device)[:, None].expand(R, K)
+        xp, K = namespace(self.contexts), self.every_place.shape[0]
         contexts, states = self.contexts[:R], self.states[:R]
-        if device.type != "cpu":
-            every = torch.arange(R * K, device=device).view(R, K)
-            return _Rows(utterances.flatten(), contexts.flatten(0, 1), states.flatten(), every)
-        keys = utterances * _MULTIPLIER + states
-        for token in contexts.unbind(2):
-            keys = keys * _MULTIPLIER + (token + 1) * _INCREMENT
+        flat = self.every_row[:R] * K + self.every_place
+        every_context, every_state = contexts.reshape(R * K, -1), states.reshape(R * K, states.shape[2])
+        if not is_on_host(contexts):
+            utterances = (self.every_row[:R] + 0 * self.every_place).reshape(-1)
+            return _Rows(utterances, every_context, every_state, flat)
+        is_same = xp.all(contexts[:, :, None] == contexts[:, None], axis=-1)
+        if states.shape[2]:
+            is_same &= xp.all(states[:, :, None] == states[:, None], axis=-1)
         # a dead hypothesis asks as the first of its beam, which is always alive
-        place = torch.arange(R * K).view(R, K)
-        place = torch.where(self.log_probs[:R] == -torch.inf, place[:, :1], place).flatten()
-        distinct, of_hypothesis = torch.unique(keys.flatten()[place], return_inverse=True)
-        first = torch.empty_like(distinct).scatter_(0, of_hypothesis, place)
-        return _Rows(
-            utterances.flatten()[first],
-            contexts.flatten(0, 1)[first],
-            states.flatten()[first],
-            of_hypothesis.view(R, K),
-        )
+        is_alive = self.log_probs[:R] > -xp.inf
+        asks_as = xp.where(is_alive, _first(is_same & is_alive[:, None], self.every_place), 0) + self.every_row[:R] * K
+        is_asked = (asks_as == flat).reshape(-1)
+        asked = xp.nonzero(is_asked)[0]
+        number = is_asked.cumsum(0) - 1
+        return _Rows(asked // K, every_context[asked], every_state[asked], number[asks_as])
 
-    def advance(self, t: int, more: Tensor, symbols: Tensor, own: Tensor, scorer: Scorer | None) -> None:
+    def advance(self, t: int, more: Array, symbols: Array, own: Array, scorer: Scorer | None) -> None:
         """One frame on for the first R utterances.
 
         Args:
@@ -163,65 +184,84 @@ class _Beam:
             own: (R, K, B), their log-probabilities in the model alone.
             scorer: advances the states.
         """
-        R, K, B = more.shape
-        best, where = (self.log_probs[:R, :, None] + more).flatten(1).topk(min(K, K * B))
-        parent, symbol = where.div(B, rounding_mode="floor"), symbols.flatten(1).gather(1, where)
+        xp, (R, K, B) = namespace(more), more.shape
+        rows = self.every_row[:R]
+        best, where = top((self.log_probs[:R, :, None] + more).reshape(R, K * B), K)
+        parent, symbol = where // B, symbols.reshape(R, K * B)[rows, where]
+        self.parents[t, :R], self.symbols[t, :R] = parent, symbol
+        self.symbol_log_probs[t, :R] = own.reshape(R, K * B)[rows, where]
+
         says = symbol != self.blank_id
-        own = own.flatten(1).gather(1, where)
-
-        hashes, num_tokens = self.hashes[:R].gather(1, parent), self.num_tokens[:R].gather(1, parent)
-        hashes = torch.where(says, hashes * _MULTIPLIER + (symbol + 1) * _INCREMENT, hashes)
-        num_tokens = num_tokens + says
-        contexts = self.contexts[:R].gather(1, parent[:, :, None].expand(-1, -1, self.contexts.shape[2]))
-        shifted = torch.cat([contexts[:, :, 1:], symbol[:, :, None]], dim=2)
-
+        hashes, num_tokens = self.hashes[rows, parent], self.num_tokens[rows, parent] + says
+        hashes = xp.where(says, hashes * _MULTIPLIER + (symbol + 1) * _INCREMENT, hashes)
+        contexts = self.contexts[rows, parent]
+        shifted = xp.concat([contexts[:, :, 1:], symbol[:, :, None]], axis=2)
+        self.contexts[:R] = xp.where(says[:, :, None], shifted, contexts)
         if scorer is not None:
-            states = self.states[:R].gather(1, parent)
-            after = scorer.advance(states.flatten(), symbol.flatten()).view_as(states)
-            self.states[:R] = torch.where(says, after, states)
+            self.states[:R] = _advanced(scorer, self.states[rows, parent], symbol, says)
 
-        best = _merge(best, hashes, num_tokens)
-        largest = best.amax(1, keepdim=True)
+        best = _merge(best, hashes, num_tokens, self.every_place)
+        largest = xp.max(best, axis=1, keepdims=True)
         self.offset[:R] += largest[:, 0]
-        self.log_probs[:R] = best - largest
-        self.contexts[:R] = torch.where(says[:, :, None], shifted, contexts)
-        self.hashes[:R], self.num_tokens[:R] = hashes, num_tokens
-        self.parents[t, :R], self.symbols[t, :R], self.symbol_log_probs[t, :R] = parent.int(), symbol.int(), own
+        self.log_probs[:R], self.hashes[:R], self.num_tokens[:R] = best - largest, hashes, num_tokens
 
-    def finish(self, lens: list[int]) -> list[list[Hypothesis]]:
+    def finish(self, lens: np.ndarray, running: list[int], length_norm: float) -> list[list[Hypothesis]]:
         """Ranked hypotheses of each utterance, read back along the parents."""
-        totals = self.log_probs.double() + self.offset[:, None]
-        ranks = totals / (self.num_tokens + self.contexts.shape[2])
-        order, num_live = ranks.argsort(1, descending=True).cpu(), (self.log_probs > -torch.inf).sum(1).tolist()
-        totals, parents, symbols = totals.cpu(), self.parents.cpu().numpy(), self.symbols.cpu().numpy()
-        symbol_log_probs = self.symbol_log_probs.cpu().numpy()
+        totals = to_numpy(self.log_probs).astype(np.float64) + to_numpy(self.offset)[:, None]
+        num_live = np.isfinite(totals).sum(1)
+        order = np.argsort(-rank(totals, to_numpy(self.num_tokens), self.contexts.shape[2], length_norm), kind="stable")
+        parents, symbols, log_probs = (to_numpy(a) for a in (self.parents, self.symbols, self.symbol_log_probs))
+        # in place: column k of an utterance becomes what its k-th best hypothesis said
+        at, rows = order.copy(), np.arange(len(order))[:, None]
+        for t in range(len(running) - 1, -1, -1):
+            own, R = at[: running[t]], running[t]
+            symbols[t, :R], log_probs[t, :R] = symbols[t, rows[:R], own], log_probs[t, rows[:R], own]
+            at[:R] = parents[t, rows[:R], own]
         results = []
-        for n, num_frames in enumerate(lens):
-            chosen = order[n, : num_live[n]].numpy()
-            said: list[list[tuple[int, int, float]]] = [[] for _ in chosen]
-            at = chosen
-            for t in range(num_frames - 1, -1, -1):
-                symbol = symbols[t, n, at]
-                for i in (symbol != self.blank_id).nonzero()[0].tolist():
-                    said[i].append((int(symbol[i]), t, float(symbol_log_probs[t, n, at[i]])))
-                at = parents[t, n, at]
-            results.append([_hypothesis(row, float(totals[n, k])) for row, k in zip(said, chosen, strict=True)])
+        for n, num_frames in enumerate(lens.tolist()):
+            said = symbols[: max(num_frames, 0), n] != self.blank_id
+            results.append(
+                [
+                    _hypothesis(said[:, k].nonzero()[0], symbols[:, n, k], log_probs[:, n, k], totals[n, order[n, k]])
+                    for k in range(num_live[n])
+                ]
+            )
         return results
 
 
-def _merge(log_probs: Tensor, hashes: Tensor, num_tokens: Tensor) -> Tensor:
+def _first(is_same: Array, every_place: Array) -> Array:
+    """(R, K, K) -> (R, K): the first place that is the same as each; K where none is."""
+    xp = namespace(is_same)
+    return xp.min(xp.where(is_same, every_place, every_place.shape[0]), axis=2)
+
+
+def _advanced(scorer: Scorer, states: Array, symbol: Array, says: Array) -> Array:
+    """States (R, K, W) behind the symbols (R, K) of the hypotheses that say one."""
+    xp = namespace(states)
+    if is_on_host(states):
+        speaking = xp.nonzero(says)
+        if len(speaking[0]):
+            states[speaking] = scorer.advance(states[speaking], symbol[speaking])
+        return states
+    after = scorer.advance(states.reshape(-1, states.shape[2]), symbol.reshape(-1)).reshape(states.shape)
+    return xp.where(says[:, :, None], after, states)
+
+
+def _merge(log_probs: Array, hashes: Array, num_tokens: Array, every_place: Array) -> Array:
     """(R, K) -> (R, K): equal hypotheses give their probability to the first of them, and die.
 
     The first is the likeliest, and so tells the times.
     """
-    K = log_probs.shape[1]
-    place = torch.arange(K, device=log_probs.device)
+    xp = namespace(log_probs)
     is_same = (hashes[:, :, None] == hashes[:, None]) & (num_tokens[:, :, None] == num_tokens[:, None])
-    is_same &= (log_probs > -torch.inf)[:, None]
-    first = torch.where(is_same, place, K).amin(2)  # K for a dead one
-    return torch.where(first[:, None] == place[:, None], log_probs[:, None], -torch.inf).logsumexp(2)
+    is_same &= (log_probs > -xp.inf)[:, None]
+    first = _first(is_same, every_place)  # K for a dead one
+    if is_on_host(first) and bool(xp.all(first >= every_place)):
+        return log_probs
+    return log_sum_exp(xp.where(first[:, None] == every_place[:, None], log_probs[:, None], -xp.inf))
 
 
-def _hypothesis(said: list[tuple[int, int, float]], score: float) -> Hypothesis:
-    tokens, frames, log_probs = zip(*reversed(said), strict=True) if said else ((), (), ())
-    return Hypothesis(tokens, frames, log_probs, score)
+def _hypothesis(frames: np.ndarray, symbols: np.ndarray, log_probs: np.ndarray, score: float) -> Hypothesis:
+    return Hypothesis(
+        tuple(symbols[frames].tolist()), tuple(frames.tolist()), tuple(log_probs[frames].tolist()), float(score)
+    )

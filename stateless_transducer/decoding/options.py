@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
+import numpy as np
+
+from stateless_transducer.decoding.arrays import Array, in_float32, like, to_numpy
 
 
 @dataclass(frozen=True)
@@ -24,13 +25,12 @@ class LogitOptions:
         if not self.temperature > 0:
             raise ValueError(f"`temperature` must be above 0, but is {self.temperature}.")
 
-    def adjust(self, logits: Tensor, blank_id: int) -> Tensor:
-        """(..., V) -> (..., V), in float32 at least."""
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    def adjust(self, logits: Array, blank_id: int) -> Array:
+        """(..., V) -> (..., V), in float32 at least; the logits may be used up."""
+        logits = in_float32(logits)
         if self.temperature != 1:
             logits = logits / self.temperature
         if self.blank_penalty:
-            logits = logits.clone()
             logits[..., blank_id] -= self.blank_penalty
         return logits
 
@@ -43,21 +43,21 @@ PLAIN = LogitOptions()
 class Schedule:
     """A batch sorted by length, longest first, so that on each frame the utterances still running are a prefix."""
 
-    order: Tensor
+    order: Array
     """(N,), int64: which utterance each sorted row is."""
     running: list[int]
     """T numbers of rows."""
-    lens: list[int]
-    """N numbers of frames, sorted."""
+    lens: np.ndarray
+    """(N,), int64, sorted."""
 
     @classmethod
-    def of(cls, encoder_out_lens: Tensor) -> Schedule:
+    def of(cls, encoder_out_lens: Array) -> Schedule:
         """The one place where a search waits for the device before its end."""
-        lens = encoder_out_lens.cpu()
-        order = lens.argsort(descending=True, stable=True)
+        lens = to_numpy(encoder_out_lens).astype(np.int64)
+        order = np.argsort(-lens, kind="stable")
         longest = int(lens.max()) if len(lens) else 0
-        running = (lens[:, None] > torch.arange(longest)).sum(0).tolist()
-        return cls(order.to(encoder_out_lens.device), running, lens[order].tolist())
+        ended = np.bincount(lens.clip(0), minlength=longest + 1)[:longest].cumsum()
+        return cls(like(order, encoder_out_lens), (len(lens) - ended).tolist(), lens[order])
 
     def unsort(self, rows: list) -> list:
         """Sorted rows back in the caller's order."""

@@ -7,27 +7,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor
-
+from stateless_transducer.decoding.arrays import Array, device_of, namespace, without_gradients
 from stateless_transducer.decoding.beam import beam_search
 from stateless_transducer.decoding.config import SearchConfig
-from stateless_transducer.decoding.fusion import Hotwords, Scorer
+from stateless_transducer.decoding.fusion import Hotwords, Scorer, SumOfScorers
 from stateless_transducer.decoding.greedy import greedy_search
 from stateless_transducer.decoding.hypothesis import Hypothesis
+from stateless_transducer.decoding.language_model import NgramScorer
 from stateless_transducer.decoding.modified_beam import modified_beam_search
 from stateless_transducer.decoding.options import LogitOptions
 from stateless_transducer.decoding.recognisable import Recognisable
 from stateless_transducer.ops.masks import MIN_FEATURE_FRAMES
 from stateless_transducer.text.hotwords import read_hotwords, spell_hotwords
+from stateless_transducer.text.ngram import read_arpa
 from stateless_transducer.text.tokens import TokenTable
 
 
-@torch.inference_mode()
 def search(
     model: Recognisable,
-    features: Tensor,
-    feature_lens: Tensor,
+    features: Array,
+    feature_lens: Array,
     config: SearchConfig,
     scorer: Scorer | None = None,
 ) -> list[Hypothesis]:
@@ -35,11 +34,11 @@ def search(
     return [found[0] for found in search_nbest(model, features, feature_lens, config, scorer)]
 
 
-@torch.inference_mode()
+@without_gradients
 def search_nbest(
     model: Recognisable,
-    features: Tensor,
-    feature_lens: Tensor,
+    features: Array,
+    feature_lens: Array,
     config: SearchConfig,
     scorer: Scorer | None = None,
 ) -> list[list[Hypothesis]]:
@@ -47,15 +46,12 @@ def search_nbest(
 
     Args:
         model: encodes, predicts, joins.
-        features: (N, T_in, F).
+        features: (N, T_in, F), of the kind of arrays that the model takes.
         feature_lens: (N,); an utterance too short for one encoder frame gives an empty hypothesis.
         config: which search.
         scorer: what else counts in a beam; `make_scorer` gives that of the configuration.
     """
-    # a batch of nothing but very short utterances is too narrow for the encoder
-    missing = max(0, MIN_FEATURE_FRAMES - features.shape[1])
-    padded = torch.nn.functional.pad(features, (0, 0, 0, missing))
-    encoder_out, encoder_out_lens = model.encode(padded, feature_lens)
+    encoder_out, encoder_out_lens = model.encode(_wide_enough(features), feature_lens)
     options = LogitOptions(config.blank_penalty, config.temperature)
     if config.decoding_method == "greedy_search":
         best = greedy_search(
@@ -63,20 +59,41 @@ def search_nbest(
         )
         return [[hypothesis] for hypothesis in best]
     find = beam_search if config.decoding_method == "beam_search" else modified_beam_search
-    return find(model, encoder_out, encoder_out_lens, beam_size=config.beam_size, options=options, scorer=scorer)
+    return find(
+        model,
+        encoder_out,
+        encoder_out_lens,
+        beam_size=config.beam_size,
+        length_norm=config.length_norm,
+        options=options,
+        scorer=scorer,
+    )
 
 
-def make_scorer(
-    config: SearchConfig, token_table: TokenTable, device: torch.device, hotwords: Sequence[str] = ()
-) -> Scorer | None:
-    """The hotwords of the configuration's file and those given here; None if there are none.
+def _wide_enough(features: Array) -> Array:
+    """A batch of nothing but very short utterances is too narrow for the encoder: with frames behind their ends."""
+    missing = MIN_FEATURE_FRAMES - features.shape[1]
+    if missing <= 0:
+        return features
+    xp, (N, _, F) = namespace(features), features.shape
+    silence = xp.zeros((N, missing, F), dtype=features.dtype, device=device_of(features))
+    return xp.concat([features, silence], axis=1)
+
+
+def make_scorer(config: SearchConfig, token_table: TokenTable, hotwords: Sequence[str] = ()) -> Scorer | None:
+    """Hotwords and language model of the configuration's files, and the hotwords given here; None if there are none.
 
     Raises:
-        ValueError: the file cannot be read, or the model's tokens cannot spell a phrase.
+        ValueError: a file cannot be read, or the model's tokens cannot spell a phrase.
     """
+    scorers: list[Scorer] = []
     phrases = spell_hotwords([(phrase, config.hotwords_score) for phrase in hotwords], token_table)
     if config.hotwords_file is not None:
         phrases += read_hotwords(config.hotwords_file, token_table, config.hotwords_score)
-    if not phrases:
-        return None
-    return Hotwords([phrases], vocab_size=len(token_table), blank_id=token_table.blank_id, device=device)
+    if phrases:
+        scorers.append(Hotwords([phrases], vocab_size=len(token_table), blank_id=token_table.blank_id))
+    if config.ngram_lm is not None:
+        scorers.append(
+            NgramScorer(read_arpa(config.ngram_lm, token_table), scale=config.lm_scale, blank_id=token_table.blank_id)
+        )
+    return SumOfScorers(scorers) if len(scorers) > 1 else (scorers or [None])[0]

@@ -64,7 +64,7 @@ class Recognizer:
         self._model = checkpoint.model().to(self._device)
         if hotwords and self._config.decoding_method == "greedy_search":
             raise ValueError('Hotwords need a beam: SearchConfig(decoding_method="modified_beam_search").')
-        self._scorer = make_scorer(self._config, self.token_table, self._device, hotwords)
+        self._scorer = make_scorer(self._config, self.token_table, hotwords)
 
     @classmethod
     def from_pretrained(

@@ -33,20 +33,20 @@ def _walk(scorer, tokens, utterance, device):
 
 @pytest.mark.parametrize("length", [0, 1, 3, 5])
 def test_what_remains_at_the_end_are_the_full_matches(length, device):
-    scorer = Hotwords([PHRASES], vocab_size=5, device=device)
+    scorer = Hotwords([PHRASES], vocab_size=5)
     for tokens in itertools.product(range(1, 5), repeat=length):
         assert _walk(scorer, tokens, 0, device) == pytest.approx(_by_counting(tokens, PHRASES), abs=1e-5)
 
 
 def test_each_utterance_has_its_own_hotwords(device):
-    scorer = Hotwords([PHRASES[:1], PHRASES[1:], []], vocab_size=5, device=device)
+    scorer = Hotwords([PHRASES[:1], PHRASES[1:], []], vocab_size=5)
     for n, own in enumerate((PHRASES[:1], PHRASES[1:], [])):
         for tokens in itertools.product(range(1, 5), repeat=4):
             assert _walk(scorer, tokens, n, device) == pytest.approx(_by_counting(tokens, own), abs=1e-5)
 
 
 def test_a_blank_adds_nothing(device):
-    scorer = Hotwords([PHRASES], vocab_size=5, device=device)
+    scorer = Hotwords([PHRASES], vocab_size=5)
     state = scorer.start(torch.tensor([0], device=device))
     for token in (1, 2):
         assert scorer.scores(state)[0, 0] == 0
@@ -61,7 +61,7 @@ def test_a_hotword_is_found_where_the_model_all_but_says_it(find, device):
     said = {pair for pair in itertools.pairwise(plain[0][0].tokens)}
     others = {pair for h in plain[0][1:] for pair in itertools.pairwise(h.tokens)}
     wanted = min(pair for pair in others - said if pair[0] != pair[1])
-    scorer = Hotwords([[(wanted, 8.0)], [], []], vocab_size=12, device=device)
+    scorer = Hotwords([[(wanted, 8.0)], [], []], vocab_size=12)
     found = find(model, encoder_out, lens, beam_size=8, scorer=scorer)
     assert _by_counting(found[0][0].tokens, [(wanted, 1.0)]) >= 1
     assert found[0][0].score > plain[0][0].score
@@ -74,7 +74,7 @@ def test_a_hotword_is_found_where_the_model_all_but_says_it(find, device):
 def test_a_scorer_that_adds_nothing_changes_nothing(find, device):
     model = Toy().to(device)
     encoder_out, lens = torch.randn(3, 20, 16, device=device), torch.tensor([20, 11, 16], device=device)
-    scorer = Hotwords([[((5, 7), 0.0)]], vocab_size=12, device=device)
+    scorer = Hotwords([[((5, 7), 0.0)]], vocab_size=12)
     assert find(model, encoder_out, lens, scorer=scorer) == find(model, encoder_out, lens)
 
 

@@ -1,0 +1,148 @@
+"""Shallow fusion: language models as scorers of a beam search.
+
+Letters: V vocabulary, R hypotheses.
+
+What a token adds is ``scale * log p(token | tokens before it)``; the end of the utterance adds that of the sentence's end.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from stateless_transducer.decoding.arrays import Array, like, to_numpy
+from stateless_transducer.text.ngram import Ngrams
+
+_CACHED_BYTES = 64 << 20
+"""Rows of scores that are kept, since hypotheses keep coming back to the same contexts."""
+
+
+class NgramScorer:
+    """An n-gram language model. Its tables are on the host: on a GPU the search waits for it once a frame."""
+
+    state_size = 1
+
+    def __init__(self, ngrams: Ngrams, *, scale: float, blank_id: int = 0) -> None:
+        self._ngrams, self._scale, self._blank_id = ngrams, scale, blank_id
+        self._rows: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._most = max(16, _CACHED_BYTES // (4 * ngrams.vocab_size))
+
+    def start(self, utterances: Array) -> Array:
+        """See `Scorer`."""
+        return like(np.full((len(utterances), 1), self._ngrams.start, np.int64), utterances)
+
+    def scores(self, states: Array) -> Array:
+        """See `Scorer`."""
+        rows = np.stack([self._row(number) for number in to_numpy(states)[:, 0].tolist()])
+        return like(rows[:, :-2], states)
+
+    def advance(self, states: Array, tokens: Array) -> Array:
+        """See `Scorer`."""
+        pairs = zip(to_numpy(states)[:, 0].tolist(), to_numpy(tokens).tolist(), strict=True)
+        return like(np.array([[self._ngrams.advance(*pair)] for pair in pairs], np.int64), states)
+
+    def finish(self, states: Array) -> Array:
+        """See `Scorer`."""
+        ends = [self._row(number)[-1] for number in to_numpy(states)[:, 0].tolist()]
+        return like(np.array(ends, np.float32), states)
+
+    def _row(self, number: int) -> np.ndarray:
+        """(V + 2,): scaled, the blank worth nothing."""
+        row = self._rows.pop(number, None)
+        if row is None:
+            row = self._scale * self._ngrams.row(number)
+            row[self._blank_id] = 0
+            if len(self._rows) >= self._most:
+                self._rows.popitem(last=False)
+        self._rows[number] = row
+        return row
+
+
+class LanguageModel(Protocol):
+    """What `NeuralScorer` needs of a network."""
+
+    def start(self) -> tuple[np.ndarray, Any]:
+        """Log-probabilities of the first token, (V + 1,), and the network's state; the last entry is the end's."""
+        ...
+
+    def step(self, tokens: np.ndarray, states: Sequence[Any]) -> tuple[np.ndarray, Sequence[Any]]:
+        """After one token each, (R,), in the states that they follow: log-probabilities (R, V + 1) and R states."""
+        ...
+
+
+class NeuralScorer:
+    """A neural language model over the model's tokens, evaluated once for each token that a hypothesis says.
+
+    It holds the histories of one search at a time: give each thread one of its own.
+    """
+
+    state_size = 1
+
+    def __init__(self, model: LanguageModel, *, scale: float, blank_id: int = 0) -> None:
+        self._model, self._scale, self._blank_id = model, scale, blank_id
+        self._start = self._scaled(*model.start())
+        self._forget()
+
+    def _forget(self) -> None:
+        # number of a history -> the one before and its last token; what the network made of it, while it is kept
+        self._origins: list[tuple[int, int]] = [(0, 0)]
+        self._numbers: dict[tuple[int, int], int] = {}
+        self._kept: OrderedDict[int, tuple[np.ndarray, Any]] = OrderedDict({0: self._start})
+
+    def start(self, utterances: Array) -> Array:
+        """See `Scorer`."""
+        self._forget()
+        return like(np.zeros((len(utterances), 1), np.int64), utterances)
+
+    def scores(self, states: Array) -> Array:
+        """See `Scorer`."""
+        return like(np.stack([row[:-1] for row in self._rows(states)]), states)
+
+    def advance(self, states: Array, tokens: Array) -> Array:
+        """See `Scorer`."""
+        after = []
+        for pair in zip(to_numpy(states)[:, 0].tolist(), to_numpy(tokens).tolist(), strict=True):
+            if pair not in self._numbers:
+                self._numbers[pair] = len(self._origins)
+                self._origins.append(pair)
+            after.append([self._numbers[pair]])
+        return like(np.array(after, np.int64), states)
+
+    def finish(self, states: Array) -> Array:
+        """See `Scorer`."""
+        return like(np.array([row[-1] for row in self._rows(states)], np.float32), states)
+
+    def _rows(self, states: Array) -> list[np.ndarray]:
+        """(V + 1,) of each history; all that are new go through the network together."""
+        numbers = to_numpy(states)[:, 0].tolist()
+        self._evaluate({number for number in numbers if number not in self._kept})
+        rows = []
+        for number in numbers:
+            self._kept.move_to_end(number)
+            rows.append(self._kept[number][0])
+        most = max(4 * len(rows), _CACHED_BYTES // rows[0].nbytes if rows else 0)
+        while len(self._kept) > most:
+            # whoever comes back to it later is evaluated again from its origin
+            self._kept.popitem(last=False)
+        return rows
+
+    def _evaluate(self, wanted: set[int]) -> None:
+        if not wanted:
+            return
+        origins = [self._origins[number] for number in wanted]
+        if 0 in wanted:
+            self._kept[0] = self._start
+            return self._evaluate(wanted - {0})
+        self._evaluate({parent for parent, _ in origins if parent not in self._kept})
+        tokens = np.array([token for _, token in origins], np.int64)
+        log_probs, states = self._model.step(tokens, [self._kept[parent][1] for parent, _ in origins])
+        self._kept.update(zip(wanted, map(self._scaled, log_probs, states), strict=True))
+        return None
+
+    def _scaled(self, log_probs: np.ndarray, state: Any) -> tuple[np.ndarray, Any]:
+        row = np.asarray(self._scale * log_probs, np.float32)
+        row[self._blank_id] = 0
+        return row, state

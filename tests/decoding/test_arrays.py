@@ -1,0 +1,77 @@
+"""The searches on every kind of array: NumPy, torch, and torch where nobody may look at values before the end."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+from test_searches import Toy
+
+from stateless_transducer.decoding import arrays
+from stateless_transducer.decoding.beam import beam_search
+from stateless_transducer.decoding.fusion import Hotwords
+from stateless_transducer.decoding.greedy import greedy_search
+from stateless_transducer.decoding.modified_beam import modified_beam_search
+
+LENS = [9, 23, 0, 17, 1]
+
+
+class NumpyToy:
+    """A model without torch."""
+
+    def __init__(self, toy: Toy) -> None:
+        self.blank_id, self.context_size = toy.blank_id, toy.context_size
+        self._embedding = toy.embedding.weight.detach().numpy()
+        self._weight, self._bias = (parameter.detach().numpy() for parameter in toy.output.parameters())
+
+    def predict(self, contexts):
+        return self._embedding[contexts].cumsum(1)[:, -1]
+
+    def join(self, encoder_out, decoder_out):
+        return np.tanh(encoder_out + decoder_out) @ self._weight.T + self._bias
+
+
+def _searches(scorer):
+    yield lambda *given: [[h] for h in greedy_search(*given)]
+    yield lambda *given: [[h] for h in greedy_search(*given, max_symbols_per_frame=3)]
+    for find in (modified_beam_search, beam_search):
+        yield find
+        yield lambda *given, find=find: find(*given, scorer=scorer, beam_size=7)
+
+
+def _equal(found, wanted):
+    for mine, other in zip(found, wanted, strict=True):
+        assert [(h.tokens, h.frames) for h in mine] == [(h.tokens, h.frames) for h in other]
+        assert [h.score for h in mine] == pytest.approx([h.score for h in other], abs=1e-4)
+        assert mine[0].log_probs == pytest.approx(other[0].log_probs, abs=1e-4)
+
+
+def test_numpy_arrays_give_what_tensors_give():
+    toy, encoder_out = Toy(), torch.randn(len(LENS), 23, 16)
+    for find in _searches(Hotwords([[((5, 7), 3.0), ((4,), 1.0)]], vocab_size=12)):
+        _equal(find(NumpyToy(toy), encoder_out.numpy(), np.array(LENS)), find(toy, encoder_out, torch.tensor(LENS)))
+
+
+def test_without_a_look_at_values_the_searches_give_the_same(monkeypatch):
+    """The way that a GPU takes: every hypothesis is asked for, dead or not, and no array's size depends on values."""
+    toy, encoder_out, lens = Toy(), torch.randn(len(LENS), 23, 16), torch.tensor(LENS)
+    searches = list(_searches(Hotwords([[((5, 7), 3.0), ((4,), 1.0)]], vocab_size=12)))
+    wanted = [find(toy, encoder_out, lens) for find in searches]
+    for name in ("arrays", "greedy", "modified_beam", "recognisable"):
+        monkeypatch.setattr(sys.modules[f"stateless_transducer.decoding.{name}"], "is_on_host", lambda _: False)
+    for find, before in zip(searches, wanted, strict=True):
+        _equal(find(toy, encoder_out, lens), before)
+
+
+@pytest.mark.parametrize("k", [1, 4, 8, 9, 20])
+def test_top_is_topk(k):
+    x = torch.randn(5, 20)
+    for mine, other in zip(arrays.top(x.numpy(), k), x.topk(k), strict=True):
+        np.testing.assert_array_equal(mine, other.numpy())
+
+
+def test_log_sum_exp_keeps_minus_infinity():
+    x = torch.tensor([[-torch.inf, -torch.inf], [0.0, -torch.inf], [800.0, 800.0]])
+    np.testing.assert_allclose(arrays.log_sum_exp(x.numpy()), x.logsumexp(-1).numpy(), rtol=1e-6)
