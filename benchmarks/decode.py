@@ -6,9 +6,9 @@
 
 Without a checkpoint, decoder and joiner have the full model's sizes and random weights, sharpened until about every
 eighth frame says a symbol. The slow searches come in two forms: one utterance at a time, as icefall did when the
-tutorial was written (March 2022), and batched over utterances, as it does now. The gate: ours must say what the slow ones say.
-Then all take turns, and medians are printed. "bf16" multiplies in bfloat16 and is not held to the gate; how many
-utterances it says otherwise is printed.
+tutorial was written (March 2022), and batched over utterances, as it does now. The gate: ours must say what the
+slow ones say. Then all take turns, and medians are printed. "bf16" multiplies in bfloat16 and is not held to the gate;
+how many utterances it says otherwise is printed.
 """
 
 from __future__ import annotations

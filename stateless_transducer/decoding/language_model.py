@@ -2,7 +2,7 @@
 
 Letters: V vocabulary, R hypotheses.
 
-What a token adds is ``scale * log p(token | tokens before it)``; the end of the utterance adds that of the sentence's end.
+What a token adds is ``scale * log p(token | tokens before it)``; the utterance's end adds that of the sentence's end.
 """
 
 from __future__ import annotations
