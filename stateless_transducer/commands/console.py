@@ -7,17 +7,39 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 
 
 @contextmanager
 def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
     """A bar on the terminal (nothing elsewhere), moved by calling it with (done, total)."""
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn())
+    with _bar(what, MofNCompleteColumn()) as move:
+        yield move
+
+
+@contextmanager
+def bytes_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """The same in bytes, with their rate; a total of 0 is not known."""
+    with _bar(what, DownloadColumn(), TransferSpeedColumn()) as move:
+        yield move
+
+
+@contextmanager
+def _bar(what: str, *counts: ProgressColumn) -> Iterator[Callable[[int, int], None]]:
+    columns = (TextColumn(what), BarColumn(), *counts, TextColumn("left"), TimeRemainingColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
         task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        yield lambda done, total: bar.update(task, completed=done, total=total or None)
 
 
 def say(text: str) -> None:

@@ -169,6 +169,7 @@ def test_malicious_checkpoint_is_not_executed(tmp_path, capsys):
         (["decode", "--beam-size", "0"], "`--beam-size` must be at least 1, but is 0", 2),
         (["decode", "--decoding-method", "magic"], "magic", 2),
         (["prepare", "wikipedia"], "no command 'prepare wikipedia'; there are: prepare aishell", 2),
+        (["prepare", "download", "--corpus", "aishell", "--mirror", "ftp://x"], "`--mirror` must begin with http", 2),
         (["teach"], "no command 'teach'; there are: demo", 2),
     ],
 )
@@ -187,7 +188,9 @@ def test_help_names_every_command_and_loads_no_torch():
 
 @pytest.mark.parametrize(
     "command",
-    "train,decode,compare,import,export icefall,transcribe,prepare aishell,prepare table,demo".split(","),
+    "train,decode,compare,import,export icefall,transcribe,prepare aishell,prepare table,prepare download,demo".split(
+        ","
+    ),
 )
 def test_help_of_a_command_loads_no_torch(command):
     program = (

@@ -1,0 +1,48 @@
+"""``transducer prepare download``: AISHELL-1 and MUSAN from OpenSLR, unpacked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from stateless_transducer.commands.console import bytes_bar, say
+from stateless_transducer.commands.flags import parse
+from stateless_transducer.data.corpora.openslr import BASE_URL, obtain
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of ``transducer prepare download``."""
+
+    corpus: Literal["aishell", "musan"]
+    """aishell: 16 GB, and as much again unpacked; musan: 11 GB, and as much again."""
+    dl_dir: Path = Path("download")
+    """Folder for the archives and for aishell/ or musan/."""
+    mirror: str = BASE_URL
+    """Where OpenSLR's resources are; another one is https://openslr.elda.org/resources."""
+    checksum: bool = True
+    """Refuse archives other than the published ones."""
+
+    def __post_init__(self) -> None:
+        if not self.mirror.startswith(("http://", "https://")):
+            raise ValueError(f"`--mirror` must begin with http:// or https://, but is {self.mirror!r}.")
+
+
+def main(program: str, arguments: list[str]) -> int:
+    """Parse and run."""
+    description = "Download a corpus from OpenSLR and unpack it; what is there is not fetched again."
+    run(parse(Options, program, arguments, description))
+    return 0
+
+
+def run(options: Options) -> None:
+    """Fetch, check, unpack."""
+    obtain(
+        options.corpus,
+        options.dl_dir,
+        base_url=options.mirror,
+        checksum=options.checksum,
+        say=say,
+        bar=bytes_bar,
+    )

@@ -1,0 +1,170 @@
+"""Files from the web: what an interrupted download left is gone on with, and what has come is checked.
+
+Until it is whole and right, ``x.tgz`` is called ``x.tgz.part``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from http.client import HTTPException, HTTPResponse
+from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+from stateless_transducer import __version__
+
+_CHUNK = 1 << 20
+_TIMEOUT_S = 60.0
+_RANGE_NOT_SATISFIABLE = 416
+
+Progress = Callable[[int, int], None]
+
+
+class _Interrupted(Exception):
+    """The network failed; it may do better in a moment."""
+
+
+def fetch(
+    url: str,
+    path: Path,
+    *,
+    md5: str | None,
+    say: Callable[[str], None],
+    bar: Callable[[str], AbstractContextManager[Progress]],
+    num_retries: int = 5,
+    wait_s: float = 1.0,
+) -> None:
+    """Download a file, unless it is there, and check it.
+
+    Args:
+        url: http or https.
+        path: where to; the folder is made if need be.
+        md5: of the whole file; None: it is not checked.
+        say: tells the user a line.
+        bar: shows the progress of a part, in bytes.
+        num_retries: failures in a row, without a byte more, after which to give up.
+        wait_s: before the first of them; twice as long before each further one.
+
+    Raises:
+        OSError: the server does not have it, or the network keeps failing; what has come stays for the next try.
+        ValueError: the checksum is wrong; the file stays, too.
+    """
+    part = path if path.exists() else path.with_name(f"{path.name}.part")
+    if part != path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with bar(f"fetching {path.name}") as progress:
+            _download(url, part, say=say, progress=progress, num_retries=num_retries, wait_s=wait_s)
+    if md5 is not None:
+        with bar(f"checking {path.name}") as progress:
+            found = _md5(part, progress)
+        if found != md5:
+            raise ValueError(
+                f"{part} is damaged, or the mirror serves another file: its MD5 is {found}, but should be {md5}. "
+                "Remove it to fetch it anew, or say `--checksum false` if it is meant to be another one."
+            )
+    os.replace(part, path)
+
+
+def _download(
+    url: str, part: Path, *, say: Callable[[str], None], progress: Progress, num_retries: int, wait_s: float
+) -> None:
+    most, failures = _size(part), 0
+    if most:
+        say(f"{part}: goes on after {most} bytes")
+    while True:
+        try:
+            return _get(url, part, say, progress)
+        except _Interrupted as err:
+            # a server that starts over each time and breaks off at the same place makes no progress
+            failures, most = (0, _size(part)) if _size(part) > most else (failures + 1, most)
+            if failures > num_retries:
+                raise OSError(
+                    f"{url}: {err}. Given up after {num_retries} retries; run it again to go on, or name another "
+                    f"`--mirror`. {_size(part)} bytes are kept in {part}."
+                ) from err
+            wait = wait_s * 2 ** max(0, failures - 1)
+            say(f"{url}: {err}; again in {wait:g} s")
+            time.sleep(wait)
+
+
+def _get(url: str, part: Path, say: Callable[[str], None], progress: Progress) -> None:
+    """Append to ``part`` what it lacks; one try."""
+    start = _size(part)
+    response = _open(url, start)
+    if response is None:
+        return
+    with response:
+        if start and response.status != 206:
+            say(f"{url}: this server cannot go on in the middle: from the beginning again")
+            start = 0
+        elif start and not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
+            raise OSError(f"{url}: asked for bytes from {start} on, the server sent others; name another `--mirror`.")
+        length = response.headers.get("Content-Length")
+        total = None if length is None else start + int(length)
+        free = shutil.disk_usage(part.parent).free
+        if total is not None and total - start > free:
+            raise OSError(f"{part.parent}: {part.name} needs {total - start} bytes more, but {free} are free.")
+        done = start
+        with part.open("ab" if start else "wb") as file:
+            for chunk in _chunks(response):
+                done += file.write(chunk)
+                progress(done, total or 0)
+    if total is not None and done < total:
+        raise _Interrupted(f"the connection broke off after {done} of {total} bytes")
+
+
+def _open(url: str, start: int) -> HTTPResponse | None:
+    """The answer from byte ``start`` on; None: there are no more.
+
+    Raises:
+        OSError: the server does not have it.
+    """
+    headers = {"User-Agent": f"stateless-transducer/{__version__}"}
+    if start:
+        headers["Range"] = f"bytes={start}-"
+    try:
+        return urlopen(Request(url, headers=headers), timeout=_TIMEOUT_S)
+    except HTTPError as err:
+        if err.code == _RANGE_NOT_SATISFIABLE:
+            if err.headers.get("Content-Range") in (f"bytes */{start}", None):
+                return None
+            raise OSError(
+                f"{url}: the server has fewer than the {start} bytes that are here in a .part; remove it."
+            ) from err
+        # too busy, or broken for a moment
+        if err.code in (408, 429) or err.code >= 500:
+            raise _Interrupted(f"the server says {err.code} ({err.reason})") from err
+        raise OSError(f"{url}: the server says {err.code} ({err.reason}); name another `--mirror`.") from err
+    except (OSError, HTTPException) as err:
+        raise _Interrupted(_reason(err)) from err
+
+
+def _chunks(response: HTTPResponse) -> Iterator[bytes]:
+    try:
+        while chunk := response.read(_CHUNK):
+            yield chunk
+    except (OSError, HTTPException) as err:
+        raise _Interrupted(_reason(err)) from err
+
+
+def _reason(err: Exception) -> str:
+    return str(getattr(err, "reason", err)) or type(err).__name__
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _md5(path: Path, progress: Progress) -> str:
+    digest, done, total = hashlib.md5(usedforsecurity=False), 0, _size(path)
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+            done += len(chunk)
+            progress(done, total)
+    return digest.hexdigest()

@@ -1,0 +1,75 @@
+"""Archives -> folders, from strangers: nothing is written outside the folder, and a folder that appears is whole."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import shutil
+import tarfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+_CHUNK = 1 << 20
+
+
+def unpack(archive: Path, folder: Path, *, progress: Callable[[int, int], None]) -> None:
+    """Unpack a tar.gz that holds one folder, and each tar.gz in it where it lies.
+
+    What an interrupted run has unpacked is not written again. The folder gets a file ``.done`` and its name when all is
+    there.
+
+    Args:
+        archive: its members' paths begin with the folder's name.
+        folder: what to make.
+        progress: called with (bytes of the archive read, its size).
+
+    Raises:
+        ValueError: the archive is damaged, holds something else, or would write outside the folder.
+    """
+    temporary = folder.with_name(f".{folder.name}.partial")
+    temporary.mkdir(parents=True, exist_ok=True)
+    size = archive.stat().st_size
+    with archive.open("rb") as raw:
+        try:
+            _unpack_stream(raw, temporary.resolve(), lambda: progress(raw.tell(), size))
+        except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as err:
+            raise ValueError(f"{archive} is damaged ({err}); remove it and run again.") from err
+    if not (temporary / folder.name).is_dir():
+        raise ValueError(f"{archive} holds no folder {folder.name}.")
+    (temporary / folder.name / ".done").touch()
+    os.replace(temporary / folder.name, folder)
+    shutil.rmtree(temporary)
+
+
+def _unpack_stream(packed: IO[bytes], folder: Path, step: Callable[[], None]) -> None:
+    with gzip.open(packed) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
+        for member in tar:
+            target = _target(folder, member)
+            if member.isdir():
+                target.mkdir(parents=True, exist_ok=True)
+                continue
+            target.parent.mkdir(parents=True, exist_ok=True)
+            content = tar.extractfile(member)
+            assert content is not None, member.name
+            if target.name.endswith(".tar.gz"):
+                _unpack_stream(content, target.parent, step)
+            # an interrupted run leaves one that is too short
+            elif not target.exists() or target.stat().st_size != member.size:
+                with target.open("wb") as file:
+                    shutil.copyfileobj(content, file, _CHUNK)
+            step()
+        # gzip's own checksum stands at its end
+        while stream.read(_CHUNK):
+            pass
+
+
+def _target(folder: Path, member: tarfile.TarInfo) -> Path:
+    """Where a member goes."""
+    target = (folder / member.name).resolve()
+    if not (member.isfile() or member.isdir()):
+        raise ValueError(f"The archive holds {member.name!r}, which is neither file nor folder; it is not unpacked.")
+    if not target.is_relative_to(folder):
+        raise ValueError(f"The archive holds {member.name!r}, which would lie outside {folder}; it is not unpacked.")
+    return target
