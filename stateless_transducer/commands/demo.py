@@ -66,7 +66,7 @@ def run(options: Options) -> None:
     _head(2, "prepare it as AISHELL is prepared: manifests, fbank, tokens")
     # the voices differ in rate already
     prepare = PrepareConfig(data_dir=data_dir, perturb_speed=False, num_jobs=options.num_jobs)
-    prepare_aishell.run(prepare_aishell.Options(corpus_dir, prepare))
+    prepare_aishell.run(prepare_aishell.Options(corpus_dir, prepare=prepare))
 
     _head(3, "train a small model")
     _train(options, data_dir, exp_dir)

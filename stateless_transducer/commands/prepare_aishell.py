@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from stateless_transducer.commands.console import progress_bar, say
 from stateless_transducer.commands.flags import parse
@@ -18,6 +19,8 @@ class Options:
 
     corpus_dir: Path
     """Folder that holds data_aishell/."""
+    step: Literal["all", "manifests", "fbank", "lang"] = "all"
+    """One of the steps alone."""
     prepare: PrepareConfig = field(default_factory=PrepareConfig)
     limits: Limits = field(default_factory=Limits)
 
@@ -31,27 +34,36 @@ def main(program: str, arguments: list[str]) -> int:
 
 def run(options: Options) -> None:
     """Manifests, features, tokens."""
-    from stateless_transducer.data.corpora.aishell import read_aishell, read_transcript
+    from stateless_transducer.data.corpora.aishell import read_aishell
     from stateless_transducer.data.preparation import prepare_features, prepare_manifests
-    from stateless_transducer.text.lang import write_char_lang
 
     transcript = options.corpus_dir / "data_aishell" / "transcript" / "aishell_transcript_v0.8.txt"
-    is_new = prepare_manifests(
-        lambda: read_aishell(options.corpus_dir),
-        source=options.corpus_dir,
-        transcripts=transcript,
-        prefix=PREFIX,
-        config=options.prepare,
-        limits=options.limits,
-        say=say,
-        bar=progress_bar,
-    )
-    prepare_features(PREFIX, options.prepare, say=say, bar=progress_bar)
-    lang_dir = options.prepare.data_dir / "lang_char"
-    if (lang_dir / "tokens.txt").exists() and not is_new:
+    if options.step in ("all", "manifests"):
+        prepare_manifests(
+            lambda: read_aishell(options.corpus_dir),
+            source=options.corpus_dir,
+            transcripts=transcript,
+            prefix=PREFIX,
+            config=options.prepare,
+            limits=options.limits,
+            say=say,
+            bar=progress_bar,
+        )
+    if options.step in ("all", "fbank"):
+        prepare_features(PREFIX, options.prepare, say=say, bar=progress_bar)
+    if options.step in ("all", "lang"):
+        _prepare_lang(transcript, options.prepare.data_dir / "lang_char")
+
+
+def _prepare_lang(transcript: Path, lang_dir: Path) -> None:
+    """Tokens and words of all splits, as the recipe does: so come 4336 tokens for AISHELL-1."""
+    from stateless_transducer.data.corpora.aishell import read_transcript
+    from stateless_transducer.text.lang import lang_is_of, write_char_lang
+
+    if not transcript.is_file():
+        raise ValueError(f"`--corpus-dir`: {transcript} is missing.")
+    texts = list(read_transcript(transcript)[0].values())
+    if lang_is_of(lang_dir, texts):
         say(f"{lang_dir}/tokens.txt: already there - skipping")
         return
-    texts, _ = read_transcript(transcript)
-    # all splits, as the recipe does: so come 4336 tokens for AISHELL-1
-    tokens = write_char_lang(lang_dir, list(texts.values()))
-    say(f"{lang_dir}: {len(tokens)} tokens")
+    say(f"{lang_dir}: {len(write_char_lang(lang_dir, texts))} tokens")

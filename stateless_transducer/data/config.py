@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -97,31 +98,23 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class PrepareConfig:
-    """Where prepared data go, and how."""
+class WorkConfig:
+    """Where prepared data go, and who does the work."""
 
     data_dir: Path = Path("data")
     """Folder for manifests/, fbank/ and lang_char/ (or lang_word/)."""
-    perturb_speed: bool = True
-    """Add the training set at other speeds."""
-    speeds: tuple[float, ...] = (0.9, 1.1)
-    """Those other speeds; with few speakers more of them help, as they shift the formants, too."""
     num_jobs: int = min(15, os.cpu_count() or 1)
     """Processes."""
+    dask: str | None = None
+    """Scheduler of a Dask cluster, tcp://HOST:PORT, whose workers compute the features; None: processes here."""
     strict: bool = False
     """Any problem with the corpus is an error."""
 
     def __post_init__(self) -> None:
         if self.num_jobs < 1:
             raise ValueError(f"`--num-jobs` must be at least 1, but is {self.num_jobs}.")
-        for speed in self.speeds:
-            if not 0.5 <= speed <= 2 or speed == 1:
-                raise ValueError(f"`--speeds` must be in 0.5..2 and other than 1, but hold {speed:g}.")
-
-    @property
-    def all_speeds(self) -> tuple[float, ...]:
-        """At which the training set is stored."""
-        return (1.0, *self.speeds) if self.perturb_speed else (1.0,)
+        if self.dask is not None and not re.fullmatch(r"\w+://\S+:\d+", self.dask):
+            raise ValueError(f"`--dask` must look like tcp://HOST:PORT, but is {self.dask!r}.")
 
     @property
     def manifest_dir(self) -> Path:
@@ -132,3 +125,24 @@ class PrepareConfig:
     def fbank_dir(self) -> Path:
         """Cuts and features."""
         return self.data_dir / "fbank"
+
+
+@dataclass(frozen=True)
+class PrepareConfig(WorkConfig):
+    """The same for speech."""
+
+    perturb_speed: bool = True
+    """Add the training set at other speeds."""
+    speeds: tuple[float, ...] = (0.9, 1.1)
+    """Those other speeds; with few speakers more of them help, as they shift the formants, too."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for speed in self.speeds:
+            if not 0.5 <= speed <= 2 or speed == 1:
+                raise ValueError(f"`--speeds` must be in 0.5..2 and other than 1, but hold {speed:g}.")
+
+    @property
+    def all_speeds(self) -> tuple[float, ...]:
+        """At which the training set is stored."""
+        return (1.0, *self.speeds) if self.perturb_speed else (1.0,)

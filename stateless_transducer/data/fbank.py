@@ -1,142 +1,153 @@
-"""Manifests -> stored features and cuts: ``<prefix>_cuts_<split>.jsonl.gz`` beside ``<prefix>_feats_<split>/``.
+"""Recordings -> stored features and cuts: ``<prefix>_cuts_<split>.jsonl.gz`` beside ``<prefix>_feats_<split>/``.
 
-Speed perturbation is resampling before the features, so a cut at 0.9 is 1/0.9 times as long and lower. Features are
-stored in steps of 1/256, which is finer than what float16 keeps of them.
+The work is done in parts, each an archive and the list of its cuts; a part that is there is not made again. Features
+are stored in steps of 1/256, which is finer than what float16 keeps of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import gzip
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, as_completed
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from lhotse import CutSet, LilcomChunkyWriter, MonoCut, Recording, SupervisionSegment, load_manifest
+import numpy as np
+from lhotse import LilcomChunkyWriter, MonoCut
 from lhotse.features import Features
 
 from stateless_transducer.data.corpora.utterance import Problem
-from stateless_transducer.data.manifests import manifest_path
-from stateless_transducer.features import AudioError, FbankConfig, fbank, read_audio, resample
-from stateless_transducer.files import replacing
+from stateless_transducer.data.cutting import Cutter, Source
+from stateless_transducer.features import AudioError, FbankConfig, fbank, read_audio
+from stateless_transducer.files import replacing, write_text
 
 _STORED_STEP = -8  # features are multiples of 2**-8
-_CUTS_PER_TASK = 200
 
 
-def compute_features(
-    split: str,
+@dataclass(frozen=True)
+class _Part:
+    """What one process does at a time; its name tells all that the result depends on."""
+
+    sources: tuple[Source, ...]
+    cutter: Cutter
+    config: FbankConfig
+    path: Path
+
+    @property
+    def cuts(self) -> Path:
+        """Appears last."""
+        return self.path.with_suffix(".jsonl.gz")
+
+    @property
+    def problems(self) -> Path:
+        return self.path.with_suffix(".problems.json")
+
+    @property
+    def archive(self) -> Path:
+        return self.path.with_suffix(".lca")
+
+
+def store_features(
+    sources: Sequence[Source],
+    cutter: Cutter,
     *,
-    manifest_dir: Path,
-    output_dir: Path,
-    prefix: str,
+    cuts_path: Path,
+    feats_dir: Path,
     config: FbankConfig,
-    speeds: Sequence[float],
+    sources_per_part: int,
     pool: Executor,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None],
 ) -> list[Problem]:
-    """Write features and cuts of a split; the cuts appear last, so their file says that all is there.
+    """Write features and cuts; the cuts appear last, so their file says that all is there.
 
     Args:
-        split: train, dev, test, ...
-        manifest_dir: where `write_manifests` wrote.
-        output_dir: for cuts and features.
-        prefix: name of the corpus.
+        sources: recordings, and what is said in them.
+        cutter: makes the cuts.
+        cuts_path: for the list of all cuts.
+        feats_dir: for the features.
         config: the front end.
-        speeds: each utterance is stored at each of them.
+        sources_per_part: recordings that one process does at a time.
         pool: does the work: processes of this machine, or of many.
-        progress: called with (utterances done, utterances in all).
+        progress: called with (recordings done, recordings in all).
 
     Returns:
-        Utterances whose sound could not be read after all; they are left out.
+        Recordings that could not be read after all; they are left out.
 
     Raises:
-        ValueError: the manifests are missing, or no utterance is left.
+        ValueError: no recording could be read.
     """
-    items = list(_read_manifests(manifest_dir, prefix, split))
-    tasks = [items[i : i + _CUTS_PER_TASK] for i in range(0, len(items), _CUTS_PER_TASK)]
-    folder = output_dir / f"{prefix}_feats_{split}"
-    folder.mkdir(parents=True, exist_ok=True)
-    cuts: dict[int, list[MonoCut]] = {}
-    problems: list[Problem] = []
-    # absolute: the cuts must be usable from anywhere
-    archives = [(folder / f"feats-{i}").resolve() for i in range(len(tasks))]
-    running = {pool.submit(_extract, task, archives[i], config, tuple(speeds)): i for i, task in enumerate(tasks)}
-    for done, future in enumerate(as_completed(running), 1):
-        cuts[running[future]], bad = future.result()
-        problems += bad
-        if progress is not None:
-            progress(min(done * _CUTS_PER_TASK, len(items)), len(items))
-    in_order = [cut for i in sorted(cuts) for cut in cuts[i]]
-    if not in_order:
-        raise ValueError(f"No utterance of {split} could be read: {problems[0].detail}")
-    with replacing(manifest_path(output_dir, prefix, "cuts", split)) as temporary:
-        CutSet.from_cuts(in_order).to_file(temporary)
+    feats_dir.mkdir(parents=True, exist_ok=True)
+    parts = [
+        _part(feats_dir, number, tuple(sources[start : start + sources_per_part]), cutter, config)
+        for number, start in enumerate(range(0, len(sources), sources_per_part))
+    ]
+    running = {pool.submit(_make, part): part for part in parts if not part.cuts.exists()}
+    done = sum(len(part.sources) for part in parts if part.cuts.exists())
+    for future in as_completed(running):
+        future.result()
+        done += len(running[future].sources)
+        progress(done, len(sources))
+    problems = [Problem(**each) for part in parts for each in json.loads(part.problems.read_text(encoding="utf-8"))]
+    if len(problems) == len(sources):
+        raise ValueError(f"No recording for {cuts_path.name} could be read: {problems[0].detail}")
+    with replacing(cuts_path) as temporary, temporary.open("wb") as whole:
+        for part in parts:
+            with part.cuts.open("rb") as file:
+                shutil.copyfileobj(file, whole)
+    _tidy(feats_dir, parts)
     return problems
 
 
-def _read_manifests(manifest_dir: Path, prefix: str, split: str) -> Iterable[tuple[Recording, SupervisionSegment]]:
-    paths = {kind: manifest_path(manifest_dir, prefix, kind, split) for kind in ("recordings", "supervisions")}
-    for path in paths.values():
-        if not path.is_file():
-            raise ValueError(f"{path} is missing; make the manifests first.")
-    recordings = {recording.id: recording for recording in load_manifest(paths["recordings"])}
-    for supervision in load_manifest(paths["supervisions"]):
-        yield recordings[supervision.recording_id], supervision
+def _part(folder: Path, number: int, sources: tuple[Source, ...], cutter: Cutter, config: FbankConfig) -> _Part:
+    fingerprint = hashlib.sha256(repr((sources, cutter, config)).encode()).hexdigest()[:8]
+    # absolute: the cuts must be usable from anywhere
+    return _Part(sources, cutter, config, (folder / f"feats-{number}-{fingerprint}").resolve())
 
 
-def _extract(
-    items: Sequence[tuple[Recording, SupervisionSegment]], storage: Path, config: FbankConfig, speeds: Sequence[float]
-) -> tuple[list[MonoCut], list[Problem]]:
-    """Features of some utterances at all speeds, in one archive."""
+def _make(part: _Part) -> None:
+    """Features of a part's cuts in its archive, then the list of the cuts."""
     cuts, problems = [], []
-    with LilcomChunkyWriter(storage, tick_power=_STORED_STEP) as writer:
-        for recording, supervision in items:
+    with replacing(part.archive) as temporary, LilcomChunkyWriter(temporary, tick_power=_STORED_STEP) as writer:
+        for source in part.sources:
+            recording, _ = source
             try:
-                samples = read_audio(str(recording.sources[0].source), config.sample_rate)
+                samples = read_audio(str(recording.sources[0].source), part.config.sample_rate)
             except AudioError as err:
                 problems.append(Problem("unreadable audio", recording.id, str(err)))
                 continue
-            for speed in speeds:
-                perturbed = resample(samples, config.sample_rate * speed, config.sample_rate)
-                frames = fbank(perturbed, config)
-                duration = len(perturbed) / config.sample_rate
-                cuts.append(_cut(recording, supervision, speed, duration, frames.shape[0], config, writer, frames))
-    return cuts, problems
+            for cut, wave in part.cutter(source, samples, part.config.sample_rate):
+                cuts.append(_with_features(cut, fbank(wave, part.config), part, writer))
+    write_text(part.problems, json.dumps([asdict(problem) for problem in problems]))
+    with replacing(part.cuts) as temporary, gzip.open(temporary, "wt", encoding="utf-8") as file:
+        file.writelines(json.dumps(cut.to_dict(), ensure_ascii=False) + "\n" for cut in cuts)
 
 
-def _cut(recording, supervision, speed, duration, num_frames, config, writer, frames) -> MonoCut:
-    suffix = "" if speed == 1.0 else f"_sp{speed:g}"
-    id_ = recording.id + suffix
-    at_rate = recording if recording.sampling_rate == config.sample_rate else recording.resample(config.sample_rate)
-    perturbed = at_rate if speed == 1.0 else at_rate.perturb_speed(speed)
-    features = Features(
+def _with_features(cut: MonoCut, frames: np.ndarray, part: _Part, writer: LilcomChunkyWriter) -> MonoCut:
+    """Store the features (T_in, F) of a cut, and tell it where they are."""
+    config = part.config
+    cut.features = Features(
         type="kaldi-native-fbank",
-        num_frames=num_frames,
-        num_features=config.num_mel_bins,
+        num_frames=frames.shape[0],
+        num_features=frames.shape[1],
         frame_shift=config.frame_shift_ms / 1000,
         sampling_rate=config.sample_rate,
-        start=0.0,
-        duration=duration,
+        start=cut.start,
+        duration=cut.duration,
         storage_type=writer.name,
-        storage_path=writer.storage_path,
-        storage_key=writer.write(id_, frames),
-        recording_id=id_,
+        storage_path=str(part.archive),
+        storage_key=writer.write(cut.id, frames),
+        recording_id=cut.recording_id,
         channels=0,
     )
-    said = SupervisionSegment(
-        id=id_,
-        recording_id=id_,
-        start=0.0,
-        duration=duration,
-        channel=0,
-        text=supervision.text,
-        speaker=supervision.speaker,
-    )
-    return MonoCut(
-        id=id_,
-        start=0.0,
-        duration=duration,
-        channel=0,
-        supervisions=[said],
-        features=features,
-        recording=perturbed,
-    )
+    return cut
+
+
+def _tidy(folder: Path, parts: Sequence[_Part]) -> None:
+    """Remove all but the archives, those of former runs included."""
+    keep = {part.archive.name for part in parts}
+    for path in [*folder.glob("feats-*"), *folder.glob(".feats-*")]:
+        if path.name not in keep:
+            path.unlink()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +48,20 @@ def manifest_path(manifest_dir: Path, prefix: str, kind: str, split: str) -> Pat
 def read_texts(manifest_dir: Path, prefix: str, split: str) -> list[str]:
     """The transcripts of a split, in the order of its manifest."""
     return [segment.text or "" for segment in load_manifest(manifest_path(manifest_dir, prefix, "supervisions", split))]
+
+
+def read_manifests(manifest_dir: Path, prefix: str, split: str) -> list[tuple[Recording, SupervisionSegment]]:
+    """Recordings, and what is said in them, in the order of the manifests.
+
+    Raises:
+        ValueError: the manifests are missing.
+    """
+    paths = {kind: manifest_path(manifest_dir, prefix, kind, split) for kind in ("recordings", "supervisions")}
+    for path in paths.values():
+        if not path.is_file():
+            raise ValueError(f"{path} is missing; make the manifests first.")
+    recordings = {recording.id: recording for recording in load_manifest(paths["recordings"])}
+    return [(recordings[each.recording_id], each) for each in load_manifest(paths["supervisions"])]
 
 
 def write_manifests(
@@ -115,16 +129,8 @@ def _check(utterance: Utterance, limits: Limits) -> Problem | tuple[float, int]:
 
 
 def _write_split(manifest_dir: Path, prefix: str, split: str, rows: list[tuple[Utterance, float, int]]) -> None:
-    recordings = RecordingSet.from_recordings(
-        Recording(
-            id=utterance.id,
-            sources=[AudioSource(type="file", channels=[0], source=str(utterance.path.resolve()))],
-            sampling_rate=rate,
-            num_samples=round(duration * rate),
-            duration=duration,
-        )
-        for utterance, duration, rate in rows
-    )
+    sounds = [(utterance.id, utterance.path, duration, rate) for utterance, duration, rate in rows]
+    write_recordings(manifest_path(manifest_dir, prefix, "recordings", split), sounds)
     supervisions = SupervisionSet.from_segments(
         SupervisionSegment(
             id=utterance.id,
@@ -137,6 +143,21 @@ def _write_split(manifest_dir: Path, prefix: str, split: str, rows: list[tuple[U
         )
         for utterance, duration, _ in rows
     )
-    for kind, items in (("recordings", recordings), ("supervisions", supervisions)):
-        with replacing(manifest_path(manifest_dir, prefix, kind, split)) as temporary:
-            items.to_file(temporary)
+    with replacing(manifest_path(manifest_dir, prefix, "supervisions", split)) as temporary:
+        supervisions.to_file(temporary)
+
+
+def write_recordings(path: Path, rows: Iterable[tuple[str, Path, float, int]]) -> None:
+    """Write the manifest of sound files: id, file, seconds, sample rate of each."""
+    recordings = RecordingSet.from_recordings(
+        Recording(
+            id=id_,
+            sources=[AudioSource(type="file", channels=[0], source=str(audio.resolve()))],
+            sampling_rate=rate,
+            num_samples=round(duration * rate),
+            duration=duration,
+        )
+        for id_, audio, duration, rate in rows
+    )
+    with replacing(path) as temporary:
+        recordings.to_file(temporary)

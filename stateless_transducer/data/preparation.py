@@ -8,23 +8,26 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from stateless_transducer.data.config import Limits, PrepareConfig
+from stateless_transducer.data.config import Limits, PrepareConfig, WorkConfig
 from stateless_transducer.data.corpora.utterance import SPLITS, Problem, Utterance, describe_problems, problem_rows
-from stateless_transducer.data.fbank import compute_features
-from stateless_transducer.data.manifests import manifest_path, problems_path, write_manifests
+from stateless_transducer.data.cutting import Cutter, Source, WholeAtSpeeds
+from stateless_transducer.data.executor import executor
+from stateless_transducer.data.fbank import store_features
+from stateless_transducer.data.manifests import manifest_path, problems_path, read_manifests, write_manifests
 from stateless_transducer.features import FbankConfig
 from stateless_transducer.files import write_text
 
 Say = Callable[[str], None]
 Bar = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
+
+_UTTERANCES_PER_PART = 200
 
 
 def prepare_manifests(
@@ -56,20 +59,10 @@ def prepare_manifests(
     Raises:
         ValueError: the manifests that are there are another source's.
     """
-    done = config.manifest_dir / f".{prefix}_manifests.done"
-    now = _stamp(source, transcripts, config, limits)
-    if done.exists():
-        before = json.loads(done.read_text(encoding="utf-8"))
-        if before["source"] != now["source"]:
-            raise ValueError(
-                f"{config.manifest_dir}/{prefix}_* were made from {before['source']}, not from {source}. Choose "
-                f"another `--data-dir`, or remove {done} to make them anew."
-            )
-        if before == now:
-            say(f"{config.manifest_dir}/{prefix}_*: already there - skipping (remove {done} to make them again)")
-            return False
-        changed = ", ".join(key for key in now if before.get(key) != now[key])
-        say(f"{config.manifest_dir}/{prefix}_*: made anew, since these changed: {changed}")
+    done = manifests_stamp(config.manifest_dir, prefix)
+    now = _stamp(source, transcripts, limits)
+    if manifests_are_there(done, now, prefix, say=say):
+        return False
     utterances, problems = read()
     # an utterance may have moved to another split since
     for folder, kinds in ((config.manifest_dir, ("recordings", "supervisions")), (config.fbank_dir, ("cuts",))):
@@ -94,13 +87,39 @@ def prepare_manifests(
     return True
 
 
-def _stamp(source: Path, transcripts: Path, config: PrepareConfig, limits: Limits) -> dict[str, Any]:
-    """On what prepared data depend, and what is cheap to look at."""
+def manifests_stamp(manifest_dir: Path, prefix: str) -> Path:
+    """Says that the manifests are all there, and on what they depend."""
+    return manifest_dir / f".{prefix}_manifests.done"
+
+
+def manifests_are_there(done: Path, now: dict[str, Any], prefix: str, *, say: Say) -> bool:
+    """Whether manifests need not be made, by their stamp and what it would be now; says so.
+
+    Raises:
+        ValueError: they are another source's.
+    """
+    if not done.exists():
+        return False
+    name, before = f"{done.parent}/{prefix}_*", json.loads(done.read_text(encoding="utf-8"))
+    if before["source"] != now["source"]:
+        raise ValueError(
+            f"{name} were made from {before['source']}, not from {now['source']}. Choose another `--data-dir`, or "
+            f"remove {done} to make them anew."
+        )
+    changed = [key for key in now if before.get(key) != now[key]]
+    if changed:
+        say(f"{name}: made anew, since these changed: {', '.join(changed)}")
+        return False
+    say(f"{name}: already there - skipping (remove {done} to make them again)")
+    return True
+
+
+def _stamp(source: Path, transcripts: Path, limits: Limits) -> dict[str, Any]:
+    """On what manifests depend, and what is cheap to look at."""
     found = transcripts.stat() if transcripts.is_file() else None
     return {
         "source": str(source.resolve()),
         "transcripts": None if found is None else [found.st_size, found.st_mtime_ns],
-        "speeds": list(config.all_speeds),
         "limits": asdict(limits),
     }
 
@@ -113,33 +132,78 @@ def prepared_splits(manifest_dir: Path, prefix: str) -> list[str]:
 
 
 def prepare_features(prefix: str, config: PrepareConfig, *, say: Say, bar: Bar) -> None:
-    """Features of every split, unless its cuts are there already.
+    """Features of every split, unless its cuts are there already, at the same speeds.
+
+    Raises:
+        ValueError: there are no manifests; ``strict``, and a sound could not be read.
+    """
+    splits = prepared_splits(config.manifest_dir, prefix)
+    if not splits or not manifests_stamp(config.manifest_dir, prefix).exists():
+        raise ValueError(f"{config.manifest_dir} has no manifests of {prefix}; make them first (`--step manifests`).")
+    done = config.fbank_dir / f".{prefix}.done"
+    before = json.loads(done.read_text(encoding="utf-8")) if done.exists() else {}
+    cuts = {split: manifest_path(config.fbank_dir, prefix, "cuts", split) for split in splits}
+    speeds = {split: config.all_speeds if split == "train" else (1.0,) for split in splits}
+    for split in [split for split in splits if cuts[split].exists()]:
+        if before.get(split, list(speeds[split])) == list(speeds[split]):
+            say(f"{cuts[split]}: already there - skipping")
+        else:
+            say(f"{cuts[split]}: made anew, for the speeds have changed")
+            cuts[split].unlink()
+    todo = [split for split in splits if not cuts[split].exists()]
+    if not todo:
+        return
+    config.fbank_dir.mkdir(parents=True, exist_ok=True)
+    with executor(config, config.fbank_dir) as pool:
+        for split in todo:
+            compute_features(
+                read_manifests(config.manifest_dir, prefix, split),
+                WholeAtSpeeds(speeds[split]),
+                cuts_path=cuts[split],
+                feats_dir=config.fbank_dir / f"{prefix}_feats_{split}",
+                sources_per_part=_UTTERANCES_PER_PART,
+                prefix=prefix,
+                config=config,
+                pool=pool,
+                say=say,
+                bar=bar,
+            )
+            before[split] = speeds[split]
+            write_text(done, json.dumps(before) + "\n")
+
+
+def compute_features(
+    sources: Sequence[Source],
+    cutter: Cutter,
+    *,
+    cuts_path: Path,
+    feats_dir: Path,
+    sources_per_part: int,
+    prefix: str,
+    config: WorkConfig,
+    pool: Executor,
+    say: Say,
+    bar: Bar,
+) -> None:
+    """`store_features` with a bar and words; what could not be read goes to the table of the problems.
 
     Raises:
         ValueError: ``strict``, and a sound could not be read.
     """
-    # started once, and only if there is work: a new process takes seconds to load lhotse
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(config.num_jobs, mp_context=context) as pool:
-        for split in prepared_splits(config.manifest_dir, prefix):
-            cuts = manifest_path(config.fbank_dir, prefix, "cuts", split)
-            if cuts.exists():
-                say(f"{cuts}: already there - skipping")
-                continue
-            with bar(f"fbank of {split}") as progress:
-                problems = compute_features(
-                    split,
-                    manifest_dir=config.manifest_dir,
-                    output_dir=config.fbank_dir,
-                    prefix=prefix,
-                    config=FbankConfig(),
-                    speeds=config.all_speeds if split == "train" else (1.0,),
-                    pool=pool,
-                    progress=progress,
-                )
-            with problems_path(config.manifest_dir, prefix).open("a", encoding="utf-8") as table:
-                table.write(problem_rows(problems))
-            say(f"{cuts}: done" + (f", left out:\n{describe_problems(problems)}" if problems else ""))
-            if problems and config.strict:
-                cuts.unlink()
-                raise ValueError(f"`--strict`: {describe_problems(problems)}")
+    with bar(f"fbank for {cuts_path.name.removesuffix('.jsonl.gz')}") as progress:
+        problems = store_features(
+            sources,
+            cutter,
+            cuts_path=cuts_path,
+            feats_dir=feats_dir,
+            config=FbankConfig(),
+            sources_per_part=sources_per_part,
+            pool=pool,
+            progress=progress,
+        )
+    with problems_path(config.manifest_dir, prefix).open("a", encoding="utf-8") as table:
+        table.write(problem_rows(problems))
+    say(f"{cuts_path}: done" + (f", left out:\n{describe_problems(problems)}" if problems else ""))
+    if problems and config.strict:
+        cuts_path.unlink()
+        raise ValueError(f"`--strict`: {describe_problems(problems)}")

@@ -24,9 +24,6 @@ def write_char_lang(lang_dir: Path, transcripts: Sequence[str]) -> TokenTable:
     """
     table = build_token_table(transcripts, "char")
     words = sorted({word for text in transcripts for word in text.split()} - set(_FIRST_WORDS) - set(_LAST_WORDS))
-    text = "".join(f"{line}\n" for line in transcripts)
-    write_text(lang_dir / "text", text)
-    write_text(lang_dir / "transcript_words.txt", text)
     numbered = enumerate((*_FIRST_WORDS, *words, *_LAST_WORDS))
     write_text(lang_dir / "words.txt", "".join(f"{word} {i}\n" for i, word in numbered))
     lexicon = [(word, tuple(word)) for word in words if not set(word) - set(table.symbols)]
@@ -35,7 +32,20 @@ def write_char_lang(lang_dir: Path, transcripts: Sequence[str]) -> TokenTable:
     disambiguated = _disambiguate(lexicon)
     write_text(lang_dir / "lexicon_disambig.txt", _lexicon_text(disambiguated))
     table.write(lang_dir, extra=("#0", "#1") if disambiguated != lexicon else ("#0",))
+    # last: says that all of the above are there
+    for name in ("transcript_words.txt", "text"):
+        write_text(lang_dir / name, _text(transcripts))
     return table
+
+
+def lang_is_of(lang_dir: Path, transcripts: Sequence[str]) -> bool:
+    """Whether `write_char_lang` has written the folder for these very transcripts."""
+    path = lang_dir / "text"
+    return path.is_file() and path.read_text(encoding="utf-8") == _text(transcripts)
+
+
+def _text(transcripts: Sequence[str]) -> str:
+    return "".join(f"{line}\n" for line in transcripts)
 
 
 def _disambiguate(lexicon: list[tuple[str, tuple[str, ...]]]) -> list[tuple[str, tuple[str, ...]]]:

@@ -108,6 +108,14 @@ def test_strict_makes_faults_an_error(spoilt, tmp_path, capsys):
     _fails(capsys, ["prepare", "aishell", "--corpus-dir", spoilt, *flags], r"`--strict`: 7 problems:")
 
 
+def test_dask_without_its_package_says_how_to_get_it(tmp_path, capsys, monkeypatch):
+    corpus = _corpus(tmp_path / "corpus", ["A1 今天"], {"A1": 16000})
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    flags = ["--data-dir", tmp_path / "data", "--dask", "tcp://127.0.0.1:8786"]
+    message = r"`--dask` needs distributed: pip install 'stateless-transducer\[dask\]'"
+    _fails(capsys, ["prepare", "aishell", "--corpus-dir", corpus, *flags], message)
+
+
 @pytest.fixture
 def lang_dir(tmp_path):
     build_token_table(["今天"], "char").write(tmp_path / "lang")

@@ -1,0 +1,111 @@
+"""Recordings -> cuts and their samples, and the way back from a cut to its samples.
+
+Letters: S samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from lhotse import MonoCut, Recording, SupervisionSegment
+
+from stateless_transducer.features import read_audio, resample
+
+Source = tuple[Recording, SupervisionSegment | None]
+"""A recording and what is said in it."""
+
+
+class Cutter(Protocol):
+    """Makes cuts of a recording; a frozen dataclass, since it is sent to processes and its repr names its result."""
+
+    def __call__(self, source: Source, samples: np.ndarray, sample_rate: int) -> Iterator[tuple[MonoCut, np.ndarray]]:
+        """Cuts without features, with the samples (S,) of each."""
+        ...
+
+
+@dataclass(frozen=True)
+class WholeAtSpeeds:
+    """The whole recording once at each speed: resampled, so at 0.9 it is 1/0.9 times as long, and lower."""
+
+    speeds: tuple[float, ...]
+
+    def __call__(self, source: Source, samples: np.ndarray, sample_rate: int) -> Iterator[tuple[MonoCut, np.ndarray]]:
+        """Cuts ``id``, ``id_sp0.9``, ..."""
+        recording, supervision = source
+        assert supervision is not None, recording.id
+        at_rate = recording if recording.sampling_rate == sample_rate else recording.resample(sample_rate)
+        for speed in self.speeds:
+            perturbed = at_speed(samples, speed, sample_rate)
+            id_ = recording.id + ("" if speed == 1.0 else f"_sp{speed:g}")
+            duration = len(perturbed) / sample_rate
+            said = SupervisionSegment(
+                id=id_,
+                recording_id=id_,
+                start=0.0,
+                duration=duration,
+                channel=0,
+                text=supervision.text,
+                speaker=supervision.speaker,
+            )
+            cut = MonoCut(
+                id=id_,
+                start=0.0,
+                duration=duration,
+                channel=0,
+                supervisions=[said],
+                recording=at_rate if speed == 1.0 else at_rate.perturb_speed(speed),
+            )
+            yield cut, perturbed
+
+
+@dataclass(frozen=True)
+class Windows:
+    """One window after another; the rest at the end counts if it is longer than ``longer_than_s``."""
+
+    window_s: float
+    longer_than_s: float
+
+    def __call__(self, source: Source, samples: np.ndarray, sample_rate: int) -> Iterator[tuple[MonoCut, np.ndarray]]:
+        """Cuts ``id-0``, ``id-1``, ..."""
+        recording, _ = source
+        at_rate = recording if recording.sampling_rate == sample_rate else recording.resample(sample_rate)
+        step = round(self.window_s * sample_rate)
+        for number, start in enumerate(range(0, len(samples), step)):
+            window = samples[start : start + step]
+            duration = len(window) / sample_rate
+            if duration > self.longer_than_s:
+                cut = MonoCut(
+                    id=f"{recording.id}-{number}",
+                    start=start / sample_rate,
+                    duration=duration,
+                    channel=0,
+                    recording=at_rate,
+                )
+                yield cut, window
+
+
+def samples_of(cut: MonoCut, sample_rate: int) -> np.ndarray:
+    """The samples (S,) that a cutter gave with the cut, read from its recording again.
+
+    Raises:
+        AudioError: the sound file cannot be read.
+    """
+    assert cut.recording is not None, cut.id
+    samples = read_audio(str(cut.recording.sources[0].source), sample_rate)
+    samples = at_speed(samples, _speed(cut.recording.transforms or ()), sample_rate)
+    start = round(cut.start * sample_rate)
+    return samples[start : start + round(cut.duration * sample_rate)]
+
+
+def at_speed(samples: np.ndarray, speed: float, sample_rate: int) -> np.ndarray:
+    """(S,) -> (S / speed,)."""
+    return resample(samples, sample_rate * speed, sample_rate)
+
+
+def _speed(transforms: Sequence) -> float:
+    """The factor in lhotse's list of what is done to a recording; read from a manifest, its items are dicts."""
+    items = [each if isinstance(each, dict) else each.to_dict() for each in transforms]
+    return next((item["kwargs"]["factor"] for item in items if item["name"] == "Speed"), 1.0)

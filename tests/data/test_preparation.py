@@ -1,0 +1,67 @@
+"""The steps of ``transducer prepare aishell``, one at a time."""
+
+from __future__ import annotations
+
+import pytest
+from lhotse import CutSet
+from sounds import write_aishell
+
+from stateless_transducer.cli import main
+from stateless_transducer.text.tokens import TokenTable
+
+
+@pytest.fixture
+def prepare(tmp_path):
+    corpus = write_aishell(tmp_path / "corpus")
+
+    def run(*flags):
+        folders = ["--corpus-dir", str(corpus), "--data-dir", str(tmp_path / "data")]
+        return main(["prepare", "aishell", *folders, "--num-jobs", "1", *flags])
+
+    return run
+
+
+def _written(folder):
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.suffix != ".lca"}
+
+
+MANIFESTS = {f"manifests/aishell_{kind}_{split}.jsonl.gz"
+             for kind in ("recordings", "supervisions") for split in ("train", "dev", "test")} | {
+                 "manifests/.aishell_manifests.done", "manifests/aishell_problems.tsv"}  # fmt: skip
+FBANK = {f"fbank/aishell_cuts_{split}.jsonl.gz" for split in ("train", "dev", "test")} | {"fbank/.aishell.done"}
+LANG = {f"lang_char/{name}" for name in ("text", "transcript_words.txt", "words.txt", "lexicon.txt",
+                                         "lexicon_disambig.txt", "tokens.txt", "lang.json")}  # fmt: skip
+
+
+def test_each_step_writes_its_files_and_no_others(prepare, tmp_path):
+    data = tmp_path / "data"
+    assert prepare("--step", "lang") == 0
+    assert _written(data) == LANG
+    assert prepare("--step", "manifests") == 0
+    assert _written(data) == LANG | MANIFESTS
+    assert prepare("--step", "fbank", "--perturb-speed", "false") == 0
+    assert _written(data) == LANG | MANIFESTS | FBANK
+    assert TokenTable.read(data / "lang_char").symbols[3:] == tuple("今天气很好明下雨不后")
+
+
+def test_other_speeds_make_the_training_features_anew(prepare, tmp_path, capsys):
+    assert prepare("--step", "manifests") == prepare("--step", "fbank", "--perturb-speed", "false") == 0
+    cuts = tmp_path / "data" / "fbank" / "aishell_cuts_train.jsonl.gz"
+    assert [cut.id[-4:] for cut in CutSet.from_file(cuts)] == ["0121", "0122"]
+    capsys.readouterr()
+    assert prepare() == 0
+    printed = capsys.readouterr().out
+    assert printed.count("already there - skipping") == 3, "manifests, dev, test"
+    assert f"{cuts}: made anew, for the speeds have changed" in printed and f"{cuts}: done" in printed
+    assert [cut.id[16:] for cut in CutSet.from_file(cuts)] == ["", "_sp0.9", "_sp1.1"] * 2
+
+
+def test_changed_texts_make_the_tokens_anew(prepare, tmp_path, capsys):
+    assert prepare("--step", "lang") == 0
+    transcript = tmp_path / "corpus" / "data_aishell" / "transcript" / "aishell_transcript_v0.8.txt"
+    transcript.write_text(transcript.read_text(encoding="utf-8").replace("明天", "今天"), encoding="utf-8")
+    capsys.readouterr()
+    assert prepare("--step", "lang") == 0
+    assert "lang_char: 12 tokens" in capsys.readouterr().out
+    assert prepare("--step", "lang") == 0
+    assert "already there - skipping" in capsys.readouterr().out
