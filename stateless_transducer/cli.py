@@ -21,6 +21,7 @@ _GROUPS: tuple[tuple[str, dict[str, tuple[str, str]]], ...] = (
         "Data",
         {
             "prepare aishell": ("prepare_aishell", "AISHELL-1 (or any corpus in its layout): manifests, fbank, tokens"),
+            "prepare musan": ("prepare_musan", "MUSAN, noise to mix into speech: manifests, fbank"),
             "prepare table": (
                 "prepare_table",
                 "your own data: a tsv / csv / jsonl table, or a folder of x.wav + x.txt",

@@ -1,0 +1,108 @@
+"""MUSAN that has been read -> what training mixes into speech, each part made once.
+
+<data>/manifests/musan_recordings_{music,speech,noise}.jsonl.gz
+<data>/fbank/musan_cuts.jsonl.gz                                 windows of 10 s with stored features
+"""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from lhotse import load_manifest
+
+from stateless_transducer.data.config import WorkConfig
+from stateless_transducer.data.corpora.musan import PARTS, read_musan
+from stateless_transducer.data.corpora.utterance import Problem, describe_problems, problem_rows
+from stateless_transducer.data.cutting import Windows
+from stateless_transducer.data.executor import executor
+from stateless_transducer.data.manifests import manifest_path, problems_path, write_recordings
+from stateless_transducer.data.preparation import Bar, Say, compute_features, manifests_are_there, manifests_stamp
+from stateless_transducer.features import AudioError, audio_duration
+from stateless_transducer.files import write_text
+
+PREFIX = "musan"
+
+_WINDOWS = Windows(window_s=10.0, longer_than_s=5.0)
+# of several minutes each
+_RECORDINGS_PER_PART = 20
+
+
+def noise_cuts_path(fbank_dir: Path) -> Path:
+    """Where the windows are listed, as icefall names it."""
+    return fbank_dir / f"{PREFIX}_cuts.jsonl.gz"
+
+
+def prepare_noise_manifests(corpus_dir: Path, config: WorkConfig, *, say: Say, bar: Bar) -> None:
+    """Read MUSAN, unless its manifests are there already.
+
+    Raises:
+        ValueError: no MUSAN; the manifests are another folder's; ``strict``, and a file cannot be read.
+    """
+    done = manifests_stamp(config.manifest_dir, PREFIX)
+    now = {"source": str(corpus_dir.resolve())}
+    if manifests_are_there(done, now, PREFIX, say=say):
+        return
+    files = read_musan(corpus_dir)
+    noise_cuts_path(config.fbank_dir).unlink(missing_ok=True)
+    everything = [path for part in PARTS for path in files[part]]
+    with bar("checking audio") as progress, ThreadPoolExecutor(config.num_jobs) as pool:
+        checked = {}
+        for path, result in zip(everything, pool.map(_check, everything), strict=True):
+            checked[path] = result
+            progress(len(checked), len(everything))
+    problems = [found for found in checked.values() if isinstance(found, Problem)]
+    write_text(problems_path(config.manifest_dir, PREFIX), "kind\tid\tdetail\n" + problem_rows(problems))
+    if problems:
+        say(f"left out: {len(problems)}\n{describe_problems(problems)}")
+        if config.strict:
+            raise ValueError(f"`--strict`: {len(problems)} problems:\n{describe_problems(problems)}")
+    for part in PARTS:
+        good = {path: found for path in files[part] if not isinstance(found := checked[path], Problem)}
+        rows = [(path.stem, path, duration, rate) for path, (duration, rate) in good.items()]
+        write_recordings(manifest_path(config.manifest_dir, PREFIX, "recordings", part), rows)
+        say(f"{part:6s} {len(rows):7d} recordings  {sum(each for each, _ in good.values()) / 3600:8.2f} h")
+    write_text(done, json.dumps(now) + "\n")
+
+
+def _check(path: Path) -> Problem | tuple[float, int]:
+    """Seconds and sample rate, or what is wrong."""
+    try:
+        return audio_duration(path)
+    except AudioError as err:
+        return Problem("unreadable audio", path.stem, str(err))
+
+
+def prepare_noise_features(config: WorkConfig, *, say: Say, bar: Bar) -> None:
+    """Features of windows of all recordings, unless they are there already.
+
+    Raises:
+        ValueError: there are no manifests; ``strict``, and a sound could not be read.
+    """
+    cuts, done = noise_cuts_path(config.fbank_dir), config.fbank_dir / f".{PREFIX}.done"
+    if cuts.exists():
+        say(f"{cuts}: already there - skipping")
+        return
+    if not manifests_stamp(config.manifest_dir, PREFIX).exists():
+        raise ValueError(f"{config.manifest_dir} has no manifests of {PREFIX}; make them first (`--step manifests`).")
+    recordings = [
+        recording
+        for part in PARTS
+        for recording in load_manifest(manifest_path(config.manifest_dir, PREFIX, "recordings", part))
+    ]
+    config.fbank_dir.mkdir(parents=True, exist_ok=True)
+    with executor(config, config.fbank_dir) as pool:
+        compute_features(
+            [(recording, None) for recording in recordings],
+            _WINDOWS,
+            cuts_path=cuts,
+            feats_dir=config.fbank_dir / f"{PREFIX}_feats",
+            sources_per_part=_RECORDINGS_PER_PART,
+            prefix=PREFIX,
+            config=config,
+            pool=pool,
+            say=say,
+            bar=bar,
+        )
+    done.touch()
