@@ -34,25 +34,31 @@ def main(program: str, arguments: list[str]) -> int:
 
 def run(options: Options) -> None:
     """Manifests, features, tokens."""
-    from stateless_transducer.data.corpora.aishell import read_aishell
-    from stateless_transducer.data.preparation import prepare_features, prepare_manifests
-
     transcript = options.corpus_dir / "data_aishell" / "transcript" / "aishell_transcript_v0.8.txt"
     if options.step in ("all", "manifests"):
-        prepare_manifests(
-            lambda: read_aishell(options.corpus_dir),
-            source=options.corpus_dir,
-            transcripts=transcript,
-            prefix=PREFIX,
-            config=options.prepare,
-            limits=options.limits,
-            say=say,
-            bar=progress_bar,
-        )
+        _prepare_manifests(transcript, options)
     if options.step in ("all", "fbank"):
+        from stateless_transducer.data.preparation import prepare_features
+
         prepare_features(PREFIX, options.prepare, say=say, bar=progress_bar)
     if options.step in ("all", "lang"):
         _prepare_lang(transcript, options.prepare.data_dir / "lang_char")
+
+
+def _prepare_manifests(transcript: Path, options: Options) -> None:
+    from stateless_transducer.data.corpora.aishell import read_aishell
+    from stateless_transducer.data.preparation import prepare_manifests
+
+    prepare_manifests(
+        lambda: read_aishell(options.corpus_dir),
+        source=options.corpus_dir,
+        transcripts=transcript,
+        prefix=PREFIX,
+        config=options.prepare,
+        limits=options.limits,
+        say=say,
+        bar=progress_bar,
+    )
 
 
 def _prepare_lang(transcript: Path, lang_dir: Path) -> None:

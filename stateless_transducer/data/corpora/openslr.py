@@ -30,8 +30,9 @@ class Archive:
 # the checksums to which the recipes of several toolkits hold these archives
 ARCHIVES = {
     "aishell": (
-        Archive(33, "data_aishell.tgz", "2f494334227864a8a8fec932999db9d8", "aishell/data_aishell"),
+        # the small one first: then the other one, once there, tells that both are
         Archive(33, "resource_aishell.tgz", "957d480a0fcac85fc18e550756f624e5", "aishell/resource_aishell"),
+        Archive(33, "data_aishell.tgz", "2f494334227864a8a8fec932999db9d8", "aishell/data_aishell"),
     ),
     "musan": (Archive(17, "musan.tar.gz", "0c472d4fc0c5141eca47ad1ffeb2a7df", "musan"),),
 }
