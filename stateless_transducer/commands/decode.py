@@ -30,6 +30,8 @@ class Options:
     """Seconds of speech in a batch."""
     num_workers: int = 0
     """Processes that load batches."""
+    on_the_fly_feats: bool = False
+    """Compute features from the sound, instead of reading the stored ones."""
     search: SearchConfig = field(default_factory=SearchConfig)
 
 
@@ -54,6 +56,7 @@ def run(options: Options) -> None:
         prefix=options.prefix,
         max_duration=options.max_duration,
         num_workers=options.num_workers,
+        on_the_fly_feats=options.on_the_fly_feats,
     )
     cuts = {split: load_cuts(data.manifest_dir, data.prefix, split) for split in options.test_sets}
     checkpoint = average_epochs(options.exp_dir, options.epoch, options.avg)

@@ -127,6 +127,7 @@ def train_options(options: Options, data_dir: Path, exp_dir: Path, start_epoch: 
             num_buckets=4,
             min_utterance_s=0.3,
             num_workers=0,
+            enable_musan=False,
             spec_augment=SpecAugmentConfig(
                 spec_aug_time_warp_factor=0, features_mask_size=20, num_frame_masks=0, spec_aug_probability=1.0
             ),

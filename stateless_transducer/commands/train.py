@@ -67,7 +67,7 @@ def run(options: Options, *, command: str) -> None:
 
 def _train_on_rank(rank, options: Options, command: str) -> None:
     from stateless_transducer.data.batches import load_cuts, trainable
-    from stateless_transducer.data.manifests import manifest_path
+    from stateless_transducer.data.manifests import manifest_path, noise_cuts_path
     from stateless_transducer.features import FbankConfig
     from stateless_transducer.text.tokens import TokenTable
     from stateless_transducer.training.progress import open_log
@@ -82,6 +82,9 @@ def _train_on_rank(rank, options: Options, command: str) -> None:
     training_set = trainable(load_cuts(data.manifest_dir, data.prefix, options.train_split), tokens, data)
     for reason, count in training_set.left_out.items():
         log.warning(f"Left out {count} utterances {reason}")
+    noise = noise_cuts_path(data.manifest_dir)
+    if data.enable_musan and not noise.exists():
+        log.warning(f"No noise is mixed in: {noise} is missing; `transducer prepare musan` makes it")
     dev_cuts = None
     if manifest_path(data.manifest_dir, data.prefix, "cuts", options.dev_split).exists():
         dev_cuts = load_cuts(data.manifest_dir, data.prefix, options.dev_split)

@@ -13,13 +13,15 @@ from pathlib import Path
 import torch
 from lhotse import CutSet
 from lhotse.cut import Cut
-from lhotse.dataset import DynamicBucketingSampler, SimpleCutSampler, SpecAugment
+from lhotse.dataset import DynamicBucketingSampler, SimpleCutSampler
 from lhotse.dataset.sampling.base import CutSampler
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
-from stateless_transducer.data.config import DataConfig, SpecAugmentConfig
+from stateless_transducer.data.augment import Augment, training_augment
+from stateless_transducer.data.config import DataConfig
+from stateless_transducer.data.cutting import features_from_sound
 from stateless_transducer.data.manifests import manifest_path
 from stateless_transducer.features import PADDING_VALUE
 from stateless_transducer.ops.masks import MIN_FEATURE_FRAMES, subsampled_lens
@@ -62,19 +64,30 @@ class Batch:
 class TransducerDataset(Dataset):
     """Turns the cuts that a sampler chose into a `Batch`."""
 
-    def __init__(self, token_table: TokenTable, spec_augment: SpecAugmentConfig | None = None) -> None:
-        self._token_table = token_table
-        self._augment = None if spec_augment is None else _spec_augment(spec_augment)
+    def __init__(self, token_table: TokenTable, augment: Augment | None = None, *, on_the_fly: bool = False) -> None:
+        self._token_table, self._augment, self._on_the_fly = token_table, augment, on_the_fly
+        # shared with the processes that load batches
+        self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Augmentation draws anew for each."""
+        self._epoch.fill_(epoch)
 
     def __getitem__(self, cuts: CutSet) -> Batch:  # noqa: D105
         in_order = sorted(_each(cuts), key=lambda cut: cut.duration, reverse=True)
-        features = [torch.from_numpy(cut.load_features()) for cut in in_order]
         texts = tuple(_text(cut) for cut in in_order)
-        batch = make_batch(features, texts, tuple(cut.id for cut in in_order), self._token_table)
-        if self._augment is None:
-            return batch
-        segments = torch.tensor([[n, 0, length] for n, length in enumerate(batch.feature_lens.tolist())])
-        return replace(batch, features=self._augment(batch.features, supervision_segments=segments))
+        ids = tuple(cut.id for cut in in_order)
+        return make_batch([self._features(cut) for cut in in_order], texts, ids, self._token_table)
+
+    def _features(self, cut: Cut) -> Tensor:
+        """(T_in, F)."""
+        features = torch.from_numpy(features_from_sound(cut) if self._on_the_fly else cut.load_features())
+        return features if self._augment is None else self._augment(features, cut.id, int(self._epoch))
+
+
+def set_epoch(loader: DataLoader, epoch: int) -> None:
+    """Tell the dataset of a training loader; before it is iterated."""
+    loader.dataset.set_epoch(epoch)  # pyright: ignore
 
 
 def make_batch(features: list[Tensor], texts: tuple[str, ...], ids: tuple[str, ...], token_table: TokenTable) -> Batch:
@@ -87,19 +100,6 @@ def make_batch(features: list[Tensor], texts: tuple[str, ...], ids: tuple[str, .
         token_lens=torch.tensor([len(each) for each in tokens]),
         ids=ids,
         texts=texts,
-    )
-
-
-def _spec_augment(config: SpecAugmentConfig) -> SpecAugment:
-    return SpecAugment(
-        time_warp_factor=config.spec_aug_time_warp_factor,
-        num_feature_masks=config.num_feature_masks,
-        features_mask_size=config.features_mask_size,
-        # lhotse divides by the number of frame masks; widths are drawn below the size, so one of size 1 is none
-        num_frame_masks=config.num_frame_masks or 1,
-        frames_mask_size=config.frames_mask_size if config.num_frame_masks else 1,
-        max_frames_mask_fraction=config.max_frames_mask_fraction,
-        p=config.spec_aug_probability,
     )
 
 
@@ -206,14 +206,14 @@ def training_loader(
         rank=rank,
         world_size=world_size,
     )
-    augment = config.spec_augment if config.enable_spec_aug else None
-    return _loader(TransducerDataset(token_table, augment), sampler, config.num_workers), sampler
+    dataset = TransducerDataset(token_table, training_augment(config, seed), on_the_fly=config.on_the_fly_feats)
+    return _loader(dataset, sampler, config.num_workers), sampler
 
 
 def evaluation_loader(cuts: CutSet, token_table: TokenTable, config: DataConfig) -> DataLoader:
     """All utterances in their order, none left out, nothing augmented; on one rank."""
     sampler = SimpleCutSampler(cuts, max_duration=config.max_duration, shuffle=False, rank=0, world_size=1)
-    return _loader(TransducerDataset(token_table), sampler, config.num_workers)
+    return _loader(TransducerDataset(token_table, on_the_fly=config.on_the_fly_feats), sampler, config.num_workers)
 
 
 def _loader(dataset: TransducerDataset, sampler: CutSampler, num_workers: int) -> DataLoader:

@@ -68,6 +68,10 @@ class DataConfig:
     enable_spec_aug: bool = True
     """SpecAugment in training."""
     spec_augment: SpecAugmentConfig = field(default_factory=SpecAugmentConfig)
+    enable_musan: bool = True
+    """Mix noise into half of the training utterances, at 10 to 20 dB, if MUSAN is prepared."""
+    on_the_fly_feats: bool = False
+    """Compute features from the sound while loading, instead of reading the stored ones."""
 
     def __post_init__(self) -> None:
         if self.max_duration <= 0:

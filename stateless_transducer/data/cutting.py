@@ -1,6 +1,6 @@
-"""Recordings -> cuts and their samples, and the way back from a cut to its samples.
+"""Recordings -> cuts and their samples, and the way back from a cut to its samples and features.
 
-Letters: S samples.
+Letters: S samples, T_in feature frames, F mel bins.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from typing import Protocol
 
 import numpy as np
 from lhotse import MonoCut, Recording, SupervisionSegment
+from lhotse.cut import Cut
 
-from stateless_transducer.features import read_audio, resample
+from stateless_transducer.features import FbankConfig, fbank, read_audio, resample
 
 Source = tuple[Recording, SupervisionSegment | None]
 """A recording and what is said in it."""
@@ -87,13 +88,23 @@ class Windows:
                 yield cut, window
 
 
-def samples_of(cut: MonoCut, sample_rate: int) -> np.ndarray:
+def features_from_sound(cut: Cut) -> np.ndarray:
+    """Features (T_in, F) of a cut, from its sound; the stored ones are these, rounded.
+
+    Raises:
+        AudioError: the sound file cannot be read.
+    """
+    config = FbankConfig()
+    return fbank(samples_of(cut, config.sample_rate), config)
+
+
+def samples_of(cut: Cut, sample_rate: int) -> np.ndarray:
     """The samples (S,) that a cutter gave with the cut, read from its recording again.
 
     Raises:
         AudioError: the sound file cannot be read.
     """
-    assert cut.recording is not None, cut.id
+    assert isinstance(cut, MonoCut) and cut.recording is not None, cut.id
     samples = read_audio(str(cut.recording.sources[0].source), sample_rate)
     samples = at_speed(samples, _speed(cut.recording.transforms or ()), sample_rate)
     start = round(cut.start * sample_rate)

@@ -45,6 +45,11 @@ def manifest_path(manifest_dir: Path, prefix: str, kind: str, split: str) -> Pat
     return manifest_dir / f"{prefix}_{kind}_{split}.jsonl.gz"
 
 
+def noise_cuts_path(fbank_dir: Path) -> Path:
+    """The same for the noise that training mixes in, which has no splits."""
+    return fbank_dir / "musan_cuts.jsonl.gz"
+
+
 def read_texts(manifest_dir: Path, prefix: str, split: str) -> list[str]:
     """The transcripts of a split, in the order of its manifest."""
     return [segment.text or "" for segment in load_manifest(manifest_path(manifest_dir, prefix, "supervisions", split))]

@@ -17,7 +17,7 @@ from stateless_transducer.data.corpora.musan import PARTS, read_musan
 from stateless_transducer.data.corpora.utterance import Problem, describe_problems, problem_rows
 from stateless_transducer.data.cutting import Windows
 from stateless_transducer.data.executor import executor
-from stateless_transducer.data.manifests import manifest_path, problems_path, write_recordings
+from stateless_transducer.data.manifests import manifest_path, noise_cuts_path, problems_path, write_recordings
 from stateless_transducer.data.preparation import Bar, Say, compute_features, manifests_are_there, manifests_stamp
 from stateless_transducer.features import AudioError, audio_duration
 from stateless_transducer.files import write_text
@@ -27,11 +27,6 @@ PREFIX = "musan"
 _WINDOWS = Windows(window_s=10.0, longer_than_s=5.0)
 # of several minutes each
 _RECORDINGS_PER_PART = 20
-
-
-def noise_cuts_path(fbank_dir: Path) -> Path:
-    """Where the windows are listed, as icefall names it."""
-    return fbank_dir / f"{PREFIX}_cuts.jsonl.gz"
 
 
 def prepare_noise_manifests(corpus_dir: Path, config: WorkConfig, *, say: Say, bar: Bar) -> None:

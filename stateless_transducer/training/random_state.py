@@ -1,4 +1,4 @@
-"""The generators that training draws from: torch's (dropout), Python's and NumPy's (lhotse's SpecAugment)."""
+"""The generators that training draws from: torch's (dropout), and Python's and NumPy's in case."""
 
 from __future__ import annotations
 

@@ -15,7 +15,15 @@ from torch.nn.parallel import DistributedDataParallel
 
 from stateless_transducer import __version__
 from stateless_transducer.checkpoint import Checkpoint, epoch_path, load_checkpoint, save_checkpoint, saved_epochs
-from stateless_transducer.data.batches import Batch, CutSet, TrainingSet, batches_of, evaluation_loader, training_loader
+from stateless_transducer.data.batches import (
+    Batch,
+    CutSet,
+    TrainingSet,
+    batches_of,
+    evaluation_loader,
+    set_epoch,
+    training_loader,
+)
 from stateless_transducer.data.config import DataConfig
 from stateless_transducer.features import FbankConfig
 from stateless_transducer.model.config import ModelConfig
@@ -104,6 +112,7 @@ class Trainer:
     def _train_epoch(self, epoch: int, display: TrainingDisplay | None) -> float:
         """One pass over the training set; returns the nll a frame over it, of all ranks."""
         self._sampler.set_epoch(epoch)
+        set_epoch(self._loader, epoch)
         self._objective.train()
         recent = _Mean(decay=1 - 1 / 200)
         whole = _Mean()

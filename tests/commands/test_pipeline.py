@@ -14,6 +14,7 @@ import torch
 
 from stateless_transducer.checkpoint import load_checkpoint
 from stateless_transducer.cli import main
+from stateless_transducer.data.augment import Augment
 from stateless_transducer.icefall import icefall_name
 from stateless_transducer.model.config import ModelConfig
 from stateless_transducer.model.transducer import build_model
@@ -126,6 +127,18 @@ def test_resumed_training_is_bit_equal(world, tmp_path):
     assert parts.provenance["train_loss"] == whole.provenance["train_loss"]
     for name, value in whole.weights.items():
         assert torch.equal(parts.weights[name], value), name
+
+
+def test_each_epoch_augments_anew(world, tmp_path, monkeypatch):
+    """And without MUSAN, training goes on; the log says so once."""
+    seen = []
+    plain = Augment.__call__
+    monkeypatch.setattr(Augment, "__call__", lambda *given: seen.append(given[2:]) or plain(*given))
+    assert main([*world.train, "--exp-dir", str(tmp_path), "--num-epochs", "2"]) == 0
+    epochs = [{id_ for id_, number in seen if number == epoch} for epoch in (0, 1)]
+    assert epochs[0] == epochs[1] and len(seen) == 2 * len(epochs[0])
+    log = next((tmp_path / "log").glob("log-train-*")).read_text()
+    assert log.count("No noise is mixed in:") == 1 and "musan_cuts.jsonl.gz is missing; `transducer prepare" in log
 
 
 def test_two_processes_train_one_model(world, tmp_path):

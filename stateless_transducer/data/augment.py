@@ -1,0 +1,112 @@
+"""What training does to features: noise mixed in, then SpecAugment (arXiv 1904.08779).
+
+All that is random follows from the seed, the epoch and the utterance's id. So it does not matter which process loads an
+utterance, and with which others; and a resumed run repeats it.
+
+Letters: T_in feature frames, F mel bins.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from lhotse import CutSet
+from lhotse.dataset import SpecAugment
+from lhotse.features import Features
+from torch import Tensor
+
+from stateless_transducer.data.config import DataConfig, SpecAugmentConfig
+from stateless_transducer.data.manifests import noise_cuts_path
+
+_NOISE_PROBABILITY = 0.5
+_SNR_DB = (10.0, 20.0)
+
+
+class Augment:
+    """Augments an utterance: always the same in an epoch, otherwise in the next.
+
+    Args:
+        seed: of the run.
+        noise: stored features of noise to choose from; empty: none is mixed in.
+        spec_augment: None: no SpecAugment.
+    """
+
+    def __init__(self, seed: int, *, noise: Sequence[Features], spec_augment: SpecAugmentConfig | None) -> None:
+        self._seed, self._noise = seed, noise
+        self._spec_augment = None if spec_augment is None else _spec_augment(spec_augment)
+
+    def __call__(self, features: Tensor, id_: str, epoch: int) -> Tensor:
+        """(T_in, F) -> (T_in, F)."""
+        key = f"{self._seed} {epoch} {id_}"
+        if self._noise:
+            features = torch.from_numpy(_with_noise(features.numpy(), self._noise, random.Random(f"noise {key}")))
+        if self._spec_augment is not None:
+            with _global_generators_from(key):
+                whole = torch.tensor([[0, 0, len(features)]])
+                features = self._spec_augment(features[None], supervision_segments=whole)[0]
+        return features
+
+
+def training_augment(config: DataConfig, seed: int) -> Augment | None:
+    """What the options ask for; None if that is nothing. Noise that is not prepared is done without."""
+    path, noise = noise_cuts_path(config.manifest_dir), []
+    if config.enable_musan and path.exists():
+        noise = [cut.features for cut in CutSet.from_jsonl_lazy(path)]  # pyright: ignore
+    spec_augment = config.spec_augment if config.enable_spec_aug else None
+    return Augment(seed, noise=noise, spec_augment=spec_augment) if noise or spec_augment else None
+
+
+def _with_noise(features: np.ndarray, noise: Sequence[Features], draw: random.Random) -> np.ndarray:
+    """Log mel energies of speech and noise together, in half of the cases.
+
+    One piece of noise after another, until they reach the end; each gets the level that the signal-to-noise ratio asks
+    for, by the mean energy of utterance and piece.
+    """
+    if draw.random() >= _NOISE_PROBABILITY:
+        return features
+    energies = np.exp(features)
+    wanted = energies.mean() * 10 ** (-draw.uniform(*_SNR_DB) / 10)
+    start = 0
+    while start < len(energies):
+        piece = np.exp(draw.choice(noise).load())
+        left = len(energies) - start
+        begin = draw.randint(0, max(0, len(piece) - left))
+        piece = piece[begin : begin + left]
+        energies[start : start + len(piece)] += piece * (wanted / piece.mean())
+        start += len(piece)
+    return np.log(energies)
+
+
+def _spec_augment(config: SpecAugmentConfig) -> SpecAugment:
+    return SpecAugment(
+        time_warp_factor=config.spec_aug_time_warp_factor,
+        num_feature_masks=config.num_feature_masks,
+        features_mask_size=config.features_mask_size,
+        # lhotse divides by the number of frame masks; widths are drawn below the size, so one of size 1 is none
+        num_frame_masks=config.num_frame_masks or 1,
+        frames_mask_size=config.frames_mask_size if config.num_frame_masks else 1,
+        max_frames_mask_fraction=config.max_frames_mask_fraction,
+        p=config.spec_aug_probability,
+    )
+
+
+@contextmanager
+def _global_generators_from(key: str) -> Iterator[None]:
+    """Python's, NumPy's and torch's generators, from which lhotse draws, seeded by a text; afterwards as before."""
+    seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "little")
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    random.seed(seed)
+    np.random.seed(seed)
+    # not torch.manual_seed, which would reach the GPU's generator, too
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+        torch.set_rng_state(before[2])
