@@ -24,6 +24,7 @@ from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from stateless_transducer.decoding.beam import beam_search
@@ -130,13 +131,13 @@ def encoder_outputs(arguments: argparse.Namespace) -> tuple[Transducer, torch.Te
             torch.linspace(75, 150, most).long(),
         )
     from stateless_transducer.checkpoint import load_checkpoint
-    from stateless_transducer.data.batches import batches_of, evaluation_loader, load_cuts
+    from stateless_transducer.data.batches import evaluation_batches, load_index
     from stateless_transducer.data.config import DataConfig
 
     checkpoint = load_checkpoint(arguments.checkpoint)
     data = DataConfig(manifest_dir=arguments.manifest_dir, max_duration=1e6, num_workers=0)
-    cuts = load_cuts(data.manifest_dir, data.prefix, "test").subset(first=most)
-    (batch,) = batches_of(evaluation_loader(cuts, checkpoint.token_table, data))
+    index = load_index(data.manifest_dir, data.prefix, "test")
+    (batch,) = evaluation_batches(index, checkpoint.token_table, data, numbers=np.arange(min(most, len(index))))
     model = checkpoint.model()
     with torch.inference_mode():
         return model, *model.encode(batch.features, batch.feature_lens)

@@ -169,51 +169,34 @@ def epoch_path(exp_dir: Path, epoch: int) -> Path:
     return exp_dir / f"epoch-{epoch}.pt"
 
 
+def batch_path(exp_dir: Path, step: int) -> Path:
+    """Name of a checkpoint within an epoch, after so many batches in all."""
+    return exp_dir / f"checkpoint-{step}.pt"
+
+
 def saved_epochs(exp_dir: Path) -> list[int]:
     """Epochs that have a checkpoint, in order."""
-    numbers = (path.stem.removeprefix("epoch-") for path in exp_dir.glob("epoch-*.pt"))
+    return _numbers(exp_dir, "epoch")
+
+
+def saved_batches(exp_dir: Path) -> list[int]:
+    """Numbers of batches that have a checkpoint within an epoch, in order."""
+    return _numbers(exp_dir, "checkpoint")
+
+
+def _numbers(exp_dir: Path, kind: str) -> list[int]:
+    numbers = (path.stem.removeprefix(f"{kind}-") for path in exp_dir.glob(f"{kind}-*.pt"))
     return sorted(int(number) for number in numbers if number.isdecimal())
 
 
-def average_epochs(exp_dir: Path, epoch: int | None, avg: int | None) -> Checkpoint:
-    """The mean of the ``avg`` checkpoints that end with ``epoch``.
-
-    Args:
-        exp_dir: where they are.
-        epoch: None: the last there is.
-        avg: None: ten, but no more than the later half of the epochs; the first ones do an average no good.
-
-    Raises:
-        ValueError: one is missing; the message lists what is there.
-    """
-    there = saved_epochs(exp_dir)
-    if epoch is None:
-        if not there:
-            raise ValueError(f"`--exp-dir` {exp_dir} holds no epoch-*.pt; train first.")
-        epoch = there[-1]
-    if avg is None:
-        avg = max(1, min(10, (epoch + 1) // 2))
-    if avg < 1:
-        raise ValueError(f"`--avg` must be at least 1, but is {avg}.")
-    wanted = range(epoch - avg + 1, epoch + 1)
-    missing = [number for number in wanted if number not in there]
-    if missing:
-        raise ValueError(
-            f"`--epoch` {epoch} `--avg` {avg} needs {_named(wanted)}, but {_named(missing)} is not in `--exp-dir` "
-            f"{exp_dir} ({_named(there) or 'no checkpoint'} there)."
-        )
-    return average_checkpoints(epoch_path(exp_dir, number) for number in wanted)
-
-
-def _named(epochs: Sequence[int]) -> str:
-    names = [f"epoch-{number}.pt" for number in epochs]
-    return ", ".join(names if len(names) <= 6 else [*names[:3], "...", *names[-2:]])
-
-
-def average_checkpoints(paths: Iterable[Path]) -> Checkpoint:
+def average_checkpoints(paths: Iterable[Path], *, use_ema: bool = False) -> Checkpoint:
     """The mean of the weights, summed in float64; integer entries and all else are the last file's.
 
     Never more than two models and the sum are in memory.
+
+    Args:
+        paths: of the checkpoints.
+        use_ema: average the running means in them instead.
 
     Raises:
         ValueError: no file, or the models are not of the same sizes and tokens.
@@ -223,8 +206,7 @@ def average_checkpoints(paths: Iterable[Path]) -> Checkpoint:
     count = 0
     names = []
     for path in paths:
-        # without the optimiser's state, which is twice as large as the model
-        current = replace(load_checkpoint(path), training_state=None)
+        current = _without_training_state(path, use_ema)
         if last is not None:
             if (current.model_config, current.token_table) != (last.model_config, last.token_table):
                 raise ValueError(f"{path} cannot be averaged with {names[-1]}: other sizes or tokens.")
@@ -241,6 +223,18 @@ def average_checkpoints(paths: Iterable[Path]) -> Checkpoint:
     }
     provenance = {**last.provenance, "averaged": names}
     return replace(last, weights=weights, provenance=provenance)
+
+
+def _without_training_state(path: Path, use_ema: bool) -> Checkpoint:
+    """The optimiser's state is twice as large as the model."""
+    checkpoint = load_checkpoint(path)
+    if not use_ema:
+        return replace(checkpoint, training_state=None)
+    mean = (checkpoint.training_state or {}).get("ema")
+    if mean is None:
+        raise ValueError(f"`--use-ema`: {path} holds no running mean of the weights; train with `--ema-decay`.")
+    provenance = {**checkpoint.provenance, "running_mean": True}
+    return replace(checkpoint, weights=mean, provenance=provenance, training_state=None)
 
 
 def _check_weights(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:

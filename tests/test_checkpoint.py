@@ -10,10 +10,11 @@ from fractions import Fraction
 import pytest
 import torch
 
+from stateless_transducer.averaging import Average
 from stateless_transducer.checkpoint import (
     Checkpoint,
     average_checkpoints,
-    average_epochs,
+    batch_path,
     epoch_path,
     load_checkpoint,
     save_checkpoint,
@@ -62,13 +63,13 @@ def test_loaded_model_computes_what_the_saved_one_did(tmp_path):
 def test_average_is_the_mean(tmp_path):
     for epoch in range(4):
         save_checkpoint(epoch_path(tmp_path, epoch), _checkpoint(epoch))
-    averaged = average_epochs(tmp_path, 3, 3)
+    averaged = Average(epoch=3, avg=3).of(tmp_path)
     for name, value in averaged.weights.items():
         wanted = torch.stack([_checkpoint(epoch).weights[name].double() for epoch in (1, 2, 3)]).mean(0)
         torch.testing.assert_close(value.double(), wanted, rtol=1e-7, atol=1e-9)
     assert averaged.training_state is None
     assert averaged.provenance["averaged"] == ["epoch-1.pt", "epoch-2.pt", "epoch-3.pt"]
-    assert average_epochs(tmp_path, None, None).provenance["averaged"] == ["epoch-2.pt", "epoch-3.pt"]
+    assert Average().of(tmp_path).provenance["averaged"] == ["epoch-2.pt", "epoch-3.pt"]
 
 
 @pytest.mark.parametrize(
@@ -82,12 +83,39 @@ def test_average_is_the_mean(tmp_path):
 def test_missing_checkpoints_are_named_with_what_is_there(tmp_path, epoch, avg, message):
     save_checkpoint(epoch_path(tmp_path, 0), _checkpoint())
     with pytest.raises(ValueError, match=message):
-        average_epochs(tmp_path, epoch, avg)
+        Average(epoch=epoch, avg=avg).of(tmp_path)
 
 
 def test_empty_folder_is_explained(tmp_path):
     with pytest.raises(ValueError, match="holds no epoch-.*pt; train first"):
-        average_epochs(tmp_path, None, None)
+        Average().of(tmp_path)
+
+
+def test_checkpoints_within_epochs_are_averaged_by_their_batch(tmp_path):
+    for step in (10, 20, 30):
+        save_checkpoint(batch_path(tmp_path, step), _checkpoint(step))
+    averaged = Average(iter=20, avg=2).of(tmp_path)
+    assert averaged.provenance["averaged"] == ["checkpoint-10.pt", "checkpoint-20.pt"]
+    for name, value in averaged.weights.items():
+        wanted = torch.stack([_checkpoint(step).weights[name].double() for step in (10, 20)]).mean(0)
+        torch.testing.assert_close(value.double(), wanted, rtol=1e-7, atol=1e-9)
+    with pytest.raises(ValueError, match=r"`--iter` 25 `--avg` 1 needs checkpoint-25.pt.*checkpoint-30.pt there"):
+        Average(iter=25).of(tmp_path)
+    with pytest.raises(ValueError, match="give one of them"):
+        Average(epoch=1, iter=20)
+
+
+def test_running_means_are_averaged_where_they_are_wanted(tmp_path):
+    for epoch in range(2):
+        state = {"ema": dict(_checkpoint(epoch + 5).weights)}
+        save_checkpoint(epoch_path(tmp_path, epoch), _checkpoint(epoch, training_state=state))
+    found = Average(epoch=1, avg=2, use_ema=True).of(tmp_path)
+    for name, value in found.weights.items():
+        wanted = torch.stack([_checkpoint(seed).weights[name].double() for seed in (5, 6)]).mean(0)
+        torch.testing.assert_close(value.double(), wanted, rtol=1e-7, atol=1e-9)
+    save_checkpoint(epoch_path(tmp_path, 2), _checkpoint())
+    with pytest.raises(ValueError, match="`--use-ema`: .*epoch-2.pt holds no running mean"):
+        Average(epoch=2, avg=1, use_ema=True).of(tmp_path)
 
 
 def test_models_of_other_sizes_are_not_averaged(tmp_path):

@@ -15,7 +15,7 @@ FLOORS = (
     {"ops", "text", "features"},
     {"model"},
     {"checkpoint", "decoding", "data"},
-    {"training", "evaluation", "icefall"},
+    {"averaging", "training", "evaluation", "icefall"},
     {"serving"},
     {"commands", "cli"},
 )

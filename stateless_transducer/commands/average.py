@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from stateless_transducer.averaging import Average
 from stateless_transducer.commands.console import say
 from stateless_transducer.commands.flags import parse
 
@@ -17,10 +18,7 @@ class Options:
     """Folder with the checkpoints."""
     output: Path
     """Model file to write."""
-    epoch: int | None = None
-    """Last checkpoint to take; None: the last there is."""
-    avg: int | None = None
-    """How many, ending with that one; None: ten, but no more than half the epochs."""
+    average: Average = field(default_factory=Average)
 
 
 def main(program: str, arguments: list[str]) -> int:
@@ -31,8 +29,8 @@ def main(program: str, arguments: list[str]) -> int:
 
 def run(options: Options) -> None:
     """Average and write."""
-    from stateless_transducer.checkpoint import average_epochs, save_checkpoint
+    from stateless_transducer.checkpoint import save_checkpoint
 
-    checkpoint = average_epochs(options.exp_dir, options.epoch, options.avg)
+    checkpoint = options.average.of(options.exp_dir)
     save_checkpoint(options.output, checkpoint)
     say(f"{options.output}: the mean of {', '.join(checkpoint.provenance['averaged'])}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from stateless_transducer.averaging import Average
 from stateless_transducer.commands.console import complain, progress_bar, say, table
 from stateless_transducer.commands.flags import parse
 from stateless_transducer.decoding.config import SearchConfig
@@ -16,10 +17,7 @@ class Options:
 
     exp_dir: Path = Path("transducer_stateless_modified/exp")
     """Folder with the checkpoints; results go to <exp-dir>/log/<decoding-method>/."""
-    epoch: int | None = None
-    """Last checkpoint to average; None: the last there is."""
-    avg: int | None = None
-    """Checkpoints to average, ending with that one; None: ten, but no more than half the epochs."""
+    average: Average = field(default_factory=Average)
     manifest_dir: Path = Path("data/fbank")
     """Folder with the prepared cuts."""
     prefix: str = "aishell"
@@ -43,8 +41,7 @@ def main(program: str, arguments: list[str]) -> int:
 
 def run(options: Options) -> None:
     """Average, search, score, write, show."""
-    from stateless_transducer.checkpoint import average_epochs
-    from stateless_transducer.data.batches import batches_of, evaluation_loader, load_cuts, num_cuts
+    from stateless_transducer.data.batches import evaluation_batches, load_index
     from stateless_transducer.data.config import DataConfig
     from stateless_transducer.evaluation import CONFIDENCE, evaluate, metric_name, write_results
     from stateless_transducer.model.frozen import FrozenTransducer
@@ -58,21 +55,21 @@ def run(options: Options) -> None:
         num_workers=options.num_workers,
         on_the_fly_feats=options.on_the_fly_feats,
     )
-    cuts = {split: load_cuts(data.manifest_dir, data.prefix, split) for split in options.test_sets}
-    checkpoint = average_epochs(options.exp_dir, options.epoch, options.avg)
+    cuts = {split: load_index(data.manifest_dir, data.prefix, split) for split in options.test_sets}
+    checkpoint = options.average.of(options.exp_dir)
     averaged = checkpoint.provenance["averaged"]
     say(f"averaged {len(averaged)}: {', '.join(averaged)}")
     tokens, device = checkpoint.token_table, device_of(0)
     metric, model = metric_name(tokens), FrozenTransducer(checkpoint.model().to(device))
     rows = []
     for split, its_cuts in cuts.items():
-        total = num_cuts(its_cuts)
+        total = len(its_cuts)
         with progress_bar(f"decoding {split}") as bar:
 
             def show(done: int, total: int = total, bar=bar) -> None:
                 bar(done, total)
 
-            batches = batches_of(evaluation_loader(its_cuts, tokens, data))
+            batches = evaluation_batches(its_cuts, tokens, data)
             result = evaluate(model, batches, tokens, options.search, device=device, progress=show)
         report, estimate = result.report, result.error_rate
         if result.unknown_units:
@@ -81,7 +78,8 @@ def run(options: Options) -> None:
                 f"{split}: {result.unknown_units.total()} units of the transcripts are unknown to the model and count "
                 f"as errors: {kinds}"
             )
-        name = f"{Path(averaged[-1]).stem}-avg-{len(averaged)}-{options.search.suffix(model.context_size)}"
+        name = f"{Path(averaged[-1]).stem}-avg-{len(averaged)}{'-use-ema' if options.average.use_ema else ''}"
+        name = f"{name}-{options.search.suffix(model.context_size)}"
         folder = options.exp_dir / "log" / options.search.decoding_method
         files = write_results(folder, split, name, result, metric=metric, config=options.search, averaged=averaged)
         say(error_rate_line(f"{split}-{options.search.key}", report))

@@ -10,6 +10,7 @@ import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from stateless_transducer.averaging import Average
 from stateless_transducer.commands import average, decode, prepare_aishell, prepare_synthetic, report, train, transcribe
 from stateless_transducer.commands.console import say
 from stateless_transducer.commands.flags import parse
@@ -17,7 +18,7 @@ from stateless_transducer.data.config import DataConfig, PrepareConfig, SpecAugm
 from stateless_transducer.data.corpora.synthetic import SyntheticConfig
 from stateless_transducer.decoding.config import SearchConfig
 from stateless_transducer.model.config import ModelConfig
-from stateless_transducer.training.config import TrainConfig
+from stateless_transducer.training.config import OptimConfig, TrainConfig
 
 _AVERAGED = 2
 
@@ -71,18 +72,16 @@ def run(options: Options) -> None:
     _head(3, "train a small model")
     _train(options, data_dir, exp_dir)
 
+    averaged = Average(epoch=options.num_epochs - 1, avg=min(_AVERAGED, options.num_epochs))
     _head(4, f"average the last {_AVERAGED} checkpoints")
-    average.run(
-        average.Options(exp_dir, model_path, epoch=options.num_epochs - 1, avg=min(_AVERAGED, options.num_epochs))
-    )
+    average.run(average.Options(exp_dir, model_path, averaged))
 
     _head(5, "decode the test set: voices and sentences that training has not heard")
     for search in (SearchConfig("greedy_search"), SearchConfig("modified_beam_search", beam_size=4)):
         decode.run(
             decode.Options(
                 exp_dir=exp_dir,
-                epoch=options.num_epochs - 1,
-                avg=min(_AVERAGED, options.num_epochs),
+                average=averaged,
                 manifest_dir=data_dir / "fbank",
                 search=search,
             )
@@ -115,11 +114,7 @@ def train_options(options: Options, data_dir: Path, exp_dir: Path, start_epoch: 
             exp_dir=exp_dir,
             num_epochs=options.num_epochs,
             start_epoch=start_epoch,
-            optimizer="adamw",
-            peak_lr=2.5e-3,
-            warm_step=300,
-            ctc_loss_scale=0.5,
-            ctc_epochs=4,
+            optim=OptimConfig(optimizer="adamw", peak_lr=2.5e-3, warm_step=300, ctc_loss_scale=0.5, ctc_epochs=4),
         ),
         data=DataConfig(
             manifest_dir=data_dir / "fbank",

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import shlex
+import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Suppress
 
+from stateless_transducer.commands.console import say
 from stateless_transducer.commands.flags import parse
 from stateless_transducer.data.config import DataConfig
 from stateless_transducer.model.config import ModelConfig
 from stateless_transducer.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from stateless_transducer.checkpoint import Checkpoint
+    from stateless_transducer.text.tokens import TokenTable
+    from stateless_transducer.training.distributed import Rank
+    from stateless_transducer.training.trainer import Plan
 
 
 @dataclass(frozen=True)
@@ -34,6 +43,10 @@ class Options:
     """Split to train on."""
     dev_split: str = "dev"
     """Split to validate on, if it is prepared."""
+    dry_run: bool = False
+    """Say what would be done, and how much memory it would take; train nothing."""
+    find_max_duration: bool = False
+    """Try the largest batches of several `--max-duration`, propose one, and train nothing."""
     train: TrainConfig = field(default_factory=TrainConfig)
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelFlags = field(default_factory=ModelFlags)
@@ -47,62 +60,103 @@ def main(program: str, arguments: list[str]) -> int:
 
 
 def run(options: Options, *, command: str) -> None:
-    """Train on this machine's processes."""
-    from stateless_transducer.checkpoint import saved_epochs
-    from stateless_transducer.text.tokens import TokenTable
+    """Train on this machine's processes, or look ahead."""
     from stateless_transducer.training.distributed import launch
-    from stateless_transducer.training.trainer import load_resumable
+    from stateless_transducer.training.progress import make_log_dir
+    from stateless_transducer.training.state import load_resumable, resumable
 
-    # what can be wrong is found before any process starts
-    TokenTable.read(options.lang_dir)
-    if options.train.start_epoch:
-        load_resumable(options.train, options.train.start_epoch)
-    elif saved := saved_epochs(options.train.exp_dir):
-        raise ValueError(
-            f"`--exp-dir` {options.train.exp_dir} holds epoch-{saved[-1]}.pt of an earlier run; go on with "
-            f"`--start-epoch {saved[-1] + 1}`, or choose another folder."
-        )
+    if options.dry_run or options.find_max_duration:
+        _look_ahead(options, command)
+        return
+    # what can be wrong is found before any process starts, and indexes are made once
+    make_log_dir(options.train.exp_dir / "log")
+    path = resumable(options.train)
+    if path is not None:
+        load_resumable(path, options.train.start_epoch)
+    _plan(options, command, warn=lambda text: None)
     launch(_train_on_rank, options, command, world_size=options.train.world_size, master_port=options.train.master_port)
 
 
-def _train_on_rank(rank, options: Options, command: str) -> None:
-    from stateless_transducer.data.batches import load_cuts, trainable
-    from stateless_transducer.data.manifests import manifest_path, noise_cuts_path
-    from stateless_transducer.features import FbankConfig
-    from stateless_transducer.text.tokens import TokenTable
-    from stateless_transducer.training.progress import open_log
+def _train_on_rank(rank: Rank, options: Options, command: str) -> None:
+    from stateless_transducer.data.manifests import noise_cuts_path
+    from stateless_transducer.training.progress import describe_run, open_log
+    from stateless_transducer.training.stopping import StopRequest
     from stateless_transducer.training.trainer import Trainer
 
+    stop = StopRequest()
+    stop.listen()
     config, data = options.train, options.data
     log = open_log(
         config.exp_dir / "log", "log-train", rank=rank.rank, world_size=rank.world_size, to_console=rank.is_main
     )
     log.info(f"Training started on {rank.device}: {command}")
-    tokens = TokenTable.read(options.lang_dir)
-    training_set = trainable(load_cuts(data.manifest_dir, data.prefix, options.train_split), tokens, data)
-    for reason, count in training_set.left_out.items():
-        log.warning(f"Left out {count} utterances {reason}")
+    plan = _plan(options, command, warn=log.warning)
+    if rank.is_main:
+        describe_run(config.exp_dir, {**asdict(options), "model": asdict(plan.model_config)}, command)
     noise = noise_cuts_path(data.manifest_dir)
     if data.enable_musan and not noise.exists():
         log.warning(f"No noise is mixed in: {noise} is missing; `transducer prepare musan` makes it")
-    dev_cuts = None
+    trainer = Trainer(plan, rank, log, stop)
+    log.info(f"Number of model parameters: {trainer.num_parameters}")
+    if trainer.run():
+        log.info("Done!")
+
+
+def _plan(options: Options, command: str, *, warn: Callable[[str], None]) -> Plan:
+    """Read what training depends on; tell what is left out."""
+    from stateless_transducer.data.batches import load_index, trainable, with_loss
+    from stateless_transducer.data.manifests import manifest_path
+    from stateless_transducer.features import FbankConfig
+    from stateless_transducer.text.tokens import TokenTable
+    from stateless_transducer.training.trainer import Plan
+
+    data, tokens = options.data, TokenTable.read(options.lang_dir)
+    training_set = trainable(load_index(data.manifest_dir, data.prefix, options.train_split), tokens, data)
+    for reason, count in training_set.left_out.items():
+        warn(f"Left out {count} utterances {reason}")
+    dev_set = None
     if manifest_path(data.manifest_dir, data.prefix, "cuts", options.dev_split).exists():
-        dev_cuts = load_cuts(data.manifest_dir, data.prefix, options.dev_split)
-    else:
-        log.warning(f"No split {options.dev_split!r} is prepared: there is no validation loss")
-    sizes = {**asdict(options.model), "vocab_size": len(tokens), "blank_id": tokens.blank_id}
-    trainer = Trainer(
-        config=config,
+        dev_set = with_loss(load_index(data.manifest_dir, data.prefix, options.dev_split), tokens)
+        for reason, count in dev_set.left_out.items():
+            warn(f"Left out {count} utterances of {options.dev_split} {reason}")
+    if dev_set is None or not len(dev_set):
+        warn(f"No split {options.dev_split!r} is prepared: there is no validation loss")
+    init_from, model_config = _start(options, tokens, warn)
+    return Plan(
+        config=options.train,
         data_config=data,
-        model_config=ModelConfig(**sizes),
-        fbank_config=FbankConfig(),
+        model_config=model_config,
+        fbank_config=init_from.fbank_config if init_from else FbankConfig(),
         token_table=tokens,
         training_set=training_set,
-        dev_cuts=dev_cuts,
-        rank=rank,
-        logger=log,
+        dev_set=dev_set if dev_set is not None and len(dev_set) else None,
+        init_from=init_from,
         command=command,
     )
-    log.info(f"Number of model parameters: {trainer.num_parameters}")
-    trainer.run()
-    log.info("Done!")
+
+
+def _start(options: Options, tokens: TokenTable, warn: Callable[[str], None]) -> tuple[Checkpoint | None, ModelConfig]:
+    """The model to start from, if there is one, and the sizes."""
+    path = options.train.fine_tune.init_from
+    if path is None:
+        sizes = {**asdict(options.model), "vocab_size": len(tokens), "blank_id": tokens.blank_id}
+        return None, ModelConfig(**sizes)
+    from stateless_transducer.checkpoint import load_checkpoint
+    from stateless_transducer.model.transducer import build_model
+    from stateless_transducer.training.finetune import adapted_config, adapted_weights
+
+    checkpoint = load_checkpoint(path)
+    config = adapted_config(checkpoint, tokens, dropout=options.model.dropout)
+    _, kept = adapted_weights(checkpoint, tokens, build_model(config).state_dict())
+    warn(f"Starts from {path}, with its sizes: {kept}")
+    return checkpoint, config
+
+
+def _look_ahead(options: Options, command: str) -> None:
+    """``--dry-run`` and ``--find-max-duration``."""
+    from stateless_transducer.training.distributed import Rank, device_of
+    from stateless_transducer.training.memory import describe_plan, find_max_duration
+
+    plan = _plan(options, command, warn=lambda text: print(text, file=sys.stderr))
+    rank = Rank(0, options.train.world_size, device_of(0))
+    say(find_max_duration(plan, rank, say) if options.find_max_duration else describe_plan(plan, rank))

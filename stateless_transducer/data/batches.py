@@ -1,20 +1,19 @@
-"""Cuts -> batches: samplers, loaders, padding.
+"""Cuts -> batches: what is usable, who loads what, padding.
 
 Letters: N utterances, T_in feature frames, F mel bins, U tokens.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
+import signal
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import torch
-from lhotse import CutSet
 from lhotse.cut import Cut
-from lhotse.dataset import DynamicBucketingSampler, SimpleCutSampler
-from lhotse.dataset.sampling.base import CutSampler
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
@@ -22,7 +21,9 @@ from torch.utils.data import DataLoader, Dataset
 from stateless_transducer.data.augment import Augment, training_augment
 from stateless_transducer.data.config import DataConfig
 from stateless_transducer.data.cutting import features_from_sound
+from stateless_transducer.data.index import CutIndex, open_index
 from stateless_transducer.data.manifests import manifest_path
+from stateless_transducer.data.plan import BatchLimits, Lengths, plan_epoch
 from stateless_transducer.features import PADDING_VALUE
 from stateless_transducer.ops.masks import MIN_FEATURE_FRAMES, subsampled_lens
 from stateless_transducer.text.tokens import TokenTable
@@ -61,33 +62,37 @@ class Batch:
         return float(self.feature_lens.sum()) / 100
 
 
+@dataclass(frozen=True)
+class Piece:
+    """What is loaded at once: utterances by their number in the index."""
+
+    epoch: int
+    numbers: np.ndarray
+
+
 class TransducerDataset(Dataset):
-    """Turns the cuts that a sampler chose into a `Batch`."""
+    """Turns pieces of an epoch into batches."""
 
-    def __init__(self, token_table: TokenTable, augment: Augment | None = None, *, on_the_fly: bool = False) -> None:
-        self._token_table, self._augment, self._on_the_fly = token_table, augment, on_the_fly
-        # shared with the processes that load batches
-        self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
+    def __init__(
+        self,
+        index: CutIndex,
+        token_table: TokenTable,
+        augment: Augment | None = None,
+        *,
+        on_the_fly: bool = False,
+    ) -> None:
+        self._index, self._token_table, self._augment, self._on_the_fly = index, token_table, augment, on_the_fly
 
-    def set_epoch(self, epoch: int) -> None:
-        """Augmentation draws anew for each."""
-        self._epoch.fill_(epoch)
+    def __getitem__(self, piece: Piece) -> Batch:  # noqa: D105
+        cuts = [self._index.cut(number) for number in piece.numbers]
+        features = [self._features(cut, piece.epoch) for cut in cuts]
+        texts = tuple(cut.supervisions[0].text or "" for cut in cuts)
+        return make_batch(features, texts, tuple(cut.id for cut in cuts), self._token_table)
 
-    def __getitem__(self, cuts: CutSet) -> Batch:  # noqa: D105
-        in_order = sorted(_each(cuts), key=lambda cut: cut.duration, reverse=True)
-        texts = tuple(_text(cut) for cut in in_order)
-        ids = tuple(cut.id for cut in in_order)
-        return make_batch([self._features(cut) for cut in in_order], texts, ids, self._token_table)
-
-    def _features(self, cut: Cut) -> Tensor:
+    def _features(self, cut: Cut, epoch: int) -> Tensor:
         """(T_in, F)."""
         features = torch.from_numpy(features_from_sound(cut) if self._on_the_fly else cut.load_features())
-        return features if self._augment is None else self._augment(features, cut.id, int(self._epoch))
-
-
-def set_epoch(loader: DataLoader, epoch: int) -> None:
-    """Tell the dataset of a training loader; before it is iterated."""
-    loader.dataset.set_epoch(epoch)  # pyright: ignore
+        return features if self._augment is None else self._augment(features, cut.id, epoch)
 
 
 def make_batch(features: list[Tensor], texts: tuple[str, ...], ids: tuple[str, ...], token_table: TokenTable) -> Batch:
@@ -103,8 +108,8 @@ def make_batch(features: list[Tensor], texts: tuple[str, ...], ids: tuple[str, .
     )
 
 
-def load_cuts(manifest_dir: Path, prefix: str, split: str) -> CutSet:
-    """The prepared cuts of a split, read as they are needed.
+def load_index(manifest_dir: Path, prefix: str, split: str) -> CutIndex:
+    """The prepared cuts of a split.
 
     Raises:
         ValueError: not prepared; the message lists what is.
@@ -113,125 +118,175 @@ def load_cuts(manifest_dir: Path, prefix: str, split: str) -> CutSet:
     if not path.is_file():
         there = ", ".join(sorted(p.name for p in manifest_dir.glob("*_cuts_*.jsonl.gz"))) or "nothing"
         raise ValueError(f"{path} is missing (found in `--manifest-dir`: {there}); run `transducer prepare` first.")
-    return CutSet.from_jsonl_lazy(path)
-
-
-def num_cuts(cuts: CutSet) -> int:
-    """How many there are; reads the manifest."""
-    return sum(1 for _ in _each(cuts))
-
-
-def _text(cut: Cut) -> str:
-    return cut.supervisions[0].text or ""
-
-
-def _each(cuts: CutSet) -> Iterator[Cut]:
-    """The cuts of a set; lhotse's own annotation says that it has none."""
-    return iter(cuts)  # pyright: ignore
+    return open_index(path)
 
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """The cuts that training can use."""
+    """The cuts that a loss can be computed of."""
 
-    cuts: CutSet
-    """Read from the manifest as they are needed."""
-    num_utterances: int
-    """That are left."""
-    seconds: float
-    """Of speech."""
+    index: CutIndex
+    numbers: np.ndarray
+    """In the index, of those that are left."""
+    lengths: Lengths
+    """Of those."""
     left_out: dict[str, int]
     """Why utterances cannot be used -> how many."""
 
+    def __len__(self) -> int:
+        return len(self.numbers)
 
-def trainable(cuts: CutSet, token_table: TokenTable, config: DataConfig) -> TrainingSet:
-    """Leave out what training cannot use; reads the manifest once.
+    @property
+    def seconds(self) -> float:
+        """Of speech."""
+        return float(self.lengths.seconds.sum())
+
+
+def trainable(index: CutIndex, token_table: TokenTable, config: DataConfig) -> TrainingSet:
+    """Leave out what training cannot use.
 
     Raises:
         ValueError: nothing is left.
     """
-    usable = _Usable(token_table, config)
-    left_out: Counter[str] = Counter()
-    seconds, count = 0.0, 0
-    for cut in _each(cuts):
-        reason = usable.why_not(cut)
-        if reason is None:
-            seconds, count = seconds + cut.duration, count + 1
-        else:
-            left_out[reason] += 1
-    if count < 2:
-        reasons = "; ".join(f"{number} {reason}" for reason, number in left_out.items()) or "there are no others"
-        raise ValueError(f"{count} utterances are left for training, but 2 are the least: {reasons}.")
-    return TrainingSet(cuts.filter(usable), count, seconds, dict(left_out))
+    found = with_loss(index, token_table, shortest=config.min_utterance_s, longest=config.max_utterance_s)
+    if len(found) < 2:
+        reasons = "; ".join(f"{number} {reason}" for reason, number in found.left_out.items())
+        raise ValueError(
+            f"{len(found)} utterances are left for training, but 2 are the least: {reasons or 'there are no others'}."
+        )
+    return found
+
+
+def with_loss(index: CutIndex, token_table: TokenTable, *, shortest: float = 0.0, longest: float = 1e9) -> TrainingSet:
+    """Leave out what has no path through the lattice, or is not of the wanted length in seconds."""
+    lengths = Lengths(index.seconds, index.num_frames, index.num_tokens(token_table))
+    encoder_frames = subsampled_lens(lengths.num_frames.astype(np.int64))
+    reasons = {
+        f"shorter than {shortest:g} s": lengths.seconds < shortest,
+        f"longer than {longest:g} s": lengths.seconds > longest,
+        f"of fewer than {MIN_FEATURE_FRAMES} feature frames": lengths.num_frames < MIN_FEATURE_FRAMES,
+        # the modified loss says one token a frame and ends with a blank
+        "with as many tokens as encoder frames or more": encoder_frames <= lengths.num_tokens,
+    }
+    is_left, left_out = np.ones(len(index), bool), {}
+    for reason, holds in reasons.items():
+        if count := int((is_left & holds).sum()):
+            left_out[reason] = count
+        is_left &= ~holds
+    (numbers,) = is_left.nonzero()
+    return TrainingSet(index, numbers, lengths.of(numbers), left_out)
 
 
 @dataclass(frozen=True)
-class _Usable:
-    """Whether training can use a cut; an object, since loaders' processes cannot be sent a lambda."""
+class Update:
+    """What one step of the optimiser learns from."""
 
-    token_table: TokenTable
-    config: DataConfig
-
-    def __call__(self, cut: Cut) -> bool:
-        return self.why_not(cut) is None
-
-    def why_not(self, cut: Cut) -> str | None:
-        if cut.duration < self.config.min_utterance_s:
-            return f"shorter than {self.config.min_utterance_s:g} s"
-        if cut.duration > self.config.max_utterance_s:
-            return f"longer than {self.config.max_utterance_s:g} s"
-        num_tokens, num_frames = len(self.token_table.encode(_text(cut))), cut.num_frames or 0
-        if num_frames < MIN_FEATURE_FRAMES:
-            return f"of fewer than {MIN_FEATURE_FRAMES} feature frames"
-        if int(subsampled_lens(torch.tensor(num_frames))) <= num_tokens:
-            # the modified loss says one token a frame and ends with a blank
-            return "with as many tokens as encoder frames or more"
-        return None
+    batches: list[Batch]
+    """Of this process, each small enough to be computed at once; their gradients are added up."""
+    seconds: float
+    """Of speech, of all processes."""
+    num_tokens: int
+    """Of all processes."""
 
 
-def training_loader(
-    training_set: TrainingSet, token_table: TokenTable, config: DataConfig, *, seed: int, rank: int, world_size: int
-) -> tuple[DataLoader, CutSampler]:
-    """Shuffled batches of utterances of like length; the sampler is for `set_epoch` and its state."""
-    # lhotse wants two buckets at least, and an utterance in each
-    num_buckets = max(2, min(config.num_buckets, training_set.num_utterances))
-    sampler = DynamicBucketingSampler(
-        training_set.cuts,
-        max_duration=config.max_duration,
-        num_buckets=num_buckets,
-        buffer_size=num_buckets * 5000,
-        shuffle=config.shuffle,
-        drop_last=config.drop_last,
-        seed=seed,
-        rank=rank,
-        world_size=world_size,
-    )
-    dataset = TransducerDataset(token_table, training_augment(config, seed), on_the_fly=config.on_the_fly_feats)
-    return _loader(dataset, sampler, config.num_workers), sampler
+class TrainingLoader:
+    """The updates of each epoch, for one process.
+
+    Args:
+        training_set: what to learn from.
+        token_table: of the model.
+        config: sizes of batches, augmentation, loading.
+        seed: of the order and of augmentation.
+        rank: of this process.
+        world_size: processes.
+        accumulate: batches of each process that make an update.
+    """
+
+    def __init__(
+        self,
+        training_set: TrainingSet,
+        token_table: TokenTable,
+        config: DataConfig,
+        *,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        accumulate: int = 1,
+    ) -> None:
+        self._set, self._config, self._seed = training_set, config, seed
+        self._rank, self._world_size, self._accumulate = rank, world_size, accumulate
+        augment = training_augment(config, seed)
+        self._dataset = TransducerDataset(training_set.index, token_table, augment, on_the_fly=config.on_the_fly_feats)
+
+    def plan(self, epoch: int) -> list[np.ndarray]:
+        """Utterances of each update, of all processes; numbers within the training set."""
+        config = self._config
+        return plan_epoch(
+            self._set.lengths,
+            BatchLimits(config.max_duration, config.max_cells),
+            num_buckets=config.num_buckets,
+            parts=self._world_size * self._accumulate,
+            drop_last=config.drop_last,
+            random=np.random.default_rng((self._seed, epoch)) if config.shuffle else None,
+        )
+
+    def updates(self, epoch: int, *, first: int = 0, plan: Sequence[np.ndarray] | None = None) -> Iterator[Update]:
+        """All updates of an epoch from one on.
+
+        Args:
+            epoch: from 0.
+            first: number of the first update that is wanted.
+            plan: what `plan` gave.
+        """
+        plan = (self.plan(epoch) if plan is None else plan)[first:]
+        lengths, parts = self._set.lengths, self._world_size * self._accumulate
+        mine = range(self._rank * self._accumulate, (self._rank + 1) * self._accumulate)
+        pieces = [Piece(epoch, self._set.numbers[chosen[part::parts]]) for chosen in plan for part in mine]
+        batches = iter(_loader(self._dataset, pieces, self._config.num_workers))
+        for chosen in plan:
+            own = list(islice(batches, self._accumulate))
+            yield Update(own, float(lengths.seconds[chosen].sum()), int(lengths.num_tokens[chosen].sum()))
 
 
-def evaluation_loader(cuts: CutSet, token_table: TokenTable, config: DataConfig) -> DataLoader:
-    """All utterances in their order, none left out, nothing augmented; on one rank."""
-    sampler = SimpleCutSampler(cuts, max_duration=config.max_duration, shuffle=False, rank=0, world_size=1)
-    return _loader(TransducerDataset(token_table, on_the_fly=config.on_the_fly_feats), sampler, config.num_workers)
+def evaluation_batches(
+    index: CutIndex,
+    token_table: TokenTable,
+    config: DataConfig,
+    *,
+    numbers: np.ndarray | None = None,
+    rank: int = 0,
+    world_size: int = 1,
+) -> Iterator[Batch]:
+    """All utterances, from long to short, none left out, nothing augmented.
+
+    Args:
+        index: of the cuts.
+        token_table: of the model.
+        config: size of batches, loading.
+        numbers: utterances; None: all.
+        rank: of this process, which gets its share.
+        world_size: processes.
+    """
+    numbers = np.arange(len(index)) if numbers is None else numbers
+    lengths = Lengths(index.seconds, index.num_frames, np.zeros(len(index), np.int64)).of(numbers)
+    plan = plan_epoch(lengths, BatchLimits(config.max_duration), num_buckets=1)
+    dataset = TransducerDataset(index, token_table, on_the_fly=config.on_the_fly_feats)
+    yield from _loader(dataset, [Piece(0, numbers[chosen]) for chosen in plan[rank::world_size]], config.num_workers)
 
 
-def _loader(dataset: TransducerDataset, sampler: CutSampler, num_workers: int) -> DataLoader:
-    # batch_size=None: the sampler has made the batches already
+def _loader(dataset: TransducerDataset, pieces: Sequence[Piece], num_workers: int) -> DataLoader:
+    # batch_size=None: what makes a batch is planned already
     return DataLoader(
         dataset,
         batch_size=None,
-        sampler=sampler,
-        # new processes each epoch: they are seeded from torch's generator, which a resumed run has as it was
+        sampler=pieces,  # pyright: ignore
         num_workers=num_workers,
-        worker_init_fn=_one_thread if num_workers else None,
+        worker_init_fn=_start_worker if num_workers else None,
     )
 
 
-def _one_thread(worker_id: int) -> None:
+def _start_worker(worker_id: int) -> None:
     torch.set_num_threads(1)
-
-
-def batches_of(loader: DataLoader) -> Iterator[Batch]:
-    """The loader's batches, typed."""
-    yield from loader
+    # Ctrl-C is for the training process, which stops us when it is ready to
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

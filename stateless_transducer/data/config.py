@@ -53,6 +53,8 @@ class DataConfig:
     """Name of the corpus: cuts are read from <prefix>_cuts_<split>.jsonl.gz."""
     max_duration: float = 200.0
     """Seconds of speech in a batch, padding counted: utterances times the longest one."""
+    max_cells: int = 2_000_000
+    """Places in the lattices of a batch, T x (U + 1) an utterance, padding counted, at most; 0: any number."""
     num_buckets: int = 15
     """Groups of like length that batches are drawn from."""
     min_utterance_s: float = 1.0
@@ -76,8 +78,10 @@ class DataConfig:
     def __post_init__(self) -> None:
         if self.max_duration <= 0:
             raise ValueError(f"`--max-duration` must be above 0 s, but is {self.max_duration:g}.")
-        if self.num_buckets < 2:
-            raise ValueError(f"`--num-buckets` must be at least 2, but is {self.num_buckets}.")
+        if self.max_cells < 0:
+            raise ValueError(f"`--max-cells` must be at least 0, but is {self.max_cells}.")
+        if self.num_buckets < 1:
+            raise ValueError(f"`--num-buckets` must be at least 1, but is {self.num_buckets}.")
         if self.num_workers < 0:
             raise ValueError(f"`--num-workers` must be at least 0, but is {self.num_workers}.")
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from stateless_transducer.model.attention import RelativeSelfAttention, relative_positions
 from stateless_transducer.model.subsampling import Conv2dSubsampling
@@ -30,6 +31,8 @@ class Conformer(nn.Module):
         dropout: float,
     ) -> None:
         super().__init__()
+        self.recompute_layers = False
+        """In training, keep no activations inside the layers but compute them again for the gradient."""
         self.subsampling = Conv2dSubsampling(feature_dim, subsampling_channels, dim)
         self.dropout = nn.Dropout(dropout)
         self.layers = nn.ModuleList(
@@ -54,7 +57,10 @@ class Conformer(nn.Module):
         positions = self.dropout(relative_positions(x.shape[1], x.shape[2], like=x))
         x = self.dropout(x * x.shape[2] ** 0.5)
         for layer in self.layers:
-            x = layer(x, positions, padding)
+            if self.recompute_layers and self.training:
+                x = checkpoint(layer, x, positions, padding, use_reentrant=False)
+            else:
+                x = layer(x, positions, padding)
         return self.output(self.after_norm(x)), lens
 
 

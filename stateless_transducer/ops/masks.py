@@ -5,8 +5,13 @@ Letters: N utterances, T frames.
 
 from __future__ import annotations
 
+from typing import TypeVar
+
+import numpy as np
 import torch
 from torch import Tensor
+
+Lens = TypeVar("Lens", Tensor, np.ndarray)
 
 MIN_FEATURE_FRAMES = 7
 """Fewest feature frames that give one encoder frame."""
@@ -16,7 +21,7 @@ SUBSAMPLING = 4
 """Feature frames from one encoder frame to the next."""
 
 
-def subsampled_lens(feature_lens: Tensor) -> Tensor:
+def subsampled_lens(feature_lens: Lens) -> Lens:
     """Number of encoder frames for each number of feature frames.
 
     Two convolutions of kernel 3 and stride 2 without padding: ``(((T_in - 1) >> 1) - 1) >> 1``,
@@ -25,7 +30,7 @@ def subsampled_lens(feature_lens: Tensor) -> Tensor:
     Args:
         feature_lens: (N,), integer.
     """
-    return ((((feature_lens - 1) >> 1) - 1) >> 1).clamp(min=0)
+    return ((((feature_lens - 1) >> 1) - 1) >> 1).clip(0)
 
 
 def padding_mask(lens: Tensor, max_len: int) -> Tensor:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.multiprocessing.spawn import ProcessRaisedException, spawn
+from torch.multiprocessing.spawn import ProcessContext, ProcessRaisedException, spawn
 
 
 @dataclass(frozen=True)
@@ -36,9 +38,29 @@ def launch(function: Callable[..., None], *args: Any, world_size: int, master_po
         check_gpus(world_size)
         address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(master_port), "WORLD_SIZE": str(world_size)}
         try:
-            spawn(with_group, args=(function, args, address), nprocs=world_size)
+            processes = spawn(with_group, args=(function, args, address), nprocs=world_size, join=False)
+            assert processes is not None
+            _wait_for(processes)
         except ProcessRaisedException as err:
             raise _first_cause(err) from err
+
+
+def _wait_for(processes: ProcessContext) -> None:
+    """Until all have ended; a request to stop is handed on to them, a second Ctrl-C ends them."""
+
+    def hand_on(number: int, frame: Any) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for pid in processes.pids():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+
+    before = {number: signal.signal(number, hand_on) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        while not processes.join():
+            pass
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _first_cause(err: Exception) -> Exception:
@@ -51,6 +73,8 @@ def with_group(local_rank: int, function: Callable[..., None], args: tuple, addr
     """Join the group and call the function; ``address`` is None under torchrun, which has set it."""
     if address is not None:
         os.environ.update({"RANK": str(local_rank), "LOCAL_RANK": str(local_rank), **address})
+        # Ctrl-C reaches all processes of a terminal; the one that started us hands it on
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         # the cores are shared by the ranks of this machine
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(address["WORLD_SIZE"])))
     device = device_of(local_rank)

@@ -1,14 +1,16 @@
-"""Optimisers and learning rates."""
+"""Optimisers, learning rates, running means of weights."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from stateless_transducer.training.config import TrainConfig
+from stateless_transducer.model.transducer import Transducer
+from stateless_transducer.training.config import FineTuneConfig, OptimConfig
+from stateless_transducer.training.objective import Objective
 
 Schedule = Callable[[int, float], float]
 """(Number of the step, from 1; share of the whole training done, 0..1) -> learning rate."""
@@ -30,18 +32,81 @@ def cosine_schedule(*, peak: float, warm_step: int) -> Schedule:
 
 
 def build_optimizer(
-    parameters: Iterable[nn.Parameter], config: TrainConfig, *, model_size: int
+    objective: Objective, config: OptimConfig, fine_tune: FineTuneConfig, *, model_size: int
 ) -> tuple[torch.optim.Optimizer, Schedule]:
-    """The optimiser and its schedule; the trainer sets the learning rate before each step.
+    """The optimiser and its schedule; `set_rate` sets the learning rate before each step.
 
     Args:
-        parameters: what is trained.
+        objective: what is trained; parameters that `freeze` has frozen are left out.
         config: chooses.
+        fine_tune: which layers learn slower.
         model_size: width of the encoder, for noam.
     """
+    groups = _groups(objective, fine_tune.layer_lr_decay)
     if config.optimizer == "noam":
-        optimizer = torch.optim.Adam(parameters, lr=0.0, betas=(0.9, 0.98), eps=1e-9)
+        optimizer = torch.optim.Adam(groups, lr=0.0, betas=(0.9, 0.98), eps=1e-9)
         return optimizer, noam_schedule(factor=config.lr_factor, model_size=model_size, warm_step=config.warm_step)
     # fused: one pass over the parameters, three times faster than a loop of small operations on a CPU
-    optimizer = torch.optim.AdamW(parameters, lr=0.0, betas=(0.9, 0.98), weight_decay=config.weight_decay, fused=True)
+    optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), weight_decay=config.weight_decay, fused=True)
     return optimizer, cosine_schedule(peak=config.peak_lr, warm_step=config.warm_step)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float, config: OptimConfig) -> None:
+    """Learning rate of each group; a resumed optimiser brings the old settings, the present ones count."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["rate_scale"]
+        if config.optimizer == "adamw":
+            group["weight_decay"] = config.weight_decay
+
+
+def freeze(model: Transducer, num_layers: int) -> None:
+    """Subsampling and the first layers of the encoder learn no more.
+
+    Raises:
+        ValueError: there are not so many layers.
+    """
+    layers = model.encoder.layers
+    if num_layers > len(layers):
+        raise ValueError(f"`--freeze-layers` {num_layers} is more than the {len(layers)} layers of the encoder.")
+    if num_layers:
+        for module in (model.encoder.subsampling, *list(layers)[:num_layers]):
+            module.requires_grad_(False)
+
+
+def _groups(objective: Objective, decay: float) -> list[dict]:
+    """Parameters by how fast they learn, in a fixed order."""
+    encoder = objective.model.encoder
+    depths = {encoder.subsampling: 0, **{layer: i for i, layer in enumerate(encoder.layers, start=1)}}
+    top = len(encoder.layers) + 1
+    depth_of = {parameter: depth for module, depth in depths.items() for parameter in module.parameters()}
+    groups: dict[int, list[nn.Parameter]] = {}
+    for parameter in objective.parameters():
+        if parameter.requires_grad:
+            # without a decay all are one group
+            depth = top if decay == 1 else depth_of.get(parameter, top)
+            groups.setdefault(depth, []).append(parameter)
+    return [{"params": own, "rate_scale": decay ** (top - depth)} for depth, own in sorted(groups.items())]
+
+
+class RunningMean:
+    """Exponential moving average of a model's parameters: ``mean = decay * mean + (1 - decay) * weights``."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self._decay, self._live = decay, list(model.state_dict(keep_vars=True).items())
+        self._mean = [value.detach().clone() for _, value in self._live]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """After each step of the optimiser."""
+        torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]
+            self._mean, [value.detach() for _, value in self._live], 1 - self._decay
+        )
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """By the model's names."""
+        return {name: mean for (name, _), mean in zip(self._live, self._mean, strict=True)}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """The inverse of `state_dict`."""
+        for (name, _), mean in zip(self._live, self._mean, strict=True):
+            mean.copy_(state[name])

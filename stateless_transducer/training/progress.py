@@ -1,17 +1,25 @@
-"""What a person sees of a training run: bar, log file, metrics file, TensorBoard."""
+"""What a person sees of a training run: bar, log file, metrics file, TensorBoard, and a folder that explains itself."""
 
 from __future__ import annotations
 
 import json
 import logging
+import resource
 import sys
+import tempfile
 import time
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from stateless_transducer import __version__
+from stateless_transducer.files import write_text
 
 _LINE = "%(asctime)s %(levelname)s %(message)s"
 
@@ -32,17 +40,28 @@ def open_log(log_dir: Path, stem: str, *, rank: int, world_size: int, to_console
         logger.removeHandler(handler)
     date = datetime.now().strftime("%Y-%m-%d-%H-%M-%S")
     suffix = f"-{rank}" if world_size > 1 else ""
-    try:
-        log_dir.mkdir(parents=True, exist_ok=True)
-        handlers: list[logging.Handler] = [logging.FileHandler(log_dir / f"{stem}-{date}{suffix}", encoding="utf-8")]
-    except OSError as err:
-        raise ValueError(f"`--exp-dir` {log_dir.parent} cannot be written: {err.strerror}.") from err
+    make_log_dir(log_dir)
+    handlers: list[logging.Handler] = [logging.FileHandler(log_dir / f"{stem}-{date}{suffix}", encoding="utf-8")]
     if to_console:
         handlers.append(_ConsoleHandler(logging.INFO if sys.stderr.isatty() else logging.DEBUG))
     for handler in handlers:
         handler.setFormatter(logging.Formatter(_LINE))
         logger.addHandler(handler)
     return logger
+
+
+def make_log_dir(log_dir: Path) -> None:
+    """The folder for logs in that of an experiment.
+
+    Raises:
+        ValueError: it cannot be written.
+    """
+    try:
+        log_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=log_dir):
+            pass
+    except OSError as err:
+        raise ValueError(f"`--exp-dir` {log_dir.parent} cannot be written: {err.strerror}.") from err
 
 
 class _ConsoleHandler(logging.Handler):
@@ -52,19 +71,41 @@ class _ConsoleHandler(logging.Handler):
         print(self.format(record), file=sys.stderr, flush=True)
 
 
+def describe_run(exp_dir: Path, config: Mapping[str, Any], command: str) -> None:
+    """Write ``config.json``, all options of the run, and ``README``, what made the folder and what to do with it."""
+    write_text(exp_dir / "config.json", json.dumps(config, indent=2, ensure_ascii=False, default=str) + "\n")
+    made = datetime.now().strftime("%Y-%m-%d %H:%M")
+    data = f"--manifest-dir {config['data']['manifest_dir']} --prefix {config['data']['prefix']}"
+    write_text(
+        exp_dir / "README",
+        f"Made by stateless-transducer {__version__} (torch {torch.__version__}), {made}, with\n\n    {command}\n\n"
+        "epoch-N.pt, checkpoint-N.pt  checkpoints: model, front end, tokens, and the state to go on with\n"
+        "best-*-loss.pt               those with the lowest training and validation loss\n"
+        "config.json                  all options\n"
+        "log/log-train-*              the log; log/metrics.jsonl the same in numbers\n"
+        "tensorboard/                 tensorboard --logdir tensorboard\n\n"
+        f"Go on after an interruption: the same command with --resume true\n"
+        f"Error rates:                 transducer decode --exp-dir {exp_dir} {data}\n"
+        f"One model file:              transducer average --exp-dir {exp_dir} --output model.pt\n",
+    )
+
+
 class TrainingDisplay:
     """Bar on a terminal, lines of the log elsewhere; numbers to TensorBoard and ``<exp_dir>/log/metrics.jsonl``.
 
     Args:
         exp_dir: of the run.
         total_seconds: speech in all epochs together.
-        done_seconds: speech in the epochs that a resumed run has behind it.
+        done_seconds: speech that a resumed run has behind it.
         tensorboard: whether to write there.
+        device: whose memory is shown.
     """
 
-    def __init__(self, exp_dir: Path, *, total_seconds: float, done_seconds: float, tensorboard: bool) -> None:
+    def __init__(
+        self, exp_dir: Path, *, total_seconds: float, done_seconds: float, tensorboard: bool, device: torch.device
+    ) -> None:
         self._metrics = (exp_dir / "log" / "metrics.jsonl").open("a", encoding="utf-8")
-        self._writer = None
+        self._writer, self._device = None, device
         if tensorboard:
             try:
                 from torch.utils.tensorboard.writer import SummaryWriter
@@ -103,13 +144,18 @@ class TrainingDisplay:
         """Seconds of speech trained on in a second, since the start."""
         return self._seconds / max(1e-9, time.monotonic() - self._started)
 
-    def advance(self, seconds: float, *, epoch: int, num_epochs: int, loss: float) -> None:
-        """A batch is done."""
+    @property
+    def memory(self) -> float:
+        """GiB, the most that this process has taken: of the GPU, or of the machine."""
+        if self._device.type == "cuda":
+            return torch.cuda.max_memory_reserved(self._device) / 2**30
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+    def advance(self, seconds: float, *, where: str, loss: float) -> None:
+        """A batch is done; ``where`` names epoch and batch."""
         self._seconds += seconds
-        numbers = f"loss {loss:.3f} a frame  {self.speed:.0f} s of speech/s"
-        self._bar.update(
-            self._task, advance=seconds, description=f"epoch {epoch} ({epoch + 1} of {num_epochs})", numbers=numbers
-        )
+        numbers = f"loss {loss:.3f} a frame  {self.speed:.0f} s of speech/s  {self.memory:.1f} GiB"
+        self._bar.update(self._task, advance=seconds, description=where, numbers=numbers)
 
     def record(self, step: int, **numbers: Any) -> None:
         """Numbers at a step (batches so far) to the files."""
@@ -119,3 +165,11 @@ class TrainingDisplay:
             for name, value in numbers.items():
                 if isinstance(value, int | float):
                     self._writer.add_scalar(f"train/{name}", value, step)
+
+    def show_samples(self, step: int, text: str, picture: np.ndarray) -> None:
+        """Transcripts (Markdown) and an alignment (U+1, T), 0..1, to TensorBoard."""
+        if self._writer is not None:
+            self._writer.add_text("valid/transcripts", text, step)
+            # small lattices are hard to see: four pixels a cell, the first token at the bottom
+            pixels = np.kron(picture[::-1].clip(0, 1), np.ones((4, 4)))
+            self._writer.add_image("valid/alignment", pixels[None].astype(np.float32), step)

@@ -1,321 +1,297 @@
-"""The training loop."""
+"""The training loop: epochs of updates, validation, checkpoints; stops when told to, and goes on where it was."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import math
-import random
-from collections.abc import Mapping
-from typing import Any
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from stateless_transducer import __version__
-from stateless_transducer.checkpoint import Checkpoint, epoch_path, load_checkpoint, save_checkpoint, saved_epochs
-from stateless_transducer.data.batches import (
-    Batch,
-    CutSet,
-    TrainingSet,
-    batches_of,
-    evaluation_loader,
-    set_epoch,
-    training_loader,
-)
+from stateless_transducer.checkpoint import Checkpoint, batch_path, epoch_path, save_checkpoint, saved_batches
+from stateless_transducer.data.batches import TrainingLoader, TrainingSet
 from stateless_transducer.data.config import DataConfig
 from stateless_transducer.features import FbankConfig
+from stateless_transducer.files import replacing
 from stateless_transducer.model.config import ModelConfig
 from stateless_transducer.model.transducer import build_model
 from stateless_transducer.text.tokens import TokenTable
 from stateless_transducer.training.config import TrainConfig
-from stateless_transducer.training.distributed import Rank, sum_over_ranks
+from stateless_transducer.training.distributed import Rank
+from stateless_transducer.training.finetune import adapted_weights
+from stateless_transducer.training.learner import Learner, Learnt
 from stateless_transducer.training.objective import Objective
-from stateless_transducer.training.optim import build_optimizer
+from stateless_transducer.training.optim import freeze
 from stateless_transducer.training.progress import TrainingDisplay
-from stateless_transducer.training.random_state import random_state, seed_all, set_random_state
+from stateless_transducer.training.state import Position, load_resumable, on_cpu, restore, resumable, training_state
+from stateless_transducer.training.stopping import StopRequest
+from stateless_transducer.training.validation import Validation
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is trained, on what, and how."""
+
+    config: TrainConfig
+    data_config: DataConfig
+    model_config: ModelConfig
+    fbank_config: FbankConfig
+    token_table: TokenTable
+    training_set: TrainingSet
+    dev_set: TrainingSet | None
+    init_from: Checkpoint | None
+    command: str
+    """Told to whoever looks into the checkpoint."""
+
+    @property
+    def objective(self) -> Objective:
+        """A model with the weights of the start, drawn from the seed or taken from a trained one."""
+        torch.manual_seed(self.config.seed)
+        model = build_model(self.model_config)
+        if self.init_from is not None:
+            model.load_state_dict(adapted_weights(self.init_from, self.token_table, model.state_dict())[0])
+        freeze(model, self.config.fine_tune.freeze_layers)
+        model.encoder.recompute_layers = self.config.recompute_layers
+        if self.config.compile:
+            for layer in model.encoder.layers:
+                layer.compile(dynamic=True)
+        return Objective(model, self.model_config, has_ctc_head=self.config.optim.ctc_loss_scale > 0)
+
+    def loader(self, rank: Rank) -> TrainingLoader:
+        """The batches of one process."""
+        return TrainingLoader(
+            self.training_set,
+            self.token_table,
+            self.data_config,
+            seed=self.config.seed,
+            rank=rank.rank,
+            world_size=rank.world_size,
+            accumulate=self.config.optim.accumulate_grad,
+        )
 
 
 class Trainer:
-    """Trains a fresh model, or goes on with a checkpoint, epoch by epoch."""
+    """Carries out a plan on one of the processes."""
 
-    def __init__(
-        self,
-        *,
-        config: TrainConfig,
-        data_config: DataConfig,
-        model_config: ModelConfig,
-        fbank_config: FbankConfig,
-        token_table: TokenTable,
-        training_set: TrainingSet,
-        dev_cuts: CutSet | None,
-        rank: Rank,
-        logger: logging.Logger,
-        command: str,
-    ) -> None:
-        self._config, self._data_config, self._model_config = config, data_config, model_config
-        self._fbank_config, self._token_table, self._command = fbank_config, token_table, command
-        self._rank, self._logger = rank, logger
+    def __init__(self, plan: Plan, rank: Rank, logger: logging.Logger, stop: StopRequest) -> None:
+        self._plan, self._config, self._rank, self._logger, self._stop = plan, plan.config, rank, logger, stop
         # denormal numbers make backward passes on a CPU several times slower
         torch.set_flush_denormal(True)
-        self._loader, self._sampler = training_loader(
-            training_set, token_table, data_config, seed=config.seed, rank=rank.rank, world_size=rank.world_size
-        )
-        self._dev_loader = None if dev_cuts is None else evaluation_loader(dev_cuts, token_table, data_config)
-        self._epoch_seconds = training_set.seconds
-        # the same weights on every rank: the generators part only below
-        seed_all(config.seed)
-        objective = Objective(build_model(model_config), model_config, has_ctc_head=config.ctc_loss_scale > 0)
-        self._plain_objective = objective.to(rank.device)
-        self._optimizer, self._rate_at = build_optimizer(
-            objective.parameters(),
-            config,
-            model_size=model_config.attention_dim,
-        )
-        self._step = 0
-        self._best: dict[str, float] = {"train": math.inf, "valid": math.inf}
-        seed_all(config.seed + rank.rank)
-        if config.start_epoch:
-            self._resume(config.start_epoch)
-        self._objective: nn.Module = self._plain_objective
-        if rank.world_size > 1:
-            device_ids = [rank.device.index] if rank.device.type == "cuda" else None
-            # the CTC head goes without gradient once its epochs are over
-            self._objective = DistributedDataParallel(
-                self._plain_objective, device_ids=device_ids, find_unused_parameters=objective.ctc_head is not None
+        objective = plan.objective.to(rank.device)
+        self._model, self._loader = objective.model, plan.loader(rank)
+        self._learner = Learner(objective, plan.config, rank, model_size=plan.model_config.attention_dim)
+        self._position = Position()
+        self._validation = None
+        if plan.dev_set is not None:
+            modified = plan.config.optim.modified_transducer_prob == 1
+            self._validation = Validation(plan.dev_set, plan.token_table, plan.data_config, rank, modified=modified)
+        path = resumable(plan.config)
+        if path is not None:
+            self._go_on_from(load_resumable(path, plan.config.start_epoch), str(path))
+
+    def _go_on_from(self, checkpoint: Checkpoint, name: str) -> None:
+        plan = self._plan
+        if (checkpoint.model_config, checkpoint.token_table) != (plan.model_config, plan.token_table):
+            raise ValueError(
+                f"{name} holds a model of other sizes or tokens than asked for; give the options and `--lang-dir` it "
+                "was trained with, or another `--exp-dir`."
             )
+        restore(checkpoint, self._learner, self._position, self._config)
+        position = self._position
+        self._logger.info(
+            f"Goes on from {name}: epoch {position.epoch}, batch {position.batch}, {position.step} in all"
+        )
 
     @property
     def num_parameters(self) -> int:
         """Of the model alone."""
-        return sum(parameter.numel() for parameter in self._plain_objective.model.parameters())
+        return sum(parameter.numel() for parameter in self._model.parameters())
 
-    def run(self) -> None:
-        """All epochs that are left."""
-        config = self._config
+    def run(self) -> bool:
+        """All that is left of the epochs; returns whether that is done, or training was told to stop before."""
+        config, position, seconds = self._config, self._position, self._plan.training_set.seconds
+        if position.epoch >= config.num_epochs:
+            self._logger.info(f"All {config.num_epochs} epochs are trained already")
         display = contextlib.nullcontext()
         if self._rank.is_main:
             display = TrainingDisplay(
                 config.exp_dir,
-                total_seconds=config.num_epochs * self._epoch_seconds,
-                done_seconds=config.start_epoch * self._epoch_seconds,
+                total_seconds=config.num_epochs * seconds,
+                done_seconds=position.epoch * seconds,
                 tensorboard=config.tensorboard,
+                device=self._rank.device,
             )
         with display as shown:
-            for epoch in range(config.start_epoch, config.num_epochs):
-                train_loss = self._train_epoch(epoch, shown)
-                valid_loss = self._validate(epoch, shown)
-                if self._rank.is_main:
-                    self._save(epoch, train_loss, valid_loss)
+            while position.epoch < config.num_epochs:
+                if not self._train_epoch(shown):
+                    return False
+                valid_loss = self._validate(shown)
+                self._save_epoch(valid_loss)
+        return True
 
-    def _train_epoch(self, epoch: int, display: TrainingDisplay | None) -> float:
-        """One pass over the training set; returns the nll a frame over it, of all ranks."""
-        self._sampler.set_epoch(epoch)
-        set_epoch(self._loader, epoch)
-        self._objective.train()
-        recent = _Mean(decay=1 - 1 / 200)
-        whole = _Mean()
-        seconds = 0.0
-        for index, batch in enumerate(batches_of(self._loader)):
-            done = (epoch + seconds / self._epoch_seconds) / self._config.num_epochs
-            rate = self._rate_at(self._step + 1, done)
-            nll, num_frames, grad_norm = self._train_batch(batch.to(self._rank.device), epoch, rate)
-            # of all ranks, so that all have the same learning rate
-            batch_seconds = self._sum(batch.seconds)
-            seconds += batch_seconds
-            recent.add(nll, num_frames)
-            whole.add(nll, num_frames)
-            if display is not None:
-                display.advance(batch_seconds, epoch=epoch, num_epochs=self._config.num_epochs, loss=recent.value)
-            if self._step % self._config.log_interval == 0:
-                self._log_batch(epoch, index, batch, nll / num_frames, num_frames, recent, grad_norm, rate, display)
-            if self._step % self._config.valid_interval == 0:
-                self._validate(epoch, display)
-        total, weight = self._sum(whole.total), self._sum(whole.weight)
-        if not weight:
+    def _train_epoch(self, display: TrainingDisplay | None) -> bool:
+        """What is left of one pass over the training set; returns whether it came to its end."""
+        config, position = self._config, self._position
+        plan = self._loader.plan(position.epoch)
+        if not plan:
             raise ValueError(
-                f"An epoch has no batch: `--max-duration` {self._data_config.max_duration:g} s is more than the "
+                f"An epoch has no batch: `--max-duration` {self._plan.data_config.max_duration:g} s is more than the "
                 "training set fills; lower it, or say `--drop-last false`."
             )
-        return total / weight
-
-    def _sum(self, value: float) -> float:
-        """Over all ranks."""
-        if self._rank.world_size == 1:
-            return value
-        return sum_over_ranks(torch.tensor(value, dtype=torch.float64, device=self._rank.device)).item()
-
-    def _train_batch(self, batch: Batch, epoch: int, rate: float) -> tuple[float, float, float]:
-        """One update; returns summed nll, encoder frames, norm of the gradient."""
-        config = self._config
-        self._step += 1
-        # the same draw on every rank, and again the same when an epoch is done over
-        is_modified = random.Random(f"{config.seed} {self._step}").random() < config.modified_transducer_prob
-        with self._autocast():
-            nll, ctc_nll, lens = self._objective(batch, 1 if is_modified else None, epoch < config.ctc_epochs)
-        total = nll.sum()
-        if not torch.isfinite(total):
-            bad = [id_ for id_, value in zip(batch.ids, nll.tolist(), strict=True) if not math.isfinite(value)]
-            raise ValueError(
-                f"The loss of batch {self._step} is not finite, by the utterances {', '.join(bad)}. Look at their "
-                "sound and text, lower the learning rate, or raise `--warm-step`."
+        heard = sum(float(self._plan.training_set.lengths.seconds[own].sum()) for own in plan[: position.batch])
+        whole = self._plan.training_set.seconds
+        if display is not None:
+            display.advance(heard, where=f"epoch {position.epoch}", loss=position.recent.value)
+        for update in self._loader.updates(position.epoch, first=position.batch, plan=plan):
+            learnt = self._learner.learn(
+                update,
+                step=position.step + 1,
+                epoch=position.epoch,
+                done=(position.epoch + heard / whole) / config.num_epochs,
+                wants_stop=self._stop.name is not None,
             )
-        loss = total if ctc_nll is None else total + config.ctc_loss_scale * ctc_nll.sum()
-        # noam: summed, as the recipe whose learning rates it takes; adamw: the mean over tokens
-        scale = 1.0 if config.optimizer == "noam" else 1.0 / max(1, int(batch.token_lens.sum()))
-        self._optimizer.zero_grad(set_to_none=True)
-        (loss * scale).backward()
-        grad_norm = nn.utils.clip_grad_norm_(self._plain_objective.parameters(), config.max_grad_norm)
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
-            # a resumed optimiser brings the old one
-            if config.optimizer == "adamw":
-                group["weight_decay"] = config.weight_decay
-        self._optimizer.step()
-        return total.item(), float(lens.sum()), grad_norm.item()
+            heard += update.seconds
+            position.step, position.batch = position.step + 1, position.batch + 1
+            self._note(learnt)
+            if display is not None:
+                where = f"epoch {position.epoch} ({position.epoch + 1} of {config.num_epochs}), batch {position.batch}"
+                display.advance(update.seconds, where=f"{where} of {len(plan)}", loss=position.recent.value)
+            if position.step % config.log_interval == 0:
+                self._log_batch(learnt, sum(len(batch.ids) for batch in update.batches), display)
+            is_last = position.batch == len(plan)
+            if position.step % config.valid_interval == 0 and not is_last:
+                self._validate(display)
+            if learnt.is_told_to_stop and not is_last:
+                self._save_batch()
+                self._logger.info(
+                    f"Stopped{f' by {self._stop.name}' if self._stop.name else ''}; go on with `--resume true`"
+                )
+                return False
+            if config.save_every and position.step % config.save_every == 0 and not is_last:
+                self._save_batch()
+        return True
 
-    def _log_batch(self, epoch, index, batch, loss, num_frames, recent, grad_norm, rate, display) -> None:
+    def _note(self, learnt: Learnt) -> None:
+        """Of a loss, or of its absence."""
+        position = self._position
+        if not learnt.is_skipped:
+            position.num_bad = 0
+            position.recent.add(learnt.nll, learnt.num_frames)
+            position.whole.add(learnt.nll, learnt.num_frames)
+            return
+        if not learnt.num_bad and self._learner.scaler.is_enabled():
+            # fp16 looks for a scale at which no gradient is infinite
+            self._logger.debug(f"Batch {position.step}: gradient scale lowered to {self._learner.scaler.get_scale():g}")
+            return
+        position.num_bad += 1
+        what = f"the loss of {learnt.num_bad} utterances" if learnt.num_bad else "the gradient"
+        whose = f": {', '.join(learnt.bad_ids)}" if learnt.bad_ids else ""
+        self._logger.warning(f"Batch {position.step} is skipped, {what} is not finite{whose}")
+        if position.num_bad >= self._config.max_bad_batches:
+            raise ValueError(
+                f"{position.num_bad} batches in a row without a finite loss or gradient, the last one with {what}"
+                f"{whose}. If few utterances are to blame, look at their sound and text; if all are, lower "
+                "`--lr-factor` or `--peak-lr`, or raise `--warm-step`, and go on from an earlier "
+                "checkpoint with `--start-epoch`."
+            )
+
+    def _log_batch(self, learnt: Learnt, num_utterances: int, display: TrainingDisplay | None) -> None:
+        position, recent = self._position, self._position.recent
         self._logger.debug(
-            f"Epoch {epoch}, batch {index}, loss[loss={loss:.4g}, over {num_frames:.2f} frames], "
-            f"tot_loss[loss={recent.value:.4g}, over {recent.weight:.2f} frames], batch size: {len(batch.ids)}, "
-            f"learning rate: {rate:.3g}" + (f", {display.speed:.0f} s of speech/s" if display is not None else "")
+            f"Epoch {position.epoch}, batch {position.batch - 1}, loss[loss={learnt.loss:.4g}, "
+            f"over {learnt.num_frames:.2f} frames. ], tot_loss[loss={recent.value:.4g}, over {recent.weight:.2f} "
+            f"frames. ], batch size: {num_utterances}, learning rate: {learnt.rate:.3g}"
+            + (f", {display.speed:.0f} s of speech/s, {display.memory:.1f} GiB" if display is not None else "")
         )
         if display is not None:
             display.record(
-                self._step,
-                epoch=epoch,
-                current_loss=loss,
+                position.step,
+                epoch=position.epoch,
+                current_loss=learnt.loss,
                 tot_loss=recent.value,
-                learning_rate=rate,
-                grad_norm=grad_norm,
+                learning_rate=learnt.rate,
+                grad_norm=learnt.grad_norm,
                 speech_seconds_per_second=display.speed,
+                memory_gib=display.memory,
             )
 
-    def _validate(self, epoch: int, display: TrainingDisplay | None) -> float:
-        """Nll a frame on the dev set, all of it on every rank; always the same loss. NaN without a dev set."""
-        if self._dev_loader is None:
+    def _validate(self, display: TrainingDisplay | None) -> float:
+        """Nll a frame on the dev set; NaN without one."""
+        if self._validation is None:
             return math.nan
-        model, mean = self._plain_objective.model.eval(), _Mean()
-        symbols_a_frame = 1 if self._config.modified_transducer_prob == 1 else None
-        with torch.no_grad():
-            for batch in batches_of(self._dev_loader):
-                batch = batch.to(self._rank.device)
-                encoder_out, lens = model.encode(batch.features, batch.feature_lens)
-                nll = model.nll(
-                    encoder_out, lens, batch.tokens, batch.token_lens, max_symbols_per_frame=symbols_a_frame
-                )
-                # an utterance without a path (more tokens than frames) would hide all others
-                has_path = nll.isfinite()
-                mean.add(nll[has_path].sum().item(), float(lens[has_path].sum()))
-        model.train()
-        self._logger.info(f"Epoch {epoch}, validation: loss={mean.value:.4g}, over {mean.weight:.2f} frames")
+        position = self._position
+        loss, num_frames = self._validation.loss(self._model, self._learner.autocast())
+        self._logger.info(f"Epoch {position.epoch}, validation: loss={loss:.4g}, over {num_frames:.2f} frames. ")
         if display is not None:
-            display.record(self._step, epoch=epoch, valid_loss=mean.value)
-        return mean.value
+            samples = self._validation.samples(self._model)
+            for id_, said, found in samples.texts:
+                self._logger.debug(f"{id_} said: {said} | found: {found}")
+            rows = "".join(f"| {id_} | {said} | {found} |\n" for id_, said, found in samples.texts)
+            display.show_samples(position.step, f"| id | said | found |\n|---|---|---|\n{rows}", samples.occupations)
+            display.record(
+                position.step, epoch=position.epoch, valid_loss=loss, share_of_cells_kept=samples.share_of_cells
+            )
+        return loss
 
-    def _autocast(self) -> contextlib.AbstractContextManager:
-        device, precision = self._rank.device.type, self._config.precision
-        is_bf16 = precision == "bf16" or (precision == "auto" and device == "cuda" and torch.cuda.is_bf16_supported())
-        return torch.autocast(device, torch.bfloat16) if is_bf16 else contextlib.nullcontext()
+    def _save_epoch(self, valid_loss: float) -> None:
+        """``epoch-N.pt``, and what is the best so far; the run goes on with the next epoch."""
+        position, train_loss = self._position, self._position.whole.value
+        losses = {"train": train_loss, "valid": valid_loss}
+        is_best = {name: loss < position.best[name] for name, loss in losses.items()}
+        # a NaN is never lower
+        position.best = {name: losses[name] if better else position.best[name] for name, better in is_best.items()}
+        epoch = position.epoch
+        position.next_epoch()
+        if not self._rank.is_main:
+            return
+        path = epoch_path(self._config.exp_dir, epoch)
+        save_checkpoint(path, self._checkpoint(epoch, train_loss, valid_loss))
+        self._logger.info(f"Saved {path}: train loss {train_loss:.4g}, validation loss {valid_loss:.4g}")
+        for name, better in is_best.items():
+            if better:
+                with replacing(self._config.exp_dir / f"best-{name}-loss.pt") as temporary:
+                    _link_or_copy(path, temporary)
 
-    def _save(self, epoch: int, train_loss: float, valid_loss: float) -> None:
-        objective = self._plain_objective
-        is_best = {"train": train_loss < self._best["train"], "valid": valid_loss < self._best["valid"]}
-        self._best = {"train": min(self._best["train"], train_loss), "valid": min(self._best["valid"], valid_loss)}
-        checkpoint = Checkpoint(
-            weights=_on_cpu(objective.model.state_dict()),
-            model_config=self._model_config,
-            fbank_config=self._fbank_config,
-            token_table=self._token_table,
+    def _save_batch(self) -> None:
+        """``checkpoint-N.pt`` within the epoch; older ones than are wanted are removed."""
+        if not self._rank.is_main:
+            return
+        config, position = self._config, self._position
+        path = batch_path(config.exp_dir, position.step)
+        save_checkpoint(path, self._checkpoint(position.epoch, position.whole.value, math.nan))
+        self._logger.info(f"Saved {path}")
+        if config.keep_last:
+            for step in saved_batches(config.exp_dir)[: -config.keep_last]:
+                batch_path(config.exp_dir, step).unlink(missing_ok=True)
+
+    def _checkpoint(self, epoch: int, train_loss: float, valid_loss: float) -> Checkpoint:
+        plan = self._plan
+        return Checkpoint(
+            weights=on_cpu(self._model.state_dict()),
+            model_config=plan.model_config,
+            fbank_config=plan.fbank_config,
+            token_table=plan.token_table,
             provenance={
                 "version": __version__,
                 "torch": str(torch.__version__),
-                "command": self._command,
+                "command": plan.command,
                 "epoch": epoch,
-                "step": self._step,
+                "step": self._position.step,
                 "train_loss": train_loss,
                 "valid_loss": valid_loss,
             },
-            training_state={
-                "optimizer": self._optimizer.state_dict(),
-                "ctc_head": None if objective.ctc_head is None else _on_cpu(objective.ctc_head.state_dict()),
-                "options": self._options_of_state(),
-                "step": self._step,
-                "position": {"epoch": epoch + 1, "batch": 0},
-                "best": self._best,
-                "random": random_state(),
-            },
+            training_state=training_state(self._learner, self._position, plan.config),
         )
-        path = epoch_path(self._config.exp_dir, epoch)
-        save_checkpoint(path, checkpoint)
-        self._logger.info(f"Saved {path}: train loss {train_loss:.4g}, validation loss {valid_loss:.4g}")
-        for name, best in is_best.items():
-            if best:
-                save_checkpoint(self._config.exp_dir / f"best-{name}-loss.pt", checkpoint)
-
-    def _options_of_state(self) -> dict[str, Any]:
-        """Options on which the optimiser's state depends."""
-        return {"--optimizer": self._config.optimizer, "--ctc-loss-scale above 0": self._config.ctc_loss_scale > 0}
-
-    def _resume(self, start_epoch: int) -> None:
-        checkpoint = load_resumable(self._config, start_epoch)
-        if (checkpoint.model_config, checkpoint.token_table) != (self._model_config, self._token_table):
-            raise ValueError(
-                f"{epoch_path(self._config.exp_dir, start_epoch - 1)} holds a model of other sizes or tokens than "
-                "asked for; give the options and `--lang-dir` it was trained with, or another `--exp-dir`."
-            )
-        state: Mapping[str, Any] = checkpoint.training_state or {}
-        for flag, value in self._options_of_state().items():
-            if state["options"][flag] != value:
-                raise ValueError(f"`{flag}` was {state['options'][flag]} before; going on, it cannot become {value}.")
-        self._plain_objective.model.load_state_dict(checkpoint.weights)
-        if self._plain_objective.ctc_head is not None and state["ctc_head"] is not None:
-            self._plain_objective.ctc_head.load_state_dict(state["ctc_head"])
-        self._optimizer.load_state_dict(state["optimizer"])
-        self._step, self._best = state["step"], dict(state["best"])
-        if self._rank.is_main:
-            set_random_state(state["random"])
-        else:
-            seed_all(self._config.seed + self._rank.rank + 1000 * start_epoch)
-        self._logger.info(f"Goes on with epoch {start_epoch}, after {self._step} batches")
 
 
-def load_resumable(config: TrainConfig, start_epoch: int) -> Checkpoint:
-    """The checkpoint from which ``--start-epoch`` goes on.
-
-    Raises:
-        ValueError: it is not there, or holds a model without training state.
-    """
-    path = epoch_path(config.exp_dir, start_epoch - 1)
-    if not path.is_file():
-        there = ", ".join(f"epoch-{n}.pt" for n in saved_epochs(config.exp_dir)) or "no checkpoint"
-        raise ValueError(
-            f"`--start-epoch` {start_epoch} needs {path.name} in `--exp-dir` {config.exp_dir}, which holds {there}."
-        )
-    checkpoint = load_checkpoint(path)
-    if checkpoint.training_state is None:
-        raise ValueError(f"{path} holds a model without its training state; training cannot go on with it.")
-    position = checkpoint.training_state["position"]
-    if position != {"epoch": start_epoch, "batch": 0}:
-        raise ValueError(f"{path} was another file: it goes on with epoch {position['epoch']}, not {start_epoch}.")
-    return checkpoint
-
-
-class _Mean:
-    """Mean of totals over weights, old ones fading by ``decay`` at each addition."""
-
-    def __init__(self, decay: float = 1.0) -> None:
-        self.total, self.weight, self._decay = 0.0, 0.0, decay
-
-    def add(self, total: float, weight: float) -> None:
-        self.total = self.total * self._decay + total
-        self.weight = self.weight * self._decay + weight
-
-    @property
-    def value(self) -> float:
-        return self.total / self.weight if self.weight else math.nan
-
-
-def _on_cpu(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value.detach().cpu().clone() for name, value in weights.items()}
+def _link_or_copy(path: Path, temporary: Path) -> None:
+    """A second name for the same file, where the file system has that: checkpoints are a gigabyte each."""
+    try:
+        os.link(path, temporary)
+    except OSError:
+        shutil.copyfile(path, temporary)

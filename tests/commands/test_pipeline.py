@@ -113,7 +113,13 @@ def test_training_leaves_the_tutorials_files(world):
     log = next((world.exp / "log").glob("log-train-*")).read_text()
     assert "Number of model parameters:" in log and "tot_loss[loss=" in log and "Saved" in log
     checkpoint = load_checkpoint(world.exp / "epoch-1.pt")
-    assert checkpoint.training_state["position"] == {"epoch": 2, "batch": 0}
+    position = checkpoint.training_state["position"]
+    assert (position["epoch"], position["batch"]) == (2, 0)
+    assert (world.exp / "best-train-loss.pt").read_bytes() in [
+        (world.exp / f"epoch-{epoch}.pt").read_bytes() for epoch in range(2)
+    ]
+    assert json.loads((world.exp / "config.json").read_text())["train"]["num_epochs"] == 2
+    assert "transducer train --manifest-dir" in (world.exp / "README").read_text()
     assert checkpoint.provenance["command"].startswith("transducer train --manifest-dir")
 
 
@@ -161,7 +167,9 @@ def test_error_on_a_rank_is_one_line(world, tmp_path, capsys):
 
 def test_earlier_run_is_not_overwritten(world, capsys):
     assert main([*world.train, "--exp-dir", str(world.exp)]) == 1
-    message = "holds epoch-1.pt of an earlier run; go on with `--start-epoch 2`, or choose another folder."
+    message = (
+        "epoch-1.pt of an earlier run; go on with `--resume true` or with `--start-epoch 2` or choose another folder."
+    )
     assert message in capsys.readouterr().err
 
 

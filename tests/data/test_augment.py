@@ -12,7 +12,7 @@ from sounds import write_aishell, write_musan
 
 from stateless_transducer.cli import main
 from stateless_transducer.data.augment import Augment
-from stateless_transducer.data.batches import evaluation_loader, load_cuts, set_epoch, trainable, training_loader
+from stateless_transducer.data.batches import TrainingLoader, evaluation_batches, load_index, trainable
 from stateless_transducer.data.config import DataConfig, SpecAugmentConfig
 from stateless_transducer.text.tokens import TokenTable
 
@@ -105,12 +105,11 @@ def _config(data, **changes):
 
 def _epochs(data, config, epochs=(0, 1)):
     tokens = TokenTable.read(data / "lang_char")
-    usable = trainable(load_cuts(config.manifest_dir, "aishell", "train"), tokens, config)
-    loader, sampler = training_loader(usable, tokens, config, seed=7, rank=0, world_size=1)
+    usable = trainable(load_index(config.manifest_dir, "aishell", "train"), tokens, config)
+    loader = TrainingLoader(usable, tokens, config, seed=7)
     for epoch in epochs:
-        sampler.set_epoch(epoch)
-        set_epoch(loader, epoch)
-        yield {id_: row[:n] for b in loader for id_, row, n in zip(b.ids, b.features, b.feature_lens, strict=True)}
+        batches = (batch for update in loader.updates(epoch) for batch in update.batches)
+        yield {id_: row[:n] for b in batches for id_, row, n in zip(b.ids, b.features, b.feature_lens, strict=True)}
 
 
 def test_epochs_repeat_whatever_loads_them(data):
@@ -159,7 +158,7 @@ def test_noise_is_mixed_into_features_on_the_fly(data):
 
 def test_evaluation_on_the_fly_is_plain(data):
     tokens, config = TokenTable.read(data / "lang_char"), _config(data, on_the_fly_feats=True)
-    (batch,) = evaluation_loader(load_cuts(config.manifest_dir, "aishell", "test"), tokens, config)
-    (cut,) = load_cuts(config.manifest_dir, "aishell", "test")
+    (batch,) = evaluation_batches(load_index(config.manifest_dir, "aishell", "test"), tokens, config)
+    (cut,) = load_index(config.manifest_dir, "aishell", "test")
     torch.testing.assert_close(batch.features[0], torch.from_numpy(cut.load_features()), rtol=0, atol=1 / 512 + 1e-5)
     assert isinstance(cut.supervisions[0], SupervisionSegment) and batch.texts == ("后天 很 好",)

@@ -1,46 +1,30 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
-from lhotse import CutSet, MonoCut, NumpyFilesWriter, SupervisionSegment
-from lhotse.features import Features
+from lhotse import CutSet
+from small_corpus import TOKENS, make_cut
 
-from stateless_transducer.data.batches import evaluation_loader, make_batch, num_cuts, trainable, training_loader
+from stateless_transducer.data.batches import TrainingLoader, evaluation_batches, make_batch, trainable, with_loss
 from stateless_transducer.data.config import DataConfig, SpecAugmentConfig
+from stateless_transducer.data.index import open_index
 from stateless_transducer.features import PADDING_VALUE
-from stateless_transducer.text.tokens import build_token_table
 
-TOKENS = build_token_table(["abcdefgh"], "char")
 PLAIN = DataConfig(num_workers=0, max_duration=8.0, num_buckets=2, drop_last=False, min_utterance_s=0.5)
-
-
-def _cut(folder, id_, seconds, text):
-    frames = torch.randn(round(seconds * 100), 80).numpy()
-    writer = NumpyFilesWriter(folder)
-    features = Features(
-        type="test",
-        num_frames=len(frames),
-        num_features=80,
-        frame_shift=0.01,
-        sampling_rate=16000,
-        start=0.0,
-        duration=seconds,
-        storage_type=writer.name,
-        storage_path=writer.storage_path,
-        storage_key=writer.write(id_, frames),
-        recording_id=id_,
-        channels=0,
-    )
-    said = SupervisionSegment(id=id_, recording_id=id_, start=0.0, duration=seconds, text=text)
-    return MonoCut(id=id_, start=0.0, duration=seconds, channel=0, supervisions=[said], features=features)
 
 
 @pytest.fixture
 def cuts(tmp_path):
-    made = [_cut(tmp_path, f"u{n:02d}", 1.0 + 0.1 * n, "abc"[: 1 + n % 3]) for n in range(20)]
-    path = tmp_path / "cuts.jsonl.gz"
-    CutSet.from_cuts(made).to_file(path)
-    return CutSet.from_jsonl_lazy(path)
+    made = [make_cut(tmp_path, f"u{n:02d}", 1.0 + 0.1 * n, "abc"[: 1 + n % 3]) for n in range(20)]
+    return _index(tmp_path, made)
+
+
+def _index(folder, cuts):
+    path = folder / "cuts.jsonl.gz"
+    CutSet.from_cuts(cuts).to_file(path)
+    return open_index(path)
 
 
 def test_batch_is_padded_with_silence_and_lengths_tell_the_truth():
@@ -52,58 +36,69 @@ def test_batch_is_padded_with_silence_and_lengths_tell_the_truth():
     assert batch.seconds == pytest.approx(0.21)
 
 
-def test_evaluation_sees_every_utterance_once_in_order(cuts):
-    batches = list(evaluation_loader(cuts, TOKENS, PLAIN))
-    ids = [id_ for batch in batches for id_ in sorted(batch.ids)]
-    assert ids == [f"u{n:02d}" for n in range(20)] and num_cuts(cuts) == 20
-    assert all(batch.seconds <= 8.0 for batch in batches)
+def test_evaluation_sees_every_utterance_once_from_long_to_short(cuts):
+    batches = list(evaluation_batches(cuts, TOKENS, PLAIN))
+    assert [id_ for batch in batches for id_ in batch.ids] == [f"u{n:02d}" for n in range(19, -1, -1)]
+    assert all(batch.features.shape[0] * batch.features.shape[1] / 100 <= 8.0 for batch in batches)
+    shares = [list(evaluation_batches(cuts, TOKENS, PLAIN, rank=rank, world_size=2)) for rank in range(2)]
+    assert sorted(id_ for share in shares for batch in share for id_ in batch.ids) == [f"u{n:02d}" for n in range(20)]
 
 
-def test_two_ranks_share_an_epoch(cuts):
-    seen = []
+def _ids(cuts, epoch, config=PLAIN, first=0, **options):
+    loader = TrainingLoader(trainable(cuts, TOKENS, config), TOKENS, config, seed=1, **options)
+    return [[batch.ids for batch in update.batches] for update in loader.updates(epoch, first=first)]
+
+
+def test_two_processes_share_each_update(cuts):
+    wide, half = replace(PLAIN, max_duration=16.0), replace(PLAIN, max_duration=8.0)
+    halves = [_ids(cuts, 0, half, rank=rank, world_size=2) for rank in range(2)]
+    whole = _ids(cuts, 0, wide)
+    assert len(halves[0]) == len(halves[1]) == len(whole)
+    for (mine,), (other,), (all_,) in zip(*halves, whole, strict=True):
+        assert set(mine) | set(other) == set(all_) and len(mine) + len(other) == len(all_)
+
+
+def test_accumulated_batches_make_the_same_updates(cuts):
+    pairs, whole = _ids(cuts, 0, accumulate=2), _ids(cuts, 0, replace(PLAIN, max_duration=16.0))
+    assert [set(a) | set(b) for a, b in pairs] == [set(only) for (only,) in whole]
+
+
+def test_an_epoch_goes_on_from_any_update(cuts):
+    assert _ids(cuts, 3, first=2) == _ids(cuts, 3)[2:] != _ids(cuts, 4)[2:]
+
+
+def test_updates_know_speech_and_tokens_of_all_processes(cuts):
+    usable = trainable(cuts, TOKENS, PLAIN)
     for rank in range(2):
-        usable = trainable(cuts, TOKENS, PLAIN)
-        loader, sampler = training_loader(usable, TOKENS, PLAIN, seed=1, rank=rank, world_size=2)
-        sampler.set_epoch(0)
-        seen.append([batch.ids for batch in loader])
-    assert len(seen[0]) == len(seen[1])
-    assert {id_ for rank in seen for ids in rank for id_ in ids} == {f"u{n:02d}" for n in range(20)}
-
-
-def test_epochs_differ_in_order_and_repeat_by_seed(cuts):
-    def epoch(number):
-        usable = trainable(cuts, TOKENS, PLAIN)
-        loader, sampler = training_loader(usable, TOKENS, PLAIN, seed=1, rank=0, world_size=1)
-        sampler.set_epoch(number)
-        return [batch.ids for batch in loader]
-
-    assert epoch(0) == epoch(0) != epoch(1)
+        loader = TrainingLoader(usable, TOKENS, PLAIN, seed=1, rank=rank, world_size=2)
+        updates = list(loader.updates(0))
+        assert sum(update.num_tokens for update in updates) == usable.lengths.num_tokens.sum()
+        assert sum(update.seconds for update in updates) == pytest.approx(usable.seconds)
 
 
 def test_unusable_utterances_are_counted_by_reason(tmp_path):
     made = [
-        _cut(tmp_path, "good", 1.0, "abc"),
-        _cut(tmp_path, "fine", 1.0, "abc"),
-        _cut(tmp_path, "short", 0.4, "a"),
-        _cut(tmp_path, "long", 13.0, "a"),
-        _cut(tmp_path, "dense", 0.5, "abcdefgh" * 3),
+        make_cut(tmp_path, "good", 1.0, "abc"),
+        make_cut(tmp_path, "fine", 1.0, "abc"),
+        make_cut(tmp_path, "short", 0.4, "a"),
+        make_cut(tmp_path, "long", 13.0, "a"),
+        make_cut(tmp_path, "dense", 0.5, "abcdefgh" * 3),
     ]
-    path = tmp_path / "cuts.jsonl.gz"
-    CutSet.from_cuts(made).to_file(path)
-    usable = trainable(CutSet.from_jsonl_lazy(path), TOKENS, PLAIN)
+    usable = trainable(_index(tmp_path, made), TOKENS, PLAIN)
     assert usable.left_out == {
         "shorter than 0.5 s": 1,
         "longer than 12 s": 1,
         "with as many tokens as encoder frames or more": 1,
     }
-    assert [cut.id for cut in usable.cuts] == ["good", "fine"] and usable.seconds == 2.0
+    assert usable.numbers.tolist() == [0, 1] and usable.seconds == 2.0
+    # validation wants no more than a loss
+    assert with_loss(usable.index, TOKENS).numbers.tolist() == [0, 1, 2, 3]
 
 
 def test_nothing_usable_is_explained(tmp_path):
-    path = tmp_path / "cuts.jsonl.gz"
-    CutSet.from_cuts([_cut(tmp_path, "short", 0.4, "a")]).to_file(path)
+    index = _index(tmp_path, [make_cut(tmp_path, "short", 0.4, "a")])
     with pytest.raises(ValueError, match="0 utterances are left for training, .*: 1 shorter than 0.5 s"):
-        trainable(CutSet.from_jsonl_lazy(path), TOKENS, PLAIN)
+        trainable(index, TOKENS, PLAIN)
 
 
 @pytest.mark.parametrize("masks", [0, 1, 10])
@@ -116,12 +111,13 @@ def test_spec_augment_masks_what_it_is_told_to(cuts, masks):
         spec_aug_probability=1.0,
     )
     config = DataConfig(num_workers=0, max_duration=60.0, num_buckets=2, drop_last=False, spec_augment=augment)
-    loader, _ = training_loader(trainable(cuts, TOKENS, config), TOKENS, config, seed=1, rank=0, world_size=1)
-    plain = next(iter(evaluation_loader(cuts, TOKENS, DataConfig(num_workers=0, max_duration=60.0))))
+    loader = TrainingLoader(trainable(cuts, TOKENS, config), TOKENS, config, seed=1)
+    plain = next(evaluation_batches(cuts, TOKENS, DataConfig(num_workers=0, max_duration=60.0)))
     by_id = dict(zip(plain.ids, plain.features, strict=True))
     changed = [
         (features[:length] != by_id[id_][:length]).any(1).float().mean().item()
-        for batch in loader
+        for update in loader.updates(0)
+        for batch in update.batches
         for id_, features, length in zip(batch.ids, batch.features, batch.feature_lens.tolist(), strict=True)
     ]
     assert len(changed) == 20

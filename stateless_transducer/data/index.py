@@ -1,0 +1,158 @@
+"""A manifest of cuts, opened at any place: what training plans with is in arrays, a cut is one read.
+
+A compressed manifest must be read from its beginning, which takes half a minute for a million cuts. So it is unpacked
+once, into a folder beside it, with the places of its lines:
+
+<prefix>_cuts_<split>.jsonl.gz.index/
+    cuts.jsonl     the manifest
+    arrays.npz     place, duration, feature frames of each cut; of which manifest
+    tokens-*.npy   tokens of each transcript, by the table that counted them
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from lhotse.cut import Cut
+from lhotse.serialization import deserialize_item
+
+from stateless_transducer.files import replacing
+from stateless_transducer.text.tokens import TokenTable
+
+_SECONDS_A_FRAME = 0.01
+
+
+@dataclass(frozen=True)
+class CutIndex:
+    """The cuts of a manifest by number."""
+
+    folder: Path
+    places: np.ndarray
+    """(M + 1,), int64: byte at which each line begins, and the end."""
+    seconds: np.ndarray
+    """(M,), float64."""
+    num_frames: np.ndarray
+    """(M,), int32: feature frames."""
+
+    def __len__(self) -> int:
+        return len(self.seconds)
+
+    def __getstate__(self) -> dict[str, object]:
+        # a process that loads batches opens the file itself
+        return {name: value for name, value in self.__dict__.items() if name != "_lines"}
+
+    def __iter__(self) -> Iterator[Cut]:
+        return (self.cut(i) for i in range(len(self)))
+
+    @cached_property
+    def _lines(self) -> np.ndarray:
+        return np.memmap(self.folder / "cuts.jsonl", np.uint8, "r")
+
+    def cut(self, number: int) -> Cut:
+        """One of them."""
+        start, end = self.places[number], self.places[number + 1]
+        return deserialize_item(json.loads(self._lines[start:end].tobytes()))
+
+    def num_tokens(self, token_table: TokenTable) -> np.ndarray:
+        """(M,), int32: tokens of each transcript; counted once for each table."""
+        key = hashlib.sha256(repr((token_table.symbols, token_table.unit)).encode()).hexdigest()[:12]
+        path = self.folder / f"tokens-{key}.npy"
+        if not path.is_file():
+            with (self.folder / "cuts.jsonl").open("rb") as file:
+                counts = [len(token_table.encode(_text(json.loads(line)))) for line in file]
+            with replacing(path) as temporary:
+                np.save(temporary, np.array(counts, np.int32))
+        return np.load(path)
+
+
+def open_index(manifest: Path) -> CutIndex:
+    """The index of a manifest (.jsonl or .jsonl.gz), made anew where the manifest is another than it was.
+
+    Raises:
+        ValueError: a line is no cut.
+    """
+    found = manifest.stat()
+    stamp = [found.st_size, found.st_mtime_ns]
+    for folder in _folders(manifest):
+        with suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            return _load(folder, stamp)
+    for folder in _folders(manifest):
+        with suppress(PermissionError):
+            _build(manifest, folder, stamp)
+            return _load(folder, stamp)
+    raise ValueError(f"{manifest}: neither its folder nor the temporary one can be written, but its index must be.")
+
+
+def _folders(manifest: Path) -> list[Path]:
+    """Beside the manifest; where that cannot be written, in the folder for temporary files."""
+    name = f"{manifest.name}.index"
+    key = hashlib.sha256(str(manifest.resolve()).encode()).hexdigest()[:12]
+    return [manifest.with_name(name), Path(tempfile.gettempdir()) / f"{key}-{name}"]
+
+
+def _load(folder: Path, stamp: list[int]) -> CutIndex:
+    with (folder / "arrays.npz").open("rb") as file, np.load(file) as arrays:
+        if arrays["stamp"].tolist() != stamp:
+            raise ValueError("of another manifest")
+        return CutIndex(folder, arrays["places"], arrays["seconds"], arrays["num_frames"])
+
+
+def _build(manifest: Path, folder: Path, stamp: list[int]) -> None:
+    """Into a folder of another name first: several processes may be at it, and one may be killed."""
+    making = Path(tempfile.mkdtemp(prefix=f".{manifest.name[:80]}.", dir=folder.parent))
+    try:
+        places, seconds, num_frames = [0], [], []
+        opened = gzip.open(manifest) if manifest.suffix == ".gz" else manifest.open("rb")
+        with opened as source, (making / "cuts.jsonl").open("wb") as target:
+            for number, line in enumerate(source, start=1):
+                if not line.strip():
+                    continue
+                try:
+                    duration, frames = _lengths(json.loads(line))
+                except (ValueError, KeyError, TypeError, AttributeError) as err:
+                    raise ValueError(f"{manifest}:{number}: not a cut of lhotse's ({err}).") from err
+                target.write(line)
+                places.append(places[-1] + len(line))
+                seconds.append(duration)
+                num_frames.append(frames)
+        np.savez(
+            making / "arrays.npz",
+            stamp=np.array(stamp),
+            places=np.array(places, np.int64),
+            seconds=np.array(seconds, np.float64),
+            num_frames=np.array(num_frames, np.int32),
+        )
+        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(FileExistsError, OSError):
+            # another process was faster: its index is as good
+            making.rename(folder)
+    finally:
+        shutil.rmtree(making, ignore_errors=True)
+
+
+def _lengths(cut: dict) -> tuple[float, int]:
+    """Seconds and feature frames."""
+    if cut["type"] != "MonoCut":
+        whole = deserialize_item(cut)
+        return whole.duration, whole.num_frames or round(whole.duration / _SECONDS_A_FRAME)
+    features = cut.get("features")
+    if features is not None and features["duration"] == cut["duration"]:
+        return cut["duration"], features["num_frames"]
+    return cut["duration"], round(cut["duration"] / _SECONDS_A_FRAME)
+
+
+def _text(cut: dict) -> str:
+    if cut["type"] != "MonoCut":
+        return deserialize_item(cut).supervisions[0].text or ""
+    return cut["supervisions"][0].get("text") or ""

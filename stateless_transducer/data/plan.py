@@ -1,0 +1,121 @@
+"""Which utterances make a batch: a whole epoch is planned at once, from lengths alone.
+
+The plan follows from the seed, the number of the epoch and the lengths, so that every process makes the same one, and
+going on in the middle of an epoch costs nothing. A batch is planned for all processes together and then dealt out,
+longest first, one to each in turn: all have as many batches, of like lengths, and what is learnt does not depend on how
+many they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from stateless_transducer.ops.masks import subsampled_lens
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Of utterances, by number."""
+
+    seconds: np.ndarray
+    """(M,)."""
+    num_frames: np.ndarray
+    """(M,): feature frames."""
+    num_tokens: np.ndarray
+    """(M,)."""
+
+    def __len__(self) -> int:
+        return len(self.seconds)
+
+    def of(self, numbers: np.ndarray) -> Lengths:
+        """Of some of them."""
+        return Lengths(self.seconds[numbers], self.num_frames[numbers], self.num_tokens[numbers])
+
+    @property
+    def num_cells(self) -> np.ndarray:
+        """(M,): places in the lattice of each, T (U + 1)."""
+        return subsampled_lens(self.num_frames.astype(np.int64)) * (self.num_tokens + 1)
+
+
+@dataclass(frozen=True)
+class BatchLimits:
+    """What a batch of one process keeps to; padding counts."""
+
+    max_duration: float
+    """Seconds: utterances times the longest one."""
+    max_cells: int = 0
+    """Places in the lattices: utterances times the most frames times the most tokens and one; 0: any number."""
+
+    def times(self, factor: int) -> BatchLimits:
+        """Of so many processes together."""
+        return BatchLimits(self.max_duration * factor, self.max_cells * factor)
+
+
+def plan_epoch(
+    lengths: Lengths,
+    limits: BatchLimits,
+    *,
+    num_buckets: int,
+    parts: int = 1,
+    drop_last: bool = False,
+    random: np.random.Generator | None = None,
+) -> list[np.ndarray]:
+    """Batches of utterances of like length: numbers of utterances, longest first.
+
+    Args:
+        lengths: of all utterances.
+        limits: of one part.
+        num_buckets: groups of like length, of about as many seconds each, that batches are drawn from.
+        parts: processes, times the pieces that each adds up to one update.
+        drop_last: leave out the batches at the end of each group that are not full.
+        random: order of the utterances and the batches; None: from long to short, as evaluation wants it.
+    """
+    whole = limits.times(parts)
+    by_length = np.lexsort((lengths.num_tokens, lengths.seconds))
+    batches: list[np.ndarray] = []
+    if random is None:
+        batches = list(_filled(by_length[::-1], lengths, whole, drop_last))
+    else:
+        heard = np.cumsum(lengths.seconds[by_length])
+        ends = np.searchsorted(heard, heard[-1] * np.arange(1, num_buckets) / num_buckets) if len(heard) else []
+        for bucket in np.split(by_length, ends):
+            batches += _filled(random.permutation(bucket), lengths, whole, drop_last)
+        batches = _wide_enough(batches, parts)
+        batches = [batches[i] for i in random.permutation(len(batches))]
+    return [_longest_first(batch, lengths) for batch in batches]
+
+
+def _wide_enough(batches: list[np.ndarray], parts: int) -> list[np.ndarray]:
+    """No process may be without an utterance: batches of fewer than there are parts are put together.
+
+    One utterance a process always fits. Fewer than ``parts`` utterances may be left out at the end.
+    """
+    wide = [batch for batch in batches if len(batch) >= parts]
+    narrow = [number for batch in batches if len(batch) < parts for number in batch.tolist()]
+    return wide + [np.array(narrow[i : i + parts]) for i in range(0, len(narrow) - parts + 1, parts)]
+
+
+def _filled(numbers: np.ndarray, lengths: Lengths, limits: BatchLimits, drop_last: bool) -> Iterator[np.ndarray]:
+    """Utterances in their order, as many to a batch as fit; one that is too long for any batch is alone."""
+    chosen = lengths.of(numbers)
+    frames = subsampled_lens(chosen.num_frames.astype(np.int64)).tolist()
+    rows = zip(chosen.seconds.tolist(), frames, (chosen.num_tokens + 1).tolist(), strict=True)
+    start, longest, most_frames, most_tokens = 0, 0.0, 0, 0
+    for i, (seconds, num_frames, num_tokens) in enumerate(rows):
+        wider = max(longest, seconds), max(most_frames, num_frames), max(most_tokens, num_tokens)
+        count = i - start + 1
+        is_long = count * wider[0] > limits.max_duration + 1e-6
+        is_large = limits.max_cells > 0 and count * wider[1] * wider[2] > limits.max_cells
+        if (is_long or is_large) and count > 1:
+            yield numbers[start:i]
+            start, wider = i, (seconds, num_frames, num_tokens)
+        longest, most_frames, most_tokens = wider
+    if start < len(numbers) and not drop_last:
+        yield numbers[start:]
+
+
+def _longest_first(batch: np.ndarray, lengths: Lengths) -> np.ndarray:
+    return batch[np.argsort(-lengths.seconds[batch], kind="stable")]

@@ -1,0 +1,194 @@
+"""How much memory training takes, before it starts: estimated, or tried out.
+
+Letters: N utterances, T_in feature frames, U tokens.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import resource
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stateless_transducer.data.batches import Batch, Update
+from stateless_transducer.data.plan import BatchLimits, Lengths
+from stateless_transducer.features import PADDING_VALUE
+from stateless_transducer.ops.masks import MIN_FEATURE_FRAMES, subsampled_lens
+from stateless_transducer.training.distributed import Rank
+from stateless_transducer.training.learner import Learner, autocast_dtype
+from stateless_transducer.training.objective import Objective
+from stateless_transducer.training.trainer import Plan
+
+_GIB = 2**30
+_SHARE_OF_MEMORY = 0.9
+"""Beyond it, memory in pieces too small to use is likely to end a long run."""
+
+
+def describe_plan(plan: Plan, rank: Rank) -> str:
+    """What ``--dry-run`` prints."""
+    config, lengths = plan.config, plan.training_set.lengths
+    objective = plan.objective
+    batches = plan.loader(Rank(0, config.world_size, rank.device)).plan(0)
+    num_all = sum(parameter.numel() for parameter in objective.model.parameters())
+    num_learning = sum(parameter.numel() for parameter in objective.parameters() if parameter.requires_grad)
+    fixed = fixed_bytes(objective, has_mean=config.optim.ema_decay > 0)
+    worst = worst_batches(lengths, BatchLimits(plan.data_config.max_duration, plan.data_config.max_cells))
+    activations = max(activation_bytes(plan, objective, *shape) for shape in worst)
+    sizes = plan.model_config
+    return "\n".join(
+        [
+            f"model         {num_all:,} parameters, {num_learning:,} of them learn; {sizes.num_layers} layers of width "
+            f"{sizes.attention_dim}, {sizes.vocab_size} tokens",
+            f"data          {len(lengths)} utterances, {plan.training_set.seconds / 3600:.2f} h, "
+            f"{lengths.seconds.min():.1f} to {lengths.seconds.max():.1f} s each",
+            f"epoch         {len(batches)} batches of about {np.mean([len(own) for own in batches]):.0f} utterances, "
+            f"{config.world_size} processes together",
+            f"training      {config.num_epochs} epochs, {len(batches) * config.num_epochs} batches, "
+            f"{plan.training_set.seconds * config.num_epochs / 3600:.1f} h of speech",
+            f"memory        about {(fixed + activations) / _GIB:.1f} GiB a process: {fixed / _GIB:.2f} for weights, "
+            f"gradients and optimiser, {activations / _GIB:.2f} for the largest batch",
+            f"precision     {autocast_dtype(config.precision, rank.device) or torch.float32} on {rank.device}",
+            f"checkpoints   {config.exp_dir}/epoch-0.pt to epoch-{config.num_epochs - 1}.pt, "
+            f"{fixed * 3 / 4 / _GIB:.2f} GiB each",
+        ]
+    )
+
+
+def fixed_bytes(objective: Objective, *, has_mean: bool) -> int:
+    """Weights; of those that learn gradients and two moments of the optimiser, too."""
+    parameters = list(objective.parameters())
+    learning = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
+    return 4 * (sum(parameter.numel() for parameter in parameters) * (2 if has_mean else 1) + 3 * learning)
+
+
+def worst_batches(lengths: Lengths, limits: BatchLimits) -> list[tuple[int, int, int]]:
+    """(N, T_in, U) of the largest batches that a plan may hold: of the longest utterances, of the largest lattices."""
+    found = []
+    for key in (lengths.seconds, lengths.num_cells, lengths.num_tokens):
+        i = int(key.argmax())
+        seconds, num_frames, num_tokens = lengths.seconds[i], int(lengths.num_frames[i]), int(lengths.num_tokens[i])
+        count = int(limits.max_duration / seconds)
+        if limits.max_cells:
+            count = min(count, limits.max_cells // max(1, int(lengths.num_cells[i])))
+        found.append((max(1, count), num_frames, num_tokens))
+    return sorted(set(found))
+
+
+def made_up_batch(N: int, T_in: int, U: int, plan: Plan) -> Batch:
+    """A batch of noise of the given size."""
+    # the modified loss needs a frame for each token, and one more
+    while int(subsampled_lens(torch.tensor(T_in))) <= U:
+        T_in += MIN_FEATURE_FRAMES
+    features = torch.randn(N, T_in, plan.model_config.feature_dim) + PADDING_VALUE / 2
+    tokens = torch.randint(1, plan.model_config.vocab_size, (N, U))
+    tokens[tokens == plan.model_config.blank_id] = 0 if plan.model_config.blank_id else 1
+    ids = tuple(f"made-up-{n}" for n in range(N))
+    return Batch(features, torch.full((N,), T_in), tokens, torch.full((N,), U), ids, ("",) * N)
+
+
+def activation_bytes(plan: Plan, objective: Objective, N: int, T_in: int, U: int) -> float:
+    """What the encoder keeps for the gradient of a batch.
+
+    Counted for one utterance of two lengths, on the CPU: a part grows with the frames, attention with their square.
+    """
+    objective = objective.cpu().train()
+    lengths = sorted({max(MIN_FEATURE_FRAMES, T_in // 4), max(2 * MIN_FEATURE_FRAMES, T_in // 2)})
+    counted = np.array([_kept_bytes(plan, objective, frames) for frames in lengths], dtype=float)
+    powers = np.array([[frames, frames**2] for frames in lengths], dtype=float)
+    linear, square = np.linalg.solve(powers, counted)
+    encoder = N * (linear * T_in + square * T_in**2)
+    # the lattice: scores, sums and occupations of each cell in float64
+    lattice = N * int(subsampled_lens(torch.tensor(T_in))) * (U + 1) * 80
+    dtype = autocast_dtype(plan.config.precision, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    return encoder * (0.6 if dtype is not None else 1.0) + lattice
+
+
+def _kept_bytes(plan: Plan, objective: Objective, num_frames: int) -> int:
+    batch, kept = made_up_batch(1, num_frames, 1, plan), {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    own = {parameter.untyped_storage().data_ptr() for parameter in objective.parameters()}
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        # what is kept stays as long as the result
+        result = objective.model.encode(batch.features, batch.feature_lens)
+    total = sum(size for place, size in kept.items() if place not in own)
+    del result
+    return total
+
+
+def find_max_duration(plan: Plan, rank: Rank, say: Callable[[str], None]) -> str:
+    """Try the worst batches of larger and larger ``--max-duration``; the proposal as a line.
+
+    A model of its own is trained on noise, so no weights are touched. On a GPU the largest that fits is searched for;
+    on a CPU, where too much memory would end other programs, it is computed from two small batches.
+    """
+    if rank.device.type == "cpu":
+        return _extrapolated(plan, rank, say)
+    capacity = torch.cuda.get_device_properties(rank.device).total_memory * _SHARE_OF_MEMORY
+    fits, fails = 0.0, None
+    duration = float(plan.training_set.lengths.seconds.max())
+    while fails is None or fails - fits > 0.1 * fails:
+        needed = _needed(plan, rank, duration)
+        shown = "does not fit" if needed is None else f"{needed / _GIB:.1f} GiB"
+        say(f"--max-duration {duration:.0f}: {shown} of {capacity / _GIB:.1f}")
+        if needed is not None and needed <= capacity:
+            fits = duration
+        else:
+            fails = duration
+        duration = 2 * duration if fails is None else (fits + fails) / 2
+        if fails is not None and fails <= float(plan.training_set.lengths.seconds.max()):
+            raise ValueError("Not even one of the longest utterances fits; lower `--max-utterance-s`.")
+    return f"--max-duration {fits:.0f}"
+
+
+def _extrapolated(plan: Plan, rank: Rank, say: Callable[[str], None]) -> str:
+    longest = float(plan.training_set.lengths.seconds.max())
+    tried = [longest * 2, longest * 6]
+    used = []
+    for duration in tried:
+        needed = _needed(plan, rank, duration)
+        assert needed is not None
+        used.append(needed)
+        say(f"--max-duration {duration:.0f}: {needed / _GIB:.2f} GiB")
+    slope = max(1.0, (used[1] - used[0]) / (tried[1] - tried[0]))
+    capacity = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * _SHARE_OF_MEMORY / rank.world_size
+    found = tried[1] + (capacity - used[1]) / slope
+    if found < longest:
+        raise ValueError("Not even one of the longest utterances fits; lower `--max-utterance-s`.")
+    say(f"{slope / 2**20:.1f} MiB a second of speech, {capacity / _GIB:.1f} GiB a process")
+    return f"--max-duration {found:.0f}"
+
+
+def _needed(plan: Plan, rank: Rank, duration: float) -> float | None:
+    """Most bytes that two updates with the worst batches take; None: more than there is."""
+    config = replace(plan.config, world_size=1)
+    learner = Learner(plan.objective.to(rank.device), config, Rank(0, 1, rank.device), model_size=1)
+    limits = BatchLimits(duration, plan.data_config.max_cells)
+    is_gpu = rank.device.type == "cuda"
+    if is_gpu:
+        torch.cuda.reset_peak_memory_stats(rank.device)
+    try:
+        for shape in worst_batches(plan.training_set.lengths, limits):
+            batch = made_up_batch(*shape, plan)
+            update = Update([batch], batch.seconds, int(batch.token_lens.sum()))
+            for step in (1, 2):
+                learner.learn(update, step=step, epoch=0, done=0.0)
+    except ValueError:
+        return None
+    finally:
+        del learner
+        gc.collect()
+        if is_gpu:
+            torch.cuda.empty_cache()
+    if is_gpu:
+        return float(torch.cuda.max_memory_reserved(rank.device))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0

@@ -1,0 +1,182 @@
+"""All that a run must know to go on, in a checkpoint and back.
+
+Random numbers are drawn from seed and number of the batch, so no generator's state is among it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from stateless_transducer.checkpoint import (
+    Checkpoint,
+    batch_path,
+    epoch_path,
+    load_checkpoint,
+    saved_batches,
+    saved_epochs,
+)
+from stateless_transducer.training.config import TrainConfig
+from stateless_transducer.training.learner import Learner
+
+
+class Mean:
+    """Mean of totals over weights, old ones fading by ``decay`` at each addition."""
+
+    def __init__(self, decay: float = 1.0) -> None:
+        self.total, self.weight, self._decay = 0.0, 0.0, decay
+
+    def add(self, total: float, weight: float) -> None:
+        """One more."""
+        self.total = self.total * self._decay + total
+        self.weight = self.weight * self._decay + weight
+
+    @property
+    def value(self) -> float:
+        """NaN without any."""
+        return self.total / self.weight if self.weight else math.nan
+
+
+def _recent() -> Mean:
+    return Mean(decay=1 - 1 / 200)
+
+
+@dataclass
+class Position:
+    """Where a run is."""
+
+    step: int = 0
+    """Batches so far, over all epochs."""
+    epoch: int = 0
+    """That is going on."""
+    batch: int = 0
+    """Batches of it that are done."""
+    best: dict[str, float] = field(default_factory=lambda: {"train": math.inf, "valid": math.inf})
+    """Lowest losses of an epoch."""
+    num_bad: int = 0
+    """Batches in a row without a finite loss."""
+    recent: Mean = field(default_factory=_recent)
+    """Loss of the batches of late."""
+    whole: Mean = field(default_factory=Mean)
+    """Loss of the batches of this epoch."""
+
+    def next_epoch(self) -> None:
+        """One is done."""
+        self.epoch, self.batch, self.recent, self.whole = self.epoch + 1, 0, _recent(), Mean()
+
+    def state_dict(self) -> dict[str, Any]:
+        """As plain values."""
+        means = {name: [mean.total, mean.weight] for name, mean in (("recent", self.recent), ("whole", self.whole))}
+        numbers = {name: getattr(self, name) for name in ("step", "epoch", "batch", "num_bad")}
+        return {**numbers, "best": dict(self.best), "means": means}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        for name in ("step", "epoch", "batch", "num_bad"):
+            setattr(self, name, state[name])
+        self.best = dict(state["best"])
+        for name, mean in (("recent", self.recent), ("whole", self.whole)):
+            mean.total, mean.weight = state["means"][name]
+
+
+def training_state(learner: Learner, position: Position, config: TrainConfig) -> dict[str, Any]:
+    """What `restore` takes."""
+    head = learner.objective.ctc_head
+    return {
+        "optimizer": learner.optimizer.state_dict(),
+        "scaler": learner.scaler.state_dict(),
+        "ctc_head": None if head is None else on_cpu(head.state_dict()),
+        "ema": None if learner.mean is None else on_cpu(learner.mean.state_dict()),
+        "options": _options_of_state(config),
+        "position": position.state_dict(),
+    }
+
+
+def restore(checkpoint: Checkpoint, learner: Learner, position: Position, config: TrainConfig) -> None:
+    """Go on where a checkpoint was written.
+
+    Raises:
+        ValueError: options have changed on which the optimiser's state depends.
+    """
+    state: Mapping[str, Any] = checkpoint.training_state or {}
+    for flag, value in _options_of_state(config).items():
+        if state["options"].get(flag, value) != value:
+            raise ValueError(f"`{flag}` was {state['options'][flag]} before; going on, it cannot become {value}.")
+    objective = learner.objective
+    objective.model.load_state_dict(checkpoint.weights)
+    if objective.ctc_head is not None and state["ctc_head"] is not None:
+        objective.ctc_head.load_state_dict(state["ctc_head"])
+    learner.optimizer.load_state_dict(state["optimizer"])
+    learner.scaler.load_state_dict(state["scaler"])
+    if learner.mean is not None:
+        # from here on, if the run had none before
+        learner.mean.load_state_dict(state["ema"] or checkpoint.weights)
+    position.load_state_dict(state["position"])
+
+
+def _options_of_state(config: TrainConfig) -> dict[str, Any]:
+    """On which the optimiser's state depends: what is trained, and by what."""
+    return {
+        "--optimizer": config.optim.optimizer,
+        "--ctc-loss-scale above 0": config.optim.ctc_loss_scale > 0,
+        "--freeze-layers": config.fine_tune.freeze_layers,
+        "--layer-lr-decay below 1": config.fine_tune.layer_lr_decay < 1,
+    }
+
+
+def resumable(config: TrainConfig) -> Path | None:
+    """The checkpoint that ``--start-epoch`` or ``--resume`` goes on from; None: start from nothing.
+
+    Raises:
+        ValueError: it is not there.
+    """
+    folder, there = config.exp_dir, saved_epochs(config.exp_dir)
+    if config.start_epoch:
+        if config.start_epoch - 1 not in there:
+            found = ", ".join(epoch_path(folder, n).name for n in there) or "no checkpoint"
+            raise ValueError(
+                f"`--start-epoch` {config.start_epoch} needs epoch-{config.start_epoch - 1}.pt in `--exp-dir` "
+                f"{folder}, which holds {found}."
+            )
+        return epoch_path(folder, config.start_epoch - 1)
+    within = saved_batches(folder)
+    newest = [epoch_path(folder, n) for n in there[-1:]] + [batch_path(folder, n) for n in within[-1:]]
+    if not config.resume:
+        if newest:
+            again = f"or with `--start-epoch {there[-1] + 1}` " if there else ""
+            raise ValueError(
+                f"`--exp-dir` {folder} holds {newest[0].name} of an earlier run; go on with `--resume true` {again}"
+                "or choose another folder."
+            )
+        return None
+    if len(newest) < 2:
+        return newest[0] if newest else None
+    return max(newest, key=lambda path: load_resumable(path).provenance["step"])
+
+
+def load_resumable(path: Path, start_epoch: int = 0) -> Checkpoint:
+    """A checkpoint to go on from.
+
+    Raises:
+        ValueError: it holds a model without training state, or belongs to another epoch than its name says.
+    """
+    checkpoint = load_checkpoint(path)
+    state = checkpoint.training_state
+    if state is None:
+        raise ValueError(f"{path} holds a model without its training state; training cannot go on with it.")
+    if "means" not in state["position"]:
+        raise ValueError(f"{path} was written by an earlier version; train on with that, or `--init-from` it.")
+    epoch, batch = state["position"]["epoch"], state["position"]["batch"]
+    if start_epoch and (epoch, batch) != (start_epoch, 0):
+        raise ValueError(f"{path} was another file: it goes on with epoch {epoch}, not {start_epoch}.")
+    return checkpoint
+
+
+def on_cpu(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A copy."""
+    return {name: value.detach().cpu().clone() for name, value in weights.items()}

@@ -1,0 +1,93 @@
+"""Manifests that can be opened at any place."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import pickle
+
+import pytest
+from lhotse import CutSet, MonoCut, SupervisionSegment
+from lhotse.features import Features
+
+from stateless_transducer.data.index import open_index
+from stateless_transducer.text.tokens import build_token_table
+
+TOKENS = build_token_table(["abc"], "char")
+
+
+def _cut(number):
+    id_, seconds = f"u{number}", 1.0 + number
+    features = Features("test", round(seconds * 100) + 1, 80, 0.01, 16000, 0.0, seconds, "none", ".", id_, id_, 0)
+    said = SupervisionSegment(id=id_, recording_id=id_, start=0.0, duration=seconds, text="ä" * number)
+    return MonoCut(id=id_, start=0.0, duration=seconds, channel=0, supervisions=[said], features=features)
+
+
+@pytest.fixture(params=[".jsonl.gz", ".jsonl"])
+def manifest(tmp_path, request):
+    path = tmp_path / f"cuts{request.param}"
+    CutSet.from_cuts([_cut(number) for number in range(5)]).to_file(path)
+    return path
+
+
+def test_cuts_are_those_of_the_manifest_in_any_order(manifest):
+    index = open_index(manifest)
+    assert len(index) == 5 and [cut.id for cut in index] == [f"u{n}" for n in range(5)]
+    assert index.cut(3) == _cut(3) and index.cut(1) == _cut(1)
+    assert index.seconds.tolist() == [1, 2, 3, 4, 5] and index.num_frames.tolist() == [101, 201, 301, 401, 501]
+    assert index.num_tokens(TOKENS).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_index_is_made_once_and_again_for_another_manifest(manifest):
+    open_index(manifest)
+    made = manifest.with_name(f"{manifest.name}.index") / "cuts.jsonl"
+    before = made.stat().st_mtime_ns
+    assert open_index(manifest).num_tokens(TOKENS).tolist() == [0, 1, 2, 3, 4]
+    assert made.stat().st_mtime_ns == before
+    manifest.unlink()
+    CutSet.from_cuts([_cut(number) for number in (2, 4)]).to_file(manifest)
+    index = open_index(manifest)
+    assert [cut.id for cut in index] == ["u2", "u4"] and index.num_tokens(TOKENS).tolist() == [2, 4]
+
+
+def test_tokens_are_counted_by_each_table(manifest):
+    index = open_index(manifest)
+    words = build_token_table(["ä"], "word")
+    assert index.num_tokens(words).tolist() == [0, 1, 1, 1, 1] and index.num_tokens(TOKENS).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_half_an_index_is_made_again(manifest):
+    open_index(manifest)
+    folder = manifest.with_name(f"{manifest.name}.index")
+    (folder / "arrays.npz").write_bytes((folder / "arrays.npz").read_bytes()[:100])
+    assert len(open_index(manifest)) == 5
+
+
+def test_index_goes_to_other_processes(manifest):
+    index = open_index(manifest)
+    index.cut(0)
+    assert pickle.loads(pickle.dumps(index)).cut(4) == _cut(4)
+
+
+def test_folder_that_cannot_be_written_is_no_obstacle(manifest, tmp_path, monkeypatch):
+    """The permission is taken away from the index: root may write into any folder."""
+    import stateless_transducer.data.index as module
+
+    real = module._build
+
+    def refusing(source, folder, stamp):
+        if folder.parent == manifest.parent:
+            raise PermissionError(folder)
+        real(source, folder, stamp)
+
+    monkeypatch.setattr(module, "_build", refusing)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "elsewhere"))
+    (tmp_path / "elsewhere").mkdir()
+    assert len(open_index(manifest)) == 5
+
+
+def test_line_that_is_no_cut_is_named(tmp_path):
+    path = tmp_path / "cuts.jsonl.gz"
+    path.write_bytes(gzip.compress(json.dumps(_cut(1).to_dict()).encode() + b'\n{"a": 1}\n'))
+    with pytest.raises(ValueError, match=r"cuts.jsonl.gz:2: not a cut of lhotse's"):
+        open_index(path)

@@ -1,0 +1,165 @@
+"""Runs in processes of their own: killed at any moment, told to stop, shared by several, on one machine and on two."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+import torch
+from small_corpus import write_small_corpus
+
+from stateless_transducer.checkpoint import load_checkpoint
+from stateless_transducer.cli import main
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+
+
+# nothing random but the order, and no batch of fewer utterances than there are processes
+PLAIN = ["--dropout", "0", "--enable-spec-aug", "false", "--drop-last", "true"]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """Options of ``transducer train`` for 48 made-up utterances."""
+    torch.manual_seed(1)
+    return ["train", *write_small_corpus(tmp_path_factory.mktemp("corpus"), count=48), "--max-duration", "6"]
+
+
+@pytest.fixture(scope="module")
+def whole(corpus, tmp_path_factory):
+    """A run that nobody disturbs."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert main([*corpus, "--exp-dir", str(folder), "--num-epochs", "3", "--dropout", "0.2"]) == 0
+    return folder
+
+
+def _start(arguments, **options):
+    command = [sys.executable, "-m", "stateless_transducer.cli", *map(str, arguments)]
+    return subprocess.Popen(
+        command, env=ENVIRONMENT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, **options
+    )
+
+
+def _losses(folder):
+    """Step -> loss of the batch; of steps done over, the last ones."""
+    rows = map(json.loads, (folder / "log" / "metrics.jsonl").read_text().splitlines())
+    return {row["step"]: row["current_loss"] for row in rows if "current_loss" in row}
+
+
+def _same_weights(a, b):
+    a, b = (load_checkpoint(path).weights for path in (a, b))
+    return all(torch.equal(value, b[name]) for name, value in a.items())
+
+
+def _free_port():
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]
+
+
+def test_a_run_killed_at_any_moment_goes_on_bit_equal(corpus, whole, tmp_path):
+    """kill -9 after another number of batches each time; --resume goes on from the last checkpoint within the epoch."""
+    flags = ["--exp-dir", tmp_path, "--num-epochs", "3", "--dropout", "0.2", "--save-every", "1", "--resume", "true"]
+    num_kills = 0
+    for wanted in (2, 6, None):
+        process = _start([*corpus, *flags])
+        assert process.stderr is not None
+        for line in process.stderr:
+            if wanted is not None and line.count("tot_loss[") and int(line.split("batch ")[1].split(",")[0]) >= wanted:
+                process.kill()
+                num_kills += 1
+                break
+        process.stderr.close()
+        process.wait()
+    assert num_kills == 2 and process.returncode == 0
+    assert _losses(tmp_path) == _losses(whole)
+    assert _same_weights(tmp_path / "epoch-2.pt", whole / "epoch-2.pt")
+    # half-written files carry another name; the checkpoints of the epoch that are not the last ones are gone
+    assert len(list(tmp_path.glob("checkpoint-*.pt"))) == 3
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_told_to_stop_saves_and_says_how_to_go_on(corpus, whole, tmp_path, number):
+    flags = ["--exp-dir", tmp_path, "--num-epochs", "3", "--dropout", "0.2"]
+    process = _start([*corpus, *flags])
+    assert process.stderr is not None
+    lines = []
+    for line in process.stderr:
+        lines.append(line)
+        if "batch 1, loss" in line and process.poll() is None:
+            process.send_signal(number)
+    assert process.wait() == 0
+    process.stderr.close()
+    assert f"Stopped by {number.name}; go on with `--resume true`" in lines[-1]
+    (left,) = tmp_path.glob("checkpoint-*.pt")
+    assert load_checkpoint(left).training_state["position"]["batch"] >= 2
+    assert main([*corpus, *map(str, flags), "--resume", "true"]) == 0
+    assert _same_weights(tmp_path / "epoch-2.pt", whole / "epoch-2.pt")
+
+
+def _shared(corpus, folder, world_size, duration):
+    """Losses of a run without anything random but the order."""
+    flags = ["--exp-dir", str(folder), "--num-epochs", "2", *PLAIN]
+    flags += ["--world-size", str(world_size), "--max-duration", str(duration), "--master-port", str(_free_port())]
+    assert main([*corpus, *flags]) == 0
+    return _losses(folder)
+
+
+@pytest.fixture(scope="module")
+def alone(corpus, tmp_path_factory):
+    return _shared(corpus, tmp_path_factory.mktemp("alone"), 1, 12)
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_processes_with_their_share_of_the_batch_learn_the_same(corpus, alone, tmp_path, world_size):
+    found = _shared(corpus, tmp_path, world_size, 12 / world_size)
+    # sums in another order; Adam makes rounding larger, step by step
+    assert found == pytest.approx(alone, rel=1e-3) and len(found) == 8
+    logs = [path.read_text() for path in sorted((tmp_path / "log").glob("log-train-*-[0-3]"))]
+    assert len(logs) == world_size
+    for pattern in (r"validation: loss=\S+", r"learning rate: [\d.e-]+"):
+        assert len({tuple(re.findall(pattern, log)) for log in logs}) == 1
+
+
+def test_two_machines_learn_the_same(corpus, alone, tmp_path):
+    """torchrun on two addresses of the loopback network, one process each."""
+    port, processes = _free_port(), []
+    flags = ["--exp-dir", tmp_path, "--num-epochs", "2", *PLAIN]
+    for rank in range(2):
+        command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
+        command += ["--node-rank", str(rank), "--master-addr", "127.0.0.1", "--master-port", str(port)]
+        command += ["--local-addr", f"127.0.0.{rank + 1}", "-m", "stateless_transducer.cli"]
+        command += map(str, [*corpus, *flags, "--max-duration", "6"])
+        processes.append(subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True))
+    errors = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], errors
+    assert _losses(tmp_path) == pytest.approx(alone, rel=1e-3)
+
+
+def test_stop_reaches_all_processes(corpus, tmp_path):
+    flags = ["--exp-dir", tmp_path, "--num-epochs", "500", "--world-size", "2", "--master-port", _free_port()]
+    process = _start([*corpus, *flags])
+    assert process.stderr is not None
+    lines = []
+    for line in process.stderr:
+        lines.append(line)
+        if "batch 1, loss" in line and process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            break
+    lines += process.stderr.read().splitlines(keepends=True)
+    process.stderr.close()
+    assert process.wait() == 0, lines
+    assert any("Stopped by SIGTERM" in line for line in lines)
+    assert len(list(tmp_path.glob("checkpoint-*.pt"))) == 1
+
+
+def test_resuming_a_run_that_never_began_starts_it(corpus, tmp_path):
+    assert main([*corpus, "--exp-dir", str(tmp_path), "--num-epochs", "1", "--resume", "true"]) == 0
+    assert main([*corpus, "--exp-dir", str(tmp_path), "--num-epochs", "1", "--resume", "true"]) == 0
+    assert (tmp_path / "epoch-0.pt").exists()
