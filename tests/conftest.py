@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from sounds import write_aishell, write_musan
+
+from stateless_transducer.cli import main
 
 
 def pytest_configure(config):
@@ -38,3 +41,13 @@ def seeded():
 @pytest.fixture(scope="session")
 def golden() -> Path:
     return Path(__file__).parent / "golden" / "icefall"
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory) -> Path:
+    """A corpus in AISHELL's layout and MUSAN, both of noise: aishell/, musan/, and prepared from them, data/."""
+    folder = tmp_path_factory.mktemp("prepared")
+    flags = ["--data-dir", str(folder / "data"), "--num-jobs", "1"]
+    assert main(["prepare", "aishell", "--corpus-dir", str(write_aishell(folder / "aishell")), *flags]) == 0
+    assert main(["prepare", "musan", "--corpus-dir", str(write_musan(folder / "musan")), *flags]) == 0
+    return folder

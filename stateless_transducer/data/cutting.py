@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -105,10 +106,15 @@ def samples_of(cut: Cut, sample_rate: int) -> np.ndarray:
         AudioError: the sound file cannot be read.
     """
     assert isinstance(cut, MonoCut) and cut.recording is not None, cut.id
-    samples = read_audio(str(cut.recording.sources[0].source), sample_rate)
+    samples = read_audio(sound_file(cut.recording), sample_rate)
     samples = at_speed(samples, _speed(cut.recording.transforms or ()), sample_rate)
     start = round(cut.start * sample_rate)
     return samples[start : start + round(cut.duration * sample_rate)]
+
+
+def sound_file(recording: Recording) -> Path:
+    """Where its sound is."""
+    return Path(str(recording.sources[0].source))
 
 
 def at_speed(samples: np.ndarray, speed: float, sample_rate: int) -> np.ndarray:

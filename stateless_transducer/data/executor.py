@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError, Executor, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -17,18 +17,18 @@ _TIMEOUT_S = 10
 
 
 @contextmanager
-def executor(config: WorkConfig, shared_dir: Path) -> Iterator[Executor]:
+def executor(config: WorkConfig, *shared: Path) -> Iterator[Executor]:
     """An executor for the length of the block; on an error, what has not begun is dropped.
 
     Args:
         config: says which.
-        shared_dir: a folder that is there and that every worker must see.
+        shared: files and folders that are there, and that every worker must see.
 
     Raises:
         ValueError: a process died; the cluster cannot be reached or used, or lost a worker for good.
     """
     if config.dask is not None:
-        with _dask(config.dask, shared_dir) as pool:
+        with _dask(config.dask, shared) as pool:
             yield pool
         return
     # spawned: a fork of a process with threads may hang
@@ -44,14 +44,14 @@ def executor(config: WorkConfig, shared_dir: Path) -> Iterator[Executor]:
 
 
 @contextmanager
-def _dask(address: str, shared_dir: Path) -> Iterator[Executor]:
+def _dask(address: str, shared: Sequence[Path]) -> Iterator[Executor]:
     try:
         from distributed import Client, KilledWorker
     except ImportError:
         raise ValueError("`--dask` needs distributed: pip install 'stateless-transducer[dask]'.") from None
     _knock(address)
     with Client(address, timeout=_TIMEOUT_S, set_as_default=False) as client:
-        _check_workers(client, address, shared_dir)
+        _check_workers(client, address, shared)
         pool = client.get_executor()
         try:
             yield pool
@@ -79,17 +79,18 @@ def _knock(address: str) -> None:
         raise ValueError(f"`--dask` {address}: no scheduler answers there ({err}).") from err
 
 
-def _check_workers(client, address: str, shared_dir: Path) -> None:
+def _check_workers(client, address: str, shared: Sequence[Path]) -> None:
     try:
         client.wait_for_workers(1, timeout=_TIMEOUT_S)
     except TimeoutError as err:
         raise ValueError(
             f"`--dask` {address}: the scheduler has no workers; start some with `dask worker {address}`."
         ) from err
-    sees = client.run(os.path.isdir, str(shared_dir.resolve()))
-    blind = [worker for worker, answer in sees.items() if answer is not True]
-    if blind:
-        raise ValueError(
-            f"`--dask` {address}: {', '.join(blind)} cannot see {shared_dir.resolve()}; data and sound must be where "
-            "all machines find them under the same name."
-        )
+    for path in shared:
+        sees = client.run(os.path.exists, str(path.resolve()))
+        blind = [worker for worker, answer in sees.items() if answer is not True]
+        if blind:
+            raise ValueError(
+                f"`--dask` {address}: {', '.join(blind)} cannot see {path.resolve()}; data and sound must be where all "
+                "machines find them under the same name."
+            )

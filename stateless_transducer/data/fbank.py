@@ -20,7 +20,7 @@ from lhotse import LilcomChunkyWriter, MonoCut
 from lhotse.features import Features
 
 from stateless_transducer.data.corpora.utterance import Problem
-from stateless_transducer.data.cutting import Cutter, Source
+from stateless_transducer.data.cutting import Cutter, Source, sound_file
 from stateless_transducer.features import AudioError, FbankConfig, fbank, read_audio
 from stateless_transducer.files import replacing, write_text
 
@@ -114,7 +114,7 @@ def _make(part: _Part) -> None:
         for source in part.sources:
             recording, _ = source
             try:
-                samples = read_audio(str(recording.sources[0].source), part.config.sample_rate)
+                samples = read_audio(sound_file(recording), part.config.sample_rate)
             except AudioError as err:
                 problems.append(Problem("unreadable audio", recording.id, str(err)))
                 continue

@@ -15,7 +15,7 @@ from lhotse import load_manifest
 from stateless_transducer.data.config import WorkConfig
 from stateless_transducer.data.corpora.musan import PARTS, read_musan
 from stateless_transducer.data.corpora.utterance import Problem, describe_problems, problem_rows
-from stateless_transducer.data.cutting import Windows
+from stateless_transducer.data.cutting import Windows, sound_file
 from stateless_transducer.data.executor import executor
 from stateless_transducer.data.manifests import manifest_path, noise_cuts_path, problems_path, write_recordings
 from stateless_transducer.data.preparation import Bar, Say, compute_features, manifests_are_there, manifests_stamp
@@ -87,7 +87,7 @@ def prepare_noise_features(config: WorkConfig, *, say: Say, bar: Bar) -> None:
         for recording in load_manifest(manifest_path(config.manifest_dir, PREFIX, "recordings", part))
     ]
     config.fbank_dir.mkdir(parents=True, exist_ok=True)
-    with executor(config, config.fbank_dir) as pool:
+    with executor(config, config.fbank_dir, sound_file(recordings[0])) as pool:
         compute_features(
             [(recording, None) for recording in recordings],
             _WINDOWS,

@@ -17,7 +17,7 @@ from typing import Any
 
 from stateless_transducer.data.config import Limits, PrepareConfig, WorkConfig
 from stateless_transducer.data.corpora.utterance import SPLITS, Problem, Utterance, describe_problems, problem_rows
-from stateless_transducer.data.cutting import Cutter, Source, WholeAtSpeeds
+from stateless_transducer.data.cutting import Cutter, Source, WholeAtSpeeds, sound_file
 from stateless_transducer.data.executor import executor
 from stateless_transducer.data.fbank import store_features
 from stateless_transducer.data.manifests import manifest_path, problems_path, read_manifests, write_manifests
@@ -154,10 +154,11 @@ def prepare_features(prefix: str, config: PrepareConfig, *, say: Say, bar: Bar) 
     if not todo:
         return
     config.fbank_dir.mkdir(parents=True, exist_ok=True)
-    with executor(config, config.fbank_dir) as pool:
+    sources = {split: read_manifests(config.manifest_dir, prefix, split) for split in todo}
+    with executor(config, config.fbank_dir, sound_file(sources[todo[0]][0][0])) as pool:
         for split in todo:
             compute_features(
-                read_manifests(config.manifest_dir, prefix, split),
+                sources[split],
                 WholeAtSpeeds(speeds[split]),
                 cuts_path=cuts[split],
                 feats_dir=config.fbank_dir / f"{prefix}_feats_{split}",

@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 import torch
 from lhotse import CutSet, SupervisionSegment
-from sounds import write_aishell, write_musan
 
-from stateless_transducer.cli import main
 from stateless_transducer.data.augment import Augment
 from stateless_transducer.data.batches import TrainingLoader, evaluation_batches, load_index, trainable
 from stateless_transducer.data.config import DataConfig, SpecAugmentConfig
@@ -18,13 +16,8 @@ from stateless_transducer.text.tokens import TokenTable
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """A corpus and MUSAN, both of noise, prepared."""
-    folder = tmp_path_factory.mktemp("world")
-    flags = ["--data-dir", str(folder / "data"), "--num-jobs", "1"]
-    assert main(["prepare", "aishell", "--corpus-dir", str(write_aishell(folder / "aishell")), *flags]) == 0
-    assert main(["prepare", "musan", "--corpus-dir", str(write_musan(folder / "musan")), *flags]) == 0
-    return folder / "data"
+def data(prepared):
+    return prepared / "data"
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ import socket
 
 import pytest
 from lhotse import CutSet
-from sounds import write_musan
 
 from stateless_transducer.cli import main
 from stateless_transducer.data.config import WorkConfig
@@ -31,12 +30,10 @@ def cluster():
         yield made
 
 
-def test_dask_computes_what_processes_compute(cluster, tmp_path):
-    musan = write_musan(tmp_path / "musan")
-    flags = ["prepare", "musan", "--corpus-dir", str(musan), "--num-jobs", "1"]
-    assert main([*flags, "--data-dir", str(tmp_path / "here")]) == 0
-    assert main([*flags, "--data-dir", str(tmp_path / "dask"), "--dask", cluster.scheduler_address]) == 0
-    here, there = (list(CutSet.from_file(tmp_path / d / "fbank" / "musan_cuts.jsonl.gz")) for d in ("here", "dask"))
+def test_dask_computes_what_processes_compute(cluster, prepared, tmp_path):
+    flags = ["--data-dir", str(tmp_path), "--dask", cluster.scheduler_address]
+    assert main(["prepare", "musan", "--corpus-dir", str(prepared / "musan"), *flags]) == 0
+    here, there = (list(CutSet.from_file(d / "fbank" / "musan_cuts.jsonl.gz")) for d in (prepared / "data", tmp_path))
     assert [cut.id for cut in here] == [cut.id for cut in there] and len(here) == 6
     assert all((a.load_features() == b.load_features()).all() for a, b in zip(here, there, strict=True))
 
@@ -58,7 +55,7 @@ def test_error_in_a_worker_is_the_callers(cluster, tmp_path):
 def test_folder_that_workers_cannot_see_is_named(cluster, tmp_path):
     with (
         pytest.raises(ValueError, match=r"tcp://.*, tcp://.* cannot see .*/only-here; data and sound must be where"),
-        executor(WorkConfig(dask=cluster.scheduler_address), tmp_path / "only-here"),
+        executor(WorkConfig(dask=cluster.scheduler_address), tmp_path, tmp_path / "only-here"),
     ):
         pass
 
@@ -71,11 +68,17 @@ def test_worker_that_dies_is_explained(cluster, tmp_path):
         pool.submit(os._exit, 1).result()
 
 
-def test_unreachable_scheduler_is_one_line(tmp_path, capsys):
+def test_unreachable_scheduler_is_one_line(prepared, tmp_path, capsys):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    musan = write_musan(tmp_path / "musan")
-    flags = ["--corpus-dir", str(musan), "--data-dir", str(tmp_path / "data"), "--dask", f"tcp://127.0.0.1:{port}"]
+    flags = [
+        "--corpus-dir",
+        str(prepared / "musan"),
+        "--data-dir",
+        str(tmp_path / "data"),
+        "--dask",
+        f"tcp://127.0.0.1:{port}",
+    ]
     assert main(["prepare", "musan", *flags]) == 1
     printed = capsys.readouterr().err.strip().splitlines()
     assert len(printed) == 1 and f"`--dask` tcp://127.0.0.1:{port}: no scheduler answers there" in printed[0]
