@@ -36,7 +36,7 @@ def main(program: str, arguments: list[str]) -> int:
 
 def run(options: Options) -> int:
     """Transcribe what can be read, report the rest."""
-    from stateless_transducer.features import AudioError
+    from stateless_transducer.audio import AudioError
     from stateless_transducer.serving.recognizer import Recognizer
 
     if not options.files:

@@ -13,9 +13,10 @@ from pathlib import Path
 from lhotse import CutSet, LilcomChunkyWriter, MonoCut, Recording, SupervisionSegment, load_manifest
 from lhotse.features import Features
 
+from stateless_transducer.audio import AudioError, read_audio, resample
 from stateless_transducer.data.corpora.utterance import Problem
 from stateless_transducer.data.manifests import manifest_path
-from stateless_transducer.features import AudioError, FbankConfig, fbank, read_audio, resample
+from stateless_transducer.features import FbankConfig, fbank
 from stateless_transducer.files import replacing
 
 _STORED_STEP = -8  # features are multiples of 2**-8

@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+from stateless_transducer.audio import AudioError, read_audio
 from stateless_transducer.checkpoint import Checkpoint, load_checkpoint
 from stateless_transducer.decoding.config import SearchConfig
 from stateless_transducer.decoding.hypothesis import Hypothesis
 from stateless_transducer.decoding.search import make_scorer, search
-from stateless_transducer.features import PADDING_VALUE, AudioError, fbank, read_audio
+from stateless_transducer.features import PADDING_VALUE, fbank
 from stateless_transducer.ops.masks import SUBSAMPLING
 
 MAX_SECONDS = 300.0

@@ -89,7 +89,8 @@ def test_preparation_writes_icefalls_files(world):
 def test_stored_features_equal_the_front_ends(world):
     from lhotse import CutSet
 
-    from stateless_transducer.features import FbankConfig, fbank, read_audio, resample
+    from stateless_transducer.audio import read_audio, resample
+    from stateless_transducer.features import FbankConfig, fbank
 
     cuts = {cut.id: cut for cut in CutSet.from_file(world.data / "fbank" / "aishell_cuts_train.jsonl.gz")}
     assert len(cuts) == 3 * 24

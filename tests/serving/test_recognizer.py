@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import soundfile
 
+from stateless_transducer.audio import AudioError
 from stateless_transducer.checkpoint import Checkpoint
 from stateless_transducer.decoding.config import SearchConfig
-from stateless_transducer.features import AudioError, FbankConfig
+from stateless_transducer.features import FbankConfig
 from stateless_transducer.model.config import ModelConfig
 from stateless_transducer.model.transducer import build_model
 from stateless_transducer.serving.recognizer import Recognizer
