@@ -16,7 +16,7 @@ _MODULES = {
     "Recognizer": "serving.recognizer",
     "SearchConfig": "decoding.config",
     "TokenTable": "text.tokens",
-    "Transcript": "serving.recognizer",
+    "Transcript": "serving.transcript",
     "Transducer": "model.transducer",
     "build_model": "model.transducer",
     "joint_transducer_loss": "ops.joint_loss",

@@ -108,7 +108,7 @@ def cut(blocks: Iterable[np.ndarray], sample_rate: int, config: SegmentConfig, v
         if length > config.max_segment_s * sample_rate:
             yield from _pieces(itertools.chain(kept, blocks), sample_rate, config.max_segment_s, voice)
             return
-    if kept:
+    if length:
         yield Piece(0, np.concatenate(kept))
 
 
