@@ -15,6 +15,8 @@ _MODULES = {
     "ModelConfig": "model.config",
     "Recognizer": "serving.recognizer",
     "SearchConfig": "decoding.config",
+    "Segment": "serving.transcript",
+    "SegmentConfig": "serving.config",
     "TokenTable": "text.tokens",
     "Transcript": "serving.transcript",
     "Transducer": "model.transducer",

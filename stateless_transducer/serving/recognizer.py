@@ -27,7 +27,8 @@ from stateless_transducer.decoding.search import make_scorer, search
 from stateless_transducer.features import PADDING_VALUE, fbank
 from stateless_transducer.model.transducer import Transducer
 from stateless_transducer.ops.masks import SUBSAMPLING
-from stateless_transducer.serving.segments import Piece, SegmentConfig, cut, make_voice_activity
+from stateless_transducer.serving.config import SegmentConfig
+from stateless_transducer.serving.segments import Piece, cut, make_voice_activity
 from stateless_transducer.serving.transcript import Segment, Transcript
 
 _LOG = logging.getLogger(__name__)

@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from stateless_transducer.audio import resample
+from stateless_transducer.serving.config import SegmentConfig, Vad
 
 _LOG = logging.getLogger(__name__)
 
@@ -38,22 +39,6 @@ _SILERO_SAMPLES, _SILERO_CONTEXT = 512, 64
 
 
 @dataclass(frozen=True)
-class SegmentConfig:
-    """How long sound is cut."""
-
-    vad: Literal["auto", "silero", "energy", "none"] = "auto"
-    """What finds speech in sound that must be cut: silero-vad; loudness above the noise; nothing, so that all is
-    recognised; auto: silero where it is installed, else energy."""
-    max_segment_s: float = 20.0
-    """Longest sound recognised in one piece, seconds; sound up to this length is never cut. Attention takes memory and
-    time with the square of it."""
-
-    def __post_init__(self) -> None:
-        if not 2 <= self.max_segment_s <= 300:
-            raise ValueError(f"`--max-segment-s` must be in 2..300 s, but is {self.max_segment_s:g}.")
-
-
-@dataclass(frozen=True)
 class Piece:
     """Part of a sound."""
 
@@ -71,7 +56,7 @@ class VoiceActivity(Protocol):
         ...
 
 
-def make_voice_activity(name: Literal["auto", "silero", "energy", "none"]) -> VoiceActivity:
+def make_voice_activity(name: Vad) -> VoiceActivity:
     """What the option `--vad` names.
 
     Raises:

@@ -8,7 +8,8 @@ import pytest
 
 from stateless_transducer.data.corpora.espeak import Espeak, Voice
 from stateless_transducer.serving import segments
-from stateless_transducer.serving.segments import Energy, Everything, SegmentConfig, Silero, cut, make_voice_activity
+from stateless_transducer.serving.config import SegmentConfig
+from stateless_transducer.serving.segments import Energy, Everything, Silero, cut, make_voice_activity
 
 RATE = 16000
 VOICES = ["silero", "energy", "none"]
