@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -14,8 +15,11 @@ from stateless_transducer.decoding.config import SearchConfig
 from stateless_transducer.serving.config import SegmentConfig
 
 if TYPE_CHECKING:
+    from stateless_transducer.audio import AudioError
     from stateless_transducer.commands.sounds import NamedSound
+    from stateless_transducer.serving.manifest import Job, Row
     from stateless_transducer.serving.recognizer import Recognizer
+    from stateless_transducer.serving.transcript import Transcript
 
 
 @dataclass(frozen=True)
@@ -40,12 +44,22 @@ class Options:
     """Threads on the CPU; None: torch decides."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Of the encoder: bf16 is faster on a GPU, and on a CPU with AMX."""
+    manifest: Path | None = None
+    """In place of files: a .jsonl of objects with id, path, and for part of a file start and duration (seconds)."""
+    output: Path | None = None
+    """Of a manifest: a .jsonl with an object a sound; ids that it already holds are skipped."""
+    dask: str | None = None
+    """Of a manifest: address of the scheduler of a Dask cluster (tcp://...) whose workers do it; they see the files."""
     segments: SegmentConfig = field(default_factory=SegmentConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
 
     def __post_init__(self) -> None:
-        if not self.files:
+        if self.manifest is None and not self.files:
             raise ValueError("Name at least one sound file.")
+        if self.manifest is not None and (self.files or self.output_dir or self.output_format != "txt"):
+            raise ValueError("`--manifest` names the sounds and `--output` the results: no files, no other outputs.")
+        if (self.manifest is None) != (self.output is None) or (self.dask and self.manifest is None):
+            raise ValueError("`--manifest` and `--output` belong together; `--dask` needs them.")
         if self.channel is not None and self.channel < 0:
             raise ValueError(f"`--channel` counts from 0, but is {self.channel}.")
         if not self.batch_seconds > 0:
@@ -63,13 +77,19 @@ def run(options: Options) -> int:
     """Transcribe what can be read, report the rest."""
     from stateless_transducer.commands.sounds import find_sounds
 
+    if options.num_threads is not None:
+        import torch
+
+        torch.set_num_threads(options.num_threads)
+    if options.manifest is not None and options.output is not None:
+        return _run_manifest(options, options.manifest, options.output)
     sounds, problems = find_sounds(options.files)
     for problem in problems:
         complain(f"transducer: {problem}")
     paths = _output_paths(options, sounds)
     num_failed = len(problems)
     if sounds:
-        num_failed += _transcribe(options, _recognizer(options), sounds, paths)
+        num_failed += _transcribe(options, _job(options).recognizer(), sounds, paths)
     if num_failed:
         complain(f"transducer: {num_failed} of {len(sounds) + len(problems)} sounds could not be read.")
     return 1 if num_failed else 0
@@ -90,19 +110,22 @@ def _output_paths(options: Options, sounds: list[NamedSound]) -> list[Path] | No
     return None
 
 
-def _recognizer(options: Options) -> Recognizer:
-    import torch
+def _job(options: Options) -> Job:
+    from stateless_transducer.serving.manifest import Job
 
-    from stateless_transducer.serving.recognizer import Recognizer
-
-    if options.num_threads is not None:
-        torch.set_num_threads(options.num_threads)
-    return Recognizer.from_pretrained(
-        options.model,
-        options.search,
+    model, search = options.model, options.search
+    if options.dask is not None:
+        # workers run in other folders
+        model = model.absolute()
+        search = replace(search, hotwords_file=search.hotwords_file and search.hotwords_file.absolute())
+    return Job(
+        model=model,
+        search=search,
+        segments=options.segments,
         device=options.device,
         precision=options.precision,
-        segments=options.segments,
+        channel=options.channel,
+        batch_seconds=options.batch_seconds,
     )
 
 
@@ -148,3 +171,62 @@ def _stated_seconds(sounds: list[NamedSound]) -> float | None:
 
     files = (sound.source for sound in sounds if isinstance(sound.source, Path))
     return sum(stated_duration(file) or 0.0 for file in files) or None
+
+
+def _run_manifest(options: Options, manifest: Path, output: Path) -> int:
+    """Append a line for each sound that the output lacks."""
+    from stateless_transducer.audio import AudioError
+    from stateless_transducer.serving.formats import json_line
+    from stateless_transducer.serving.manifest import finished_ids, read_manifest
+
+    rows = read_manifest(manifest)
+    finished = finished_ids(output)
+    left = [row for row in rows if row.id not in finished]
+    if len(left) < len(rows):
+        say(f"{len(rows) - len(left)} of {len(rows)} sounds are in {output} already - skipping them")
+    num_failed = 0
+    output.parent.mkdir(parents=True, exist_ok=True)
+    # appended line by line, not written anew and renamed: what is done must outlive a run that is stopped
+    with output.open("a", encoding="utf-8") as file, hours_bar("transcribing", lambda: _seconds(left)) as progress:
+        for row, found in _results(options, left, progress):
+            if isinstance(found, AudioError):
+                complain(f"transducer: {row.id}: {found}")
+                num_failed += 1
+                continue
+            file.write(json_line(str(row.sound.path), found, id_=row.id) + "\n")
+            file.flush()
+    say(f"{output}: {len(left) - num_failed} sounds more, {len(rows) - num_failed} of {len(rows)} in all")
+    if num_failed:
+        complain(f"transducer: {num_failed} of {len(left)} sounds could not be read; the same command tries again.")
+    return 1 if num_failed else 0
+
+
+def _results(
+    options: Options, rows: list[Row], progress: Callable[[float], None]
+) -> Iterator[tuple[Row, Transcript | AudioError]]:
+    from stateless_transducer.serving.manifest import transcribe_here, transcribe_there
+
+    if not rows:
+        return
+    job = _job(options)
+    if options.dask is None:
+        yield from transcribe_here(job, rows, progress)
+        return
+    import distributed
+
+    try:
+        with distributed.Client(options.dask) as client:
+            workers, executor = client.ncores(), client.get_executor(pure=False)
+            if not workers:
+                raise ValueError(f"`--dask` {options.dask}: the cluster has no workers.")
+            # a client that is not awaited answers at once
+            num_workers = len(workers)  # pyright: ignore[reportArgumentType]
+            yield from transcribe_there(job, rows, progress, executor=executor, num_workers=num_workers)
+    except distributed.KilledWorker as err:
+        raise ValueError(f"`--dask` {options.dask}: {err}") from err
+
+
+def _seconds(rows: list[Row]) -> float | None:
+    """Of all rows, if all state it."""
+    seconds = sum(row.sound.duration_s for row in rows)
+    return seconds if seconds < float("inf") else None

@@ -53,9 +53,10 @@ def document(wanted: Format, name: str, transcript: Transcript, token_table: Tok
             return _text_grid(transcript)
 
 
-def json_line(name: str, transcript: Transcript) -> str:
-    """An object: file, text, duration, segments, warnings."""
-    return json.dumps({"file": name, **asdict(transcript)}, ensure_ascii=False)
+def json_line(name: str, transcript: Transcript, *, id_: str | None = None) -> str:
+    """An object: id, if there is one, file, text, duration, segments, warnings."""
+    head = {"file": name} if id_ is None else {"id": id_, "file": name}
+    return json.dumps({**head, **asdict(transcript)}, ensure_ascii=False)
 
 
 TSV_HEADER = "path\tstart\tend\ttext"

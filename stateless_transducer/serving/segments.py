@@ -68,7 +68,7 @@ def make_voice_activity(name: Vad) -> VoiceActivity:
         return Energy()
     lacking = _lacking_for_silero()
     if not lacking:
-        return Silero(_silero_path())
+        return Silero()
     if name == "silero":
         raise ValueError(f"`--vad silero`: {lacking}: pip install 'stateless-transducer[vad]'.")
     return Energy(f"{lacking}, so long sound is cut by loudness; better: pip install 'stateless-transducer[vad]'.")
@@ -221,11 +221,8 @@ class Energy:
         return hear
 
 
-@dataclass(frozen=True)
 class Silero:
     """The model silero-vad, as the ONNX file that hears many frames at once."""
-
-    path: Path
 
     def listen(self) -> Callable[[np.ndarray], np.ndarray]:
         """See `VoiceActivity`."""
@@ -234,7 +231,7 @@ class Silero:
         options = onnxruntime.SessionOptions()
         # it is small: more threads only wait for one another
         options.intra_op_num_threads = options.inter_op_num_threads = 1
-        session = onnxruntime.InferenceSession(str(self.path), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(str(_silero_path()), options, providers=["CPUExecutionProvider"])
         hidden = cell = np.zeros((1, 1, 128), np.float32)
         context = np.zeros((1, _SILERO_CONTEXT), np.float32)
 
