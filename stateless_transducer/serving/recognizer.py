@@ -275,7 +275,7 @@ class Recognizer:
             text=self.token_table.decode(hypothesis.tokens),
             tokens=tuple(self.token_table.symbols[token] for token in hypothesis.tokens),
             times=tuple(round(start + frame * seconds_a_frame, 3) for frame in hypothesis.frames),
-            log_probs=hypothesis.log_probs,
+            log_probs=tuple(round(log_prob, 5) for log_prob in hypothesis.log_probs),
         )
 
 

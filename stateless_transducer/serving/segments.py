@@ -27,12 +27,12 @@ _FRAMES_AT_ONCE = 64
 # much of what is said, and listening to some noise costs less than a lost word
 _ONSET, _OFFSET = 0.1, 0.03
 # frames: kept around speech; a silence so long ends a piece, never shorter than two paddings
-_PADDING, _LONG_SILENCE = 10, 20
+_PADDING, _LONG_SILENCE = 6, 20
 # frames over which loudness is averaged to find the quietest place
 _QUIET = 5
 # energy: dB above the noise; bounds in dB of full scale between which the threshold stays; frames that the noise is
 # known from, and the share of them that is at most noise
-_ABOVE_NOISE, _LOWEST, _HIGHEST, _MEMORY, _NOISE_PERCENT = 9.0, -75.0, -35.0, 1000, 10
+_ABOVE_NOISE, _LOWEST, _HIGHEST, _MEMORY, _NOISE_PERCENT = 6.0, -75.0, -35.0, 1000, 10
 
 _SILERO_FILE = "silero_vad_16k_sequence.onnx"
 _SILERO_SAMPLES, _SILERO_CONTEXT = 512, 64
