@@ -6,7 +6,6 @@ Letters: S samples, C channels. NumPy only, so that serving needs no torch.
 from __future__ import annotations
 
 import math
-import stat
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -125,6 +124,9 @@ def audio_duration(path: str | Path) -> tuple[float, int]:
 
 def stated_duration(path: str | Path) -> float | None:
     """Seconds of a sound file as its header states them; None where it does not, or cannot be read."""
+    if not Path(path).is_file():
+        # to look into a pipe would take from it
+        return None
     try:
         return soundfile.info(path).duration
     except _UNREADABLE:
@@ -252,7 +254,7 @@ def _open(source: str | Path | BinaryIO, name: str, start_s: float) -> Iterator[
     """Blocks (S, C) from the start on, of whatever can read the source."""
     if isinstance(source, str | Path):
         path = Path(source)
-        if path.exists() and stat.S_ISFIFO(path.stat().st_mode):
+        if path.is_fifo():
             with path.open("rb") as pipe:
                 yield from _skipping(_pipe_blocks(pipe, name), start_s)
             return
@@ -278,7 +280,15 @@ def _open(source: str | Path | BinaryIO, name: str, start_s: float) -> Iterator[
 def _pipe_blocks(pipe: BinaryIO, name: str) -> Iterator[Block]:
     """Libsndfile reads wav, aiff and au from a pipe; PyAV almost everything."""
     if _has_av():
-        yield from _av_blocks(pipe, name, "")
+        is_readable = False
+        try:
+            for block in _av_blocks(pipe, name, ""):
+                is_readable = True
+                yield block
+        except _Damaged as err:
+            if is_readable:
+                raise
+            raise AudioError(f"{name}: cannot be read from front to back, as a pipe is; give it as a file.") from err
         return
     try:
         with soundfile.SoundFile(pipe.fileno(), closefd=False) as file:
@@ -363,7 +373,7 @@ def _av_blocks(source: str | Path | BinaryIO, name: str, reason: str) -> Iterato
         container = av.open(file, "r", metadata_errors="replace")
     except av.error.FFmpegError as err:
         where = "" if isinstance(source, str | Path) or source.seekable() else " that can be read from a pipe"
-        raise AudioError(f"{name}: not a sound file{where} ({err}).") from err
+        raise AudioError(f"{name}: not a sound file{where} ({err.strerror}).") from err
     with container:
         if not container.streams.audio:
             raise AudioError(f"{name}: holds no audio.")
@@ -374,7 +384,7 @@ def _av_blocks(source: str | Path | BinaryIO, name: str, reason: str) -> Iterato
                 packet = next(packets, None)
                 frames = packet.decode() if packet is not None else []
             except av.error.FFmpegError as err:
-                faults.append(f"after {seconds:.2f} s ({err})")
+                faults.append(f"after {seconds:.2f} s ({err.strerror})")
                 continue
             if packet is None:
                 break

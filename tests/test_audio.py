@@ -162,6 +162,8 @@ except AudioError as err:
         ("flac", "with", "16000"),
         ("flac", "without", "standard input: not wav, which is all that can be read from a pipe .*pip install"),
         ("txt", "with", "standard input: not a sound file that can be read from a pipe"),
+        # its index is at its end
+        ("m4a", "with", "standard input: cannot be read from front to back, as a pipe is; give it as a file"),
     ],
 )
 def test_pipe_is_read_from_front_to_back(tmp_path, suffix, av, found):
@@ -170,6 +172,8 @@ def test_pipe_is_read_from_front_to_back(tmp_path, suffix, av, found):
     path = tmp_path / f"a.{suffix}"
     if suffix == "txt":
         path.write_text("no sound " * 1000)
+    elif suffix == "m4a":
+        _encode(path, _noise(30.0, 16000)[None], 16000, "aac")
     else:
         soundfile.write(path, _noise(1.0, 16000), 16000)
     command = f"cat '{path}' | '{sys.executable}' -c '{READ_PIPE}' {av}"
@@ -182,6 +186,7 @@ def test_named_pipe_is_read(tmp_path):
     soundfile.write(tmp_path / "a.wav", _noise(1.0, 16000), 16000)
     os.mkfifo(tmp_path / "pipe")
     with subprocess.Popen(f"cat '{tmp_path}/a.wav' > '{tmp_path}/pipe'", shell=True):
+        assert stated_duration(tmp_path / "pipe") is None
         assert len(read_audio(tmp_path / "pipe", 16000)) == 16000
 
 
