@@ -48,7 +48,14 @@ _GROUPS: tuple[tuple[str, dict[str, tuple[str, str]]], ...] = (
     ),
 )
 # a package that may be absent -> the extra that brings it
-_EXTRAS = {"lhotse": "train", "lilcom": "train", "matplotlib": "train", "tensorboard": "train", "pypinyin": "demo"}
+_EXTRAS = {
+    "distributed": "dask",
+    "lhotse": "train",
+    "lilcom": "train",
+    "matplotlib": "train",
+    "pypinyin": "demo",
+    "tensorboard": "train",
+}
 _COMMANDS = {name: entry for _, group in _GROUPS for name, entry in group.items()}
 
 

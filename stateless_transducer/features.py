@@ -1,4 +1,4 @@
-"""The one front end: sound file -> wave -> fbank, the same for training, decoding and transcription.
+"""The one front end: wave -> fbank, the same for training, decoding and transcription.
 
 Letters: S samples, T_in feature frames, F mel bins. NumPy only, so that serving needs no torch.
 """
@@ -6,23 +6,12 @@ Letters: S samples, T_in feature frames, F mel bins. NumPy only, so that serving
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import kaldi_native_fbank as knf
 import numpy as np
-import soundfile
-import soxr
 
 PADDING_VALUE = -23.025850929940457
 """log(1e-10): what stands behind the end of an utterance in a padded batch of features."""
-
-
-# a headerless .raw is a TypeError to soundfile
-_UNREADABLE = (soundfile.SoundFileError, TypeError)
-
-
-class AudioError(ValueError):
-    """A sound file cannot be used; the message names the file and says why."""
 
 
 @dataclass(frozen=True)
@@ -73,112 +62,3 @@ def fbank(samples: np.ndarray, config: FbankConfig) -> np.ndarray:
     computer.input_finished()
     frames = [computer.get_frame(i) for i in range(computer.num_frames_ready)]
     return np.stack(frames) if frames else np.zeros((0, config.num_mel_bins), np.float32)
-
-
-def read_audio(path: str | Path, sample_rate: int) -> np.ndarray:
-    """A sound file as one channel (the mean of all) at the wanted rate.
-
-    wav, flac, mp3, ogg and opus are read by libsndfile, everything else (m4a, aac, video) by PyAV where installed.
-
-    Returns:
-        (S,), float32.
-
-    Raises:
-        AudioError: missing, not audio, truncated or empty.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise AudioError(f"{path}: no such file.")
-    try:
-        samples, found_rate = _read_with_soundfile(path)
-    except _UNREADABLE as err:
-        samples, found_rate = _read_with_av(path, str(err))
-    if not len(samples):
-        raise AudioError(f"{path}: holds no samples (0 s of audio).")
-    if not np.isfinite(samples).all():
-        raise AudioError(f"{path}: holds samples that are not numbers.")
-    return resample(samples, found_rate, sample_rate)
-
-
-def audio_duration(path: str | Path) -> tuple[float, int]:
-    """Seconds and sample rate of a sound file, from its header where it has one.
-
-    Raises:
-        AudioError: missing, not audio, truncated or empty.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise AudioError(f"{path}: no such file.")
-    try:
-        with soundfile.SoundFile(path) as file:
-            _refuse_truncated_wav(path, file)
-            num_samples, rate = _known_length(file), file.samplerate
-    except _UNREADABLE as err:
-        samples, rate = _read_with_av(path, str(err))
-        num_samples = len(samples)
-    if not num_samples:
-        raise AudioError(f"{path}: holds no samples (0 s of audio).")
-    return num_samples / rate, rate
-
-
-def resample(samples: np.ndarray, from_rate: float, to_rate: float) -> np.ndarray:
-    """(S,) at one rate -> (S * to_rate / from_rate,) at another."""
-    if from_rate == to_rate:
-        return samples
-    return soxr.resample(samples, from_rate, to_rate).astype(np.float32)
-
-
-def _read_with_soundfile(path: Path) -> tuple[np.ndarray, int]:
-    with soundfile.SoundFile(path) as file:
-        _refuse_truncated_wav(path, file)
-        _known_length(file)
-        samples = file.read(dtype="float32", always_2d=True)
-        return samples.mean(axis=1), file.samplerate
-
-
-def _known_length(file: soundfile.SoundFile) -> int:
-    """Samples a channel; a flac that was written to a pipe does not say."""
-    if file.frames >= 2**40:
-        raise soundfile.SoundFileRuntimeError("its header does not tell how long it is")
-    return file.frames
-
-
-def _refuse_truncated_wav(path: Path, file: soundfile.SoundFile) -> None:
-    """Libsndfile silently reads what is there; the header of a plain wav says how much should be."""
-    if file.format not in ("WAV", "WAVEX"):
-        return
-    with path.open("rb") as raw:
-        head = raw.read(4096)
-    position = 12
-    while position + 8 <= len(head):
-        size = int.from_bytes(head[position + 4 : position + 8], "little")
-        if head[position : position + 4] == b"data":
-            there = path.stat().st_size - position - 8
-            # streams written to a pipe have 0 or the largest number here: length unknown
-            if there < size < 0x7FFFFFFF:
-                raise AudioError(f"{path}: truncated: its header says {size} bytes of samples, but {there} are there.")
-            return
-        position += 8 + size + size % 2
-
-
-def _read_with_av(path: Path, soundfile_message: str) -> tuple[np.ndarray, int]:
-    try:
-        import av
-        import av.error
-    except ImportError:
-        raise AudioError(
-            f"{path}: not a sound file that libsndfile can read ({soundfile_message}); "
-            "for m4a, aac and video: pip install 'stateless-transducer[media]'."
-        ) from None
-    try:
-        with av.open(str(path), metadata_errors="replace") as container:
-            if not container.streams.audio:
-                raise AudioError(f"{path}: holds no audio.")
-            rate = container.streams.audio[0].rate
-            resampler = av.AudioResampler(format="flt", layout="mono", rate=rate)
-            frames = [out for frame in container.decode(audio=0) for out in resampler.resample(frame)]
-            frames += resampler.resample(None)
-    except av.error.FFmpegError as err:
-        raise AudioError(f"{path}: not a sound file ({err}).") from err
-    samples = [frame.to_ndarray().reshape(-1) for frame in frames]
-    return (np.concatenate(samples) if samples else np.zeros(0, np.float32)), rate

@@ -12,7 +12,7 @@ import stateless_transducer
 PACKAGE = Path(stateless_transducer.__file__).parent
 FLOORS = (
     {"files"},
-    {"ops", "text", "features"},
+    {"ops", "text", "audio", "features"},
     {"model"},
     {"checkpoint", "decoding", "data"},
     {"averaging", "training", "evaluation", "icefall"},

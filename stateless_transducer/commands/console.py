@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -40,6 +41,31 @@ def _bar(what: str, *counts: ProgressColumn) -> Iterator[Callable[[int, int], No
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total or None)
+
+
+@contextmanager
+def hours_bar(what: str, total: Callable[[], float | None]) -> Iterator[Callable[[float], None]]:
+    """A bar on the terminal (nothing elsewhere) that counts hours of audio, moved by calling it with the seconds done.
+
+    Args:
+        what: is being done.
+        total: asked for the seconds in all, if there is a bar; None: nobody knows.
+    """
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda done: None
+        return
+    columns = (TextColumn(what), BarColumn(), TextColumn("{task.fields[hours]}"), TimeRemainingColumn())
+    total_s, started = total(), time.monotonic()
+
+    def hours(done: float) -> str:
+        rate = done / max(time.monotonic() - started, 1e-3)
+        return f"{done / 3600:.2f}" + (f" of {total_s / 3600:.2f}" if total_s else "") + f" h, {rate:.0f}x real time"
+
+    # a terminal shows lines above the bar; elsewhere standard output must stay what it is
+    with Progress(*columns, console=console, transient=True, redirect_stdout=sys.stdout.isatty()) as bar:
+        task = bar.add_task(what, total=total_s, hours=hours(0.0))
+        yield lambda done: bar.update(task, completed=done, hours=hours(done))
 
 
 def say(text: str) -> None:

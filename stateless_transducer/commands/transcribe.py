@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional
 
-from stateless_transducer.commands.console import complain, say
+from stateless_transducer.commands.console import complain, hours_bar, say
 from stateless_transducer.commands.flags import parse
 from stateless_transducer.decoding.config import SearchConfig
+from stateless_transducer.serving.config import SegmentConfig
 
-_FILES_AT_ONCE = 16
+if TYPE_CHECKING:
+    from stateless_transducer.audio import AudioError
+    from stateless_transducer.commands.sounds import NamedSound
+    from stateless_transducer.serving.manifest import Job, Row
+    from stateless_transducer.serving.recognizer import Recognizer
+    from stateless_transducer.serving.transcript import Transcript
 
 
 @dataclass(frozen=True)
@@ -22,41 +28,205 @@ class Options:
 
     model: Annotated[Path, Positional]
     """Model file, as written by `transducer average`, or a checkpoint."""
-    files: Annotated[tuple[Path, ...], Positional]
-    """Sound files of any sample rate."""
-    output_format: Literal["txt", "json"] = "txt"
-    """txt: `file<tab>text`; json: one object a line, with tokens, times and log-probabilities."""
+    files: Annotated[tuple[str, ...], Positional]
+    """Sounds and videos of any length and sample rate: files, folders, patterns, `-` for standard input."""
+    output_format: Literal["txt", "json", "srt", "vtt", "TextGrid", "tsv"] = "txt"
+    """txt: `file<tab>text`; json: an object a sound; srt, vtt: subtitles; TextGrid: Praat's; tsv: a row a segment."""
+    output_dir: Path | None = None
+    """Write a file for each sound into this folder, too; lines are printed all the same."""
+    channel: int | None = None
+    """Channel to listen to, from 0; None: the mean of all."""
+    batch_seconds: float = 100.0
+    """Seconds of audio worked on at once; more needs more memory."""
+    device: str = "auto"
+    """Where to compute: cpu, cuda, cuda:1, ...; auto: the first GPU, if there is one."""
+    num_threads: int | None = None
+    """Threads on the CPU; None: torch decides."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Of the encoder: bf16 is faster on a GPU, and on a CPU with AMX."""
+    manifest: Path | None = None
+    """In place of files: a .jsonl of objects with id, path, and for part of a file start and duration (seconds)."""
+    output: Path | None = None
+    """Of a manifest: a .jsonl with an object a sound; ids that it already holds are skipped."""
+    dask: str | None = None
+    """Of a manifest: address of the scheduler of a Dask cluster (tcp://...) whose workers do it; they see the files."""
+    segments: SegmentConfig = field(default_factory=SegmentConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
+
+    def __post_init__(self) -> None:
+        if self.manifest is None and not self.files:
+            raise ValueError("Name at least one sound file.")
+        if self.manifest is not None and (self.files or self.output_dir or self.output_format != "txt"):
+            raise ValueError("`--manifest` names the sounds and `--output` the results: no files, no other outputs.")
+        if (self.manifest is None) != (self.output is None) or (self.dask and self.manifest is None):
+            raise ValueError("`--manifest` and `--output` belong together; `--dask` needs them.")
+        if self.channel is not None and self.channel < 0:
+            raise ValueError(f"`--channel` counts from 0, but is {self.channel}.")
+        if not self.batch_seconds > 0:
+            raise ValueError(f"`--batch-seconds` must be above 0 s, but is {self.batch_seconds:g}.")
+        if self.num_threads is not None and self.num_threads < 1:
+            raise ValueError(f"`--num-threads` must be at least 1, but is {self.num_threads}.")
 
 
 def main(program: str, arguments: list[str]) -> int:
     """Parse and run; status 1 if a file could not be read."""
-    return run(parse(Options, program, arguments, "Transcribe sound files: one line each, as soon as it is known."))
+    return run(parse(Options, program, arguments, "Transcribe sounds: one line each, as soon as it is known."))
 
 
 def run(options: Options) -> int:
     """Transcribe what can be read, report the rest."""
-    from stateless_transducer.features import AudioError
-    from stateless_transducer.serving.recognizer import Recognizer
+    from stateless_transducer.commands.sounds import find_sounds
 
-    if not options.files:
-        raise ValueError("Name at least one sound file.")
-    recognizer = Recognizer.from_pretrained(options.model, options.search)
-    failed = 0
-    for start in range(0, len(options.files), _FILES_AT_ONCE):
-        readable, waves = [], []
-        for path in options.files[start : start + _FILES_AT_ONCE]:
-            try:
-                waves.append(recognizer.read(path))
-                readable.append(path)
-            except AudioError as err:
-                complain(f"transducer: {err}")
-                failed += 1
-        for path, transcript in zip(readable, recognizer.transcribe(waves), strict=True):
-            if options.output_format == "json":
-                say(json.dumps({"file": str(path), **asdict(transcript)}, ensure_ascii=False))
+    if options.num_threads is not None:
+        import torch
+
+        torch.set_num_threads(options.num_threads)
+    if options.manifest is not None and options.output is not None:
+        return _run_manifest(options, options.manifest, options.output)
+    sounds, problems = find_sounds(options.files)
+    for problem in problems:
+        complain(f"transducer: {problem}")
+    paths = _output_paths(options, sounds)
+    num_failed = len(problems)
+    if sounds:
+        num_failed += _transcribe(options, _job(options).recognizer(), sounds, paths)
+    if num_failed:
+        complain(f"transducer: {num_failed} of {len(sounds) + len(problems)} sounds could not be read.")
+    return 1 if num_failed else 0
+
+
+def _output_paths(options: Options, sounds: list[NamedSound]) -> list[Path] | None:
+    from stateless_transducer.commands.sounds import output_paths
+
+    folder = options.output_dir
+    if folder is not None:
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"`--output-dir` {folder} is not a folder.")
+        return output_paths(folder, sounds, options.output_format)
+    if options.output_format in ("srt", "vtt", "TextGrid") and len(sounds) > 1:
+        raise ValueError(
+            f"`--output-format {options.output_format}` of {len(sounds)} sounds needs `--output-dir`: each is a file."
+        )
+    return None
+
+
+def _job(options: Options) -> Job:
+    from stateless_transducer.serving.manifest import Job
+
+    model, search = options.model, options.search
+    if options.dask is not None:
+        # workers run in other folders
+        model = model.absolute()
+        search = replace(search, hotwords_file=search.hotwords_file and search.hotwords_file.absolute())
+    return Job(
+        model=model,
+        search=search,
+        segments=options.segments,
+        device=options.device,
+        precision=options.precision,
+        channel=options.channel,
+        batch_seconds=options.batch_seconds,
+    )
+
+
+def _transcribe(options: Options, recognizer: Recognizer, sounds: list[NamedSound], paths: list[Path] | None) -> int:
+    """Print, and write if there are paths; how many sounds could not be read."""
+    from stateless_transducer.audio import AudioError
+    from stateless_transducer.files import write_text
+    from stateless_transducer.serving.formats import TSV_HEADER, document, json_line, tsv_rows
+
+    num_failed = 0
+    printed = options.output_format if paths is None or options.output_format == "json" else "txt"
+    if printed == "tsv":
+        say(TSV_HEADER)
+    with hours_bar("transcribing", lambda: _stated_seconds(sounds)) as progress:
+        results = recognizer.transcribe_each(
+            (sound.source for sound in sounds),
+            channel=options.channel,
+            batch_seconds=options.batch_seconds,
+            progress=progress,
+        )
+        for i, (sound, found) in enumerate(zip(sounds, results, strict=True)):
+            if isinstance(found, AudioError):
+                complain(f"transducer: {found}")
+                num_failed += 1
+                continue
+            if paths is not None:
+                write_text(paths[i], document(options.output_format, sound.name, found, recognizer.token_table))
+            if printed == "txt":
+                say(f"{sound.name}\t{found.text}")
+            elif printed == "json":
+                say(json_line(sound.name, found))
+            elif printed == "tsv":
+                for row in tsv_rows(sound.name, found):
+                    say(row)
             else:
-                say(f"{path}\t{transcript.text}")
-    if failed:
-        complain(f"transducer: {failed} of {len(options.files)} files could not be read.")
-    return 1 if failed else 0
+                say(document(printed, sound.name, found, recognizer.token_table).removesuffix("\n"))
+    return num_failed
+
+
+def _stated_seconds(sounds: list[NamedSound]) -> float | None:
+    """Of all sounds whose headers state it; None if there is none."""
+    from stateless_transducer.audio import stated_duration
+
+    files = (sound.source for sound in sounds if isinstance(sound.source, Path))
+    return sum(stated_duration(file) or 0.0 for file in files) or None
+
+
+def _run_manifest(options: Options, manifest: Path, output: Path) -> int:
+    """Append a line for each sound that the output lacks."""
+    from stateless_transducer.audio import AudioError
+    from stateless_transducer.serving.formats import json_line
+    from stateless_transducer.serving.manifest import finished_ids, read_manifest
+
+    rows = read_manifest(manifest)
+    finished = finished_ids(output)
+    left = [row for row in rows if row.id not in finished]
+    if len(left) < len(rows):
+        say(f"{len(rows) - len(left)} of {len(rows)} sounds are in {output} already - skipping them")
+    num_failed = 0
+    output.parent.mkdir(parents=True, exist_ok=True)
+    # appended line by line, not written anew and renamed: what is done must outlive a run that is stopped
+    with output.open("a", encoding="utf-8") as file, hours_bar("transcribing", lambda: _seconds(left)) as progress:
+        for row, found in _results(options, left, progress):
+            if isinstance(found, AudioError):
+                complain(f"transducer: {row.id}: {found}")
+                num_failed += 1
+                continue
+            file.write(json_line(str(row.sound.path), found, id_=row.id) + "\n")
+            file.flush()
+    say(f"{output}: {len(left) - num_failed} sounds more, {len(rows) - num_failed} of {len(rows)} in all")
+    if num_failed:
+        complain(f"transducer: {num_failed} of {len(left)} sounds could not be read; the same command tries again.")
+    return 1 if num_failed else 0
+
+
+def _results(
+    options: Options, rows: list[Row], progress: Callable[[float], None]
+) -> Iterator[tuple[Row, Transcript | AudioError]]:
+    from stateless_transducer.serving.manifest import transcribe_here, transcribe_there
+
+    if not rows:
+        return
+    job = _job(options)
+    if options.dask is None:
+        yield from transcribe_here(job, rows, progress)
+        return
+    import distributed
+
+    try:
+        with distributed.Client(options.dask) as client:
+            workers, executor = client.ncores(), client.get_executor(pure=False)
+            if not workers:
+                raise ValueError(f"`--dask` {options.dask}: the cluster has no workers.")
+            # a client that is not awaited answers at once
+            num_workers = len(workers)  # pyright: ignore[reportArgumentType]
+            yield from transcribe_there(job, rows, progress, executor=executor, num_workers=num_workers)
+    except distributed.KilledWorker as err:
+        raise ValueError(f"`--dask` {options.dask}: {err}") from err
+
+
+def _seconds(rows: list[Row]) -> float | None:
+    """Of all rows, if all state it."""
+    seconds = sum(row.sound.duration_s for row in rows)
+    return seconds if seconds < float("inf") else None

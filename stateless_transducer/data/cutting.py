@@ -14,7 +14,8 @@ import numpy as np
 from lhotse import MonoCut, Recording, SupervisionSegment
 from lhotse.cut import Cut
 
-from stateless_transducer.features import FbankConfig, fbank, read_audio, resample
+from stateless_transducer.audio import read_audio, resample
+from stateless_transducer.features import FbankConfig, fbank
 
 Source = tuple[Recording, SupervisionSegment | None]
 """A recording and what is said in it."""

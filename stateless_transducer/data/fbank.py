@@ -19,9 +19,10 @@ import numpy as np
 from lhotse import LilcomChunkyWriter, MonoCut
 from lhotse.features import Features
 
+from stateless_transducer.audio import AudioError, read_audio
 from stateless_transducer.data.corpora.utterance import Problem
 from stateless_transducer.data.cutting import Cutter, Source, sound_file
-from stateless_transducer.features import AudioError, FbankConfig, fbank, read_audio
+from stateless_transducer.features import FbankConfig, fbank
 from stateless_transducer.files import replacing, write_text
 
 _STORED_STEP = -8  # features are multiples of 2**-8

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from lhotse import AudioSource, Recording, RecordingSet, SupervisionSegment, SupervisionSet, load_manifest
 
+from stateless_transducer.audio import AudioError, audio_duration
 from stateless_transducer.data.config import Limits
 from stateless_transducer.data.corpora.utterance import SPLITS, Problem, Utterance, describe_problems, problem_rows
-from stateless_transducer.features import AudioError, audio_duration
 from stateless_transducer.files import replacing, write_text
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from lhotse import load_manifest
 
+from stateless_transducer.audio import AudioError, audio_duration
 from stateless_transducer.data.config import WorkConfig
 from stateless_transducer.data.corpora.musan import PARTS, read_musan
 from stateless_transducer.data.corpora.utterance import Problem, describe_problems, problem_rows
@@ -19,7 +20,6 @@ from stateless_transducer.data.cutting import Windows, sound_file
 from stateless_transducer.data.executor import executor
 from stateless_transducer.data.manifests import manifest_path, noise_cuts_path, problems_path, write_recordings
 from stateless_transducer.data.preparation import Bar, Say, compute_features, manifests_are_there, manifests_stamp
-from stateless_transducer.features import AudioError, audio_duration
 from stateless_transducer.files import write_text
 
 PREFIX = "musan"

@@ -1,39 +1,59 @@
-"""Sound files or waves -> text, with a trained model."""
+"""Sound files or waves of any length -> text, with a trained model.
+
+Sounds are read block by block and cut where nobody speaks (`segments`). Pieces of several sounds wait in a pool until
+there is enough for batches of like length; then they are recognised and leave the pool in their order. So memory does
+not grow with the length of a sound.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import logging
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO, Literal
 
 import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+from stateless_transducer.audio import AudioError, read_audio, stream_audio
 from stateless_transducer.checkpoint import Checkpoint, load_checkpoint
 from stateless_transducer.decoding.config import SearchConfig
 from stateless_transducer.decoding.hypothesis import Hypothesis
 from stateless_transducer.decoding.search import make_scorer, search
-from stateless_transducer.features import PADDING_VALUE, AudioError, fbank, read_audio
+from stateless_transducer.features import PADDING_VALUE, fbank
+from stateless_transducer.model.frozen import FrozenTransducer
 from stateless_transducer.ops.masks import SUBSAMPLING
+from stateless_transducer.serving.config import SegmentConfig
+from stateless_transducer.serving.segments import Piece, cut, make_voice_activity
+from stateless_transducer.serving.transcript import Segment, Transcript
 
-MAX_SECONDS = 300.0
-"""Longest audio transcribed in one piece: attention takes memory with the square of it."""
+_LOG = logging.getLogger(__name__)
+# batches that the pool holds at most; the first ones leave early, so that there is something to see
+_POOL_BATCHES = 4
 
 
 @dataclass(frozen=True)
-class Transcript:
-    """What was said."""
+class Stretch:
+    """Part of a sound file."""
 
-    text: str
-    tokens: tuple[str, ...]
-    """The pieces of the text."""
-    times: tuple[float, ...]
-    """Seconds from the start at which each token was emitted."""
-    log_probs: tuple[float, ...]
-    """Log-probability of each token."""
+    path: str | Path
+    start_s: float = 0.0
+    duration_s: float = math.inf
+
+
+Sound = str | Path | BinaryIO | Stretch | np.ndarray
+"""A file, an open binary file (a pipe, too), part of a file, or a wave (S,): float in [-1, 1] at the model's rate."""
+
+
+@dataclass(frozen=True)
+class _End:
+    """Behind the last piece of a sound."""
+
     duration: float
-    """Seconds of audio."""
+    warnings: tuple[str, ...]
 
 
 class Recognizer:
@@ -46,25 +66,33 @@ class Recognizer:
         *,
         device: str | torch.device = "cpu",
         hotwords: Sequence[str] = (),
+        precision: Literal["fp32", "bf16"] = "fp32",
+        segments: SegmentConfig | None = None,
     ) -> None:
         """A recogniser of the checkpoint's model.
 
         Args:
             checkpoint: model, front end and tokens.
             config: which search; greedy search by default.
-            device: where to compute.
+            device: where to compute: cpu, cuda, cuda:1, or auto, the first GPU if there is one.
             hotwords: wanted phrases, besides those of the configuration's file; they need a search with a beam.
+            precision: of matrix products; bf16 pays on a GPU, and on a CPU with instructions for it (AMX).
+            segments: how long sound is cut.
 
         Raises:
-            ValueError: the model's tokens cannot spell a hotword, or the search has no beam.
+            ValueError: the model's tokens cannot spell a hotword, the search has no beam, there is no such device, or
+                silero-vad is asked for by name and not installed.
         """
         self._config = config or SearchConfig()
+        self._segments = segments or SegmentConfig()
+        self._voice = make_voice_activity(self._segments.vad)
         self._fbank_config, self.token_table = checkpoint.fbank_config, checkpoint.token_table
-        self._device = torch.device(device)
-        self._model = checkpoint.model().to(self._device)
+        self._device = choose_device(device)
         if hotwords and self._config.decoding_method == "greedy_search":
             raise ValueError('Hotwords need a beam: SearchConfig(decoding_method="modified_beam_search").')
         self._scorer = make_scorer(self._config, self.token_table, hotwords)
+        dtype = torch.float32 if precision == "fp32" else torch.bfloat16
+        self._model = FrozenTransducer(checkpoint.model().to(self._device), dtype=dtype)
 
     @classmethod
     def from_pretrained(
@@ -74,13 +102,16 @@ class Recognizer:
         *,
         device: str | torch.device = "cpu",
         hotwords: Sequence[str] = (),
+        precision: Literal["fp32", "bf16"] = "fp32",
+        segments: SegmentConfig | None = None,
     ) -> Recognizer:
         """Read a checkpoint of this project; the arguments are those of the constructor.
 
         Raises:
             ValueError: it cannot be read.
         """
-        return cls(load_checkpoint(Path(path)), config, device=device, hotwords=hotwords)
+        checkpoint = load_checkpoint(Path(path))
+        return cls(checkpoint, config, device=device, hotwords=hotwords, precision=precision, segments=segments)
 
     @property
     def sample_rate(self) -> int:
@@ -88,63 +119,188 @@ class Recognizer:
         return self._fbank_config.sample_rate
 
     def transcribe(
-        self, sounds: Iterable[str | Path | np.ndarray], *, batch_seconds: float = 100.0
+        self, sounds: Iterable[Sound], *, channel: int | None = None, batch_seconds: float = 100.0
     ) -> list[Transcript]:
         """Transcripts in the order of the sounds.
 
         Args:
-            sounds: names of sound files of any rate, or waves (S,), float in [-1, 1], at `sample_rate`.
+            sounds: files of any rate and length, or waves at `sample_rate`.
+            channel: of the files, from 0; None: the mean of all.
             batch_seconds: audio worked on at once, padding counted.
 
         Raises:
-            AudioError: a file cannot be read.
+            AudioError: a sound cannot be read.
         """
-        waves = (s if isinstance(s, np.ndarray) else self.read(s) for s in sounds)
-        return [transcript for batch in self._batches(waves, batch_seconds) for transcript in self._transcribe(batch)]
+        transcripts = []
+        for found in self.transcribe_each(sounds, channel=channel, batch_seconds=batch_seconds):
+            if isinstance(found, AudioError):
+                raise found
+            transcripts.append(found)
+        return transcripts
+
+    def transcribe_each(
+        self,
+        sounds: Iterable[Sound],
+        *,
+        channel: int | None = None,
+        batch_seconds: float = 100.0,
+        progress: Callable[[float], None] | None = None,
+    ) -> Iterator[Transcript | AudioError]:
+        """A transcript for each sound, in order and as soon as it is known; for what cannot be read, the error.
+
+        Args:
+            sounds: see `transcribe`; they are asked for as they are needed.
+            channel: see `transcribe`.
+            batch_seconds: see `transcribe`.
+            progress: called with the seconds of audio that are done.
+        """
+        segments: list[Segment] = []
+        behind = 0.0  # seconds of the sounds before
+        for found in self._recognise(sounds, channel, batch_seconds):
+            if isinstance(found, Segment):
+                segments.append(found)
+                done = behind + found.end
+            elif isinstance(found, _End):
+                text = self.token_table.join(segment.text for segment in segments)
+                yield Transcript(text, found.duration, tuple(segments), found.warnings)
+                segments, behind = [], behind + found.duration
+                done = behind
+            else:
+                yield found
+                segments, done = [], behind
+            if progress is not None:
+                progress(done)
+
+    def stream_transcribe(
+        self, sound: Sound, *, channel: int | None = None, batch_seconds: float = 100.0
+    ) -> Iterator[Segment]:
+        """The segments of one sound, in order and as soon as they are known; the arguments are `transcribe`'s.
+
+        Raises:
+            AudioError: it cannot be read, or not to its end.
+        """
+        for found in self._recognise([sound], channel, batch_seconds):
+            if isinstance(found, AudioError):
+                raise found
+            if isinstance(found, Segment):
+                yield found
 
     def read(self, path: str | Path) -> np.ndarray:
         """A sound file as a wave at `sample_rate`, (S,).
 
         Raises:
-            AudioError: it cannot be read, or is longer than `MAX_SECONDS`.
+            AudioError: it cannot be read, or not to its end.
         """
-        wave = read_audio(path, self.sample_rate)
-        if len(wave) > MAX_SECONDS * self.sample_rate:
-            seconds = len(wave) / self.sample_rate
-            raise AudioError(f"{path}: {seconds:.0f} s of audio, but {MAX_SECONDS:.0f} s are the most; cut it first.")
-        return wave
+        return read_audio(path, self.sample_rate)
 
     def features(self, wave: np.ndarray) -> np.ndarray:
         """What the model sees of a wave: (S,) -> (T_in, F)."""
         return fbank(wave, self._fbank_config)
 
-    def _batches(self, waves: Iterable[np.ndarray], batch_seconds: float) -> Iterator[list[np.ndarray]]:
-        batch: list[np.ndarray] = []
-        for wave in waves:
-            longest = max(len(wave), *(len(other) for other in batch)) if batch else len(wave)
-            if batch and longest * (len(batch) + 1) > batch_seconds * self.sample_rate:
-                yield batch
-                batch = []
-            batch.append(wave)
-        if batch:
-            yield batch
+    def _recognise(
+        self, sounds: Iterable[Sound], channel: int | None, batch_seconds: float
+    ) -> Iterator[Segment | _End | AudioError]:
+        """What `_cut` yields, with segments for pieces."""
+        pool: list[Piece | _End | AudioError] = []
+        waiting_s, wanted_s = 0.0, batch_seconds
+        for item in self._cut(sounds, channel):
+            pool.append(item)
+            waiting_s += len(item.samples) / self.sample_rate if isinstance(item, Piece) else 0.0
+            if waiting_s >= wanted_s:
+                yield from self._drain(pool, batch_seconds)
+                pool, waiting_s, wanted_s = [], 0.0, min(2 * wanted_s, _POOL_BATCHES * batch_seconds)
+        yield from self._drain(pool, batch_seconds)
 
-    def _transcribe(self, waves: Sequence[np.ndarray]) -> list[Transcript]:
-        features = [torch.from_numpy(self.features(wave)) for wave in waves]
+    def _cut(self, sounds: Iterable[Sound], channel: int | None) -> Iterator[Piece | _End | AudioError]:
+        """The pieces of each sound, and behind them its end or what is wrong with it."""
+        for sound in sounds:
+            warnings: list[str] = []
+            num_samples = 0
+
+            def counted(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+                nonlocal num_samples
+                for block in blocks:
+                    num_samples += len(block)
+                    yield block
+
+            try:
+                blocks = counted(self._blocks(sound, channel, warnings.append))
+                yield from cut(blocks, self.sample_rate, self._segments, self._voice)
+            except AudioError as err:
+                yield err
+                continue
+            for warning in warnings:
+                _LOG.warning(warning)
+            yield _End(round(num_samples / self.sample_rate, 3), tuple(warnings))
+
+    def _blocks(self, sound: Sound, channel: int | None, warn: Callable[[str], None]) -> Iterable[np.ndarray]:
+        if isinstance(sound, np.ndarray):
+            return [_checked(sound)]
+        if not isinstance(sound, Stretch):
+            return stream_audio(sound, self.sample_rate, channel=channel, warn=warn)
+        start_s, duration_s = sound.start_s, sound.duration_s
+        return stream_audio(
+            sound.path, self.sample_rate, channel=channel, start_s=start_s, duration_s=duration_s, warn=warn
+        )
+
+    def _drain(
+        self, pool: Sequence[Piece | _End | AudioError], batch_seconds: float
+    ) -> Iterator[Segment | _End | AudioError]:
+        """The pool in its order, its pieces recognised in batches of like length."""
+        pieces = {place: item for place, item in enumerate(pool) if isinstance(item, Piece)}
+        by_length = sorted(pieces, key=lambda place: -len(pieces[place].samples))
+        segments: dict[int, Segment] = {}
+        while by_length:
+            longest = len(pieces[by_length[0]].samples) / self.sample_rate
+            size = max(1, int(batch_seconds / longest))
+            batch, by_length = by_length[:size], by_length[size:]
+            segments.update(zip(batch, self._search([pieces[place] for place in batch]), strict=True))
+        for place, item in enumerate(pool):
+            yield segments[place] if isinstance(item, Piece) else item
+
+    def _search(self, pieces: Sequence[Piece]) -> list[Segment]:
+        features = [torch.from_numpy(self.features(piece.samples)) for piece in pieces]
         padded = pad_sequence(features, batch_first=True, padding_value=PADDING_VALUE)
         lens = torch.tensor([len(each) for each in features])
         hypotheses = search(self._model, padded.to(self._device), lens.to(self._device), self._config, self._scorer)
-        durations = (len(wave) / self.sample_rate for wave in waves)
-        return [
-            self._transcript(hypothesis, duration) for hypothesis, duration in zip(hypotheses, durations, strict=True)
-        ]
+        return [self._segment(piece, hypothesis) for piece, hypothesis in zip(pieces, hypotheses, strict=True)]
 
-    def _transcript(self, hypothesis: Hypothesis, duration: float) -> Transcript:
+    def _segment(self, piece: Piece, hypothesis: Hypothesis) -> Segment:
+        start = piece.start / self.sample_rate
         seconds_a_frame = SUBSAMPLING * self._fbank_config.frame_shift_ms / 1000
-        return Transcript(
+        return Segment(
+            start=round(start, 3),
+            end=round(start + len(piece.samples) / self.sample_rate, 3),
             text=self.token_table.decode(hypothesis.tokens),
             tokens=tuple(self.token_table.symbols[token] for token in hypothesis.tokens),
-            times=tuple(round(frame * seconds_a_frame, 3) for frame in hypothesis.frames),
-            log_probs=hypothesis.log_probs,
-            duration=duration,
+            times=tuple(round(start + frame * seconds_a_frame, 3) for frame in hypothesis.frames),
+            log_probs=tuple(round(log_prob, 5) for log_prob in hypothesis.log_probs),
         )
+
+
+def choose_device(name: str | torch.device) -> torch.device:
+    """The device of that name; ``auto`` is the first GPU, or the CPU.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name == "auto":
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as err:
+        raise ValueError(f"`--device` must be auto, cpu, cuda or cuda:N, but is {name!r}.") from err
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"`--device` {name}: torch sees {torch.cuda.device_count()} GPUs.")
+    return device
+
+
+def _checked(wave: np.ndarray) -> np.ndarray:
+    if wave.ndim != 1 or wave.dtype.kind != "f":
+        raise ValueError(
+            f"A wave must be (S,) of floats in [-1, 1], but is {wave.shape} of {wave.dtype}; "
+            "16-bit integers are to be divided by 32768."
+        )
+    if not np.isfinite(wave).all():
+        raise AudioError("A wave holds samples that are not numbers.")
+    return wave.astype(np.float32, copy=False)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from stateless_transducer.files import write_text
-from stateless_transducer.serving.recognizer import Transcript
+from stateless_transducer.serving.transcript import Transcript
 
 
 @dataclass(frozen=True)

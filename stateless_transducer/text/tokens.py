@@ -86,6 +86,13 @@ class TokenTable:
             return " ".join(symbols)
         return "".join(symbols).replace(SPACE, " ").strip()
 
+    def join(self, texts: Iterable[str]) -> str:
+        """One text of several, with a blank between two of them where there is one between words."""
+        text = " ".join(text for text in texts if text)
+        if self.unit == "word":
+            return text
+        return _CJK_GAP.sub("", text) if SPACE in self.ids else text.replace(" ", "")
+
     def write(self, lang_dir: Path, extra: tuple[str, ...] = ()) -> None:
         """Write ``tokens.txt`` (icefall's format) and ``lang.json`` (the unit) into a folder.
 

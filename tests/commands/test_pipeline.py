@@ -90,7 +90,8 @@ def test_preparation_writes_icefalls_files(world):
 def test_stored_features_equal_the_front_ends(world):
     from lhotse import CutSet
 
-    from stateless_transducer.features import FbankConfig, fbank, read_audio, resample
+    from stateless_transducer.audio import read_audio, resample
+    from stateless_transducer.features import FbankConfig, fbank
 
     cuts = {cut.id: cut for cut in CutSet.from_file(world.data / "fbank" / "aishell_cuts_train.jsonl.gz")}
     assert len(cuts) == 3 * 24
@@ -271,14 +272,15 @@ def test_transcribe_prints_a_line_a_file_and_goes_on_after_a_bad_one(world, mode
     assert main(["transcribe", str(model), good[0], str(tmp_path / "bad.wav"), good[1]]) == 1
     printed = capsys.readouterr()
     assert [line.split("\t")[0] for line in printed.out.splitlines()] == good
-    assert "bad.wav: not a sound file" in printed.err and "1 of 3 files could not be read" in printed.err
+    assert "bad.wav: not a sound file" in printed.err and "1 of 3 sounds could not be read" in printed.err
 
 
 def test_transcribe_json_has_times(world, model, capsys):
     assert main(["transcribe", str(model), str(_test_wavs(world)[0]), "--output-format", "json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert len(found["tokens"]) == len(found["times"]) == len(found["log_probs"])
-    assert found["duration"] > 0.5 and all(0 <= time <= found["duration"] for time in found["times"])
+    (segment,) = found["segments"]
+    assert len(segment["tokens"]) == len(segment["times"]) == len(segment["log_probs"])
+    assert found["duration"] > 0.5 and all(0 <= time <= found["duration"] for time in segment["times"])
 
 
 def test_report_is_one_page_with_pictures_inside(world, model, tmp_path):

@@ -7,9 +7,9 @@ import pytest
 import soundfile
 from lhotse import CutSet, SupervisionSegment, load_manifest
 
+from stateless_transducer.audio import read_audio
 from stateless_transducer.data.cutting import WholeAtSpeeds, Windows, samples_of
 from stateless_transducer.data.manifests import write_recordings
-from stateless_transducer.features import read_audio
 
 
 @pytest.mark.parametrize("rate", [16000, 22050])

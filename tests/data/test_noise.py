@@ -11,12 +11,13 @@ import torch
 from lhotse import CutSet, RecordingSet
 from sounds import MUSAN_SECONDS
 
+from stateless_transducer.audio import read_audio
 from stateless_transducer.cli import main
 from stateless_transducer.data import fbank
 from stateless_transducer.data.config import WorkConfig
 from stateless_transducer.data.cutting import Windows
 from stateless_transducer.data.executor import executor
-from stateless_transducer.features import FbankConfig, read_audio
+from stateless_transducer.features import FbankConfig
 from stateless_transducer.features import fbank as fbank_of
 
 

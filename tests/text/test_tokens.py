@@ -73,3 +73,16 @@ def test_bad_token_file_is_explained(tmp_path, lines, message):
 def test_missing_token_file_is_explained(tmp_path):
     with pytest.raises(ValueError, match="holds no tokens.txt; make it with `transducer prepare`"):
         TokenTable.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("table", "texts", "joined"),
+    [
+        (build_token_table(["今天"], "char"), ["今", "", "天"], "今天"),
+        (build_token_table(["a b"], "char", keep_spaces=True), ["a b", "", "b"], "a b b"),
+        (build_token_table(["今 a b"], "char", keep_spaces=True), ["今", "a", "今"], "今a今"),
+        (build_token_table(["今 天"], "word"), ["今", "天"], "今 天"),
+    ],
+)
+def test_texts_are_joined_as_words_are(table, texts, joined):
+    assert table.join(texts) == joined

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from stateless_transducer.features import AudioError, read_audio
+from stateless_transducer.audio import AudioError, read_audio
 
 
 def main() -> int:

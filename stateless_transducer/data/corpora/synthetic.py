@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from stateless_transducer.audio import resample
 from stateless_transducer.data.corpora.espeak import Espeak, Voice
 from stateless_transducer.data.corpora.grammar import sentences
-from stateless_transducer.features import resample
 from stateless_transducer.files import write_text
 
 SAMPLE_RATE = 16000

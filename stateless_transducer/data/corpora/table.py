@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from operator import attrgetter
 from pathlib import Path, PurePath
 
+from stateless_transducer.audio import SOUND_SUFFIXES
 from stateless_transducer.data.corpora.utterance import Problem, Utterance
 
 # what a column is for -> names it usually has, the first that is there counts
@@ -28,7 +29,6 @@ _SPLIT_NAMES = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 _NOT_UTF8 = re.compile("[\0\ud800-\udfff]")
-_AUDIO_SUFFIXES = ".wav .flac .mp3 .opus .ogg .oga .m4a .aac .mp4 .webm .wma .amr .3gp .aiff .aif .au .caf .sph".split()
 
 # a row with the number of its line; a text instead of the row says why it cannot be read
 _Row = tuple[int, "Mapping[str, object] | str"]
@@ -99,7 +99,7 @@ def read_folder(folder: Path) -> tuple[list[Utterance], list[Problem]]:
         raise ValueError(f"{folder}: no such folder.")
     files = list(_walk(folder))
     texts = {path.parent / path.stem: path for path in files if path.suffix.lower() == ".txt"}
-    sounds = [path for path in files if path.suffix.lower() in _AUDIO_SUFFIXES]
+    sounds = [path for path in files if path.suffix.lower() in SOUND_SUFFIXES]
     if not texts and not sounds:
         raise ValueError(f"{folder} holds neither sound files nor .txt files; if there is a table, name its file.")
     utterances: list[Utterance] = []

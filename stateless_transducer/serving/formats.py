@@ -1,0 +1,190 @@
+"""Transcripts as files: txt, json, srt, vtt, TextGrid, tsv."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import Literal
+
+from stateless_transducer.serving.transcript import Segment, Transcript
+from stateless_transducer.text.tokens import SPACE, TokenTable
+
+Format = Literal["txt", "json", "srt", "vtt", "TextGrid", "tsv"]
+
+# of a cue: seconds, and columns, of which a Chinese character takes two
+_LONGEST_CUE_S, _WIDEST_CUE = 6.0, 80
+# a token is emitted while it is being said: a cue begins a little earlier, and stays a little longer
+_LEAD_S, _LINGER_S = 0.2, 1.0
+
+
+@dataclass(frozen=True)
+class Cue:
+    """A line of subtitles; seconds from the start of the sound."""
+
+    start: float
+    end: float
+    text: str
+
+
+def document(wanted: Format, name: str, transcript: Transcript, token_table: TokenTable) -> str:
+    """The file about one sound.
+
+    Args:
+        wanted: which.
+        name: of the sound, for the formats that hold it.
+        transcript: of the sound.
+        token_table: the model's.
+    """
+    match wanted:
+        case "txt":
+            return "".join(f"{segment.text}\n" for segment in transcript.segments if segment.text)
+        case "json":
+            return json_line(name, transcript) + "\n"
+        case "tsv":
+            return TSV_HEADER + "\n" + "".join(f"{row}\n" for row in tsv_rows(name, transcript))
+        case "srt":
+            return _srt(cues(transcript, token_table))
+        case "vtt":
+            return _vtt(cues(transcript, token_table))
+        case "TextGrid":
+            return _text_grid(transcript)
+
+
+def json_line(name: str, transcript: Transcript, *, id_: str | None = None) -> str:
+    """An object: id, if there is one, file, text, duration, segments, warnings."""
+    head = {"file": name} if id_ is None else {"id": id_, "file": name}
+    return json.dumps({**head, **asdict(transcript)}, ensure_ascii=False)
+
+
+TSV_HEADER = "path\tstart\tend\ttext"
+
+
+def tsv_rows(name: str, transcript: Transcript) -> list[str]:
+    """A row for each segment in which something was said, below `TSV_HEADER`."""
+    said = (segment for segment in transcript.segments if segment.text)
+    return [f"{name}\t{segment.start:.3f}\t{segment.end:.3f}\t{segment.text}" for segment in said]
+
+
+def cues(transcript: Transcript, token_table: TokenTable) -> list[Cue]:
+    """Subtitles: segments, cut at the longest pauses between words until a viewer can read each part."""
+    found = []
+    for segment in transcript.segments:
+        if not segment.tokens:
+            continue
+        parts = list(_parts(_words(segment, token_table)))
+        starts = [max(segment.start, part[0].time - _LEAD_S) for part in parts]
+        for part, start, latest in zip(parts, starts, [*starts[1:], segment.end], strict=True):
+            text = _text(part, token_table)
+            if text:
+                found.append(Cue(start, min(latest, part[-1].last_time + _LINGER_S), text))
+    return found
+
+
+@dataclass(frozen=True)
+class _Word:
+    """Tokens between which a line does not break."""
+
+    tokens: tuple[str, ...]
+    time: float
+    last_time: float
+
+
+def _words(segment: Segment, token_table: TokenTable) -> list[_Word]:
+    tokens, times = segment.tokens, segment.times
+    breaks = [i for i in range(1, len(tokens)) if _may_break(tokens[i - 1], tokens[i], token_table)]
+    return [_Word(tokens[i:j], times[i], times[j - 1]) for i, j in pairwise([0, *breaks, len(tokens)])]
+
+
+def _may_break(before: str, after: str, token_table: TokenTable) -> bool:
+    is_wide = any(unicodedata.east_asian_width(character) in "WF" for character in (before[-1], after[0]))
+    return token_table.unit == "word" or after.startswith(SPACE) or is_wide
+
+
+def _parts(words: Sequence[_Word]) -> Iterator[Sequence[_Word]]:
+    """The words, cut in two until each part fits; where the pause is longest, but not near the ends."""
+    width = sum(_width(token) for word in words for token in word.tokens)
+    pauses = {i: words[i].time - words[i - 1].last_time for i in range(1, len(words))}
+    quarter = len(words) / 4
+    places = [i for i in pauses if quarter <= i <= len(words) - quarter and pauses[i] > 0]
+    if not places or (words[-1].last_time - words[0].time <= _LONGEST_CUE_S and width <= _WIDEST_CUE):
+        yield words
+        return
+    place = max(places, key=lambda i: (pauses[i], -abs(2 * i - len(words))))
+    yield from _parts(words[:place])
+    yield from _parts(words[place:])
+
+
+def _width(token: str) -> int:
+    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in token)
+
+
+def _text(words: Sequence[_Word], token_table: TokenTable) -> str:
+    return token_table.decode(token_table.ids[token] for word in words for token in word.tokens)
+
+
+def _srt(found: Sequence[Cue]) -> str:
+    entries = (
+        f"{number}\n{_clock(cue.start, ',')} --> {_clock(cue.end, ',')}\n{cue.text}\n"
+        for number, cue in enumerate(found, 1)
+    )
+    return "\n".join(entries)
+
+
+def _vtt(found: Sequence[Cue]) -> str:
+    escaped = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
+    entries = (f"{_clock(cue.start, '.')} --> {_clock(cue.end, '.')}\n{cue.text.translate(escaped)}\n" for cue in found)
+    return "\n".join(["WEBVTT\n", *entries])
+
+
+def _clock(seconds: float, point: str) -> str:
+    milliseconds = round(1000 * seconds)
+    minutes, milliseconds = divmod(milliseconds, 60000)
+    return f"{minutes // 60:02d}:{minutes % 60:02d}:{milliseconds // 1000:02d}{point}{milliseconds % 1000:03d}"
+
+
+def _text_grid(transcript: Transcript) -> str:
+    """Praat's: a tier of segments, with empty intervals where there are none, and a tier of points for the tokens."""
+    intervals: list[tuple[float, float, str]] = []
+    now = 0.0
+    for segment in transcript.segments:
+        if segment.start > now:
+            intervals.append((now, segment.start, ""))
+        intervals.append((segment.start, segment.end, segment.text))
+        now = segment.end
+    if transcript.duration > now:
+        intervals.append((now, transcript.duration, ""))
+    points: dict[float, str] = {}
+    for time, token in zip(transcript.times, transcript.tokens, strict=True):
+        # Praat has no two points at one time
+        points[time] = points.get(time, "") + token
+    bounds = ["xmin = 0", f"xmax = {transcript.duration:.3f}"]
+    lines = ['File type = "ooTextFile"', 'Object class = "TextGrid"', "", *bounds]
+    lines += ["tiers? <exists>", "size = 2", "item []:"]
+    lines += _tier(1, "IntervalTier", "segments", bounds, "intervals", intervals, _interval)
+    lines += _tier(2, "TextTier", "tokens", bounds, "points", sorted(points.items()), _point)
+    return "\n".join(lines) + "\n"
+
+
+def _tier(
+    number: int, kind: str, name: str, bounds: list[str], entry: str, items: Sequence, lines: Callable[..., list[str]]
+) -> list[str]:
+    head = [f'class = "{kind}"', f'name = "{name}"', *bounds, f"{entry}: size = {len(items)}"]
+    found = [f"    item [{number}]:", *(f"        {line}" for line in head)]
+    for i, item in enumerate(items, 1):
+        found += [f"        {entry} [{i}]:", *(f"            {line}" for line in lines(*item))]
+    return found
+
+
+def _interval(start: float, end: float, text: str) -> list[str]:
+    return [f"xmin = {start:.3f}", f"xmax = {end:.3f}", f"text = {_quoted(text)}"]
+
+
+def _point(time: float, mark: str) -> list[str]:
+    return [f"number = {time:.3f}", f"mark = {_quoted(mark)}"]
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace('"', '""') + '"'

@@ -1,0 +1,150 @@
+"""Many sounds: a manifest in, results out, on this machine or spread over many; a stopped run goes on where it was.
+
+Both files have an object a line. In: ``id``, ``path``, and for part of a file ``start`` and ``duration``, seconds. Out:
+the ``id`` and what `formats.json_line` writes; times count from the start of the part.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, as_completed
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+from stateless_transducer.audio import AudioError
+from stateless_transducer.decoding.config import SearchConfig
+from stateless_transducer.serving.config import SegmentConfig
+from stateless_transducer.serving.recognizer import Recognizer, Stretch
+from stateless_transducer.serving.transcript import Transcript
+
+# small enough that workers end at about the same time, and that little is lost with one
+_MOST_ROWS_A_TASK, _TASKS_A_WORKER = 32, 8
+
+
+@dataclass(frozen=True)
+class Row:
+    """A sound of a manifest."""
+
+    id: str
+    sound: Stretch
+
+
+@dataclass(frozen=True)
+class Job:
+    """How to transcribe, in a form that can be sent to another machine, which must see the same files."""
+
+    model: Path
+    search: SearchConfig
+    segments: SegmentConfig
+    device: str
+    precision: Literal["fp32", "bf16"]
+    channel: int | None
+    batch_seconds: float
+
+    def recognizer(self) -> Recognizer:
+        """A new one.
+
+        Raises:
+            ValueError: see `Recognizer`.
+        """
+        return Recognizer.from_pretrained(
+            self.model, self.search, device=self.device, precision=self.precision, segments=self.segments
+        )
+
+
+def read_manifest(path: Path) -> list[Row]:
+    """The sounds of a manifest; relative paths are relative to its folder.
+
+    Raises:
+        ValueError: no such file, or a line that cannot be; ids must differ.
+    """
+    if not path.is_file():
+        raise ValueError(f"`--manifest` {path}: no such file.")
+    rows: dict[str, Row] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = _row(json.loads(line), path.parent.absolute())
+        except (ValueError, TypeError, KeyError) as err:
+            wanted = '{"id": ..., "path": ...}, perhaps with "start" and "duration" in seconds'
+            raise ValueError(f"{path}:{number}: must be {wanted}, but is {line[:200]}") from err
+        if row.id in rows:
+            raise ValueError(f"{path}:{number}: id {row.id!r} is there twice.")
+        rows[row.id] = row
+    if not rows:
+        raise ValueError(f"`--manifest` {path} holds no sound.")
+    return list(rows.values())
+
+
+def _row(entry: object, folder: Path) -> Row:
+    if not isinstance(entry, dict):
+        raise TypeError
+    start_s, duration_s = float(entry.get("start", 0.0)), float(entry.get("duration", math.inf))
+    if not (0 <= start_s < math.inf and duration_s > 0 and entry["path"]):
+        raise ValueError
+    return Row(str(entry["id"]), Stretch(folder / entry["path"], start_s, duration_s))
+
+
+def finished_ids(path: Path) -> set[str]:
+    """Ids that an output file holds; the half line that a killed run may have left at its end is cut off.
+
+    Raises:
+        ValueError: the file is something else.
+    """
+    if not path.exists():
+        return set()
+    ids: set[str] = set()
+    with path.open("rb+") as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
+                file.truncate(file.seek(-len(line), 2))
+                break
+            try:
+                ids.add(str(json.loads(line)["id"]))
+            except (ValueError, TypeError, KeyError) as err:
+                raise ValueError(f"`--output` {path}:{number} is no transcript; name another file.") from err
+    return ids
+
+
+def transcribe_here(
+    job: Job, rows: Sequence[Row], progress: Callable[[float], None]
+) -> Iterator[tuple[Row, Transcript | AudioError]]:
+    """Each row with its transcript, or with what is wrong with it, in order; progress in seconds of audio."""
+    sounds = (row.sound for row in rows)
+    found = job.recognizer().transcribe_each(
+        sounds, channel=job.channel, batch_seconds=job.batch_seconds, progress=progress
+    )
+    yield from zip(rows, found, strict=True)
+
+
+def transcribe_there(
+    job: Job, rows: Sequence[Row], progress: Callable[[float], None], *, executor: Executor, num_workers: int
+) -> Iterator[tuple[Row, Transcript | AudioError]]:
+    """As `transcribe_here`, by the workers of an executor, and in whatever order they end."""
+    size = max(1, min(_MOST_ROWS_A_TASK, len(rows) // (_TASKS_A_WORKER * num_workers)))
+    modified = job.model.stat().st_mtime_ns if job.model.exists() else 0
+    tasks = [rows[i : i + size] for i in range(0, len(rows), size)]
+    running = {executor.submit(_work, job, modified, task): task for task in tasks}
+    done = 0.0
+    for future in as_completed(running):
+        for row, found in zip(running.pop(future), future.result(), strict=True):
+            done += found.duration if isinstance(found, Transcript) else 0.0
+            progress(done)
+            yield row, found
+
+
+def _work(job: Job, modified: int, rows: Sequence[Row]) -> list[Transcript | AudioError]:
+    sounds = (row.sound for row in rows)
+    recognizer = _kept_recognizer(job, modified)
+    return list(recognizer.transcribe_each(sounds, channel=job.channel, batch_seconds=job.batch_seconds))
+
+
+@lru_cache(maxsize=1)
+def _kept_recognizer(job: Job, modified: int) -> Recognizer:
+    """Of the worker, for all its tasks of a job; ``modified`` tells a new model of the same name from the old one."""
+    return job.recognizer()

@@ -1,0 +1,190 @@
+"""``transducer transcribe``: what it reads, prints and writes. The model is a fresh one that talks nonsense."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from stateless_transducer.checkpoint import Checkpoint, save_checkpoint
+from stateless_transducer.cli import main
+from stateless_transducer.commands.sounds import find_sounds, output_paths
+from stateless_transducer.features import FbankConfig
+from stateless_transducer.model.config import ModelConfig
+from stateless_transducer.model.transducer import build_model
+from stateless_transducer.text.tokens import build_token_table
+
+TOKENS = build_token_table(["今天天气很好"], "char")
+SIZES = ModelConfig(vocab_size=len(TOKENS), num_layers=1, attention_dim=8, num_heads=2, feedforward_dim=8, joiner_dim=8)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> str:
+    torch.manual_seed(20220301)
+    network = build_model(SIZES)
+    network.joiner.output_linear.bias.data[0] -= 0.5
+    path = tmp_path_factory.mktemp("model") / "model.pt"
+    save_checkpoint(path, Checkpoint(network.state_dict(), SIZES, FbankConfig(), TOKENS))
+    return str(path)
+
+
+def _write(path, seconds=1.0, rate=16000):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = 0.1 * np.random.default_rng(round(100 * seconds)).standard_normal(round(seconds * rate))
+    soundfile.write(path, noise, rate)
+    return str(path)
+
+
+@pytest.fixture
+def transcribe(model, capsys):
+    """Run the command: status, lines of standard output, standard error."""
+
+    def run(*arguments):
+        try:
+            status = main(["transcribe", model, *map(str, arguments), "--device", "cpu", "--vad", "energy"])
+        except SystemExit as stopped:
+            status = stopped.code
+        printed = capsys.readouterr()
+        assert "Traceback" not in printed.err
+        return status, printed.out.splitlines(), printed.err
+
+    return run
+
+
+def test_lines_come_in_the_order_of_the_sounds(transcribe, tmp_path):
+    names = [_write(tmp_path / f"{name}.wav", seconds) for name, seconds in (("c", 3.0), ("a", 0.5), ("b", 1.5))]
+    status, lines, errors = transcribe(*names)
+    assert (status, errors) == (0, "") and [line.split("\t")[0] for line in lines] == names
+    assert all(line.split("\t")[1] for line in lines)
+
+
+def test_folder_pattern_and_file_are_found(transcribe, tmp_path, monkeypatch):
+    for name in ("in/b.wav", "in/deep/a.FLAC", "in/notes.txt", "in/.hidden.wav", "x1.wav", "x2.wav", "other.wav"):
+        if name.endswith(".txt"):
+            (tmp_path / name).write_text("no sound")
+        else:
+            _write(tmp_path / name, 0.5)
+    (tmp_path / "in" / "deep" / "loop").symlink_to(tmp_path / "in")
+    monkeypatch.chdir(tmp_path)
+    status, lines, _ = transcribe("x*.wav", "in", "other.wav")
+    found = [line.split("\t")[0] for line in lines]
+    assert status == 0 and found == ["x1.wav", "x2.wav", "in/b.wav", "in/deep/a.FLAC", "other.wav"]
+
+
+def test_file_whose_name_looks_like_a_pattern_is_a_file(transcribe, tmp_path):
+    name = _write(tmp_path / "a[1].wav")
+    _write(tmp_path / "a1.wav")
+    _, lines, _ = transcribe(name)
+    assert [line.split("\t")[0] for line in lines] == [name]
+
+
+def test_standard_input_is_a_sound(transcribe, tmp_path, monkeypatch):
+    content = Path(_write(tmp_path / "a.flac")).read_bytes()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+    status, lines, _ = transcribe("-")
+    assert status == 0 and len(lines) == 1 and lines[0].startswith("-\t")
+    status, _, errors = transcribe("-", "-")
+    assert status == 1 and "`-`, standard input, can be read only once" in errors
+
+
+def test_what_cannot_be_read_is_named_and_the_rest_goes_on(transcribe, tmp_path):
+    good = [_write(tmp_path / f"{i}.wav") for i in range(2)]
+    (tmp_path / "text.wav").write_text("no sound")
+    (tmp_path / "empty").mkdir()
+    bad = [tmp_path / "text.wav", tmp_path / "absent.wav", tmp_path / "empty", tmp_path / "no*.wav"]
+    status, lines, errors = transcribe(good[0], *bad, good[1])
+    assert status == 1 and [line.split("\t")[0] for line in lines] == good
+    assert "text.wav: not a sound file" in errors and "absent.wav: no such file" in errors
+    assert "empty: holds no sound file (by its suffix" in errors and "no*.wav: matches no file" in errors
+    assert errors.endswith("transducer: 4 of 6 sounds could not be read.\n")
+
+
+def test_warning_is_printed_and_the_sound_used(transcribe, tmp_path, caplog):
+    path = Path(_write(tmp_path / "a.wav", 4.0))
+    path.write_bytes(path.read_bytes()[:64000])
+    status, lines, _ = transcribe(path)
+    assert status == 0 and lines[0].split("\t")[1]
+    assert "a.wav: truncated: its header says" in caplog.text
+
+
+@pytest.mark.parametrize("wanted", ["txt", "json", "srt", "vtt", "TextGrid", "tsv"])
+def test_output_dir_gets_a_file_for_each_sound_beside_the_lines(transcribe, tmp_path, wanted):
+    _write(tmp_path / "in" / "deep" / "a.wav", 25.0)
+    _write(tmp_path / "in" / "b.wav")
+    status, lines, _ = transcribe(tmp_path / "in", "--output-format", wanted, "--output-dir", tmp_path / "out")
+    assert status == 0 and len(lines) == 2
+    files = sorted(path for path in (tmp_path / "out").rglob("*") if path.is_file())
+    assert [str(path.relative_to(tmp_path / "out")) for path in files] == [f"b.{wanted}", f"deep/a.{wanted}"]
+    assert all(set(path.read_text(encoding="utf-8")) & set("今天气很好") for path in files)
+    if wanted == "json":
+        assert json.loads(lines[1]) == json.loads(files[1].read_text(encoding="utf-8"))
+        assert len(json.loads(lines[1])["segments"]) > 1
+    else:
+        assert lines[0].startswith(f"{tmp_path}/in/b.wav\t")
+
+
+def test_subtitles_of_one_sound_are_printed_and_of_two_need_a_folder(transcribe, tmp_path):
+    names = [_write(tmp_path / f"{i}.wav") for i in range(2)]
+    status, lines, _ = transcribe(names[0], "--output-format", "srt")
+    assert status == 0 and lines[0] == "1" and "-->" in lines[1]
+    status, _, errors = transcribe(*names, "--output-format", "srt")
+    assert status == 1 and "`--output-format srt` of 2 sounds needs `--output-dir`: each is a file." in errors
+
+
+def test_tsv_has_one_head(transcribe, tmp_path):
+    _, lines, _ = transcribe(*(_write(tmp_path / f"{i}.wav") for i in range(2)), "--output-format", "tsv")
+    assert lines[0] == "path\tstart\tend\ttext" and [line.split("\t")[1] for line in lines[1:]] == ["0.000"] * 2
+
+
+def test_names_that_collide_get_files_of_their_own(tmp_path, monkeypatch):
+    for name in ("a.wav", "a.flac", "deep/a.wav", "deep/A.wav", "b.wav"):
+        _write(tmp_path / name, 0.1)
+    monkeypatch.chdir(tmp_path)
+    sounds, problems = find_sounds(["a.wav", "a.flac", "deep/a.wav", "deep/A.wav", "b.wav", "a.wav"])
+    assert problems == []
+    paths = output_paths(Path("out"), sounds, "srt")
+    names = ["a.wav.srt", "a.flac.srt", "a.wav-2.srt", "A.wav-3.srt", "b.srt", "a.wav-4.srt"]
+    assert paths == [Path("out") / name for name in names]
+
+
+def test_max_segment_and_channel_reach_the_recogniser(transcribe, tmp_path):
+    name = _write(tmp_path / "a.wav", 9.0)
+    flags = ["--output-format", "json", "--max-segment-s", "4"]
+    _, lines, _ = transcribe(name, *flags)
+    segments = json.loads(lines[0])["segments"]
+    assert len(segments) >= 3 and max(segment["end"] - segment["start"] for segment in segments) <= 4
+    status, _, errors = transcribe(name, "--channel", "1")
+    assert status == 1 and "a.wav: has only channel 0, but channel 1 is wanted" in errors
+
+
+@pytest.mark.parametrize(
+    ("flags", "message", "status"),
+    [
+        (["a.wav", "--channel", "-1"], "`--channel` counts from 0, but is -1", 2),
+        (["a.wav", "--batch-seconds", "0"], "`--batch-seconds` must be above 0 s, but is 0", 2),
+        (["a.wav", "--num-threads", "0"], "`--num-threads` must be at least 1, but is 0", 2),
+        (["a.wav", "--max-segment-s", "1000"], "`--max-segment-s` must be in 2..300 s, but is 1000", 2),
+        (["a.wav", "--output-format", "doc"], "doc", 2),
+        ([], "Name at least one sound", 2),
+    ],
+)
+def test_bad_option_is_named(transcribe, flags, message, status):
+    found, _, errors = transcribe(*flags)
+    assert found == status and message in " ".join(errors.replace("│", " ").split())
+
+
+def test_absent_device_is_one_line(model, capsys):
+    assert main(["transcribe", model, "a.wav", "--device", "gpu"]) == 1
+    assert "`--device` must be auto, cpu, cuda or cuda:N, but is 'gpu'" in capsys.readouterr().err
+
+
+def test_output_dir_that_is_a_file_is_named(transcribe, tmp_path):
+    name = _write(tmp_path / "a.wav")
+    status, _, errors = transcribe(name, "--output-dir", name)
+    assert status == 1 and "a.wav is not a folder" in errors

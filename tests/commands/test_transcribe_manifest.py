@@ -1,0 +1,154 @@
+"""``transducer transcribe --manifest``: many sounds, here or on a cluster, in as many runs as it takes."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+import soundfile
+
+from stateless_transducer.checkpoint import Checkpoint, save_checkpoint
+from stateless_transducer.cli import main
+from stateless_transducer.features import FbankConfig
+from stateless_transducer.model.config import ModelConfig
+from stateless_transducer.model.transducer import build_model
+from stateless_transducer.text.tokens import build_token_table
+
+TOKENS = build_token_table(["今天天气很好"], "char")
+SIZES = ModelConfig(vocab_size=len(TOKENS), num_layers=1, attention_dim=8, num_heads=2, feedforward_dim=8, joiner_dim=8)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A model that talks nonsense, five sounds, and a manifest of six parts of them."""
+    network = build_model(SIZES)
+    network.joiner.output_linear.bias.data[0] -= 0.5
+    save_checkpoint(tmp_path / "model.pt", Checkpoint(network.state_dict(), SIZES, FbankConfig(), TOKENS))
+    rows = []
+    for i in range(5):
+        noise = 0.1 * np.random.default_rng(i).standard_normal(16000 * (1 + i))
+        soundfile.write(tmp_path / f"{i}.wav", noise, 16000)
+        rows.append({"id": i, "path": f"{i}.wav"})
+    rows.append({"id": "part", "path": str(tmp_path / "4.wav"), "start": 1.5, "duration": 2.0})
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path
+
+
+@pytest.fixture
+def transcribe(folder, capsys):
+    """Run the command: status, standard output, standard error."""
+
+    def run(*flags, output="out.jsonl"):
+        files = ["--manifest", str(folder / "in.jsonl"), "--output", str(folder / output), "--vad", "energy"]
+        try:
+            status = main(["transcribe", str(folder / "model.pt"), *files, "--device", "cpu", *flags])
+        except SystemExit as stopped:
+            status = stopped.code
+        printed = capsys.readouterr()
+        return status, printed.out, printed.err
+
+    return run
+
+
+def _read(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _same(one, other):
+    """But for the last digits of the log-probabilities, since batches were of other sizes."""
+    for a, b in zip(one["segments"], other["segments"], strict=True):
+        assert a.pop("log_probs") == pytest.approx(b.pop("log_probs"), rel=1e-4)
+    assert one == other
+
+
+def test_manifest_gives_an_object_a_row(folder, transcribe, capsys):
+    status, printed, _ = transcribe()
+    assert status == 0 and printed == f"{folder}/out.jsonl: 6 sounds more, 6 of 6 in all\n"
+    found = _read(folder / "out.jsonl")
+    assert [row["id"] for row in found] == ["0", "1", "2", "3", "4", "part"]
+    assert [row["duration"] for row in found] == [1.0, 2.0, 3.0, 4.0, 5.0, 2.0]
+    assert all(row["text"] for row in found)
+    # the same as without a manifest
+    assert main(["transcribe", str(folder / "model.pt"), str(folder / "2.wav"), "--output-format", "json"]) == 0
+    _same({"id": "2", **json.loads(capsys.readouterr().out)}, found[2])
+
+
+def test_second_run_does_what_the_first_left(folder, transcribe):
+    (folder / "3.wav").rename(folder / "away.wav")
+    status, _, errors = transcribe()
+    assert status == 1 and f"transducer: 3: {folder}/3.wav: no such file." in errors
+    assert "1 of 6 sounds could not be read; the same command tries again." in errors
+    before = (folder / "out.jsonl").read_bytes()
+    # killed while it wrote a line
+    (folder / "out.jsonl").write_bytes(before[:-20])
+    (folder / "away.wav").rename(folder / "3.wav")
+    status, printed, errors = transcribe()
+    assert (status, errors) == (0, "")
+    assert printed == (
+        f"4 of 6 sounds are in {folder}/out.jsonl already - skipping them\n"
+        f"{folder}/out.jsonl: 2 sounds more, 6 of 6 in all\n"
+    )
+    ids = [row["id"] for row in _read(folder / "out.jsonl")]
+    assert ids == ["0", "1", "2", "4", "3", "part"]
+    status, printed, _ = transcribe()
+    assert status == 0 and "6 of 6 sounds are in" in printed
+
+
+def test_cluster_gives_what_one_machine_gives(folder, transcribe):
+    distributed = pytest.importorskip("distributed", reason="a cluster needs Dask: pip install '.[dask]'")
+    assert transcribe()[0] == 0
+    (folder / "in.jsonl").write_text((folder / "in.jsonl").read_text() + '{"id": "absent", "path": "no.wav"}\n')
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, dashboard_address=None, local_directory=str(folder / "dask")
+    ) as cluster:
+        status, printed, errors = transcribe("--dask", cluster.scheduler_address, output="spread.jsonl")
+    assert status == 1 and "transducer: absent: " in errors and "no.wav: no such file" in errors
+    assert printed.endswith("6 sounds more, 6 of 7 in all\n")
+    here, there = (sorted(_read(folder / name), key=lambda row: row["id"]) for name in ("out.jsonl", "spread.jsonl"))
+    for own, other in zip(here, there, strict=True):
+        _same(own, other)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("no json", r'in.jsonl:7: must be {"id": ..., "path": ...}, .* but is no json'),
+        ('{"id": 7}', "in.jsonl:7: must be "),
+        ('{"id": 7, "path": "0.wav", "start": -1}', "in.jsonl:7: must be "),
+        ('["id"]', "in.jsonl:7: must be "),
+        ('{"id": "part", "path": "0.wav"}', "in.jsonl:7: id 'part' is there twice"),
+    ],
+)
+def test_bad_line_of_a_manifest_is_named(folder, transcribe, line, message):
+    with (folder / "in.jsonl").open("a") as file:
+        file.write(line + "\n")
+    status, _, errors = transcribe()
+    assert status == 1 and re.search(message, errors) and not (folder / "out.jsonl").exists()
+
+
+def test_output_that_is_something_else_is_left_alone(folder, transcribe):
+    (folder / "out.jsonl").write_text("my notes\n")
+    status, _, errors = transcribe()
+    assert status == 1 and "out.jsonl:1 is no transcript; name another file" in errors
+    assert (folder / "out.jsonl").read_text() == "my notes\n"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--output-format", "srt"], "no files, no other outputs"),
+        (["--output-dir", "x"], "no files, no other outputs"),
+        (["a.wav"], "no files, no other outputs"),
+    ],
+)
+def test_manifest_and_files_do_not_mix(transcribe, flags, message):
+    status, _, errors = transcribe(*flags)
+    assert status == 2 and message in " ".join(errors.replace("│", " ").split())
+
+
+def test_dask_needs_a_manifest(folder, capsys):
+    with pytest.raises(SystemExit):
+        main(["transcribe", str(folder / "model.pt"), "a.wav", "--dask", "tcp://127.0.0.1:1"])
+    assert "`--manifest` and `--output` belong together" in capsys.readouterr().err
