@@ -5,6 +5,7 @@ Letters: S samples, T_in feature frames, F mel bins. NumPy only, so that serving
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,6 +59,75 @@ def fbank(samples: np.ndarray, config: FbankConfig) -> np.ndarray:
     Returns:
         (T_in, F), float32.
     """
+    computer = knf.OnlineFbank(_options(config))
+    wave = np.ascontiguousarray(samples, dtype=np.float32)
+    computer.accept_waveform(config.sample_rate, wave)  # pyright: ignore[reportArgumentType]
+    computer.input_finished()
+    frames = [computer.get_frame(i) for i in range(computer.num_frames_ready)]
+    return np.stack(frames) if frames else np.zeros((0, config.num_mel_bins), np.float32)
+
+
+class FbankStream:
+    """`fbank` of sound that comes in pieces: the same frames to the last bit, however it is cut.
+
+    `take` forgets what lies before it, so that a stream may run for days.
+    """
+
+    def __init__(self, config: FbankConfig) -> None:
+        self._config, self._computer = config, knf.OnlineFbank(_options(config))
+        self._input_rate: int | None = None
+        self._resampler: soxr.ResampleStream | None = None
+        self._num_kept_from = 0
+        self.num_samples = 0
+        """Samples so far, at the rate of the configuration."""
+
+    @property
+    def num_frames(self) -> int:
+        """Frames so far, forgotten ones included."""
+        return self._computer.num_frames_ready
+
+    def accept(self, samples: np.ndarray, sample_rate: int) -> None:
+        """Take the next samples, (S,), float32 in [-1, 1]; other rates than the configuration's are resampled.
+
+        Raises:
+            ValueError: the rate is not that of the samples before.
+        """
+        if self._input_rate is None:
+            self._input_rate = sample_rate
+            if sample_rate != self._config.sample_rate:
+                self._resampler = soxr.ResampleStream(sample_rate, self._config.sample_rate, 1)
+        if sample_rate != self._input_rate:
+            raise ValueError(f"`sample_rate` must stay {self._input_rate} Hz within a stream, but is {sample_rate}.")
+        self._feed(self._resampler.resample_chunk(samples) if self._resampler else samples)
+
+    def flush(self) -> None:
+        """Let out what the resampler holds back; nothing can be accepted after it."""
+        if self._resampler:
+            self._feed(self._resampler.resample_chunk(np.zeros(0, np.float32), last=True))
+
+    def pad(self, num_frames: int) -> None:
+        """Append silence until there are ``num_frames`` frames."""
+        self._feed(np.zeros(max(0, samples_until(num_frames, self._config) - self.num_samples), np.float32))
+
+    def take(self, start: int, count: int) -> np.ndarray:
+        """Frames ``start`` to ``start + count``, (count, F); those before ``start`` are forgotten."""
+        self._computer.pop(start - self._num_kept_from)
+        self._num_kept_from = start
+        return np.stack([self._computer.get_frame(i) for i in range(start, start + count)])
+
+    def _feed(self, samples: np.ndarray) -> None:
+        self.num_samples += len(samples)
+        wave = np.ascontiguousarray(samples, dtype=np.float32)
+        self._computer.accept_waveform(self._config.sample_rate, wave)  # pyright: ignore[reportArgumentType]
+
+
+def samples_until(num_frames: int, config: FbankConfig) -> int:
+    """Samples at which so many frames are known: the end of the last one's window."""
+    shift, window = (int(config.sample_rate * ms / 1000) for ms in (config.frame_shift_ms, config.frame_length_ms))
+    return (num_frames - 1) * shift + shift // 2 - window // 2 + window if num_frames else 0
+
+
+def _options(config: FbankConfig) -> knf.FbankOptions:
     options = knf.FbankOptions()
     options.frame_opts.samp_freq = config.sample_rate
     options.frame_opts.frame_length_ms = config.frame_length_ms
@@ -67,12 +137,7 @@ def fbank(samples: np.ndarray, config: FbankConfig) -> np.ndarray:
     options.mel_opts.num_bins = config.num_mel_bins
     options.mel_opts.low_freq = config.low_freq
     options.mel_opts.high_freq = config.high_freq
-    computer = knf.OnlineFbank(options)
-    wave = np.ascontiguousarray(samples, dtype=np.float32)
-    computer.accept_waveform(config.sample_rate, wave)  # pyright: ignore[reportArgumentType]
-    computer.input_finished()
-    frames = [computer.get_frame(i) for i in range(computer.num_frames_ready)]
-    return np.stack(frames) if frames else np.zeros((0, config.num_mel_bins), np.float32)
+    return options
 
 
 def read_audio(path: str | Path, sample_rate: int) -> np.ndarray:
@@ -98,6 +163,27 @@ def read_audio(path: str | Path, sample_rate: int) -> np.ndarray:
     if not np.isfinite(samples).all():
         raise AudioError(f"{path}: holds samples that are not numbers.")
     return resample(samples, found_rate, sample_rate)
+
+
+def audio_blocks(path: str | Path, block_s: float) -> Iterator[tuple[np.ndarray, int]]:
+    """A sound file piece by piece: one channel (the mean of all), (S,), float32, and the file's own sample rate.
+
+    What libsndfile cannot read (m4a, aac, video) is read as a whole first.
+
+    Raises:
+        AudioError: missing, not audio, truncated or empty; from the first piece on.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise AudioError(f"{path}: no such file.")
+    found = False
+    for samples, rate in _blocks(path, block_s):
+        if not np.isfinite(samples).all():
+            raise AudioError(f"{path}: holds samples that are not numbers.")
+        found |= len(samples) > 0
+        yield samples, rate
+    if not found:
+        raise AudioError(f"{path}: holds no samples (0 s of audio).")
 
 
 def audio_duration(path: str | Path) -> tuple[float, int]:
@@ -134,6 +220,32 @@ def _read_with_soundfile(path: Path) -> tuple[np.ndarray, int]:
         _known_length(file)
         samples = file.read(dtype="float32", always_2d=True)
         return samples.mean(axis=1), file.samplerate
+
+
+def _blocks(path: Path, block_s: float) -> Iterator[tuple[np.ndarray, int]]:
+    try:
+        file = _FrontToBack(path)
+    except _UNREADABLE as err:
+        samples, rate = _read_with_av(path, str(err))
+        size = max(1, round(block_s * rate))
+        yield from ((samples[start : start + size], rate) for start in range(0, len(samples), size))
+        return
+    with file:
+        _refuse_truncated_wav(path, file)
+        size = max(1, round(block_s * file.samplerate))
+        try:
+            while len(samples := file.read(size, dtype="float32", always_2d=True)):
+                yield samples.mean(axis=1), file.samplerate
+        except soundfile.SoundFileError as err:
+            raise AudioError(f"{path}: breaks off ({err}).") from err
+
+
+class _FrontToBack(soundfile.SoundFile):
+    """A file without seeking: soundfile seeks behind each read, and an mp3 then goes on with the wrong samples."""
+
+    def seekable(self) -> bool:
+        """No."""
+        return False
 
 
 def _known_length(file: soundfile.SoundFile) -> int:

@@ -7,7 +7,17 @@ import pytest
 import soundfile
 from safetensors.numpy import load_file
 
-from stateless_transducer.features import AudioError, FbankConfig, audio_duration, fbank, read_audio
+from stateless_transducer.features import (
+    AudioError,
+    FbankConfig,
+    FbankStream,
+    audio_blocks,
+    audio_duration,
+    fbank,
+    read_audio,
+    resample,
+    samples_until,
+)
 
 NAMES = ("chirp", "noise", "short", "silence_tone")
 
@@ -45,15 +55,19 @@ def test_read_audio_resamples_and_mixes(tmp_path, rate, suffix):
     assert abs(np.abs(samples[2000:14000]).max() - 0.25) < 0.03
 
 
-def test_read_audio_reads_m4a(tmp_path):
+def _write_m4a(path):
     av = pytest.importorskip("av")
-    path = tmp_path / "tone.m4a"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("aac", rate=44100, layout="mono")
         frame = av.AudioFrame.from_ndarray(_tone(1.0, 44100)[None], format="fltp", layout="mono")
         frame.sample_rate = 44100
         container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
+
+
+def test_read_audio_reads_m4a(tmp_path):
+    path = tmp_path / "tone.m4a"
+    _write_m4a(path)
     samples = read_audio(path, 16000)
     assert abs(len(samples) - 16000) < 1600
     assert abs(audio_duration(path)[0] - 1.0) < 0.1
@@ -69,7 +83,11 @@ def _bad_files(folder):
     (folder / "zero-bytes.wav").touch()
 
 
-@pytest.mark.parametrize("read", [lambda path: read_audio(path, 16000), audio_duration], ids=["read", "duration"])
+@pytest.mark.parametrize(
+    "read",
+    [lambda path: read_audio(path, 16000), audio_duration, lambda path: list(audio_blocks(path, 0.1))],
+    ids=["read", "duration", "blocks"],
+)
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -89,3 +107,70 @@ def test_bad_file_is_named_with_what_is_wrong(tmp_path, name, message, read):
 def test_bad_configuration_is_named():
     with pytest.raises(ValueError, match="`num_mel_bins` must be at least 7, but is 3"):
         FbankConfig(num_mel_bins=3)
+
+
+def _in_pieces(samples, rate, size):
+    stream = FbankStream(FbankConfig())
+    for start in range(0, len(samples), size):
+        stream.accept(samples[start : start + size], rate)
+    stream.flush()
+    return stream
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 44100])
+@pytest.mark.parametrize("seconds", [0.007, 0.1, 9.0])
+def test_stream_of_pieces_gives_the_frames_of_the_whole(rate, seconds):
+    samples = np.random.default_rng(0).standard_normal(round(1.3 * rate)).astype(np.float32) / 10
+    stream = _in_pieces(samples, rate, round(seconds * rate))
+    resampled = resample(samples, rate, 16000)
+    assert stream.num_samples == len(resampled)
+    # the last window of a stream waits for more sound
+    wanted = fbank(resampled, FbankConfig())[: stream.num_frames]
+    assert len(wanted) >= 128 and (stream.take(0, len(wanted)) == wanted).all()
+
+
+def test_frames_are_known_when_samples_until_says():
+    for num_frames in (1, 2, 45):
+        needed = samples_until(num_frames, FbankConfig())
+        for missing in (1, 0):
+            stream = _in_pieces(np.zeros(needed - missing, np.float32), 16000, 100)
+            assert stream.num_frames == num_frames - missing
+    assert samples_until(0, FbankConfig()) == 0
+
+
+def test_padding_gives_so_many_frames_of_silence():
+    stream = _in_pieces(_tone(0.5, 16000), 16000, 1000)
+    stream.pad(80)
+    assert stream.num_frames == 80
+    wanted = fbank(np.concatenate([_tone(0.5, 16000), np.zeros(stream.num_samples - 8000, np.float32)]), FbankConfig())
+    assert (stream.take(0, 80) == wanted[:80]).all()
+    stream.pad(3)
+    assert stream.num_frames == 80
+
+
+def test_stream_forgets_what_was_passed():
+    stream = _in_pieces(_tone(1.0, 16000), 16000, 1000)
+    kept = stream.take(40, 5)
+    assert (stream.take(40, 5) == kept).all()
+    with pytest.raises(RuntimeError, match="already removed"):
+        stream._computer.get_frame(39)
+
+
+def test_rate_of_a_stream_must_stay():
+    stream = _in_pieces(_tone(0.1, 8000), 8000, 100)
+    with pytest.raises(ValueError, match="`sample_rate` must stay 8000 Hz within a stream, but is 16000"):
+        stream.accept(_tone(0.1, 16000), 16000)
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3", "m4a"])
+def test_blocks_of_a_file_are_the_file(tmp_path, suffix):
+    path = tmp_path / f"tone.{suffix}"
+    if suffix == "m4a":
+        _write_m4a(path)
+    else:
+        soundfile.write(path, np.stack([_tone(1.0, 44100), np.zeros(44100, np.float32)], axis=1), 44100)
+    blocks = list(audio_blocks(path, 0.1))
+    assert {rate for _, rate in blocks} == {44100}
+    assert {len(samples) for samples, _ in blocks[:-1]} == {4410}
+    found = resample(np.concatenate([samples for samples, _ in blocks]), 44100, 16000)
+    assert (found == read_audio(path, 16000)).all()
