@@ -38,3 +38,19 @@ def seeded():
 @pytest.fixture(scope="session")
 def golden() -> Path:
     return Path(__file__).parent / "golden" / "icefall"
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory):
+    """Tiny streaming models by kind and shape, each made once."""
+    from tiny_streaming import Tiny
+
+    made: dict[tuple[str, bool], Tiny] = {}
+
+    def make(kind: str = "zipformer2", *, one_stream_only: bool = False) -> Tiny:
+        key = (kind, one_stream_only)
+        if key not in made:
+            made[key] = Tiny(tmp_path_factory.mktemp(kind), kind, one_stream_only=one_stream_only)
+        return made[key]
+
+    return make

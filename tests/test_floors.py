@@ -15,7 +15,7 @@ FLOORS = (
     {"ops", "text", "features"},
     {"model"},
     {"checkpoint", "decoding", "data"},
-    {"training", "evaluation", "icefall"},
+    {"training", "evaluation", "icefall", "export"},
     {"serving"},
     {"commands", "cli"},
 )
