@@ -15,6 +15,7 @@ _MODULES = {
     "ModelConfig": "model.config",
     "Recognizer": "serving.recognizer",
     "SearchConfig": "decoding.config",
+    "StreamingRecognizer": "serving.streaming",
     "TokenTable": "text.tokens",
     "Transcript": "serving.recognizer",
     "Transducer": "model.transducer",
