@@ -127,8 +127,10 @@ class _Graph:
     """A file of ONNX that computes."""
 
     def __init__(self, path: Path, num_threads: int) -> None:
-        import onnxruntime
-
+        try:
+            import onnxruntime
+        except ModuleNotFoundError:
+            raise ValueError("ONNX models need onnxruntime: pip install 'stateless-transducer[onnx]'.") from None
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = num_threads, 1
         options.log_severity_level = 3

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 
 import numpy as np
 import onnx
@@ -152,6 +153,12 @@ def test_folder_that_is_none_or_lacks_a_graph_is_named(folder):
 def test_two_graphs_of_one_role_are_named(folder):
     shutil.copy(folder / "decoder.onnx", folder / "decoder-epoch-9.onnx")
     with pytest.raises(ValueError, match="which one is the decoder: decoder-epoch-9.onnx, decoder.onnx"):
+        StreamingModel.open(folder)
+
+
+def test_missing_onnxruntime_is_named_with_its_extra(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ValueError, match=r"ONNX models need onnxruntime: pip install 'stateless-transducer\[onnx\]'"):
         StreamingModel.open(folder)
 
 
