@@ -42,8 +42,10 @@ class StreamingModel:
         if self._encoder.metadata.get("feature", ""):
             raise ValueError(f"{encoder}: hears {self._encoder.metadata['feature']!r} features, not Kaldi's fbank.")
         self.chunk_frames = self._encoder.number("T")
+        """T, what a chunk takes."""
         self.chunk_shift = self._encoder.number("decode_chunk_len")
-        self.feature_dim = self._encoder.inputs[0].shape[-1]
+        """Feature frames by which the next chunk begins later."""
+        self.feature_dim = _feature_dim(self._encoder)
         self.context_size = self._decoder.number("context_size")
         self.vocab_size = self._decoder.number("vocab_size")
         self._try()
@@ -90,8 +92,8 @@ class StreamingModel:
             return np.concatenate([out for out, _ in parts]), [new for _, (new,) in parts]
         inputs = [_stack(each, axis) for each, axis in zip(zip(*states, strict=True), self._state_axes, strict=True)]
         encoder_out, *outputs = self._encoder.run(features, *inputs)
-        if len(outputs) < len(inputs):
-            # a conformer is told, and does not count itself, how many frames it has had
+        if self.kind == "conformer":
+            # it is told how many frames came before, and does not count them itself
             outputs.append(inputs[-1] + self.chunk_shift)
         unstacked = (_unstack(each, axis) for each, axis in zip(outputs, self._state_axes, strict=True))
         return encoder_out, [list(state) for state in zip(*unstacked, strict=True)]
@@ -105,11 +107,12 @@ class StreamingModel:
         return self._joiner.run_rows(encoder_out, decoder_out)
 
     def _try(self) -> None:
-        """Run a chunk, so that what does not fit is found at once; `encoder_frames` is T'."""
+        """Run a chunk, so that what does not fit is found at once."""
         silence = np.full((1, self.chunk_frames, self.feature_dim), -15.9, np.float32)
         state = self.initial_state()
         encoder_out, (new,) = self.encode_chunk(silence, [state])
         self.encoder_frames = encoder_out.shape[1]
+        """T', what a chunk gives."""
         for declared, before, after in zip(self._encoder.inputs[1:], state, new, strict=True):
             if before.shape != after.shape:
                 name = f"{self._encoder.path}: state {declared.name}"
@@ -142,6 +145,7 @@ class _Graph:
             raise ValueError(f"{path}: onnxruntime cannot open it: {_one_line(err)}") from err
         self.path = path
         self.inputs: list[Any] = list(self._session.get_inputs())
+        self.num_outputs = len(self._session.get_outputs())
         for declared in self.inputs:
             if declared.type not in _DTYPES:
                 raise ValueError(
@@ -205,6 +209,11 @@ def _state_axes(encoder: _Graph, kind: str) -> list[int]:
             f"{encoder.path}: `model_type` {kind!r} with {len(states)} states is unknown; "
             "known are zipformer2 (6 a layer and 2), zipformer (7 a stack), conformer (3)."
         )
+    num_new = len(states) - (kind == "conformer")
+    if encoder.num_outputs != 1 + num_new:
+        raise ValueError(
+            f"{encoder.path}: must give encoder_out and {num_new} states, but has {encoder.num_outputs} outputs."
+        )
     for declared, axis in zip(states, axes, strict=True):
         sizes = list(declared.shape)
         if len(sizes) <= axis or isinstance(sizes.pop(axis), int) and declared.shape[axis] != 1:
@@ -212,6 +221,13 @@ def _state_axes(encoder: _Graph, kind: str) -> list[int]:
         if not all(isinstance(size, int) for size in sizes):
             raise ValueError(f"{encoder.path}: {declared.name} {declared.shape} must have sizes, but for the batch.")
     return axes
+
+
+def _feature_dim(encoder: _Graph) -> int:
+    x = encoder.inputs[0]
+    if len(x.shape) != 3 or not isinstance(x.shape[2], int):
+        raise ValueError(f"{encoder.path}: {x.name} {x.shape} must be (N, T, F) with a known number F of mel bins.")
+    return x.shape[2]
 
 
 def _layout(kind: str, num_states: int) -> list[int] | None:

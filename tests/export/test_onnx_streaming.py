@@ -202,6 +202,20 @@ def test_states_with_the_batch_elsewhere_are_named(folder):
         StreamingModel.open(folder)
 
 
+def test_number_of_mel_bins_must_be_known(folder):
+    _with_shape(folder / "encoder.onnx", "x", 2, "F")
+    with pytest.raises(ValueError, match=r"x \['N', 13, 'F'\] must be \(N, T, F\) with a known number F of mel bins"):
+        StreamingModel.open(folder)
+
+
+def test_state_that_does_not_come_out_is_missed(folder):
+    graph = onnx.load(folder / "encoder.onnx")
+    del graph.graph.output[-1]
+    onnx.save(graph, folder / "encoder.onnx")
+    with pytest.raises(ValueError, match="encoder.onnx: must give encoder_out and 20 states, but has 20 outputs"):
+        StreamingModel.open(folder)
+
+
 def test_states_of_open_size_are_named(folder):
     _with_shape(folder / "encoder.onnx", "cached_key_0", 0, "left")
     with pytest.raises(ValueError, match=r"cached_key_0 \['left', 'N', 8\] must have sizes, but for the batch"):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from dataclasses import asdict
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import soxr
 import torch
 from tiny_streaming import CHUNK_LEN, KINDS, LOOK_AHEAD, SYMBOLS
@@ -268,3 +270,14 @@ def test_streaming_loads_no_torch(tiny_model):
     )
     printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert printed == "False\n"
+
+
+def test_example_of_the_documentation_runs(tiny_model, tmp_path, monkeypatch, capsys):
+    text = (Path(__file__).parents[2] / "docs" / "streaming.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    soundfile.write(tmp_path / "a.wav", _sound(3.0), 16000, subtype="FLOAT")
+    (tmp_path / "model").symlink_to(tiny_model().folder)
+    monkeypatch.chdir(tmp_path)
+    exec(example, {})
+    wanted = _recognize(StreamingRecognizer.from_pretrained("model"), _sound(3.0))
+    assert capsys.readouterr().out == "".join(f"{each.text} {each.times}\n" for each in wanted)
