@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 # public name -> its module; loaded when asked for, since torch takes seconds
 _MODULES = {
     "Checkpoint": "checkpoint",
+    "EndpointRules": "serving.endpoint",
     "FbankConfig": "features",
     "Hypothesis": "decoding.hypothesis",
     "ModelConfig": "model.config",
@@ -17,6 +18,7 @@ _MODULES = {
     "SearchConfig": "decoding.config",
     "Segment": "serving.transcript",
     "SegmentConfig": "serving.config",
+    "StreamingRecognizer": "serving.streaming",
     "TokenTable": "text.tokens",
     "Transcript": "serving.transcript",
     "Transducer": "model.transducer",

@@ -44,7 +44,10 @@ _GROUPS: tuple[tuple[str, dict[str, tuple[str, str]]], ...] = (
     ),
     (
         "Use",
-        {"transcribe": ("transcribe", "sound files to text")},
+        {
+            "transcribe": ("transcribe", "sound files to text"),
+            "stream": ("stream", "sound to text while it comes in, with a streaming model as sherpa-onnx runs them"),
+        },
     ),
 )
 # a package that may be absent -> the extra that brings it

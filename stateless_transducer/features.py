@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import kaldi_native_fbank as knf
 import numpy as np
+import soxr
 
 PADDING_VALUE = -23.025850929940457
 """log(1e-10): what stands behind the end of an utterance in a padded batch of features."""
@@ -47,6 +48,75 @@ def fbank(samples: np.ndarray, config: FbankConfig) -> np.ndarray:
     Returns:
         (T_in, F), float32.
     """
+    computer = knf.OnlineFbank(_options(config))
+    wave = np.ascontiguousarray(samples, dtype=np.float32)
+    computer.accept_waveform(config.sample_rate, wave)  # pyright: ignore[reportArgumentType]
+    computer.input_finished()
+    frames = [computer.get_frame(i) for i in range(computer.num_frames_ready)]
+    return np.stack(frames) if frames else np.zeros((0, config.num_mel_bins), np.float32)
+
+
+class FbankStream:
+    """`fbank` of sound that comes in pieces: the same frames to the last bit, however it is cut.
+
+    `take` forgets what lies before it, so that a stream may run for days.
+    """
+
+    def __init__(self, config: FbankConfig) -> None:
+        self._config, self._computer = config, knf.OnlineFbank(_options(config))
+        self._input_rate: int | None = None
+        self._resampler: soxr.ResampleStream | None = None
+        self._num_kept_from = 0
+        self.num_samples = 0
+        """Samples so far, at the rate of the configuration."""
+
+    @property
+    def num_frames(self) -> int:
+        """Frames so far, forgotten ones included."""
+        return self._computer.num_frames_ready
+
+    def accept(self, samples: np.ndarray, sample_rate: int) -> None:
+        """Take the next samples, (S,), float32 in [-1, 1]; other rates than the configuration's are resampled.
+
+        Raises:
+            ValueError: the rate is not that of the samples before.
+        """
+        if self._input_rate is None:
+            self._input_rate = sample_rate
+            if sample_rate != self._config.sample_rate:
+                self._resampler = soxr.ResampleStream(sample_rate, self._config.sample_rate, 1)
+        if sample_rate != self._input_rate:
+            raise ValueError(f"`sample_rate` must stay {self._input_rate} Hz within a stream, but is {sample_rate}.")
+        self._feed(self._resampler.resample_chunk(samples) if self._resampler else samples)
+
+    def flush(self) -> None:
+        """Let out what the resampler holds back; nothing can be accepted after it."""
+        if self._resampler:
+            self._feed(self._resampler.resample_chunk(np.zeros(0, np.float32), last=True))
+
+    def pad(self, num_frames: int) -> None:
+        """Append silence until there are ``num_frames`` frames."""
+        self._feed(np.zeros(max(0, samples_until(num_frames, self._config) - self.num_samples), np.float32))
+
+    def take(self, start: int, count: int) -> np.ndarray:
+        """Frames ``start`` to ``start + count``, (count, F); those before ``start`` are forgotten."""
+        self._computer.pop(start - self._num_kept_from)
+        self._num_kept_from = start
+        return np.stack([self._computer.get_frame(i) for i in range(start, start + count)])
+
+    def _feed(self, samples: np.ndarray) -> None:
+        self.num_samples += len(samples)
+        wave = np.ascontiguousarray(samples, dtype=np.float32)
+        self._computer.accept_waveform(self._config.sample_rate, wave)  # pyright: ignore[reportArgumentType]
+
+
+def samples_until(num_frames: int, config: FbankConfig) -> int:
+    """Samples at which so many frames are known: the end of the last one's window."""
+    shift, window = (int(config.sample_rate * ms / 1000) for ms in (config.frame_shift_ms, config.frame_length_ms))
+    return (num_frames - 1) * shift + shift // 2 - window // 2 + window if num_frames else 0
+
+
+def _options(config: FbankConfig) -> knf.FbankOptions:
     options = knf.FbankOptions()
     options.frame_opts.samp_freq = config.sample_rate
     options.frame_opts.frame_length_ms = config.frame_length_ms
@@ -56,9 +126,4 @@ def fbank(samples: np.ndarray, config: FbankConfig) -> np.ndarray:
     options.mel_opts.num_bins = config.num_mel_bins
     options.mel_opts.low_freq = config.low_freq
     options.mel_opts.high_freq = config.high_freq
-    computer = knf.OnlineFbank(options)
-    wave = np.ascontiguousarray(samples, dtype=np.float32)
-    computer.accept_waveform(config.sample_rate, wave)  # pyright: ignore[reportArgumentType]
-    computer.input_finished()
-    frames = [computer.get_frame(i) for i in range(computer.num_frames_ready)]
-    return np.stack(frames) if frames else np.zeros((0, config.num_mel_bins), np.float32)
+    return options

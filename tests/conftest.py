@@ -51,3 +51,19 @@ def prepared(tmp_path_factory) -> Path:
     assert main(["prepare", "aishell", "--corpus-dir", str(write_aishell(folder / "aishell")), *flags]) == 0
     assert main(["prepare", "musan", "--corpus-dir", str(write_musan(folder / "musan")), *flags]) == 0
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory):
+    """Tiny streaming models by kind and shape, each made once."""
+    from tiny_streaming import Tiny
+
+    made: dict[tuple[str, bool], Tiny] = {}
+
+    def make(kind: str = "zipformer2", *, one_stream_only: bool = False) -> Tiny:
+        key = (kind, one_stream_only)
+        if key not in made:
+            made[key] = Tiny(tmp_path_factory.mktemp(kind), kind, one_stream_only=one_stream_only)
+        return made[key]
+
+    return make

@@ -4,9 +4,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from stateless_transducer.features import FbankConfig, fbank
+from stateless_transducer.audio import resample
+from stateless_transducer.features import FbankConfig, FbankStream, fbank, samples_until
 
 NAMES = ("chirp", "noise", "short", "silence_tone")
+
+
+def _tone(seconds, rate, hertz=440.0):
+    return (0.5 * np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate)).astype(np.float32)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -27,3 +32,56 @@ def test_fbank_of_nothing_is_empty():
 def test_bad_configuration_is_named():
     with pytest.raises(ValueError, match="`num_mel_bins` must be at least 7, but is 3"):
         FbankConfig(num_mel_bins=3)
+
+
+def _in_pieces(samples, rate, size):
+    stream = FbankStream(FbankConfig())
+    for start in range(0, len(samples), size):
+        stream.accept(samples[start : start + size], rate)
+    stream.flush()
+    return stream
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 44100])
+@pytest.mark.parametrize("seconds", [0.007, 0.1, 9.0])
+def test_stream_of_pieces_gives_the_frames_of_the_whole(rate, seconds):
+    samples = np.random.default_rng(0).standard_normal(round(1.3 * rate)).astype(np.float32) / 10
+    stream = _in_pieces(samples, rate, round(seconds * rate))
+    resampled = resample(samples, rate, 16000)
+    assert stream.num_samples == len(resampled)
+    # the last window of a stream waits for more sound
+    wanted = fbank(resampled, FbankConfig())[: stream.num_frames]
+    assert len(wanted) >= 128 and (stream.take(0, len(wanted)) == wanted).all()
+
+
+def test_frames_are_known_when_samples_until_says():
+    for num_frames in (1, 2, 45):
+        needed = samples_until(num_frames, FbankConfig())
+        for missing in (1, 0):
+            stream = _in_pieces(np.zeros(needed - missing, np.float32), 16000, 100)
+            assert stream.num_frames == num_frames - missing
+    assert samples_until(0, FbankConfig()) == 0
+
+
+def test_padding_gives_so_many_frames_of_silence():
+    stream = _in_pieces(_tone(0.5, 16000), 16000, 1000)
+    stream.pad(80)
+    assert stream.num_frames == 80
+    wanted = fbank(np.concatenate([_tone(0.5, 16000), np.zeros(stream.num_samples - 8000, np.float32)]), FbankConfig())
+    assert (stream.take(0, 80) == wanted[:80]).all()
+    stream.pad(3)
+    assert stream.num_frames == 80
+
+
+def test_stream_forgets_what_was_passed():
+    stream = _in_pieces(_tone(1.0, 16000), 16000, 1000)
+    kept = stream.take(40, 5)
+    assert (stream.take(40, 5) == kept).all()
+    with pytest.raises(RuntimeError, match="already removed"):
+        stream._computer.get_frame(39)
+
+
+def test_rate_of_a_stream_must_stay():
+    stream = _in_pieces(_tone(0.1, 8000), 8000, 100)
+    with pytest.raises(ValueError, match="`sample_rate` must stay 8000 Hz within a stream, but is 16000"):
+        stream.accept(_tone(0.1, 16000), 16000)

@@ -15,7 +15,7 @@ FLOORS = (
     {"ops", "text", "audio", "features"},
     {"model"},
     {"checkpoint", "decoding", "data"},
-    {"averaging", "training", "evaluation", "icefall"},
+    {"averaging", "training", "evaluation", "icefall", "export"},
     {"serving"},
     {"commands", "cli"},
 )

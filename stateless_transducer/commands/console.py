@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -76,6 +78,28 @@ def say(text: str) -> None:
 def complain(text: str) -> None:
     """A line for the user about something that went wrong, on standard error."""
     print(text, file=sys.stderr, flush=True)
+
+
+class LiveLine:
+    """A line that is written anew on a terminal while its text grows; what it ends as is a line anywhere."""
+
+    def __init__(self) -> None:
+        self._is_terminal = sys.stdout.isatty()
+
+    def show(self, text: str) -> None:
+        """The text so far, of which a narrow terminal shows the end."""
+        if not self._is_terminal:
+            return
+        room = shutil.get_terminal_size().columns - 1
+        while cell_len(text) > room:
+            text = text[1:]
+        print(f"\r\x1b[K{text}", end="", flush=True)
+
+    def end(self, text: str) -> None:
+        """The text as it stays; nothing if it is empty."""
+        self.show("")
+        if text:
+            say(text)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -16,7 +16,7 @@ def _flags(command, capsys):
     with pytest.raises(SystemExit):
         main([*command.split(), "--help"])
     # a flag begins its line, after the frame
-    return sorted(set(re.findall(r"^\W*(--[a-z][a-z-]+)", capsys.readouterr().out, re.MULTILINE)))
+    return sorted(set(re.findall(r"^\W*(--[a-z][a-z0-9-]+)", capsys.readouterr().out, re.MULTILINE)))
 
 
 def _frozen():

@@ -1,0 +1,118 @@
+"""``transducer stream``: sound -> text while it comes in."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from tyro.conf import Positional
+
+from stateless_transducer.commands.console import LiveLine, complain
+from stateless_transducer.commands.flags import parse
+from stateless_transducer.serving.endpoint import EndpointRules
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from stateless_transducer.serving.transcript import Segment
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of ``transducer stream``."""
+
+    model: Annotated[Path, Positional]
+    """Folder with encoder*.onnx, decoder*.onnx, joiner*.onnx and tokens.txt of a streaming transducer."""
+    file: Annotated[Path, Positional]
+    """Sound file of any sample rate; `-` reads raw 16-bit samples (little-endian, one channel) from standard input."""
+    sample_rate: int = 16000
+    """Samples a second on standard input."""
+    chunk_ms: int = 100
+    """How much sound is read at a time; it does not change what is recognised."""
+    output_format: Literal["txt", "json"] = "txt"
+    """txt: `start<tab>end<tab>text`, seconds of the first and the last token; json: one object a line, with tokens,
+    times and log-probabilities."""
+    prefer_int8: bool = False
+    """Take x.int8.onnx where x.onnx is there, too."""
+    num_threads: int = 1
+    """Threads of a graph."""
+    rules: EndpointRules = field(default_factory=EndpointRules)
+
+    def __post_init__(self) -> None:
+        for name, least in (("sample_rate", 1000), ("chunk_ms", 1), ("num_threads", 1)):
+            if getattr(self, name) < least:
+                flag = f"--{name.replace('_', '-')}"
+                raise ValueError(f"`{flag}` must be at least {least}, but is {getattr(self, name)}.")
+
+
+def main(program: str, arguments: list[str]) -> int:
+    """Parse and run."""
+    run(parse(Options, program, arguments, "Transcribe sound while it comes in: a line for each utterance."))
+    return 0
+
+
+def run(options: Options) -> None:
+    """Decode what comes; when it ends, or is interrupted, decode the rest."""
+    from stateless_transducer.serving.streaming import StreamingRecognizer
+
+    recognizer = StreamingRecognizer.from_pretrained(
+        options.model, options.rules, num_threads=options.num_threads, prefer_int8=options.prefer_int8
+    )
+    stream, line = recognizer.create_stream(), LiveLine()
+
+    def decode() -> None:
+        while recognizer.advance([stream]):
+            line.show(stream.result.text)
+            if stream.is_endpoint:
+                line.end(_spell(stream.result, options.output_format))
+                stream.reset()
+
+    try:
+        for samples, sample_rate in _pieces(options):
+            stream.accept(samples, sample_rate)
+            decode()
+    finally:
+        stream.finish()
+        decode()
+        line.end(_spell(stream.result, options.output_format))
+
+
+def _spell(segment: Segment, output_format: str) -> str:
+    if not segment.tokens:
+        return ""
+    if output_format == "json":
+        return json.dumps(asdict(segment), ensure_ascii=False)
+    return f"{segment.times[0]:.2f}\t{segment.times[-1]:.2f}\t{segment.text}"
+
+
+def _pieces(options: Options) -> Iterator[tuple[np.ndarray, int]]:
+    """Samples and their rate."""
+    from stateless_transducer.audio import stream_audio
+    from stateless_transducer.features import FbankConfig
+
+    if options.file != Path("-"):
+        rate = FbankConfig().sample_rate
+        blocks = stream_audio(options.file, rate, block_s=options.chunk_ms / 1000, warn=complain)
+        return ((samples, rate) for samples in blocks)
+    return _standard_input(options.sample_rate, max(1, options.sample_rate * options.chunk_ms // 1000))
+
+
+def _standard_input(sample_rate: int, size: int) -> Iterator[tuple[np.ndarray, int]]:
+    import numpy as np
+
+    if sys.stdin.isatty():
+        raise ValueError("Standard input is a terminal; pipe raw 16-bit samples to it, or name a sound file.")
+    count = 0
+    while data := sys.stdin.buffer.read(2 * size):
+        if count == 0 and data.startswith((b"RIFF", b"fLaC", b"OggS", b"ID3")):
+            raise ValueError("Standard input is a sound file, not raw samples; name the file itself.")
+        if len(data) % 2:
+            raise ValueError(f"Standard input ends in the middle of a sample, after {count * 2 + len(data)} bytes.")
+        count += len(data) // 2
+        yield np.frombuffer(data, "<i2"), sample_rate
+    if not count:
+        raise ValueError("Standard input holds no samples (0 s of audio).")

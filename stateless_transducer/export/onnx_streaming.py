@@ -1,0 +1,264 @@
+"""Streaming transducers that others published as ONNX graphs, run chunk by chunk: the layout that sherpa-onnx reads.
+
+An encoder takes T feature frames and the state of a stream, and gives a few encoder frames and the next state; then it
+moves on by fewer than T frames, so that chunks overlap by the look-ahead. What a state is made of depends on the kind
+of encoder. Letters: N streams, T feature frames of a chunk, F mel bins, T' encoder frames of a chunk, D joiner width,
+V vocabulary. NumPy and onnxruntime only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+State = list[np.ndarray]
+"""What an encoder remembers of one stream, each array with a batch axis of 1."""
+
+_DTYPES = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+}
+
+
+class StreamingModel:
+    """Encoder, decoder and joiner of a published streaming transducer; never changes, so threads may share it."""
+
+    blank_id = 0
+
+    def __init__(self, encoder: Path, decoder: Path, joiner: Path, *, num_threads: int = 1) -> None:
+        """Open three graphs and try them on a chunk of silence.
+
+        Raises:
+            ValueError: not ONNX, not streaming, of an unknown kind, or they do not fit together.
+        """
+        self._encoder, self._decoder, self._joiner = (_Graph(p, num_threads) for p in (encoder, decoder, joiner))
+        self.kind = self._encoder.metadata.get("model_type", "")
+        self._state_axes = _state_axes(self._encoder, self.kind)
+        if self._encoder.metadata.get("feature", ""):
+            raise ValueError(f"{encoder}: hears {self._encoder.metadata['feature']!r} features, not Kaldi's fbank.")
+        self.chunk_frames = self._encoder.number("T")
+        """T, what a chunk takes."""
+        self.chunk_shift = self._encoder.number("decode_chunk_len")
+        """Feature frames by which the next chunk begins later."""
+        self.feature_dim = _feature_dim(self._encoder)
+        self.context_size = self._decoder.number("context_size")
+        self.vocab_size = self._decoder.number("vocab_size")
+        self._try()
+
+    @classmethod
+    def open(cls, folder: Path, *, num_threads: int = 1, prefer_int8: bool = False) -> StreamingModel:
+        """Open a folder with encoder*.onnx, decoder*.onnx and joiner*.onnx.
+
+        Args:
+            folder: where they lie.
+            num_threads: threads inside a graph.
+            prefer_int8: take x.int8.onnx where x.onnx is there, too.
+
+        Raises:
+            ValueError: a file is missing, ambiguous or not what it should be.
+        """
+        if not folder.is_dir():
+            raise ValueError(
+                f"{folder}: no such folder; a streaming model is a folder with three graphs and tokens.txt."
+            )
+        encoder, decoder, joiner = (_find(folder, role, prefer_int8) for role in ("encoder", "decoder", "joiner"))
+        return cls(encoder, decoder, joiner, num_threads=num_threads)
+
+    def initial_state(self) -> State:
+        """What the encoder remembers of a stream that has not begun: zeros."""
+        state = []
+        for declared, axis in zip(self._encoder.inputs[1:], self._state_axes, strict=True):
+            sizes = [1 if place == axis else size for place, size in enumerate(declared.shape)]
+            state.append(np.zeros(sizes, _DTYPES[declared.type]))
+        return state
+
+    def encode_chunk(self, features: np.ndarray, states: Sequence[State]) -> tuple[np.ndarray, list[State]]:
+        """One chunk of each stream.
+
+        Args:
+            features: (N, T, F), float32.
+            states: N, not changed.
+
+        Returns:
+            encoder_out (N, T', D), and N next states.
+        """
+        if len(states) > 1 and self._encoder.is_single:
+            parts = [self.encode_chunk(features[i : i + 1], states[i : i + 1]) for i in range(len(states))]
+            return np.concatenate([out for out, _ in parts]), [new for _, (new,) in parts]
+        inputs = [_stack(each, axis) for each, axis in zip(zip(*states, strict=True), self._state_axes, strict=True)]
+        encoder_out, *outputs = self._encoder.run(features, *inputs)
+        if self.kind == "conformer":
+            # it is told how many frames came before, and does not count them itself
+            outputs.append(inputs[-1] + self.chunk_shift)
+        unstacked = (_unstack(each, axis) for each, axis in zip(outputs, self._state_axes, strict=True))
+        return encoder_out, [list(state) for state in zip(*unstacked, strict=True)]
+
+    def predict(self, contexts: np.ndarray) -> np.ndarray:
+        """(N, context_size), int64, -1 before the first token -> decoder_out (N, D)."""
+        return self._decoder.run_rows(contexts)
+
+    def join(self, encoder_out: np.ndarray, decoder_out: np.ndarray) -> np.ndarray:
+        """(N, D) and (N, D) -> logits (N, V)."""
+        return self._joiner.run_rows(encoder_out, decoder_out)
+
+    def _try(self) -> None:
+        """Run a chunk, so that what does not fit is found at once."""
+        silence = np.full((1, self.chunk_frames, self.feature_dim), -15.9, np.float32)
+        state = self.initial_state()
+        encoder_out, (new,) = self.encode_chunk(silence, [state])
+        self.encoder_frames = encoder_out.shape[1]
+        """T', what a chunk gives."""
+        for declared, before, after in zip(self._encoder.inputs[1:], state, new, strict=True):
+            if before.shape != after.shape:
+                name = f"{self._encoder.path}: state {declared.name}"
+                raise ValueError(f"{name} goes in as {before.shape} and comes out as {after.shape}.")
+        decoder_out = self.predict(np.zeros((1, self.context_size), np.int64))
+        logits = self.join(encoder_out[:, 0], decoder_out)
+        if logits.shape != (1, self.vocab_size):
+            raise ValueError(
+                f"{self._joiner.path}: gives {logits.shape[-1]} logits, but `vocab_size` of {self._decoder.path} "
+                f"is {self.vocab_size}; the graphs are not of one model."
+            )
+
+
+class _Graph:
+    """A file of ONNX that computes."""
+
+    def __init__(self, path: Path, num_threads: int) -> None:
+        try:
+            import onnxruntime
+        except ModuleNotFoundError:
+            raise ValueError("ONNX models need onnxruntime: pip install 'stateless-transducer[onnx]'.") from None
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = num_threads, 1
+        options.log_severity_level = 3
+        _refuse_pointer(path)
+        try:
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        # its errors have no base class but this one
+        except Exception as err:
+            raise ValueError(f"{path}: onnxruntime cannot open it: {_one_line(err)}") from err
+        self.path = path
+        self.inputs: list[Any] = list(self._session.get_inputs())
+        self.num_outputs = len(self._session.get_outputs())
+        for declared in self.inputs:
+            if declared.type not in _DTYPES:
+                raise ValueError(
+                    f"{path}: {declared.name}: {declared.type} is not supported; {', '.join(_DTYPES)} are."
+                )
+        self.metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
+        # exported for one stream; or quantised as it runs, over all rows: then streams would disturb one another
+        self.is_single = self.inputs[0].shape[0] == 1 or self.metadata.get("onnx.infer") == "onnxruntime.quant"
+
+    def number(self, key: str) -> int:
+        """A positive number of the metadata."""
+        value = self.metadata.get(key)
+        if value is None:
+            raise ValueError(f"{self.path}: its metadata lacks `{key}`; is it of a streaming transducer?")
+        if not value.isdecimal() or int(value) == 0:
+            raise ValueError(f"{self.path}: `{key}` of its metadata must be a positive number, but is {value!r}.")
+        return int(value)
+
+    def run(self, *arrays: np.ndarray) -> list[Any]:
+        """All outputs."""
+        pairs = zip(self.inputs, arrays, strict=True)
+        named = {declared.name: array.astype(_DTYPES[declared.type], copy=False) for declared, array in pairs}
+        try:
+            return list(self._session.run(None, named))
+        except Exception as err:
+            raise ValueError(f"{self.path}: onnxruntime cannot run it: {_one_line(err)}") from err
+
+    def run_rows(self, *arrays: np.ndarray) -> np.ndarray:
+        """The first output, row by row where that is needed."""
+        if len(arrays[0]) <= 1 or not self.is_single:
+            return self.run(*arrays)[0]
+        return np.concatenate([self.run(*(a[i : i + 1] for a in arrays))[0] for i in range(len(arrays[0]))])
+
+
+def _find(folder: Path, role: str, prefer_int8: bool) -> Path:
+    """The graph of one role; x.onnx and x.int8.onnx are one graph in two precisions."""
+    there = sorted(folder.glob(f"{role}*.onnx"))
+    int8 = [path for path in there if ".int8." in path.name]
+    plain = [path for path in there if path not in int8]
+    candidates = (int8 or plain) if prefer_int8 else (plain or int8)
+    if len(candidates) == 1:
+        return candidates[0]
+    if not candidates:
+        raise ValueError(f"{folder}: holds no {role}*.onnx.")
+    names = ", ".join(path.name for path in candidates)
+    raise ValueError(f"{folder}: which one is the {role}: {names}? Leave one in the folder.")
+
+
+def _state_axes(encoder: _Graph, kind: str) -> list[int]:
+    """The batch axis of each state, in the order of the encoder's inputs."""
+    states = encoder.inputs[1:]
+    if len(states) < 2 or "decode_chunk_len" not in encoder.metadata:
+        names = ", ".join(declared.name for declared in encoder.inputs)
+        raise ValueError(
+            f"{encoder.path}: is not a streaming encoder: it takes {names}, "
+            f"and its metadata {'has' if 'decode_chunk_len' in encoder.metadata else 'lacks'} `decode_chunk_len`."
+        )
+    axes = _layout(kind, len(states))
+    if axes is None:
+        raise ValueError(
+            f"{encoder.path}: `model_type` {kind!r} with {len(states)} states is unknown; "
+            "known are zipformer2 (6 a layer and 2), zipformer (7 a stack), conformer (3)."
+        )
+    num_new = len(states) - (kind == "conformer")
+    if encoder.num_outputs != 1 + num_new:
+        raise ValueError(
+            f"{encoder.path}: must give encoder_out and {num_new} states, but has {encoder.num_outputs} outputs."
+        )
+    for declared, axis in zip(states, axes, strict=True):
+        sizes = list(declared.shape)
+        if len(sizes) <= axis or isinstance(sizes.pop(axis), int) and declared.shape[axis] != 1:
+            raise ValueError(f"{encoder.path}: axis {axis} of {declared.name} {declared.shape} must be the batch.")
+        if not all(isinstance(size, int) for size in sizes):
+            raise ValueError(f"{encoder.path}: {declared.name} {declared.shape} must have sizes, but for the batch.")
+    return axes
+
+
+def _feature_dim(encoder: _Graph) -> int:
+    x = encoder.inputs[0]
+    if len(x.shape) != 3 or not isinstance(x.shape[2], int):
+        raise ValueError(f"{encoder.path}: {x.name} {x.shape} must be (N, T, F) with a known number F of mel bins.")
+    return x.shape[2]
+
+
+def _layout(kind: str, num_states: int) -> list[int] | None:
+    if kind == "zipformer2" and num_states % 6 == 2:
+        # of each layer key, nonlin_attn, val1, val2, conv1, conv2; then embed_states, processed_lens
+        return [1, 1, 1, 1, 0, 0] * (num_states // 6) + [0, 0]
+    if kind == "zipformer" and num_states % 7 == 0:
+        # the lens of all stacks, then avg, key, val, val2, conv1, conv2 likewise
+        return [axis for axis in (1, 1, 2, 2, 2, 1, 1) for _ in range(num_states // 7)]
+    if kind == "conformer" and num_states == 3:
+        # attn, conv, processed_lens
+        return [2, 2, 0]
+    return None
+
+
+def _stack(arrays: Sequence[np.ndarray], axis: int) -> np.ndarray:
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis)
+
+
+def _unstack(array: np.ndarray, axis: int) -> list[np.ndarray]:
+    """N arrays with a batch axis of 1, none of which keeps the others alive."""
+    if array.shape[axis] == 1:
+        return [array]
+    return [np.ascontiguousarray(each) for each in np.split(array, array.shape[axis], axis)]
+
+
+def _refuse_pointer(path: Path) -> None:
+    with path.open("rb") as file:
+        if file.read(23) == b"version https://git-lfs":
+            raise ValueError(f"{path}: is Git LFS's note of where the file is, not the file; fetch it: git lfs pull.")
+
+
+def _one_line(err: Exception) -> str:
+    return " ".join(str(err).split())

@@ -1,0 +1,40 @@
+"""When a stream has come to the end of an utterance: sherpa-onnx's three rules."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class EndpointRules:
+    """An utterance ends when one of three rules holds. Speech is what gives tokens."""
+
+    rule1_min_trailing_silence: float = 2.4
+    """Seconds of silence that end an utterance, whether anything was said or not."""
+    rule2_min_trailing_silence: float = 1.2
+    """Seconds of silence after speech that end an utterance."""
+    rule3_min_utterance_length: float = 20.0
+    """Seconds after which an utterance ends at any rate."""
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            if not getattr(self, each.name) > 0:
+                name = each.name.replace("_", "-")
+                raise ValueError(f"`--{name}` must be above 0 s, but is {getattr(self, each.name)}.")
+
+    def are_met(self, num_frames: int, num_silent_frames: int) -> bool:
+        """Whether an utterance ends here.
+
+        Args:
+            num_frames: feature frames of 10 ms of the utterance so far.
+            num_silent_frames: those of them since the last token.
+        """
+        # in float32 as sherpa-onnx counts, for which 120 frames are a little less than 1.2 s
+        length, silence = (np.float32(count) * np.float32(0.01) for count in (num_frames, num_silent_frames))
+        return bool(
+            silence >= np.float32(self.rule1_min_trailing_silence)
+            or (length > silence >= np.float32(self.rule2_min_trailing_silence))
+            or length >= np.float32(self.rule3_min_utterance_length)
+        )

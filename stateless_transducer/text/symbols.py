@@ -1,0 +1,88 @@
+"""Symbols of somebody else's model: its ``tokens.txt``, and text from ids, as sherpa-onnx reads them.
+
+A `TokenTable` is stricter: it also has to turn text into ids.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from stateless_transducer.text.tokens import SPACE, UNKNOWN
+
+# a byte that the model's tokens cannot spell otherwise
+_BYTE = re.compile(r"<0x([0-9A-F]{2})>")
+# byte-level BPE, as icefall trains it, writes byte b as character b of these
+_RANGES = ((256, 287), (32, 126), (288, 305), (308, 318), (321, 328), (330, 382), (384, 422))
+_BYTE_OF = {chr(code): b for b, code in enumerate(c for low, high in _RANGES for c in range(low, high + 1))}
+
+
+@dataclass(frozen=True)
+class SymbolTable:
+    """Id -> symbol, in any order and with any gaps."""
+
+    symbols: Mapping[int, str]
+
+    @cached_property
+    def unknown_ids(self) -> frozenset[int]:
+        """Ids of the unknown token: none or one."""
+        return frozenset(i for i, symbol in self.symbols.items() if symbol == UNKNOWN)
+
+    @cached_property
+    def is_byte_level(self) -> bool:
+        """Whether the symbols are those of byte-level BPE, where a character may be spread over several."""
+        letters = {c for symbol in self.symbols.values() for c in symbol} - {SPACE}
+        return letters <= _BYTE_OF.keys() and any(ord(c) >= 384 for c in letters)
+
+    def text(self, ids: Iterable[int]) -> str:
+        """The text of ids; bytes that make no character are left out."""
+        symbols = [self.symbols[i] for i in ids]
+        spell = self._spell_byte_level if self.is_byte_level else _spell
+        return spell(symbols).decode("utf-8", errors="ignore").strip()
+
+    def _spell_byte_level(self, symbols: list[str]) -> bytes:
+        spelt = bytearray()
+        for c in "".join(symbols):
+            if c != SPACE:
+                spelt.append(_BYTE_OF[c])
+            # words are apart behind ASCII alone: Chinese has no blanks
+            elif spelt and 0x20 < spelt[-1] < 0x7F:
+                spelt += b" "
+        return bytes(spelt)
+
+    @classmethod
+    def read(cls, path: Path) -> SymbolTable:
+        """Read lines of ``symbol id``; a line with an id alone stands for a blank between words.
+
+        Raises:
+            ValueError: no such file, or a line that cannot be.
+        """
+        try:
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+        except FileNotFoundError:
+            raise ValueError(f"{path}: no such file.") from None
+        except UnicodeDecodeError:
+            raise ValueError(f"{path}: is not UTF-8 text.") from None
+        symbols: dict[int, str] = {}
+        for number, line in enumerate(lines, 1):
+            fields = line.split()
+            if not fields:
+                continue
+            if len(fields) > 2 or not fields[-1].isdecimal():
+                raise ValueError(f"{path}:{number}: must be `symbol id`, but is {line!r}.")
+            symbol, i = (fields[0] if len(fields) == 2 else SPACE), int(fields[-1])
+            if i in symbols:
+                raise ValueError(f"{path}:{number}: id {i} stands for {symbols[i]!r} already.")
+            symbols[i] = symbol
+        return cls(symbols)
+
+
+def _spell(symbols: list[str]) -> bytes:
+    pieces = []
+    for symbol in symbols:
+        byte = _BYTE.fullmatch(symbol)
+        pieces.append(bytes.fromhex(byte[1]) if byte else symbol.replace(SPACE, " ").encode())
+    return b"".join(pieces)
