@@ -26,8 +26,8 @@ types: $(VENV)/.installed-dev
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 bench: $(VENV)/.installed-dev
-	$(BIN)/python benchmarks/train_step.py
-	$(BIN)/python benchmarks/decode.py
+	$(BIN)/python benchmarks/train.py step
+	$(BIN)/python benchmarks/decode.py --batch-size 1 16
 	$(BIN)/python benchmarks/loss.py
 
 # torch comes first and by name: the package itself takes any version from 2.4 on
