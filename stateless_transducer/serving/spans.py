@@ -1,7 +1,7 @@
 """Where each token begins and ends in the sound, from when the model said it and from the sound's loudness.
 
-A transducer says when it is sure of a token, which is some frame within it; where the token begins and ends, it does
-not say. Between the moments of two tokens their border is taken where the sound is softest, and silence at the ends of a
+A transducer says when it is sure of a token, which is some frame within it; where the token begins and ends, it
+does not say. Between the moments of two tokens their border is where the sound is softest, and silence at the ends of a
 token is no part of it.
 
 Letters: T_in feature frames, F mel bins, U tokens.
