@@ -48,8 +48,7 @@ class Plan:
     command: str
     """Told to whoever looks into the checkpoint."""
 
-    @property
-    def objective(self) -> Objective:
+    def build_objective(self) -> Objective:
         """A model with the weights of the start, drawn from the seed or taken from a trained one."""
         torch.manual_seed(self.config.seed)
         model = build_model(self.model_config)
@@ -82,7 +81,7 @@ class Trainer:
         self._plan, self._config, self._rank, self._logger, self._stop = plan, plan.config, rank, logger, stop
         # denormal numbers make backward passes on a CPU several times slower
         torch.set_flush_denormal(True)
-        objective = plan.objective.to(rank.device)
+        objective = plan.build_objective().to(rank.device)
         self._model, self._loader = objective.model, plan.loader(rank)
         self._learner = Learner(objective, plan.config, rank, model_size=plan.model_config.attention_dim)
         self._position = Position()
