@@ -89,16 +89,16 @@ def _train_on_rank(rank: Rank, options: Options, command: str) -> None:
     log = open_log(
         config.exp_dir / "log", "log-train", rank=rank.rank, world_size=rank.world_size, to_console=rank.is_main
     )
-    log.info(f"Training started on {rank.device}: {command}")
+    log.info("Training started")
+    log.info(f"Device: {rank.device}")
+    log.info(f"Command: {command}; all options: {config.exp_dir / 'config.json'}")
     plan = _plan(options, command, warn=log.warning)
     if rank.is_main:
         describe_run(config.exp_dir, {**asdict(options), "model": asdict(plan.model_config)}, command)
     noise = noise_cuts_path(data.manifest_dir)
     if data.enable_musan and not noise.exists():
         log.warning(f"No noise is mixed in: {noise} is missing; `transducer prepare musan` makes it")
-    trainer = Trainer(plan, rank, log, stop)
-    log.info(f"Number of model parameters: {trainer.num_parameters}")
-    if trainer.run():
+    if Trainer(plan, rank, log, stop).run():
         log.info("Done!")
 
 

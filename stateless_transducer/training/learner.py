@@ -69,6 +69,11 @@ class Learner:
             has_idle = objective.ctc_head is not None
             self._module = DistributedDataParallel(objective, device_ids=device_ids, find_unused_parameters=has_idle)
 
+    @property
+    def rate(self) -> float:
+        """Learning rate of the last step; 0 before the first one."""
+        return max(group["lr"] for group in self.optimizer.param_groups)
+
     def learn(self, update: Update, *, step: int, epoch: int, done: float, wants_stop: bool = False) -> Learnt:
         """One update.
 

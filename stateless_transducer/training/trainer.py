@@ -82,8 +82,12 @@ class Trainer:
         self._plan, self._config, self._rank, self._logger, self._stop = plan, plan.config, rank, logger, stop
         # denormal numbers make backward passes on a CPU several times slower
         torch.set_flush_denormal(True)
+        logger.info("About to create model")
         objective = plan.objective.to(rank.device)
         self._model, self._loader = objective.model, plan.loader(rank)
+        logger.info(f"Number of model parameters: {sum(each.numel() for each in self._model.parameters())}")
+        if rank.world_size > 1:
+            logger.info("Using DDP")
         self._learner = Learner(objective, plan.config, rank, model_size=plan.model_config.attention_dim)
         self._position = Position()
         self._validation = None
@@ -104,13 +108,9 @@ class Trainer:
         restore(checkpoint, self._learner, self._position, self._config)
         position = self._position
         self._logger.info(
-            f"Goes on from {name}: epoch {position.epoch}, batch {position.batch}, {position.step} in all"
+            f"Loading checkpoint from {name}: goes on with epoch {position.epoch}, batch {position.batch}, "
+            f"{position.step} in all"
         )
-
-    @property
-    def num_parameters(self) -> int:
-        """Of the model alone."""
-        return sum(parameter.numel() for parameter in self._model.parameters())
 
     def run(self) -> bool:
         """All that is left of the epochs; returns whether that is done, or training was told to stop before."""
@@ -143,6 +143,7 @@ class Trainer:
                 f"An epoch has no batch: `--max-duration` {self._plan.data_config.max_duration:g} s is more than the "
                 "training set fills; lower it, or say `--drop-last false`."
             )
+        self._logger.info(f"epoch {position.epoch}, learning rate {self._learner.rate:g}")
         heard = sum(float(self._plan.training_set.lengths.seconds[own].sum()) for own in plan[: position.batch])
         whole = self._plan.training_set.seconds
         if display is not None:
@@ -225,6 +226,7 @@ class Trainer:
         if self._validation is None:
             return math.nan
         position = self._position
+        self._logger.info("Computing validation loss")
         loss, num_frames = self._validation.loss(self._model, self._learner.autocast())
         self._logger.info(f"Epoch {position.epoch}, validation: loss={loss:.4g}, over {num_frames:.2f} frames. ")
         if display is not None:
@@ -250,8 +252,8 @@ class Trainer:
         if not self._rank.is_main:
             return
         path = epoch_path(self._config.exp_dir, epoch)
+        self._logger.info(f"Saving checkpoint to {path}: train loss {train_loss:.4g}, validation loss {valid_loss:.4g}")
         save_checkpoint(path, self._checkpoint(epoch, train_loss, valid_loss))
-        self._logger.info(f"Saved {path}: train loss {train_loss:.4g}, validation loss {valid_loss:.4g}")
         for name, better in is_best.items():
             if better:
                 with replacing(self._config.exp_dir / f"best-{name}-loss.pt") as temporary:
@@ -263,8 +265,8 @@ class Trainer:
             return
         config, position = self._config, self._position
         path = batch_path(config.exp_dir, position.step)
+        self._logger.info(f"Saving checkpoint to {path}")
         save_checkpoint(path, self._checkpoint(position.epoch, position.whole.value, math.nan))
-        self._logger.info(f"Saved {path}")
         if config.keep_last:
             for step in saved_batches(config.exp_dir)[: -config.keep_last]:
                 batch_path(config.exp_dir, step).unlink(missing_ok=True)
