@@ -60,7 +60,8 @@ class Plan:
         if self.config.compile:
             for layer in model.encoder.layers:
                 layer.compile(dynamic=True)
-        return Objective(model, self.model_config, has_ctc_head=self.config.optim.ctc_loss_scale > 0)
+        has_ctc_head = self.config.optim.ctc_loss_scale > 0
+        return Objective(model, self.model_config, has_ctc_head=has_ctc_head, prune=self.config.prune)
 
     def loader(self, rank: Rank) -> TrainingLoader:
         """The batches of one process."""
