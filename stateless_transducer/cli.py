@@ -31,6 +31,7 @@ _GROUPS: tuple[tuple[str, dict[str, tuple[str, str]]], ...] = (
                 "prepare_table",
                 "your own data: a tsv / csv / jsonl table, or a folder of x.wav + x.txt",
             ),
+            "prepare lang": ("prepare_lang", "tokens of several prepared corpora together, to train on all of them"),
             "prepare download": ("prepare_download", "fetch AISHELL-1 or MUSAN from OpenSLR and unpack it"),
             "prepare synthetic": ("prepare_synthetic", "write a synthetic Mandarin corpus in AISHELL's layout"),
         },

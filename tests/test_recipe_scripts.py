@@ -7,6 +7,7 @@ import re
 import runpy
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -98,12 +99,32 @@ def test_numbers_are_the_tutorials():
     assert f"{data.max_duration} {data.num_buckets}" == f"{wanted['--max-duration']} {wanted['--num-buckets']}"
 
 
+RECIPES = ("transducer_stateless_modified", "transducer_stateless_modified-2", "pruned_transducer_stateless")
+
+
+@pytest.mark.parametrize("folder", RECIPES)
 @pytest.mark.parametrize("script", ["train", "decode", "export", "pretrained"])
-def test_script_can_be_started_and_explains_itself(script, capsys):
-    path = SCRIPTS / f"{script}.py"
+def test_script_can_be_started_and_knows_its_recipe(script, folder):
+    path = SCRIPTS.parent / folder / f"{script}.py"
     assert path.stat().st_mode & 0o111 and path.read_text().startswith("#!/usr/bin/env python3\n")
+    if script != "pretrained":
+        numbers = runpy.run_path(str(path))["NUMBERS"]
+        exp_dir = numbers.train.exp_dir if script == "train" else numbers.exp_dir
+        assert exp_dir == Path(folder, "exp")
+
+
+def test_numbers_of_the_other_recipes_differ_where_they_are_meant_to():
+    plain, mixed, pruned = (runpy.run_path(str(SCRIPTS.parent / name / "train.py"))["NUMBERS"] for name in RECIPES)
+    assert (plain.model, plain.data) == (pruned.model, pruned.data)
+    assert (pruned.train.prune.prune_range, plain.train.prune.prune_range) == (5, 0)
+    assert replace(mixed.data, mix_prefix=None) == plain.data and mixed.train.optim == plain.train.optim
+    assert mixed.data.mix_prefix == "aidatatang_200zh" and mixed.lang_dir != plain.lang_dir
+
+
+@pytest.mark.parametrize("script", ["train", "decode", "export", "pretrained"])
+def test_script_explains_itself(script, capsys):
     assert _run(script, "--help") == 0
-    assert f"usage: {path}" in capsys.readouterr().out.replace("\n", "")
+    assert f"usage: {SCRIPTS / script}.py" in capsys.readouterr().out.replace("\n", "")
 
 
 def test_training_leaves_the_tutorials_files(exp):

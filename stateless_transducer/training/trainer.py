@@ -16,6 +16,7 @@ from stateless_transducer import __version__
 from stateless_transducer.checkpoint import Checkpoint, batch_path, epoch_path, save_checkpoint, saved_batches
 from stateless_transducer.data.batches import TrainingLoader, TrainingSet
 from stateless_transducer.data.config import DataConfig
+from stateless_transducer.data.plan import Lengths
 from stateless_transducer.features import FbankConfig
 from stateless_transducer.files import replacing
 from stateless_transducer.model.config import ModelConfig
@@ -43,10 +44,18 @@ class Plan:
     fbank_config: FbankConfig
     token_table: TokenTable
     training_set: TrainingSet
+    mixed_set: TrainingSet | None
+    """The second corpus."""
     dev_set: TrainingSet | None
     init_from: Checkpoint | None
     command: str
     """Told to whoever looks into the checkpoint."""
+
+    @property
+    def lengths(self) -> Lengths:
+        """Of all utterances that are learnt from."""
+        lengths = self.training_set.lengths
+        return lengths if self.mixed_set is None else lengths.then(self.mixed_set.lengths)
 
     @property
     def objective(self) -> Objective:
@@ -73,6 +82,7 @@ class Plan:
             rank=rank.rank,
             world_size=rank.world_size,
             accumulate=self.config.optim.accumulate_grad,
+            mixed=self.mixed_set,
         )
 
 
@@ -115,11 +125,13 @@ class Trainer:
 
     def run(self) -> bool:
         """All that is left of the epochs; returns whether that is done, or training was told to stop before."""
-        config, position, seconds = self._config, self._position, self._plan.training_set.seconds
+        config, position = self._config, self._position
         if position.epoch >= config.num_epochs:
             self._logger.info(f"All {config.num_epochs} epochs are trained already")
         display = contextlib.nullcontext()
         if self._rank.is_main:
+            # other epochs are as long, more or less
+            seconds = self._loader.seconds(self._loader.plan(position.epoch))
             display = TrainingDisplay(
                 config.exp_dir,
                 total_seconds=config.num_epochs * seconds,
@@ -145,8 +157,7 @@ class Trainer:
                 "training set fills; lower it, or say `--drop-last false`."
             )
         self._logger.info(f"epoch {position.epoch}, learning rate {self._learner.rate:g}")
-        heard = sum(float(self._plan.training_set.lengths.seconds[own].sum()) for own in plan[: position.batch])
-        whole = self._plan.training_set.seconds
+        heard, whole = self._loader.seconds(plan[: position.batch]), self._loader.seconds(plan)
         if display is not None:
             display.advance(heard, where=f"epoch {position.epoch}", loss=position.recent.value)
         for update in self._loader.updates(position.epoch, first=position.batch, plan=plan):
