@@ -82,6 +82,11 @@ def load_checkpoint(path: Path) -> Checkpoint:
     content = read_archive(path)
     if not is_own_format(content):
         raise ValueError(f"{path} is not a checkpoint of stateless-transducer (format {_FORMAT}).")
+    return from_own_format(content)
+
+
+def from_own_format(content: Mapping[str, Any]) -> Checkpoint:
+    """What `save_checkpoint` was given, of what it wrote."""
     return Checkpoint(
         weights=content["model"],
         model_config=ModelConfig(**content["model_config"]),

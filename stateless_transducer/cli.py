@@ -7,9 +7,14 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
+from typing import TypeVar
 
 from stateless_transducer import __version__
+
+Options = TypeVar("Options")
 
 # (heading, {name: (module of stateless_transducer.commands, what it does)})
 _GROUPS: tuple[tuple[str, dict[str, tuple[str, str]]], ...] = (
@@ -26,6 +31,7 @@ _GROUPS: tuple[tuple[str, dict[str, tuple[str, str]]], ...] = (
                 "prepare_table",
                 "your own data: a tsv / csv / jsonl table, or a folder of x.wav + x.txt",
             ),
+            "prepare lang": ("prepare_lang", "tokens of several prepared corpora together, to train on all of them"),
             "prepare download": ("prepare_download", "fetch AISHELL-1 or MUSAN from OpenSLR and unpack it"),
             "prepare synthetic": ("prepare_synthetic", "write a synthetic Mandarin corpus in AISHELL's layout"),
         },
@@ -77,6 +83,17 @@ def main(arguments: list[str] | None = None) -> int:
     return _run(name, rest)
 
 
+def run_script(command: Callable[[str, list[str], Options], int], defaults: Options) -> int:
+    """Run a command as a script of a recipe does: on this process's arguments, with numbers of the script's own.
+
+    Args:
+        command: called with the script's name, the arguments and the defaults.
+        defaults: what options are that the arguments do not name.
+    """
+    script = sys.argv[0]
+    return _guarded(Path(script).name, lambda: command(script, sys.argv[1:], defaults))
+
+
 def _find_command(arguments: list[str]) -> tuple[str | None, list[str]]:
     for count in (2, 1):
         name = " ".join(arguments[:count])
@@ -97,11 +114,19 @@ def _complain_about(arguments: list[str]) -> int:
 
 
 def _run(name: str, arguments: list[str]) -> int:
-    try:
+    def run() -> int:
         command = import_module(f"stateless_transducer.commands.{_COMMANDS[name][0]}")
         return command.main(f"transducer {name}", arguments) or 0
+
+    return _guarded("transducer", run)
+
+
+def _guarded(program: str, run: Callable[[], int]) -> int:
+    """Status of a run; what users cause is a line that begins with the program's name."""
+    try:
+        return run()
     except KeyboardInterrupt:
-        print("\ntransducer: interrupted.", file=sys.stderr)
+        print(f"\n{program}: interrupted.", file=sys.stderr)
         return 130
     except BrokenPipeError:
         # the reader of our output has left; Python would complain once more at exit
@@ -112,7 +137,7 @@ def _run(name: str, arguments: list[str]) -> int:
         if os.environ.get("TRANSDUCER_TRACEBACK") or (isinstance(err, ModuleNotFoundError) and extra is None):
             raise
         message = f"{err}: pip install 'stateless-transducer[{extra}]'." if extra else _without_traceback(str(err))
-        print(f"transducer: error: {message}", file=sys.stderr)
+        print(f"{program}: error: {message}", file=sys.stderr)
         return 1
 
 

@@ -18,6 +18,7 @@ from stateless_transducer import __version__
 from stateless_transducer.checkpoint import (
     Checkpoint,
     first_of,
+    from_own_format,
     is_own_format,
     read_archive,
     weight_faults,
@@ -90,7 +91,22 @@ def load_icefall(path: Path, token_table: TokenTable) -> Checkpoint:
         ValueError: missing, truncated, of another program or recipe, or not of these tokens; what does not fit is
             named.
     """
+    return _from_content(path, read_archive(path, _allowed()), token_table)
+
+
+def load_either(path: Path, lang_dir: Path) -> Checkpoint:
+    """Read a checkpoint of this project, or one of icefall's with the tokens of a folder.
+
+    Raises:
+        ValueError: see `load_icefall`.
+    """
     content = read_archive(path, _allowed())
+    if is_own_format(content):
+        return from_own_format(content)
+    return _from_content(path, content, TokenTable.read(lang_dir))
+
+
+def _from_content(path: Path, content: Any, token_table: TokenTable) -> Checkpoint:
     try:
         weights, config = from_icefall(_state_dict(content))
         _check_stated_sizes(content, config)

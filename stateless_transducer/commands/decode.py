@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from stateless_transducer.averaging import Average
-from stateless_transducer.commands.console import complain, progress_bar, say, table
+from stateless_transducer.commands.console import progress_bar, say, table
 from stateless_transducer.commands.flags import parse
 from stateless_transducer.decoding.config import SearchConfig
+
+if TYPE_CHECKING:
+    from stateless_transducer.checkpoint import Checkpoint
+    from stateless_transducer.data.index import CutIndex
+    from stateless_transducer.evaluation import TestResult
+    from stateless_transducer.model.frozen import FrozenTransducer
+    from stateless_transducer.text.tokens import TokenTable
 
 
 @dataclass(frozen=True)
@@ -39,13 +50,52 @@ def main(program: str, arguments: list[str]) -> int:
     return 0
 
 
-def run(options: Options) -> None:
-    """Average, search, score, write, show."""
-    from stateless_transducer.data.batches import evaluation_batches, load_index
-    from stateless_transducer.data.config import DataConfig
-    from stateless_transducer.evaluation import CONFIDENCE, evaluate, metric_name, write_results
+def run(options: Options, *, accept: Callable[[Checkpoint], None] | None = None) -> None:
+    """Average, search, score, write, show.
+
+    Args:
+        options: what to decode, and how.
+        accept: raises ValueError if the model is not the wanted one.
+    """
+    from stateless_transducer.data.batches import load_index
+    from stateless_transducer.evaluation import CONFIDENCE, metric_name, write_results
     from stateless_transducer.model.frozen import FrozenTransducer
-    from stateless_transducer.text.scoring import error_rate_line
+    from stateless_transducer.training.distributed import device_of
+    from stateless_transducer.training.progress import open_log
+
+    cuts = {split: load_index(options.manifest_dir, options.prefix, split) for split in options.test_sets}
+    checkpoint = options.average.of(options.exp_dir)
+    if accept is not None:
+        accept(checkpoint)
+    averaged, tokens, search = checkpoint.provenance["averaged"], checkpoint.token_table, options.search
+    name = f"{Path(averaged[-1]).stem}-avg-{len(averaged)}{'-use-ema' if options.average.use_ema else ''}"
+    name = f"{name}-{search.suffix(checkpoint.model_config.context_size)}"
+    folder, device = options.exp_dir / "log" / search.decoding_method, device_of(0)
+    log = open_log(folder, f"log-decode-{name}")
+    log.info("Decoding started")
+    log.info(f"Device: {device}")
+    log.info(f"averaging {averaged}")
+    log.info(f"Number of model parameters: {sum(weight.numel() for weight in checkpoint.weights.values())}")
+    metric, model = metric_name(tokens), FrozenTransducer(checkpoint.model().to(device))
+    rows = []
+    for split, its_cuts in cuts.items():
+        result = _search(options, split, its_cuts, model, tokens, log)
+        files = write_results(folder, split, name, result, metric=metric, config=search, averaged=averaged)
+        _tell(log, split, search.key, metric, files, result)
+        rows.append(_row(split, search.decoding_method, result))
+    log.info("Done!")
+    rate = (f"{metric} %", f"{100 * CONFIDENCE:g} % interval")
+    header = ("test set", "method", *rate, "errors", "of", "ins", "del", "sub", "utterances", "seconds")
+    say("\n" + table(header, rows) + "\n")
+
+
+def _search(
+    options: Options, split: str, cuts: CutIndex, model: FrozenTransducer, tokens: TokenTable, log: logging.Logger
+) -> TestResult:
+    """All of a test set."""
+    from stateless_transducer.data.batches import evaluation_batches
+    from stateless_transducer.data.config import DataConfig
+    from stateless_transducer.evaluation import evaluate
     from stateless_transducer.training.distributed import device_of
 
     data = DataConfig(
@@ -55,47 +105,49 @@ def run(options: Options) -> None:
         num_workers=options.num_workers,
         on_the_fly_feats=options.on_the_fly_feats,
     )
-    cuts = {split: load_index(data.manifest_dir, data.prefix, split) for split in options.test_sets}
-    checkpoint = options.average.of(options.exp_dir)
-    averaged = checkpoint.provenance["averaged"]
-    say(f"averaged {len(averaged)}: {', '.join(averaged)}")
-    tokens, device = checkpoint.token_table, device_of(0)
-    metric, model = metric_name(tokens), FrozenTransducer(checkpoint.model().to(device))
-    rows = []
-    for split, its_cuts in cuts.items():
-        total = len(its_cuts)
-        with progress_bar(f"decoding {split}") as bar:
+    # greedy search is fast
+    interval = 50 if options.search.decoding_method == "greedy_search" else 10
+    batch_numbers = itertools.count()
+    with progress_bar(f"decoding {split}") as bar:
 
-            def show(done: int, total: int = total, bar=bar) -> None:
-                bar(done, total)
+        def show(done: int) -> None:
+            bar(done, len(cuts))
+            number = next(batch_numbers)
+            if number % interval == 0:
+                log.debug(f"batch {number}/?, cuts processed until now is {done}")
 
-            batches = evaluation_batches(its_cuts, tokens, data)
-            result = evaluate(model, batches, tokens, options.search, device=device, progress=show)
-        report, estimate = result.report, result.error_rate
-        if result.unknown_units:
-            kinds = " ".join(list(result.unknown_units)[:20])
-            complain(
-                f"{split}: {result.unknown_units.total()} units of the transcripts are unknown to the model and count "
-                f"as errors: {kinds}"
-            )
-        name = f"{Path(averaged[-1]).stem}-avg-{len(averaged)}{'-use-ema' if options.average.use_ema else ''}"
-        name = f"{name}-{options.search.suffix(model.context_size)}"
-        folder = options.exp_dir / "log" / options.search.decoding_method
-        files = write_results(folder, split, name, result, metric=metric, config=options.search, averaged=averaged)
-        say(error_rate_line(f"{split}-{options.search.key}", report))
-        say("wrote " + "\n      ".join(str(file) for file in files))
-        rows.append(
-            (
-                split,
-                options.search.decoding_method,
-                f"{report.error_rate:.2f}",
-                f"{estimate.low:.2f}..{estimate.high:.2f}" if estimate else "-",
-                *(str(n) for n in (report.num_errors, report.num_reference)),
-                *(str(n) for n in (report.num_insertions, report.num_deletions, report.num_substitutions)),
-                str(len(report.utterances)),
-                f"{result.wall_s:.1f}",
-            )
+        batches = evaluation_batches(cuts, tokens, data)
+        return evaluate(model, batches, tokens, options.search, device=device_of(0), progress=show)
+
+
+def _tell(log: logging.Logger, split: str, key: str, metric: str, files: Sequence[Path], result: TestResult) -> None:
+    """What came out, in icefall's words."""
+    from stateless_transducer.text.scoring import error_rate_line
+
+    if result.unknown_units:
+        kinds = " ".join(list(result.unknown_units)[:20])
+        log.warning(
+            f"{split}: {result.unknown_units.total()} units of the transcripts are unknown to the model and count "
+            f"as errors: {kinds}"
         )
-    rate = (f"{metric} %", f"{100 * CONFIDENCE:g} % interval")
-    header = ("test set", "method", *rate, "errors", "of", "ins", "del", "sub", "utterances", "seconds")
-    say("\n" + table(header, rows) + "\n")
+    recogs, errs, *_ = files
+    log.info(f"The transcripts are stored in {recogs}")
+    log.info(error_rate_line(f"{split}-{key}", result.report))
+    log.info(f"Wrote detailed error stats to {errs}")
+    rate = round(result.report.error_rate, 2)
+    log.info(f"\nFor {split}, {metric} of different settings are:\n{key}\t{rate}\tbest for {split}\n")
+
+
+def _row(split: str, method: str, result: TestResult) -> tuple[str, ...]:
+    """Of the table."""
+    report, estimate = result.report, result.error_rate
+    return (
+        split,
+        method,
+        f"{report.error_rate:.2f}",
+        f"{estimate.low:.2f}..{estimate.high:.2f}" if estimate else "-",
+        *(str(n) for n in (report.num_errors, report.num_reference)),
+        *(str(n) for n in (report.num_insertions, report.num_deletions, report.num_substitutions)),
+        str(len(report.utterances)),
+        f"{result.wall_s:.1f}",
+    )

@@ -13,7 +13,9 @@ _TRUE, _FALSE = ("true", "yes", "t", "y", "1"), ("false", "no", "f", "n", "0")
 Options = TypeVar("Options")
 
 
-def parse(options: type[Options], program: str, arguments: list[str], description: str) -> Options:
+def parse(
+    options: type[Options], program: str, arguments: list[str], description: str, *, default: Options | None = None
+) -> Options:
     """Options from arguments; exits with status 2 and a message if they are wrong, bounds of the dataclasses included.
 
     Args:
@@ -21,15 +23,19 @@ def parse(options: type[Options], program: str, arguments: list[str], descriptio
         program: for the usage line.
         arguments: what follows the command's name.
         description: head of the help.
+        default: values in place of the dataclass's own.
     """
-    return tyro.cli(
+    found = tyro.cli(
         options,
         prog=program,
         args=arguments,
         description=description,
+        default=default,
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff),
         registry=_registry(),
     )
+    assert found is not None
+    return found
 
 
 def _registry() -> ConstructorRegistry:

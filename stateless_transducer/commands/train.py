@@ -19,6 +19,7 @@ from stateless_transducer.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from stateless_transducer.checkpoint import Checkpoint
+    from stateless_transducer.data.batches import TrainingSet
     from stateless_transducer.text.tokens import TokenTable
     from stateless_transducer.training.distributed import Rank
     from stateless_transducer.training.trainer import Plan
@@ -89,16 +90,16 @@ def _train_on_rank(rank: Rank, options: Options, command: str) -> None:
     log = open_log(
         config.exp_dir / "log", "log-train", rank=rank.rank, world_size=rank.world_size, to_console=rank.is_main
     )
-    log.info(f"Training started on {rank.device}: {command}")
+    log.info("Training started")
+    log.info(f"Device: {rank.device}")
+    log.info(f"Command: {command}; all options: {config.exp_dir / 'config.json'}")
     plan = _plan(options, command, warn=log.warning)
     if rank.is_main:
         describe_run(config.exp_dir, {**asdict(options), "model": asdict(plan.model_config)}, command)
     noise = noise_cuts_path(data.manifest_dir)
     if data.enable_musan and not noise.exists():
         log.warning(f"No noise is mixed in: {noise} is missing; `transducer prepare musan` makes it")
-    trainer = Trainer(plan, rank, log, stop)
-    log.info(f"Number of model parameters: {trainer.num_parameters}")
-    if trainer.run():
+    if Trainer(plan, rank, log, stop).run():
         log.info("Done!")
 
 
@@ -106,13 +107,24 @@ def _plan(options: Options, command: str, *, warn: Callable[[str], None]) -> Pla
     """Read what training depends on; tell what is left out."""
     from stateless_transducer.data.batches import cuts_path, load_index, trainable, with_loss
     from stateless_transducer.features import FbankConfig
-    from stateless_transducer.text.tokens import TokenTable
+    from stateless_transducer.text.tokens import UNKNOWN, TokenTable
     from stateless_transducer.training.trainer import Plan
 
     data, tokens = options.data, TokenTable.read(options.lang_dir)
-    training_set = trainable(load_index(data.manifest_dir, data.prefix, options.train_split), tokens, data)
-    for reason, count in training_set.left_out.items():
-        warn(f"Left out {count} utterances {reason}")
+
+    def usable(prefix: str) -> TrainingSet:
+        found = trainable(load_index(data.manifest_dir, prefix, options.train_split), tokens, data)
+        for reason, count in found.left_out.items():
+            warn(f"Left out {count} utterances of {prefix} {reason}")
+        if unknown := int(found.index.num_unknown(tokens)[found.numbers].sum()):
+            warn(
+                f"{unknown} of {found.lengths.num_tokens.sum()} tokens of {prefix} are not in {options.lang_dir}: they "
+                f"are learnt as {UNKNOWN}"
+            )
+        return found
+
+    training_set = usable(data.prefix)
+    mixed_set = None if data.mix_prefix is None else usable(data.mix_prefix)
     dev_set = None
     if cuts_path(data.manifest_dir, data.prefix, options.dev_split) is not None:
         dev_set = with_loss(load_index(data.manifest_dir, data.prefix, options.dev_split), tokens)
@@ -128,6 +140,7 @@ def _plan(options: Options, command: str, *, warn: Callable[[str], None]) -> Pla
         fbank_config=init_from.fbank_config if init_from else FbankConfig(),
         token_table=tokens,
         training_set=training_set,
+        mixed_set=mixed_set,
         dev_set=dev_set if dev_set is not None and len(dev_set) else None,
         init_from=init_from,
         command=command,

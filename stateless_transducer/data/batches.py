@@ -8,7 +8,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +21,9 @@ from torch.utils.data import DataLoader, Dataset
 from stateless_transducer.data.augment import Augment, training_augment
 from stateless_transducer.data.config import DataConfig
 from stateless_transducer.data.cutting import features_from_sound
-from stateless_transducer.data.index import CutIndex, open_index
+from stateless_transducer.data.index import CutIndex, JoinedIndex, open_index
 from stateless_transducer.data.manifests import manifest_path
-from stateless_transducer.data.plan import BatchLimits, Lengths, plan_epoch
+from stateless_transducer.data.plan import BatchLimits, Lengths, mix, plan_epoch
 from stateless_transducer.features import PADDING_VALUE
 from stateless_transducer.ops.masks import MIN_FEATURE_FRAMES, subsampled_lens
 from stateless_transducer.text.tokens import TokenTable
@@ -75,7 +75,7 @@ class TransducerDataset(Dataset):
 
     def __init__(
         self,
-        index: CutIndex,
+        index: CutIndex | JoinedIndex,
         token_table: TokenTable,
         augment: Augment | None = None,
         *,
@@ -144,11 +144,6 @@ class TrainingSet:
     def __len__(self) -> int:
         return len(self.numbers)
 
-    @property
-    def seconds(self) -> float:
-        """Of speech."""
-        return float(self.lengths.seconds.sum())
-
 
 def trainable(index: CutIndex, token_table: TokenTable, config: DataConfig) -> TrainingSet:
     """Leave out what training cannot use.
@@ -200,6 +195,9 @@ class Update:
 class TrainingLoader:
     """The updates of each epoch, for one process.
 
+    With a second corpus, an epoch has all updates of the first one and, between them, as many of the second as its
+    share of the batches asks for: others in each epoch.
+
     Args:
         training_set: what to learn from.
         token_table: of the model.
@@ -208,6 +206,7 @@ class TrainingLoader:
         rank: of this process.
         world_size: processes.
         accumulate: batches of each process that make an update.
+        mixed: the second corpus.
     """
 
     def __init__(
@@ -220,23 +219,53 @@ class TrainingLoader:
         rank: int = 0,
         world_size: int = 1,
         accumulate: int = 1,
+        mixed: TrainingSet | None = None,
     ) -> None:
-        self._set, self._config, self._seed = training_set, config, seed
+        self._config, self._seed = config, seed
         self._rank, self._world_size, self._accumulate = rank, world_size, accumulate
+        self._num_first = len(training_set)
+        index, self._lengths, self._numbers = training_set.index, training_set.lengths, training_set.numbers
+        if mixed is not None:
+            self._numbers = np.concatenate([self._numbers, len(index) + mixed.numbers])
+            index, self._lengths = JoinedIndex(index, mixed.index), self._lengths.then(mixed.lengths)
         augment = training_augment(config, seed)
-        self._dataset = TransducerDataset(training_set.index, token_table, augment, on_the_fly=config.on_the_fly_feats)
+        self._dataset = TransducerDataset(index, token_table, augment, on_the_fly=config.on_the_fly_feats)
 
     def plan(self, epoch: int) -> list[np.ndarray]:
-        """Utterances of each update, of all processes; numbers within the training set."""
+        """Utterances of each update, of all processes; numbers within the training set, those mixed in behind it."""
+        shuffle, prob = self._config.shuffle, self._config.mix_prob
+        first = self._plan(0, self._num_first, (self._seed, epoch))
+        if len(self._lengths) == self._num_first:
+            return first
+        wanted, second = round(len(first) * prob / (1 - prob)), []
+        for time in count(1):
+            again = self._plan(self._num_first, len(self._lengths), (self._seed, epoch, time))
+            if not again:
+                raise ValueError(
+                    f"`--mix-prefix` {self._config.mix_prefix} does not fill a batch; lower `--max-duration`."
+                )
+            second += again
+            if len(second) >= wanted:
+                break
+        # NumPy takes a zero at the end for nothing
+        return mix(first, second[:wanted], np.random.default_rng((self._seed, epoch, 0, 1)) if shuffle else None)
+
+    def _plan(self, begin: int, end: int, seed: tuple[int, ...]) -> list[np.ndarray]:
+        """Of the utterances from one number to another."""
         config = self._config
-        return plan_epoch(
-            self._set.lengths,
+        planned = plan_epoch(
+            self._lengths.of(np.arange(begin, end)),
             BatchLimits(config.max_duration, config.max_cells),
             num_buckets=config.num_buckets,
             parts=self._world_size * self._accumulate,
             drop_last=config.drop_last,
-            random=np.random.default_rng((self._seed, epoch)) if config.shuffle else None,
+            random=np.random.default_rng(seed) if config.shuffle else None,
         )
+        return [begin + batch for batch in planned]
+
+    def seconds(self, plan: Sequence[np.ndarray]) -> float:
+        """Of speech in a plan, or in some updates of it."""
+        return float(sum(self._lengths.seconds[chosen].sum() for chosen in plan))
 
     def updates(self, epoch: int, *, first: int = 0, plan: Sequence[np.ndarray] | None = None) -> Iterator[Update]:
         """All updates of an epoch from one on.
@@ -247,9 +276,9 @@ class TrainingLoader:
             plan: what `plan` gave.
         """
         plan = (self.plan(epoch) if plan is None else plan)[first:]
-        lengths, parts = self._set.lengths, self._world_size * self._accumulate
+        lengths, parts = self._lengths, self._world_size * self._accumulate
         mine = range(self._rank * self._accumulate, (self._rank + 1) * self._accumulate)
-        pieces = [Piece(epoch, self._set.numbers[chosen[part::parts]]) for chosen in plan for part in mine]
+        pieces = [Piece(epoch, self._numbers[chosen[part::parts]]) for chosen in plan for part in mine]
         batches = iter(_loader(self._dataset, pieces, self._config.num_workers))
         for chosen in plan:
             own = list(islice(batches, self._accumulate))

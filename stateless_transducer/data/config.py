@@ -51,6 +51,10 @@ class DataConfig:
     """Folder with the prepared cuts."""
     prefix: str = "aishell"
     """Name of the corpus: cuts are read from <prefix>_cuts_<split>.jsonl.gz."""
+    mix_prefix: str | None = None
+    """Name of a second corpus, prepared in the same folder, to mix into training; None: no other."""
+    mix_prob: float = 0.2
+    """Share of an epoch's batches that are of the second corpus; the first one is heard whole, once an epoch."""
     max_duration: float = 200.0
     """Seconds of speech in a batch, padding counted: utterances times the longest one."""
     max_cells: int = 2_000_000
@@ -76,6 +80,10 @@ class DataConfig:
     """Compute features from the sound while loading, instead of reading the stored ones."""
 
     def __post_init__(self) -> None:
+        if not 0 < self.mix_prob < 1:
+            raise ValueError(f"`--mix-prob` must be above 0 and below 1, but is {self.mix_prob:g}.")
+        if self.mix_prefix == self.prefix:
+            raise ValueError(f"`--mix-prefix` must be another corpus than `--prefix`, but both are {self.prefix}.")
         if self.max_duration <= 0:
             raise ValueError(f"`--max-duration` must be above 0 s, but is {self.max_duration:g}.")
         if self.max_cells < 0:

@@ -6,7 +6,7 @@ once, into a folder beside it, with the places of its lines:
 <prefix>_cuts_<split>.jsonl.gz.index/
     cuts.jsonl     the manifest
     arrays.npz     place, duration, feature frames of each cut; of which manifest
-    tokens-*.npy   tokens of each transcript, by the table that counted them
+    counts-*.npy   tokens of each transcript, and those that are unknown, by the table that counted them
 """
 
 from __future__ import annotations
@@ -67,14 +67,35 @@ class CutIndex:
 
     def num_tokens(self, token_table: TokenTable) -> np.ndarray:
         """(M,), int32: tokens of each transcript; counted once for each table."""
+        return self._counts(token_table)[0]
+
+    def num_unknown(self, token_table: TokenTable) -> np.ndarray:
+        """(M,), int32: how many of them the table lacks."""
+        return self._counts(token_table)[1]
+
+    def _counts(self, token_table: TokenTable) -> np.ndarray:
         key = hashlib.sha256(repr((token_table.symbols, token_table.unit)).encode()).hexdigest()[:12]
-        path = self.folder / f"tokens-{key}.npy"
+        path = self.folder / f"counts-{key}.npy"
         if not path.is_file():
             with (self.folder / "cuts.jsonl").open("rb") as file:
-                counts = [len(token_table.encode(_text(json.loads(line)))) for line in file]
+                texts = [_text(json.loads(line)) for line in file]
+            counts = [[len(token_table.encode(text)), len(token_table.unknown_units(text))] for text in texts]
             with replacing(path) as temporary:
-                np.save(temporary, np.array(counts, np.int32))
+                np.save(temporary, np.array(counts, np.int32).reshape(-1, 2).T)
         return np.load(path)
+
+
+@dataclass(frozen=True)
+class JoinedIndex:
+    """Two manifests as one: the numbers of the second go on behind those of the first."""
+
+    first: CutIndex
+    second: CutIndex
+
+    def cut(self, number: int) -> Cut:
+        """One of them."""
+        behind = number - len(self.first)
+        return self.first.cut(number) if behind < 0 else self.second.cut(behind)
 
 
 def open_index(manifest: Path) -> CutIndex:

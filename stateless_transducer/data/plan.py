@@ -34,6 +34,14 @@ class Lengths:
         """Of some of them."""
         return Lengths(self.seconds[numbers], self.num_frames[numbers], self.num_tokens[numbers])
 
+    def then(self, other: Lengths) -> Lengths:
+        """Of these, and behind them of others."""
+        return Lengths(
+            np.concatenate([self.seconds, other.seconds]),
+            np.concatenate([self.num_frames, other.num_frames]),
+            np.concatenate([self.num_tokens, other.num_tokens]),
+        )
+
     @property
     def num_cells(self) -> np.ndarray:
         """(M,): places in the lattice of each, T (U + 1)."""
@@ -86,6 +94,15 @@ def plan_epoch(
         batches = _wide_enough(batches, parts)
         batches = [batches[i] for i in random.permutation(len(batches))]
     return [_longest_first(batch, lengths) for batch in batches]
+
+
+def mix(first: list[np.ndarray], second: list[np.ndarray], random: np.random.Generator | None) -> list[np.ndarray]:
+    """The batches of two plans together: in any order, or each plan in its own and both from beginning to end."""
+    together = first + second
+    if random is not None:
+        return [together[i] for i in random.permutation(len(together))]
+    places = [(i + 0.5) / len(plan) for plan in (first, second) for i in range(len(plan))]
+    return [together[i] for i in np.argsort(places, kind="stable")]
 
 
 def _wide_enough(batches: list[np.ndarray], parts: int) -> list[np.ndarray]:

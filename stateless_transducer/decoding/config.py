@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from tyro.conf import arg
 
 Method = Literal["greedy_search", "beam_search", "modified_beam_search"]
 
@@ -13,7 +15,7 @@ Method = Literal["greedy_search", "beam_search", "modified_beam_search"]
 class SearchConfig:
     """How hypotheses are found."""
 
-    decoding_method: Method = "greedy_search"
+    decoding_method: Annotated[Method, arg(aliases=("--method",))] = "greedy_search"
     """The best symbol of each frame; the best few hypotheses, any number of symbols a frame; the same, one a frame."""
     max_sym_per_frame: int = 1
     """greedy_search: symbols that one frame may emit."""

@@ -48,6 +48,41 @@ class OptimConfig:
 
 
 @dataclass(frozen=True)
+class PruneConfig:
+    """The pruned loss (arXiv 2206.13236): a simple loss says which rows of the lattice each frame needs."""
+
+    prune_range: int = 0
+    """Rows of the lattice that each frame keeps; icefall's recipes keep 5. 0: all, without a simple loss."""
+    simple_loss_scale: float = 0.5
+    """Weight of the simple loss."""
+    lm_scale: float = 0.25
+    """Share of the decoder alone in the simple loss."""
+    am_scale: float = 0.0
+    """Share of the encoder alone in the simple loss."""
+    prune_warm_step: int = 2000
+    """Batches until the weights are those: of the simple loss from 1 on, of the pruned loss from 0.1 to 1."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("prune_range", 0), ("simple_loss_scale", 0), ("prune_warm_step", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(
+                    f"`--{name.replace('_', '-')}` must be at least {least}, but is {getattr(self, name):g}."
+                )
+        for name in ("lm_scale", "am_scale"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"`--{name.replace('_', '-')}` must be in 0..1, but is {getattr(self, name):g}.")
+        if self.lm_scale + self.am_scale > 1:
+            raise ValueError(
+                f"`--lm-scale` and `--am-scale` must be at most 1 together, but are {self.lm_scale + self.am_scale:g}."
+            )
+
+    def weights(self, step: int) -> tuple[float, float]:
+        """Of the pruned and of the simple loss in a batch, counted from 1 over all epochs."""
+        done = min(1.0, (step - 1) / self.prune_warm_step) if self.prune_warm_step else 1.0
+        return 0.1 + 0.9 * done, 1.0 - done * (1.0 - self.simple_loss_scale)
+
+
+@dataclass(frozen=True)
 class FineTuneConfig:
     """Starting from a trained model."""
 
@@ -102,6 +137,7 @@ class TrainConfig:
     tensorboard: bool = True
     """Write TensorBoard logs into <exp-dir>/tensorboard."""
     optim: OptimConfig = field(default_factory=OptimConfig)
+    prune: PruneConfig = field(default_factory=PruneConfig)
     fine_tune: FineTuneConfig = field(default_factory=FineTuneConfig)
 
     def __post_init__(self) -> None:

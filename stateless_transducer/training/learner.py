@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from stateless_transducer.data.batches import Batch, Update
 from stateless_transducer.training.config import TrainConfig
 from stateless_transducer.training.distributed import Rank, sum_over_ranks
-from stateless_transducer.training.objective import Objective
+from stateless_transducer.training.objective import Losses, Objective
 from stateless_transducer.training.optim import RunningMean, build_optimizer, set_rate
 
 
@@ -69,6 +69,11 @@ class Learner:
             has_idle = objective.ctc_head is not None
             self._module = DistributedDataParallel(objective, device_ids=device_ids, find_unused_parameters=has_idle)
 
+    @property
+    def rate(self) -> float:
+        """Learning rate of the last step; 0 before the first one."""
+        return max(group["lr"] for group in self.optimizer.param_groups)
+
     def learn(self, update: Update, *, step: int, epoch: int, done: float, wants_stop: bool = False) -> Learnt:
         """One update.
 
@@ -92,10 +97,10 @@ class Learner:
         for number, batch in enumerate(update.batches, start=1):
             is_last = number == len(update.batches)
             with contextlib.nullcontext() if is_last else self._without_exchange():
-                values, frames = self._backward(batch, 1 if is_modified else None, epoch, update.num_tokens)
-            is_finite = values.isfinite()
-            nll += values[is_finite].sum().item()
-            num_frames += float(frames)
+                losses = self._backward(batch, 1 if is_modified else None, step, epoch, update.num_tokens)
+            is_finite = losses.is_finite
+            nll += losses.nll[is_finite].sum().item()
+            num_frames += float(losses.encoder_lens.sum())
             bad_ids += [id_ for id_, fine in zip(batch.ids, is_finite.tolist(), strict=True) if not fine]
         nll, num_frames, num_bad, num_stops = self._summed(nll, num_frames, len(bad_ids), wants_stop)
         grad_norm = self._step(rate, is_wanted=not num_bad)
@@ -111,26 +116,35 @@ class Learner:
         )
 
     def _backward(
-        self, batch: Batch, max_symbols_per_frame: Literal[1] | None, epoch: int, num_tokens: int
-    ) -> tuple[Tensor, Tensor]:
-        """Gradients of one batch, added to those that are there; nll (N,) and the number of encoder frames."""
+        self, batch: Batch, max_symbols_per_frame: Literal[1] | None, step: int, epoch: int, num_tokens: int
+    ) -> Losses:
+        """Gradients of one batch, added to those that are there; what they are of."""
         optim = self._config.optim
         try:
             with self.autocast():
-                nll, ctc_nll, lens = self._module(
+                losses: Losses = self._module(
                     batch.to(self._rank.device), max_symbols_per_frame, epoch < optim.ctc_epochs
                 )
-            # what is not finite must not reach the other utterances; that it was there skips the whole update
-            loss = torch.where(nll.isfinite(), nll, 0).sum()
-            if ctc_nll is not None:
-                loss = loss + optim.ctc_loss_scale * ctc_nll.sum()
+            loss = self._weighted(losses, step)
             # noam: summed, as the recipe whose learning rates it takes; adamw: the mean over tokens. DDP's mean over
             # processes is made a sum, so that their number does not matter
             scale = self._rank.world_size / (1 if optim.optimizer == "noam" else max(1, num_tokens))
             self.scaler.scale(loss * scale).backward()
         except torch.cuda.OutOfMemoryError as err:
             raise ValueError(_out_of_memory(batch, self._config.precision)) from err
-        return nll.detach(), lens.sum()
+        return losses.detach()
+
+    def _weighted(self, losses: Losses, step: int) -> Tensor:
+        """The sum that is differentiated."""
+        loss = losses.nll
+        if losses.simple_nll is not None:
+            pruned_weight, simple_weight = self._config.prune.weights(step)
+            loss = pruned_weight * loss + simple_weight * losses.simple_nll
+        # what is not finite must not reach the other utterances; that it was there skips the whole update
+        loss = torch.where(losses.is_finite, loss, 0).sum()
+        if losses.ctc_nll is not None:
+            loss = loss + self._config.optim.ctc_loss_scale * losses.ctc_nll.sum()
+        return loss
 
     def _step(self, rate: float, *, is_wanted: bool) -> float:
         """Clip and step, unless something is not finite; the norm of the gradient."""

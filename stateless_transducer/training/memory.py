@@ -31,9 +31,9 @@ _SHARE_OF_MEMORY = 0.9
 
 def describe_plan(plan: Plan, rank: Rank) -> str:
     """What ``--dry-run`` prints."""
-    config, lengths = plan.config, plan.training_set.lengths
-    objective = plan.build_objective()
-    batches = plan.loader(Rank(0, config.world_size, rank.device)).plan(0)
+    config, objective = plan.config, plan.build_objective()
+    loader = plan.loader(Rank(0, config.world_size, rank.device))
+    lengths, batches = plan.lengths, loader.plan(0)
     num_all = sum(parameter.numel() for parameter in objective.model.parameters())
     num_learning = sum(parameter.numel() for parameter in objective.parameters() if parameter.requires_grad)
     fixed = fixed_bytes(objective, has_mean=config.optim.ema_decay > 0)
@@ -44,12 +44,12 @@ def describe_plan(plan: Plan, rank: Rank) -> str:
         [
             f"model         {num_all:,} parameters, {num_learning:,} of them learn; {sizes.num_layers} layers of width "
             f"{sizes.attention_dim}, {sizes.vocab_size} tokens",
-            f"data          {len(lengths)} utterances, {plan.training_set.seconds / 3600:.2f} h, "
+            f"data          {len(lengths)} utterances, {lengths.seconds.sum() / 3600:.2f} h, "
             f"{lengths.seconds.min():.1f} to {lengths.seconds.max():.1f} s each",
             f"epoch         {len(batches)} batches of about {np.mean([len(own) for own in batches]):.0f} utterances, "
             f"{config.world_size} processes together",
             f"training      {config.num_epochs} epochs, {len(batches) * config.num_epochs} batches, "
-            f"{plan.training_set.seconds * config.num_epochs / 3600:.1f} h of speech",
+            f"{loader.seconds(batches) * config.num_epochs / 3600:.1f} h of speech",
             f"memory        about {(fixed + activations) / _GIB:.1f} GiB a process: {fixed / _GIB:.2f} for weights, "
             f"gradients and optimiser, {activations / _GIB:.2f} for the largest batch",
             f"precision     {autocast_dtype(config.precision, rank.device) or torch.float32} on {rank.device}",
@@ -103,7 +103,11 @@ def activation_bytes(plan: Plan, objective: Objective, N: int, T_in: int, U: int
     linear, square = np.linalg.solve(powers, counted)
     encoder = N * (linear * T_in + square * T_in**2)
     # the lattice: scores, sums and occupations of each cell in float64
-    lattice = N * int(subsampled_lens(torch.tensor(T_in))) * (U + 1) * 80
+    T, rows = int(subsampled_lens(torch.tensor(T_in))), min(plan.config.prune.prune_range, U + 1)
+    lattice = N * T * (U + 1) * 80
+    if rows:
+        # logits of the band and of encoder and decoder apart, with gradients
+        lattice += N * (T * (rows + 1) + U + 1) * plan.model_config.vocab_size * 8
     dtype = autocast_dtype(plan.config.precision, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     return encoder * (0.6 if dtype is not None else 1.0) + lattice
 
@@ -135,7 +139,7 @@ def find_max_duration(plan: Plan, rank: Rank, say: Callable[[str], None]) -> str
         return _extrapolated(plan, rank, say)
     capacity = torch.cuda.get_device_properties(rank.device).total_memory * _SHARE_OF_MEMORY
     fits, fails = 0.0, None
-    duration = float(plan.training_set.lengths.seconds.max())
+    duration = float(plan.lengths.seconds.max())
     while fails is None or fails - fits > 0.1 * fails:
         needed = _needed(plan, rank, duration)
         shown = "does not fit" if needed is None else f"{needed / _GIB:.1f} GiB"
@@ -145,13 +149,13 @@ def find_max_duration(plan: Plan, rank: Rank, say: Callable[[str], None]) -> str
         else:
             fails = duration
         duration = 2 * duration if fails is None else (fits + fails) / 2
-        if fails is not None and fails <= float(plan.training_set.lengths.seconds.max()):
+        if fails is not None and fails <= float(plan.lengths.seconds.max()):
             raise ValueError("Not even one of the longest utterances fits; lower `--max-utterance-s`.")
     return f"--max-duration {fits:.0f}"
 
 
 def _extrapolated(plan: Plan, rank: Rank, say: Callable[[str], None]) -> str:
-    longest = float(plan.training_set.lengths.seconds.max())
+    longest = float(plan.lengths.seconds.max())
     tried = [longest * 2, longest * 6]
     used = []
     for duration in tried:
@@ -177,7 +181,7 @@ def _needed(plan: Plan, rank: Rank, duration: float) -> float | None:
     if is_gpu:
         torch.cuda.reset_peak_memory_stats(rank.device)
     try:
-        for shape in worst_batches(plan.training_set.lengths, limits):
+        for shape in worst_batches(plan.lengths, limits):
             batch = made_up_batch(*shape, plan)
             update = Update([batch], batch.seconds, int(batch.token_lens.sum()))
             for step in (1, 2):

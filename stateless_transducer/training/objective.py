@@ -1,11 +1,11 @@
-"""What training differentiates: the transducer's nll, and for a while a CTC nll beside it.
+"""What training differentiates: the transducer's nll, whole or pruned, and for a while a CTC nll beside it.
 
-Letters: N utterances, T encoder frames, V vocabulary.
+Letters: N utterances, T encoder frames, U tokens, V vocabulary, D joiner width.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,32 +13,74 @@ from torch import Tensor, nn
 from stateless_transducer.data.batches import Batch
 from stateless_transducer.model.config import ModelConfig
 from stateless_transducer.model.transducer import Transducer
+from stateless_transducer.ops.pruned_loss import prune, prune_ranges, pruned_transducer_loss, simple_transducer_loss
+from stateless_transducer.training.config import PruneConfig
+
+
+class Losses(NamedTuple):
+    """Of the utterances of a batch, each (N,)."""
+
+    nll: Tensor
+    """Transducer: of all paths, or of those in the band."""
+    encoder_lens: Tensor
+    """Encoder frames."""
+    ctc_nll: Tensor | None
+    """None: not asked for."""
+    simple_nll: Tensor | None
+    """What the band was chosen by; None: nothing is pruned."""
+
+    @property
+    def is_finite(self) -> Tensor:
+        """Whether training can use the utterance."""
+        return self.nll.isfinite() if self.simple_nll is None else self.nll.isfinite() & self.simple_nll.isfinite()
+
+    def detach(self) -> Losses:
+        """The numbers alone."""
+        ctc_nll, simple_nll = (each if each is None else each.detach() for each in (self.ctc_nll, self.simple_nll))
+        return Losses(self.nll.detach(), self.encoder_lens, ctc_nll, simple_nll)
 
 
 class Objective(nn.Module):
-    """Model and CTC head under one `forward`, so that DDP sees one module.
+    """Model and what only training needs under one `forward`, so that DDP sees one module.
 
     A transducer started from nothing first learns to say blank, and stays there for long. CTC (Graves 2006) on a linear
-    head over the encoder finds the alignment sooner. The head is no part of the model and is thrown away.
+    head over the encoder finds the alignment sooner. The pruned loss needs logits of encoder and decoder apart, two
+    linear maps. Neither is part of the model; both are thrown away.
+
+    Args:
+        model: what is trained.
+        config: its sizes.
+        has_ctc_head: whether there is a CTC nll.
+        prune: how to prune; without a range, nothing is.
     """
 
-    def __init__(self, model: Transducer, config: ModelConfig, *, has_ctc_head: bool) -> None:
+    def __init__(
+        self, model: Transducer, config: ModelConfig, *, has_ctc_head: bool, prune: PruneConfig | None = None
+    ) -> None:
         super().__init__()
         self.model = model
         self.ctc_head = nn.Linear(config.joiner_dim, config.vocab_size) if has_ctc_head else None
+        self.simple_joiner = None
+        if prune is not None and prune.prune_range:
+            self.simple_joiner = SimpleJoiner(config.joiner_dim, config.vocab_size, prune)
 
-    def forward(
-        self, batch: Batch, max_symbols_per_frame: Literal[1] | None, with_ctc: bool
-    ) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Transducer nll (N,), CTC nll (N,) or None, and the number of encoder frames (N,)."""
+    def forward(self, batch: Batch, max_symbols_per_frame: Literal[1] | None, with_ctc: bool) -> Losses:
+        """The losses of a batch, in the standard (None) or the modified (1) topology."""
         encoder_out, lens = self.model.encode(batch.features, batch.feature_lens)
-        nll = self.model.nll(
-            encoder_out, lens, batch.tokens, batch.token_lens, max_symbols_per_frame=max_symbols_per_frame
-        )
-        if self.ctc_head is None or not with_ctc:
-            return nll, None, lens
+        simple_nll = None
+        if self.simple_joiner is None:
+            nll = self.model.nll(
+                encoder_out, lens, batch.tokens, batch.token_lens, max_symbols_per_frame=max_symbols_per_frame
+            )
+        else:
+            nll, simple_nll = self.simple_joiner(self.model, encoder_out, lens, batch, max_symbols_per_frame)
+        ctc_nll = self._ctc_nll(encoder_out, lens, batch) if with_ctc and self.ctc_head is not None else None
+        return Losses(nll, lens, ctc_nll, simple_nll)
+
+    def _ctc_nll(self, encoder_out: Tensor, lens: Tensor, batch: Batch) -> Tensor:
+        assert self.ctc_head is not None
         log_probs = self.ctc_head(encoder_out).float().log_softmax(-1).transpose(0, 1)  # (T, N, V)
-        ctc_nll = torch.nn.functional.ctc_loss(
+        return torch.nn.functional.ctc_loss(
             log_probs,
             batch.tokens,
             lens,
@@ -48,4 +90,55 @@ class Objective(nn.Module):
             # repeated tokens need a frame between them, so that CTC may have no path where the transducer has one
             zero_infinity=True,
         )
-        return nll, ctc_nll, lens
+
+
+class SimpleJoiner(nn.Module):
+    """Chooses the band of cells by the sum of two linear maps, on which alone the model's joiner is then computed."""
+
+    def __init__(self, dim: int, vocab_size: int, config: PruneConfig) -> None:
+        super().__init__()
+        self.from_encoder, self.from_decoder = nn.Linear(dim, vocab_size), nn.Linear(dim, vocab_size)
+        self._config = config
+
+    def forward(
+        self,
+        model: Transducer,
+        encoder_out: Tensor,
+        lens: Tensor,
+        batch: Batch,
+        max_symbols_per_frame: Literal[1] | None,
+    ) -> tuple[Tensor, Tensor]:
+        """(N, T, D) and (N,) -> pruned and simple nll, both (N,)."""
+        tokens, token_lens, blank = batch.tokens, batch.token_lens, model.blank_id
+        decoder_out = model.decoder.all_prefixes(tokens)  # (N, U+1, D)
+        simple = simple_transducer_loss(
+            self.from_encoder(encoder_out),
+            lens,
+            self.from_decoder(decoder_out),
+            tokens,
+            token_lens,
+            blank=blank,
+            max_symbols_per_frame=max_symbols_per_frame,
+            lm_only_scale=self._config.lm_scale,
+            am_only_scale=self._config.am_scale,
+            inf_is="inf",
+        )
+        starts, width = prune_ranges(
+            simple.blank_occupation,
+            simple.symbol_occupation,
+            lens,
+            token_lens,
+            width=self._config.prune_range,
+            max_symbols_per_frame=max_symbols_per_frame,
+        )
+        nll = pruned_transducer_loss(
+            model.join(*prune(encoder_out, decoder_out, starts, width=width)),
+            starts,
+            lens,
+            tokens,
+            token_lens,
+            blank=blank,
+            max_symbols_per_frame=max_symbols_per_frame,
+            inf_is="inf",
+        )
+        return nll, simple.nll

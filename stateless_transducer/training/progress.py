@@ -21,11 +21,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from stateless_transducer import __version__
 from stateless_transducer.files import write_text
 
-_LINE = "%(asctime)s %(levelname)s %(message)s"
 
-
-def open_log(log_dir: Path, stem: str, *, rank: int, world_size: int, to_console: bool) -> logging.Logger:
-    """A logger into ``<log_dir>/<stem>-<date>[-<rank>]`` and perhaps onto the console.
+def open_log(
+    log_dir: Path, stem: str, *, rank: int = 0, world_size: int = 1, to_console: bool = True
+) -> logging.Logger:
+    """A logger into ``<log_dir>/<stem>-<date>[-<rank>]`` and perhaps onto the console; lines look as icefall's.
 
     Lines about single batches (level DEBUG) stay off a terminal, where the bar tells the same.
 
@@ -39,13 +39,14 @@ def open_log(log_dir: Path, stem: str, *, rank: int, world_size: int, to_console
         handler.close()
         logger.removeHandler(handler)
     date = datetime.now().strftime("%Y-%m-%d-%H-%M-%S")
-    suffix = f"-{rank}" if world_size > 1 else ""
+    suffix, whose = (f"-{rank}", f" ({rank}/{world_size})") if world_size > 1 else ("", "")
     make_log_dir(log_dir)
     handlers: list[logging.Handler] = [logging.FileHandler(log_dir / f"{stem}-{date}{suffix}", encoding="utf-8")]
     if to_console:
         handlers.append(_ConsoleHandler(logging.INFO if sys.stderr.isatty() else logging.DEBUG))
+    line = f"%(asctime)s %(levelname)s [%(filename)s:%(lineno)d]{whose} %(message)s"
     for handler in handlers:
-        handler.setFormatter(logging.Formatter(_LINE))
+        handler.setFormatter(logging.Formatter(line))
         logger.addHandler(handler)
     return logger
 

@@ -86,11 +86,11 @@ class Position:
 
 def training_state(learner: Learner, position: Position, config: TrainConfig) -> dict[str, Any]:
     """What `restore` takes."""
-    head = learner.objective.ctc_head
+    extra = {"ctc_head": learner.objective.ctc_head, "simple_joiner": learner.objective.simple_joiner}
     return {
         "optimizer": learner.optimizer.state_dict(),
         "scaler": learner.scaler.state_dict(),
-        "ctc_head": None if head is None else on_cpu(head.state_dict()),
+        **{name: None if module is None else on_cpu(module.state_dict()) for name, module in extra.items()},
         "ema": None if learner.mean is None else on_cpu(learner.mean.state_dict()),
         "options": _options_of_state(config),
         "position": position.state_dict(),
@@ -109,8 +109,9 @@ def restore(checkpoint: Checkpoint, learner: Learner, position: Position, config
             raise ValueError(f"`{flag}` was {state['options'][flag]} before; going on, it cannot become {value}.")
     objective = learner.objective
     objective.model.load_state_dict(checkpoint.weights)
-    if objective.ctc_head is not None and state["ctc_head"] is not None:
-        objective.ctc_head.load_state_dict(state["ctc_head"])
+    for name, module in (("ctc_head", objective.ctc_head), ("simple_joiner", objective.simple_joiner)):
+        if module is not None and state.get(name) is not None:
+            module.load_state_dict(state[name])
     learner.optimizer.load_state_dict(state["optimizer"])
     learner.scaler.load_state_dict(state["scaler"])
     if learner.mean is not None:
@@ -124,6 +125,7 @@ def _options_of_state(config: TrainConfig) -> dict[str, Any]:
     return {
         "--optimizer": config.optim.optimizer,
         "--ctc-loss-scale above 0": config.optim.ctc_loss_scale > 0,
+        "--prune-range above 0": config.prune.prune_range > 0,
         "--freeze-layers": config.fine_tune.freeze_layers,
         "--layer-lr-decay below 1": config.fine_tune.layer_lr_decay < 1,
     }

@@ -16,6 +16,7 @@ from stateless_transducer import __version__
 from stateless_transducer.checkpoint import Checkpoint, batch_path, epoch_path, save_checkpoint, saved_batches
 from stateless_transducer.data.batches import TrainingLoader, TrainingSet
 from stateless_transducer.data.config import DataConfig
+from stateless_transducer.data.plan import Lengths
 from stateless_transducer.features import FbankConfig
 from stateless_transducer.files import replacing
 from stateless_transducer.model.config import ModelConfig
@@ -43,10 +44,18 @@ class Plan:
     fbank_config: FbankConfig
     token_table: TokenTable
     training_set: TrainingSet
+    mixed_set: TrainingSet | None
+    """The second corpus."""
     dev_set: TrainingSet | None
     init_from: Checkpoint | None
     command: str
     """Told to whoever looks into the checkpoint."""
+
+    @property
+    def lengths(self) -> Lengths:
+        """Of all utterances that are learnt from."""
+        lengths = self.training_set.lengths
+        return lengths if self.mixed_set is None else lengths.then(self.mixed_set.lengths)
 
     def build_objective(self) -> Objective:
         """A model with the weights of the start, drawn from the seed or taken from a trained one."""
@@ -59,7 +68,8 @@ class Plan:
         if self.config.compile:
             for layer in model.encoder.layers:
                 layer.compile(dynamic=True)
-        return Objective(model, self.model_config, has_ctc_head=self.config.optim.ctc_loss_scale > 0)
+        has_ctc_head = self.config.optim.ctc_loss_scale > 0
+        return Objective(model, self.model_config, has_ctc_head=has_ctc_head, prune=self.config.prune)
 
     def loader(self, rank: Rank) -> TrainingLoader:
         """The batches of one process."""
@@ -71,6 +81,7 @@ class Plan:
             rank=rank.rank,
             world_size=rank.world_size,
             accumulate=self.config.optim.accumulate_grad,
+            mixed=self.mixed_set,
         )
 
 
@@ -81,8 +92,12 @@ class Trainer:
         self._plan, self._config, self._rank, self._logger, self._stop = plan, plan.config, rank, logger, stop
         # denormal numbers make backward passes on a CPU several times slower
         torch.set_flush_denormal(True)
+        logger.info("About to create model")
         objective = plan.build_objective().to(rank.device)
         self._model, self._loader = objective.model, plan.loader(rank)
+        logger.info(f"Number of model parameters: {sum(each.numel() for each in self._model.parameters())}")
+        if rank.world_size > 1:
+            logger.info("Using DDP")
         self._learner = Learner(objective, plan.config, rank, model_size=plan.model_config.attention_dim)
         self._position = Position()
         self._validation = None
@@ -103,21 +118,19 @@ class Trainer:
         restore(checkpoint, self._learner, self._position, self._config)
         position = self._position
         self._logger.info(
-            f"Goes on from {name}: epoch {position.epoch}, batch {position.batch}, {position.step} in all"
+            f"Loading checkpoint from {name}: goes on with epoch {position.epoch}, batch {position.batch}, "
+            f"{position.step} in all"
         )
-
-    @property
-    def num_parameters(self) -> int:
-        """Of the model alone."""
-        return sum(parameter.numel() for parameter in self._model.parameters())
 
     def run(self) -> bool:
         """All that is left of the epochs; returns whether that is done, or training was told to stop before."""
-        config, position, seconds = self._config, self._position, self._plan.training_set.seconds
+        config, position = self._config, self._position
         if position.epoch >= config.num_epochs:
             self._logger.info(f"All {config.num_epochs} epochs are trained already")
         display = contextlib.nullcontext()
         if self._rank.is_main:
+            # other epochs are as long, more or less
+            seconds = self._loader.seconds(self._loader.plan(position.epoch))
             display = TrainingDisplay(
                 config.exp_dir,
                 total_seconds=config.num_epochs * seconds,
@@ -142,8 +155,8 @@ class Trainer:
                 f"An epoch has no batch: `--max-duration` {self._plan.data_config.max_duration:g} s is more than the "
                 "training set fills; lower it, or say `--drop-last false`."
             )
-        heard = sum(float(self._plan.training_set.lengths.seconds[own].sum()) for own in plan[: position.batch])
-        whole = self._plan.training_set.seconds
+        self._logger.info(f"epoch {position.epoch}, learning rate {self._learner.rate:g}")
+        heard, whole = self._loader.seconds(plan[: position.batch]), self._loader.seconds(plan)
         if display is not None:
             display.advance(heard, where=f"epoch {position.epoch}", loss=position.recent.value)
         for update in self._loader.updates(position.epoch, first=position.batch, plan=plan):
@@ -224,6 +237,7 @@ class Trainer:
         if self._validation is None:
             return math.nan
         position = self._position
+        self._logger.info("Computing validation loss")
         loss, num_frames = self._validation.loss(self._model, self._learner.autocast())
         self._logger.info(f"Epoch {position.epoch}, validation: loss={loss:.4g}, over {num_frames:.2f} frames. ")
         if display is not None:
@@ -249,8 +263,8 @@ class Trainer:
         if not self._rank.is_main:
             return
         path = epoch_path(self._config.exp_dir, epoch)
+        self._logger.info(f"Saving checkpoint to {path}: train loss {train_loss:.4g}, validation loss {valid_loss:.4g}")
         save_checkpoint(path, self._checkpoint(epoch, train_loss, valid_loss))
-        self._logger.info(f"Saved {path}: train loss {train_loss:.4g}, validation loss {valid_loss:.4g}")
         for name, better in is_best.items():
             if better:
                 with replacing(self._config.exp_dir / f"best-{name}-loss.pt") as temporary:
@@ -262,8 +276,8 @@ class Trainer:
             return
         config, position = self._config, self._position
         path = batch_path(config.exp_dir, position.step)
+        self._logger.info(f"Saving checkpoint to {path}")
         save_checkpoint(path, self._checkpoint(position.epoch, position.whole.value, math.nan))
-        self._logger.info(f"Saved {path}")
         if config.keep_last:
             for step in saved_batches(config.exp_dir)[: -config.keep_last]:
                 batch_path(config.exp_dir, step).unlink(missing_ok=True)

@@ -197,7 +197,7 @@ def test_help_names_every_command_and_loads_no_torch():
 @pytest.mark.parametrize(
     "command",
     ["train", "decode", "compare", "import", "export icefall", "transcribe", "stream", "demo"]
-    + [f"prepare {what}" for what in ("aishell", "table", "musan", "download")],
+    + [f"prepare {what}" for what in ("aishell", "table", "musan", "lang", "download")],
 )
 def test_help_of_a_command_loads_no_torch(command):
     program = (

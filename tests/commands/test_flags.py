@@ -15,8 +15,8 @@ FROZEN = Path(__file__).parent / "flags.txt"
 def _flags(command, capsys):
     with pytest.raises(SystemExit):
         main([*command.split(), "--help"])
-    # a flag begins its line, after the frame
-    return sorted(set(re.findall(r"^\W*(--[a-z][a-z0-9-]+)", capsys.readouterr().out, re.MULTILINE)))
+    # a flag begins its line, after the frame, or is the other name of one that does
+    return sorted(set(re.findall(r"(?:^\W*|}, )(--[a-z][a-z0-9-]+)", capsys.readouterr().out, re.MULTILINE)))
 
 
 def _frozen():

@@ -112,7 +112,22 @@ def test_training_leaves_the_tutorials_files(world):
     names = {path.name for path in world.exp.iterdir()}
     assert {"epoch-0.pt", "epoch-1.pt", "best-train-loss.pt", "best-valid-loss.pt", "log"} <= names
     log = next((world.exp / "log").glob("log-train-*")).read_text()
-    assert "Number of model parameters:" in log and "tot_loss[loss=" in log and "Saved" in log
+    lines = re.findall(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} [A-Z]+ \[\w+\.py:\d+\] (.*)$", log, re.MULTILINE)
+    assert lines[:2] == ["Training started", "Device: cpu"]
+    # icefall's lines, of each kind the first, in its order
+    wanted = (
+        r"About to create model",
+        r"Number of model parameters: \d+",
+        r"epoch 0, learning rate 0",
+        r"Epoch 0, batch 1, loss\[loss=\S+, over \d+\.00 frames\. \], tot_loss\[loss=\S+, over \d+\.\d\d frames\. \], "
+        r"batch size: \d+, .*",
+        r"Computing validation loss",
+        r"Epoch 0, validation: loss=\S+, over \d+\.00 frames\. ",
+        rf"Saving checkpoint to {world.exp}/epoch-0.pt: .*",
+        r"Done!",
+    )
+    places = [next(i for i, line in enumerate(lines) if re.fullmatch(pattern, line)) for pattern in wanted]
+    assert places == sorted(places) and places[-1] == len(lines) - 1
     checkpoint = load_checkpoint(world.exp / "epoch-1.pt")
     position = checkpoint.training_state["position"]
     assert (position["epoch"], position["batch"]) == (2, 0)
@@ -154,6 +169,8 @@ def test_two_processes_train_one_model(world, tmp_path):
     assert load_checkpoint(tmp_path / "epoch-0.pt").provenance["train_loss"] > 0
     logs = [path.read_text() for path in sorted((tmp_path / "log").glob("log-train-*-[01]"))]
     # the same weights see the same dev set and come to the same loss; the same learning rate in every batch
+    for rank, log in enumerate(logs):
+        assert re.search(rf" INFO \[trainer\.py:\d+\] \({rank}/2\) Using DDP\n", log)
     for pattern in (r"validation: loss=\S+", r"learning rate: [\d.e-]+"):
         found = [re.findall(pattern, log) for log in logs]
         assert found[0] == found[1] != []
@@ -217,7 +234,7 @@ def test_changed_corpus_is_prepared_anew(world, tmp_path, capsys):
         ("modified_beam_search", "modified_beam_search-beam-size-4"),
     ],
 )
-def test_decode_writes_icefalls_files_and_a_table(world, capsys, method, suffix):
+def test_decode_writes_icefalls_files_and_a_table(world, golden, capsys, method, suffix):
     flags = ["--epoch", "1", "--avg", "2", "--exp-dir", str(world.exp), "--manifest-dir", str(world.data / "fbank")]
     assert main(["decode", *flags, "--decoding-method", method]) == 0
     folder = world.exp / "log" / method
@@ -236,9 +253,21 @@ def test_decode_writes_icefalls_files_and_a_table(world, capsys, method, suffix)
     assert f"{interval['low']:.2f}..{interval['high']:.2f}" in printed
     # both are rounded
     assert summary["wall_s"] == pytest.approx(summary["real_time_factor"] * summary["speech_s"], abs=0.01)
+    log = next(folder.glob(f"log-decode-epoch-1-avg-2-{suffix}-20??-*")).read_text(encoding="utf-8")
+    for line in ("Decoding started\n", "batch 0/?, cuts processed until now is 8\n", "Done!\n"):
+        assert line in log
+    icefalls = (golden / "text" / "log_lines.txt").read_text(encoding="utf-8").split("INFO The")
+    (wanted,) = (_shape(f"INFO The{lines}") for lines in icefalls if method in lines)
+    assert wanted in _shape(log)
     # two results of the same utterances
     assert main(["compare", str(folder), str(folder)]) == 0
     assert re.search(r"p value, two-sided\s+1\n", capsys.readouterr().out)
+
+
+def _shape(log):
+    """Without what differs from run to run: times, places, folders, numbers."""
+    log = re.sub(r"^\d+-\S+ \S+ (?=[A-Z]+ )|\S+/(?=\w+_search/)|\[\w+\.py:\d+\] ", "", log, flags=re.MULTILINE)
+    return re.sub(r"\d+(\.\d+)?", "0", log)
 
 
 def test_model_of_icefalls_is_decoded_as_in_the_tutorial(world, tmp_path):

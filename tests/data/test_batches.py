@@ -73,7 +73,7 @@ def test_updates_know_speech_and_tokens_of_all_processes(cuts):
         loader = TrainingLoader(usable, TOKENS, PLAIN, seed=1, rank=rank, world_size=2)
         updates = list(loader.updates(0))
         assert sum(update.num_tokens for update in updates) == usable.lengths.num_tokens.sum()
-        assert sum(update.seconds for update in updates) == pytest.approx(usable.seconds)
+        assert sum(update.seconds for update in updates) == pytest.approx(usable.lengths.seconds.sum())
 
 
 def test_unusable_utterances_are_counted_by_reason(tmp_path):
@@ -90,7 +90,7 @@ def test_unusable_utterances_are_counted_by_reason(tmp_path):
         "longer than 12 s": 1,
         "with as many tokens as encoder frames or more": 1,
     }
-    assert usable.numbers.tolist() == [0, 1] and usable.seconds == 2.0
+    assert usable.numbers.tolist() == [0, 1] and usable.lengths.seconds.sum() == 2.0
     # validation wants no more than a loss
     assert with_loss(usable.index, TOKENS).numbers.tolist() == [0, 1, 2, 3]
 

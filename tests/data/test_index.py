@@ -10,7 +10,7 @@ import pytest
 from lhotse import CutSet, MonoCut, SupervisionSegment
 from lhotse.features import Features
 
-from stateless_transducer.data.index import open_index
+from stateless_transducer.data.index import JoinedIndex, open_index
 from stateless_transducer.text.tokens import build_token_table
 
 TOKENS = build_token_table(["abc"], "char")
@@ -35,7 +35,14 @@ def test_cuts_are_those_of_the_manifest_in_any_order(manifest):
     assert len(index) == 5 and [cut.id for cut in index] == [f"u{n}" for n in range(5)]
     assert index.cut(3) == _cut(3) and index.cut(1) == _cut(1)
     assert index.seconds.tolist() == [1, 2, 3, 4, 5] and index.num_frames.tolist() == [101, 201, 301, 401, 501]
-    assert index.num_tokens(TOKENS).tolist() == [0, 1, 2, 3, 4]
+    assert index.num_tokens(TOKENS).tolist() == index.num_unknown(TOKENS).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_joined_indexes_number_on(manifest, tmp_path):
+    first = open_index(manifest)
+    CutSet.from_cuts([_cut(number) for number in (7, 9)]).to_file(tmp_path / "other.jsonl")
+    joined = JoinedIndex(first, open_index(tmp_path / "other.jsonl"))
+    assert [joined.cut(number).id for number in (0, 4, 5, 6)] == ["u0", "u4", "u7", "u9"]
 
 
 def test_index_is_made_once_and_again_for_another_manifest(manifest):
@@ -53,7 +60,8 @@ def test_index_is_made_once_and_again_for_another_manifest(manifest):
 def test_tokens_are_counted_by_each_table(manifest):
     index = open_index(manifest)
     words = build_token_table(["ä"], "word")
-    assert index.num_tokens(words).tolist() == [0, 1, 1, 1, 1] and index.num_tokens(TOKENS).tolist() == [0, 1, 2, 3, 4]
+    assert index.num_tokens(words).tolist() == [0, 1, 1, 1, 1] and index.num_unknown(words).tolist() == [0, 0, 1, 1, 1]
+    assert index.num_tokens(TOKENS).tolist() == [0, 1, 2, 3, 4]
 
 
 def test_half_an_index_is_made_again(manifest):

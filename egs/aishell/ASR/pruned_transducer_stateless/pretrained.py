@@ -1,0 +1,1 @@
+../transducer_stateless_modified/pretrained.py

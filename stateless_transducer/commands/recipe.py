@@ -1,0 +1,218 @@
+"""What the scripts of ``egs/aishell/ASR`` call: commands with a recipe's numbers, which take icefall's options, too.
+
+A script names its numbers, as options of one of these commands, and calls `cli.run_script`.
+"""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from tyro.conf import Positional, arg
+
+from stateless_transducer.averaging import Average
+from stateless_transducer.commands import decode, train
+from stateless_transducer.commands.console import complain, say
+from stateless_transducer.commands.flags import parse
+from stateless_transducer.decoding.config import SearchConfig
+
+if TYPE_CHECKING:
+    from stateless_transducer.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True)
+class IdleDataOptions:
+    """Options of icefall's data that choose nothing here; they are taken, with a line that says so."""
+
+    bucketing_sampler: str | None = None
+    """Batches are always of utterances of like length; see `--num-buckets` of train.py."""
+    concatenate_cuts: str | None = None
+    """Utterances are never joined to longer ones."""
+    duration_factor: str | None = None
+    """Of those."""
+    gap: str | None = None
+    """Of those."""
+    return_cuts: str | None = None
+    """A batch always knows its utterances."""
+
+
+@dataclass(frozen=True)
+class IdleTrainingOptions:
+    """Options of training that icefall's decode.py takes, too: test sets are decoded whole, from long to short, as
+    they are.
+    """
+
+    num_buckets: str | None = None
+    shuffle: str | None = None
+    drop_last: str | None = None
+    enable_spec_aug: str | None = None
+    spec_aug_time_warp_factor: str | None = None
+    enable_musan: str | None = None
+
+
+@dataclass(frozen=True)
+class IdleSoundOptions:
+    """Options of icefall's pretrained.py that choose nothing here."""
+
+    sample_rate: str | None = None
+    """Sound of any sample rate is taken to that of the model."""
+
+
+@dataclass(frozen=True)
+class IdleSearchOptions:
+    """Options of fast_beam_search, whose graphs are k2's. Here is modified_beam_search, with `--beam-size`."""
+
+    beam: str | None = None
+    max_contexts: str | None = None
+    max_states: str | None = None
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a user says of a model, which knows it itself."""
+
+    lang_dir: Annotated[Path | None, arg(aliases=("--tokens",))] = None
+    """Folder with tokens.txt, or that file: the model must have these tokens. None: whichever it has."""
+    context_size: int | None = None
+    """Tokens that the decoder must see. None: however many."""
+
+    def check(self, checkpoint: Checkpoint) -> None:
+        """Compare.
+
+        Raises:
+            ValueError: it is another model.
+        """
+        from stateless_transducer.text.tokens import TokenTable
+
+        if self.lang_dir is not None and TokenTable.read(self.lang_dir) != checkpoint.token_table:
+            raise ValueError(f"`--lang-dir` {self.lang_dir}: the model was trained with other tokens.")
+        size = checkpoint.model_config.context_size
+        if self.context_size not in (None, size):
+            raise ValueError(f"`--context-size` is {self.context_size}, but the decoder of the model sees {size}.")
+
+
+@dataclass(frozen=True)
+class TrainOptions(train.Options):
+    """Options of train.py."""
+
+    idle_data: IdleDataOptions = field(default_factory=IdleDataOptions)
+
+
+def run_train(script: str, arguments: list[str], numbers: TrainOptions) -> int:
+    """``train.py``: checkpoints, logs and TensorBoard in the folder of the experiment."""
+    options = parse(TrainOptions, script, arguments, "Train the recipe's model.", default=numbers)
+    _tell_idle(options.idle_data)
+    train.run(options, command=shlex.join([script, *arguments]))
+    return 0
+
+
+@dataclass(frozen=True)
+class DecodeOptions(decode.Options):
+    """Options of decode.py."""
+
+    expected: Expected = field(default_factory=Expected)
+    idle_data: IdleDataOptions = field(default_factory=IdleDataOptions)
+    idle_training: IdleTrainingOptions = field(default_factory=IdleTrainingOptions)
+    idle_search: IdleSearchOptions = field(default_factory=IdleSearchOptions)
+
+
+def run_decode(script: str, arguments: list[str], numbers: DecodeOptions) -> int:
+    """``decode.py``: results and a log in ``<exp-dir>/log/<decoding-method>/``."""
+    options = parse(DecodeOptions, script, arguments, "Decode with the mean of checkpoints.", default=numbers)
+    _tell_idle(options.idle_data, options.idle_training, options.idle_search)
+    decode.run(options, accept=options.expected.check)
+    return 0
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """Options of export.py."""
+
+    exp_dir: Path
+    """Folder with the checkpoints; pretrained.pt is written there."""
+    average: Average = field(default_factory=Average)
+    expected: Expected = field(default_factory=Expected)
+    jit: bool = False
+    """Not here: `transducer export --help` lists what else a model can become."""
+
+    def __post_init__(self) -> None:
+        if self.jit:
+            raise ValueError(
+                "`--jit true`: pretrained.pt holds weights alone; `transducer export --help` lists what else a model "
+                "can become."
+            )
+
+
+def run_export(script: str, arguments: list[str], numbers: ExportOptions) -> int:
+    """``export.py``: the mean of checkpoints as icefall's ``pretrained.pt``."""
+    description = "Write the mean of checkpoints as <exp-dir>/pretrained.pt: weights alone, as icefall's."
+    options = parse(ExportOptions, script, arguments, description, default=numbers)
+    from stateless_transducer.icefall import save_icefall
+
+    checkpoint = options.average.of(options.exp_dir)
+    options.expected.check(checkpoint)
+    say(f"averaging {checkpoint.provenance['averaged']}")
+    save_icefall(options.exp_dir / "pretrained.pt", checkpoint)
+    say(f"Saved to {options.exp_dir / 'pretrained.pt'}")
+    return 0
+
+
+@dataclass(frozen=True)
+class PretrainedOptions:
+    """Options of pretrained.py."""
+
+    sound_files: Annotated[tuple[str, ...], Positional, arg(metavar="SOUND [SOUND ...]")]
+    """Sound files of any length and sample rate, and folders of them."""
+    checkpoint: Path
+    """pretrained.pt, icefall's or that of export.py; any other model file or checkpoint will do as well."""
+    expected: Expected = field(default_factory=Expected)
+    search: SearchConfig = field(default_factory=SearchConfig)
+    idle_sound: IdleSoundOptions = field(default_factory=IdleSoundOptions)
+    idle_search: IdleSearchOptions = field(default_factory=IdleSearchOptions)
+
+    def __post_init__(self) -> None:
+        if not self.sound_files:
+            raise ValueError("Name at least one sound file.")
+
+
+def run_pretrained(script: str, arguments: list[str], lang_dir: Path) -> int:
+    """``pretrained.py``: the text of each sound, as icefall's prints it; status 1 if one could not be read.
+
+    Args:
+        script: its name.
+        arguments: of the command line.
+        lang_dir: where the tokens of a pretrained.pt are if the arguments do not say.
+    """
+    description = (
+        f"Transcribe sounds. A pretrained.pt holds no tokens: they are those of `--lang-dir`, or of {lang_dir}."
+    )
+    options = parse(PretrainedOptions, script, arguments, description)
+    _tell_idle(options.idle_sound, options.idle_search)
+    from stateless_transducer.audio import AudioError
+    from stateless_transducer.commands.sounds import find_sounds
+    from stateless_transducer.icefall import load_either
+    from stateless_transducer.serving.recognizer import Recognizer
+
+    checkpoint = load_either(options.checkpoint, options.expected.lang_dir or lang_dir)
+    options.expected.check(checkpoint)
+    sounds, problems = find_sounds(options.sound_files)
+    recognizer = Recognizer(checkpoint, options.search, device="auto")
+    for sound, found in zip(sounds, recognizer.transcribe_each(sound.source for sound in sounds), strict=True):
+        if isinstance(found, AudioError):
+            problems.append(str(found))
+            continue
+        tokens = (token for segment in found.segments for token in segment.tokens)
+        say(f"{sound.name}:\n{' '.join(tokens)}\n")
+    for problem in problems:
+        complain(problem)
+    return 1 if problems else 0
+
+
+def _tell_idle(*groups: object) -> None:
+    """A line for each option that was given for nothing."""
+    for group in groups:
+        for each in fields(group):  # pyright: ignore[reportArgumentType]
+            if getattr(group, each.name) is not None:
+                complain(f"`--{each.name.replace('_', '-')}` chooses nothing here (see --help).")

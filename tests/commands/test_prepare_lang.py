@@ -1,0 +1,37 @@
+"""``transducer prepare lang``."""
+
+from __future__ import annotations
+
+from lhotse import SupervisionSegment, SupervisionSet
+
+from stateless_transducer.cli import main
+from stateless_transducer.text.tokens import TokenTable
+
+
+def _write(folder, prefix, texts):
+    for split, said in texts.items():
+        segments = [
+            SupervisionSegment(id=f"{prefix}{n}", recording_id=f"{prefix}{n}", start=0.0, duration=1.0, text=text)
+            for n, text in enumerate(said)
+        ]
+        SupervisionSet.from_segments(segments).to_file(folder / f"{prefix}_supervisions_{split}.jsonl.gz")
+
+
+def test_tokens_are_those_of_all_training_texts(tmp_path, capsys):
+    (tmp_path / "manifests").mkdir()
+    _write(tmp_path / "manifests", "one", {"train": ["今天 好"], "test": ["坏"]})
+    _write(tmp_path / "manifests", "two", {"train": ["天气 ok ok"]})
+    flags = ["--data-dir", str(tmp_path), "--lang-dir", str(tmp_path / "lang")]
+    assert main(["prepare", "lang", "one", "two", *flags]) == 0
+    assert f"{tmp_path}/lang: 10 tokens" in capsys.readouterr().out
+    assert TokenTable.read(tmp_path / "lang").symbols[3:] == (*"今天好气ok", "▁")
+    assert main(["prepare", "lang", "one", "two", *flags, "--token", "word"]) == 0
+    table = TokenTable.read(tmp_path / "lang")
+    assert (table.unit, table.symbols[3:]) == ("word", ("今天", "好", "天气", "ok"))
+
+
+def test_corpus_that_is_not_prepared_is_named(tmp_path, capsys):
+    flags = ["--data-dir", str(tmp_path), "--lang-dir", str(tmp_path / "lang")]
+    assert main(["prepare", "lang", "one", *flags]) == 1
+    assert "one_supervisions_train.jsonl.gz is missing; run `transducer prepare` first." in capsys.readouterr().err
+    assert not (tmp_path / "lang").exists()

@@ -1,0 +1,259 @@
+"""The scripts of ``egs/aishell/ASR/transducer_stateless_modified``: icefall's options, files and words."""
+
+from __future__ import annotations
+
+import json
+import re
+import runpy
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import soundfile
+import torch
+from small_corpus import TINY, TOKENS, write_small_corpus
+
+from stateless_transducer.checkpoint import load_checkpoint
+from stateless_transducer.cli import main
+from stateless_transducer.model.config import ModelConfig
+from stateless_transducer.model.transducer import build_model
+from stateless_transducer.text.tokens import build_token_table
+
+SCRIPTS = Path(__file__).parents[1] / "egs" / "aishell" / "ASR" / "transducer_stateless_modified"
+
+# of icefall's scripts, with its defaults
+DATA = (
+    "--manifest-dir data/fbank --max-duration 200 --bucketing-sampler true --num-buckets 15 --concatenate-cuts false "
+    "--duration-factor 1.0 --gap 1.0 --on-the-fly-feats false --shuffle true --drop-last true --return-cuts true "
+    "--num-workers 2 --enable-spec-aug true --spec-aug-time-warp-factor 80 --enable-musan true"
+)
+SEARCH = "--beam-size 4 --beam 4 --max-contexts 4 --max-states 8 --context-size 2 --max-sym-per-frame 1"
+EXP = "--exp-dir transducer_stateless_modified/exp"
+ICEFALLS = {
+    "train": f"--world-size 1 --master-port 12354 --tensorboard true --num-epochs 30 --start-epoch 0 {EXP} "
+    f"--lang-dir data/lang_char --lr-factor 5.0 --context-size 2 --modified-transducer-prob 0.25 {DATA}",
+    "decode": f"--epoch 30 --avg 10 {EXP} --lang-dir data/lang_char --decoding-method greedy_search {SEARCH} {DATA}",
+    "export": f"--epoch 20 --avg 10 {EXP} --jit false --tokens data/lang_char/tokens.txt --context-size 2",
+    "pretrained": f"--checkpoint pretrained.pt --lang-dir data/lang_char --method greedy_search --sample-rate 16000 "
+    f"{SEARCH} a.wav b.wav",
+}
+
+
+def _run(script, *arguments):
+    """Status of a script, run in this process."""
+    path = SCRIPTS / f"{script}.py"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [str(path), *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            runpy.run_path(str(path), run_name="__main__")
+    return stopped.value.code
+
+
+@pytest.fixture(scope="module")
+def exp(tmp_path_factory):
+    """A tiny model, trained for two epochs; the corpus is beside."""
+    torch.manual_seed(3)
+    folder = tmp_path_factory.mktemp("recipe")
+    flags = [*write_small_corpus(folder), "--tensorboard", "true", "--subsampling-channels", "16"]
+    assert _run("train", *flags, "--exp-dir", folder / "exp", "--num-epochs", 2, "--max-duration", 6) == 0
+    return folder / "exp"
+
+
+def _decoding(exp):
+    return "--exp-dir", exp, "--manifest-dir", exp.parent, "--test-sets", "dev"
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("train", "train.py: error: `--lang-dir` data/lang_char holds no tokens.txt"),
+        ("decode", "decode.py: error: data/fbank/aishell_cuts_test.jsonl.gz is missing"),
+        ("export", "export.py: error: `--epoch` 20 `--avg` 10 needs epoch-11.pt"),
+        ("pretrained", "pretrained.py: error: pretrained.pt: no such checkpoint."),
+    ],
+)
+def test_all_options_of_icefalls_are_understood(script, message, tmp_path, monkeypatch, capsys):
+    """What is wrong is only that nothing is there."""
+    monkeypatch.chdir(tmp_path)
+    assert _run(script, *ICEFALLS[script].split()) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_numbers_are_the_tutorials():
+    numbers = runpy.run_path(str(SCRIPTS / "train.py"))["NUMBERS"]
+    sizes = {name: getattr(numbers.model, name) for name in ModelConfig.__dataclass_fields__}
+    with torch.device("meta"):
+        model = build_model(ModelConfig(**{**sizes, "vocab_size": 4336}))
+    assert sum(parameter.numel() for parameter in model.parameters()) == 87_939_824
+    given = ICEFALLS["train"].split()
+    wanted = dict(zip(given[::2], given[1::2], strict=True))
+    train, optim, data = numbers.train, numbers.train.optim, numbers.data
+    assert f"{train.num_epochs} {optim.lr_factor} {optim.modified_transducer_prob}" == " ".join(
+        wanted[flag] for flag in ("--num-epochs", "--lr-factor", "--modified-transducer-prob")
+    )
+    assert (train.exp_dir, numbers.lang_dir, data.manifest_dir) == tuple(
+        Path(wanted[flag]) for flag in ("--exp-dir", "--lang-dir", "--manifest-dir")
+    )
+    assert f"{data.max_duration} {data.num_buckets}" == f"{wanted['--max-duration']} {wanted['--num-buckets']}"
+
+
+RECIPES = ("transducer_stateless_modified", "transducer_stateless_modified-2", "pruned_transducer_stateless")
+
+
+@pytest.mark.parametrize("folder", RECIPES)
+@pytest.mark.parametrize("script", ["train", "decode", "export", "pretrained"])
+def test_script_can_be_started_and_knows_its_recipe(script, folder):
+    path = SCRIPTS.parent / folder / f"{script}.py"
+    assert path.stat().st_mode & 0o111 and path.read_text().startswith("#!/usr/bin/env python3\n")
+    if script != "pretrained":
+        numbers = runpy.run_path(str(path))["NUMBERS"]
+        exp_dir = numbers.train.exp_dir if script == "train" else numbers.exp_dir
+        assert exp_dir == Path(folder, "exp")
+
+
+def test_numbers_of_the_other_recipes_differ_where_they_are_meant_to():
+    plain, mixed, pruned = (runpy.run_path(str(SCRIPTS.parent / name / "train.py"))["NUMBERS"] for name in RECIPES)
+    assert (plain.model, plain.data) == (pruned.model, pruned.data)
+    assert (pruned.train.prune.prune_range, plain.train.prune.prune_range) == (5, 0)
+    assert replace(mixed.data, mix_prefix=None) == plain.data and mixed.train.optim == plain.train.optim
+    assert mixed.data.mix_prefix == "aidatatang_200zh" and mixed.lang_dir != plain.lang_dir
+
+
+@pytest.mark.parametrize("script", ["train", "decode", "export", "pretrained"])
+def test_script_explains_itself(script, capsys):
+    assert _run(script, "--help") == 0
+    assert f"usage: {SCRIPTS / script}.py" in capsys.readouterr().out.replace("\n", "")
+
+
+def test_training_leaves_the_tutorials_files(exp):
+    names = {path.name for path in exp.iterdir()}
+    assert {"epoch-0.pt", "epoch-1.pt", "best-train-loss.pt", "best-valid-loss.pt", "tensorboard", "log"} <= names
+    assert list((exp / "tensorboard").glob("events.out.tfevents.*"))
+    (log,) = (exp / "log").glob("log-train-20??-??-??-??-??-??")
+    assert f"Command: {SCRIPTS}/train.py --manifest-dir" in log.read_text()
+
+
+def test_training_goes_on_from_an_epoch(exp, tmp_path, capsys):
+    """--start-epoch 2 --num-epochs 3: from epoch-1.pt, three epochs in all."""
+    shutil.copy(exp / "epoch-1.pt", tmp_path)
+    corpus = "--manifest-dir", exp.parent, "--lang-dir", exp.parent / "lang", *TINY, "--subsampling-channels", 16
+    assert _run("train", *corpus, "--exp-dir", tmp_path, "--num-epochs", 3, "--start-epoch", 2) == 0
+    assert f"Loading checkpoint from {tmp_path}/epoch-1.pt: goes on with epoch 2, batch 0," in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.glob("epoch-*.pt")) == ["epoch-1.pt", "epoch-2.pt"]
+
+
+@pytest.mark.parametrize("flag", ["--decoding-method", "--method"])
+@pytest.mark.parametrize(
+    ("method", "tail"),
+    [
+        ("greedy_search", "context-2-max-sym-per-frame-1"),
+        ("beam_search", "beam_search-beam-size-4"),
+        ("modified_beam_search", "modified_beam_search-beam-size-4"),
+    ],
+)
+def test_results_of_each_method_are_in_its_folder(exp, flag, method, tail):
+    folder = exp / "log" / method
+    shutil.rmtree(folder, ignore_errors=True)
+    assert _run("decode", *_decoding(exp), "--epoch", 1, "--avg", 2, flag, method) == 0
+    for kind in ("recogs", "errs", "wer-summary"):
+        assert (folder / f"{kind}-dev-epoch-1-avg-2-{tail}.txt").is_file()
+    assert len(list(folder.glob(f"log-decode-epoch-1-avg-2-{tail}-20??-??-??-??-??-??"))) == 1
+
+
+def test_epoch_and_average_need_not_be_named(exp, capsys):
+    assert _run("decode", *_decoding(exp)) == 0
+    assert "averaging ['epoch-1.pt']" in capsys.readouterr().err
+
+
+def test_options_without_meaning_are_said_to_have_none(exp, capsys):
+    plain, idle = (_run("decode", *_decoding(exp), *extra) for extra in ([], DATA.split()[4:]))
+    assert plain == idle == 0
+    said = re.findall(r"^`(--[\w-]+)` chooses nothing here \(see --help\)\.$", capsys.readouterr().err, re.MULTILINE)
+    # the data's options that do mean something
+    assert {*DATA.split()[4::2]} - {*said} == {"--on-the-fly-feats", "--num-workers"}
+
+
+def test_exported_weights_are_icefalls_and_can_be_transcribed_with(exp, tmp_path, capsys):
+    soundfile.write(tmp_path / "a.wav", torch.randn(16000).mul(0.1).clamp(-1, 1).numpy(), 16000)
+    flags = "--exp-dir", exp, "--epoch", 1, "--avg", 2, "--tokens", exp.parent / "lang" / "tokens.txt"
+    assert _run("export", *flags) == 0
+    assert f"averaging ['epoch-0.pt', 'epoch-1.pt']\nSaved to {exp}/pretrained.pt\n" in capsys.readouterr().out
+    weights = torch.load(exp / "pretrained.pt", weights_only=True)
+    assert list(weights) == ["model"] and "encoder.encoder_embed.conv.0.weight" in weights["model"]
+    assert main(["average", "--exp-dir", str(exp), "--avg", "2", "--output", str(tmp_path / "m.pt")]) == 0
+    lang = "--lang-dir", exp.parent / "lang"
+    found = []
+    for model in (exp / "pretrained.pt", tmp_path / "m.pt"):
+        capsys.readouterr()
+        assert _run("pretrained", "--checkpoint", model, *lang, tmp_path / "a.wav") == 0
+        found.append(capsys.readouterr().out)
+    assert found[0] == found[1] and found[0].startswith(f"{tmp_path / 'a.wav'}:\n")
+
+
+@pytest.mark.parametrize(
+    # a model with random weights is silent without the penalty
+    "method",
+    [f"{method} --blank-penalty 2".split() for method in ("greedy_search", "beam_search", "modified_beam_search")],
+)
+def test_icefalls_model_says_what_it_says_after_import(golden, tmp_path, capsys, method):
+    """And a file that cannot be read does not keep the others from being read."""
+    lang = tmp_path / "lang_char"
+    build_token_table(["一二三四五六七八九十百千万今明后天早上下午晚的是不在"], "char").write(lang)
+    generator = torch.Generator().manual_seed(7)
+    sounds = [tmp_path / f"{name}.wav" for name in "abc"]
+    for sound, seconds in ((sounds[0], 1), (sounds[2], 2)):
+        wave = torch.randn(16000 * seconds, generator=generator).mul(0.1).clamp(-1, 1)
+        soundfile.write(sound, wave.numpy(), 16000)
+    sounds[1].write_text("no sound")
+    model = golden / "r" / "pretrained.pt"
+    assert _run("pretrained", "--checkpoint", model, "--lang-dir", lang, "--method", *method, *sounds) == 1
+    printed = capsys.readouterr()
+    assert f"{sounds[1]}: not a sound file" in printed.err
+    import_flags = ["--checkpoint", str(model), "--lang-dir", str(lang), "--output", str(tmp_path / "m.pt")]
+    assert main(["import", *import_flags]) == 0
+    capsys.readouterr()
+    flags = ["--output-format", "json", "--decoding-method", *method, str(sounds[0]), str(sounds[2])]
+    assert main(["transcribe", str(tmp_path / "m.pt"), *flags]) == 0
+    found = [json.loads(line)["segments"][0]["tokens"] for line in capsys.readouterr().out.splitlines()]
+    assert all(found)
+    wanted = (f"{sound}:\n{' '.join(tokens)}\n\n" for sound, tokens in zip(sounds[::2], found, strict=True))
+    assert printed.out == "".join(wanted)
+
+
+def _fails(capsys, status, message, *command):
+    assert _run(*command) == status
+    printed = " ".join(re.sub(r"[│╭╮╰╯─]", " ", capsys.readouterr().err).split())
+    assert message in printed and "Traceback" not in printed
+
+
+def test_search_that_is_not_here_is_refused(exp, capsys):
+    message = "invalid choice 'fast_beam_search'"
+    _fails(capsys, 2, message, "decode", *_decoding(exp), "--decoding-method", "fast_beam_search")
+
+
+def test_scripted_model_is_refused(exp, capsys):
+    message = "`--jit true`: pretrained.pt holds weights alone; `transducer export --help` lists"
+    _fails(capsys, 2, message, "export", "--exp-dir", exp, "--jit", "true")
+
+
+@pytest.mark.parametrize("script", ["decode", "export"])
+def test_other_tokens_or_context_than_said_are_refused(script, exp, tmp_path, capsys):
+    given = _decoding(exp) if script == "decode" else ("--exp-dir", exp)
+    build_token_table(["xyz"], "char").write(tmp_path)
+    message = f"{script}.py: error: `--lang-dir` {tmp_path}: the model was trained with other tokens."
+    _fails(capsys, 1, message, script, *given, "--lang-dir", tmp_path)
+    message = f"{script}.py: error: `--context-size` is 1, but the decoder of the model sees 2."
+    _fails(capsys, 1, message, script, *given, "--context-size", 1)
+    assert TOKENS == load_checkpoint(exp / "epoch-1.pt").token_table
+    same = "--lang-dir", exp.parent / "lang", "--context-size", 2
+    assert _run(script, *given, *same) == 0
+
+
+def test_pretrained_without_sounds_or_tokens_says_so(exp, golden, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    _fails(capsys, 2, "Name at least one sound file.", "pretrained", "--checkpoint", exp / "epoch-1.pt")
+    message = "pretrained.py: error: `--lang-dir` data/lang_char holds no tokens.txt"
+    _fails(capsys, 1, message, "pretrained", "--checkpoint", golden / "r" / "pretrained.pt", "a.wav")
+    _fails(capsys, 1, "a.wav: no such file", "pretrained", "--checkpoint", exp / "epoch-1.pt", "a.wav")
