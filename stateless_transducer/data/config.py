@@ -77,8 +77,8 @@ class DataConfig:
     enable_musan: bool = True
     """Mix noise into half of the training utterances, at 10 to 20 dB, if MUSAN is prepared."""
     vtlp_range: float = 0.0
-    """Stretch the frequency axis of each training utterance by up to this share (vocal tract length perturbation), as if
-    others had said it; 0.1 to 0.2 for few speakers, 0: none."""
+    """Stretch the frequency axis of each training utterance by up to this share, as if others had said it (vocal tract
+    length perturbation); 0.1 to 0.2 for few speakers, 0: none."""
     on_the_fly_feats: bool = False
     """Compute features from the sound while loading, instead of reading the stored ones."""
 
