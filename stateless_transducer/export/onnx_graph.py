@@ -94,9 +94,9 @@ def find_graph(folder: Path, role: str, prefer_int8: bool) -> Path:
     """The graph of one role; x.onnx and x.int8.onnx are one graph in two precisions.
 
     Raises:
-        ValueError: there is none, or it is not clear which one.
+        ValueError: there is none in the folder and those directly in it, or it is not clear which one.
     """
-    there = sorted(folder.glob(f"{role}*.onnx"))
+    there = find_files(folder, f"{role}*.onnx")
     int8 = [path for path in there if is_int8(path)]
     plain = [path for path in there if path not in int8]
     candidates = (int8 or plain) if prefer_int8 else (plain or int8)
@@ -104,8 +104,25 @@ def find_graph(folder: Path, role: str, prefer_int8: bool) -> Path:
         return candidates[0]
     if not candidates:
         raise ValueError(f"{folder}: holds no {role}*.onnx.")
-    names = ", ".join(path.name for path in candidates)
+    names = ", ".join(str(path.relative_to(folder)) for path in candidates)
     raise ValueError(f"{folder}: which one is the {role}: {names}? Leave one in the folder.")
+
+
+def find_tokens(folder: Path) -> Path:
+    """The ``tokens.txt`` of a model's folder, or of one directly in it.
+
+    Raises:
+        ValueError: there is none, or more than one.
+    """
+    there = find_files(folder, "tokens.txt")
+    if len(there) > 1:
+        raise ValueError(f"{folder}: which one is the model's: {', '.join(str(p.relative_to(folder)) for p in there)}?")
+    return there[0] if there else folder / "tokens.txt"
+
+
+def find_files(folder: Path, pattern: str) -> list[Path]:
+    """Files of a folder, or if there are none, of those directly in it: some keep graphs and tokens apart."""
+    return sorted(folder.glob(pattern)) or sorted(folder.glob(f"*/{pattern}"))
 
 
 def is_int8(path: Path) -> bool:

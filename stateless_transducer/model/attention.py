@@ -68,7 +68,7 @@ class RelativeSelfAttention(nn.Module):
 def _shift(by_distance: Tensor) -> Tensor:
     """(N, H, T, 2T-1) -> (N, H, T, T): entry (i, j) is column T-1-i+j, the distance i-j."""
     N, H, T, _ = by_distance.shape
-    if torch.jit.is_tracing():
+    if torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
         # strides would be constants of the graph; here T must be 2 or more
         return by_distance.flatten(2)[..., T - 1 : -1].view(N, H, T, 2 * T - 2)[..., :T]
     by_distance = by_distance.contiguous()
