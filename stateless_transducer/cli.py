@@ -39,6 +39,7 @@ _GROUPS: tuple[tuple[str, dict[str, tuple[str, str]]], ...] = (
             "average": ("average", "average checkpoints into one model file"),
             "import": ("import_icefall", "a model of icefall's transducer_stateless_modified as one of ours"),
             "export icefall": ("export_icefall", "one of our models as icefall's pretrained.pt"),
+            "export onnx": ("export_onnx", "one of our models as ONNX, for sherpa-onnx, onnx-asr, `transcribe`"),
             "report": ("report", "write a page about an experiment: losses, error rates, token times"),
         },
     ),
@@ -56,8 +57,12 @@ _EXTRAS = {
     "lhotse": "train",
     "lilcom": "train",
     "matplotlib": "train",
+    "onnx": "export",
+    "onnxruntime": "onnx",
     "pypinyin": "demo",
+    "safetensors": "torch",
     "tensorboard": "train",
+    "torch": "torch",
 }
 _COMMANDS = {name: entry for _, group in _GROUPS for name, entry in group.items()}
 

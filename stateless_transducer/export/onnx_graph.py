@@ -15,6 +15,9 @@ DTYPES = {
 }
 """Of inputs, by onnxruntime's names."""
 
+RUNS_QUANTISED = ("onnx.infer", "onnxruntime.quant")
+"""Key and value of the metadata of graphs that quantise as they run."""
+
 
 class Graph:
     """A graph that is open; never changes, so threads may share it."""
@@ -50,7 +53,7 @@ class Graph:
                 raise ValueError(f"{path}: {declared.name}: {declared.type} is not supported; {', '.join(DTYPES)} are.")
         self.metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
         # exported for one stream; or quantised as it runs, over all rows: then streams would disturb one another
-        self.is_single = self.inputs[0].shape[0] == 1 or self.metadata.get("onnx.infer") == "onnxruntime.quant"
+        self.is_single = self.inputs[0].shape[0] == 1 or RUNS_QUANTISED in self.metadata.items()
 
     def number(self, key: str) -> int:
         """A positive number of the metadata."""

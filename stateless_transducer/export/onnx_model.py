@@ -17,6 +17,8 @@ from stateless_transducer.features import PADDING_VALUE, FbankConfig
 
 GRAPHS = {role: f"{role}.onnx" for role in ("encoder", "decoder", "joiner")}
 """Names of our graphs by role."""
+INT8_GRAPHS = {role: f"{role}.int8.onnx" for role in GRAPHS}
+"""The same, quantised."""
 FRONT_END = "fbank"
 """Where the encoder's metadata have the front end, as JSON; others' graphs have none."""
 

@@ -85,7 +85,8 @@ class OfflineEncoder(nn.Module):
     def forward(self, x: Tensor, x_lens: Tensor) -> tuple[Tensor, Tensor]:
         """(N, T_in, F) and (N,) -> (N, T, D) and (N,)."""
         silence = x.new_zeros(x.shape[0], _FEWEST_FRAMES, x.shape[2])
-        wanted = torch.as_tensor(x.shape[1]).clamp(min=_FEWEST_FRAMES)
+        num_frames = torch._shape_as_tensor(x)[1]  # pyright: ignore[reportPrivateImportUsage]
+        wanted = num_frames.clamp(min=_FEWEST_FRAMES)
         return self.encoder(torch.cat([x, silence], dim=1)[:, :wanted], x_lens)
 
 
