@@ -54,6 +54,10 @@ def open_model(
     Raises:
         ValueError: it cannot be read, or has no such precision or device.
     """
+    if not path.exists():
+        raise ValueError(f"{path}: no such model; it is a checkpoint, or a folder of ONNX graphs.")
+    if path.suffix == ".onnx" and path.is_file():
+        raise ValueError(f"{path} is one of three graphs; name the folder that holds them and tokens.txt.")
     if path.is_dir():
         return _open_folder(path, device, precision, num_threads)
     from stateless_transducer.checkpoint import load_checkpoint
