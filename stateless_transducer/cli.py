@@ -64,6 +64,8 @@ _EXTRAS = {
     "tensorboard": "train",
     "torch": "torch",
 }
+# commands that need more than torch -> the extra that brings torch as well
+_NEEDS = {"decode": "train", "demo": "train", "export onnx": "export", "train": "train"}
 _COMMANDS = {name: entry for _, group in _GROUPS for name, entry in group.items()}
 
 
@@ -114,6 +116,7 @@ def _run(name: str, arguments: list[str]) -> int:
         return 1
     except (ValueError, OSError, ModuleNotFoundError) as err:
         extra = _EXTRAS.get(getattr(err, "name", None) or "")
+        extra = _NEEDS.get(name, extra) if extra == "torch" else extra
         if os.environ.get("TRANSDUCER_TRACEBACK") or (isinstance(err, ModuleNotFoundError) and extra is None):
             raise
         message = f"{err}: pip install 'stateless-transducer[{extra}]'." if extra else _without_traceback(str(err))

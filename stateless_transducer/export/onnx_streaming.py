@@ -127,7 +127,8 @@ def _state_axes(encoder: Graph, kind: str) -> list[int]:
         names = ", ".join(declared.name for declared in encoder.inputs)
         raise ValueError(
             f"{encoder.path}: is not a streaming encoder: it takes {names}, "
-            f"and its metadata {'has' if 'decode_chunk_len' in encoder.metadata else 'lacks'} `decode_chunk_len`."
+            f"and its metadata {'has' if 'decode_chunk_len' in encoder.metadata else 'lacks'} `decode_chunk_len`; "
+            "`transducer transcribe` is for models that take whole utterances."
         )
     axes = _layout(kind, len(states))
     if axes is None:

@@ -54,10 +54,20 @@ def test_hotwords_work(talker, wav):
     assert _run(program, talker / "onnx", wav) == (0, "今天很好\n", "")
 
 
-def test_checkpoint_says_what_to_install(talker, wav):
-    status, printed, complained = _run(_COMMAND, "transcribe", talker / "model.pt", wav)
+@pytest.mark.parametrize(
+    ("arguments", "extra"),
+    [
+        ("transcribe MODEL a.wav", "torch"),
+        ("export onnx --checkpoint MODEL --output absent", "export"),
+        ("export icefall --checkpoint MODEL --output absent", "torch"),
+        ("train", "train"),
+    ],
+)
+def test_what_needs_torch_says_what_to_install(talker, arguments, extra):
+    model = str(talker / "model.pt")
+    status, printed, complained = _run(_COMMAND, *(model if each == "MODEL" else each for each in arguments.split()))
     assert (status, printed) == (1, "")
-    assert complained.endswith("pip install 'stateless-transducer[torch]'.\n"), complained
+    assert complained.endswith(f"No module named 'torch': pip install 'stateless-transducer[{extra}]'.\n"), complained
 
 
 def test_recogniser_is_imported_without_what_it_may_not_need():
