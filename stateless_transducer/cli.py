@@ -40,6 +40,7 @@ _GROUPS: tuple[tuple[str, dict[str, tuple[str, str]]], ...] = (
             "import": ("import_icefall", "a model of icefall's transducer_stateless_modified as one of ours"),
             "export icefall": ("export_icefall", "one of our models as icefall's pretrained.pt"),
             "export onnx": ("export_onnx", "one of our models as ONNX, for sherpa-onnx, onnx-asr, `transcribe`"),
+            "export torch": ("export_torch", "one of our models as safetensors, torch.export program or TorchScript"),
             "report": ("report", "write a page about an experiment: losses, error rates, token times"),
         },
     ),

@@ -18,14 +18,11 @@ from torch import Tensor, nn
 
 from stateless_transducer.checkpoint import Checkpoint
 from stateless_transducer.export.onnx_model import FRONT_END, GRAPHS
+from stateless_transducer.export.traceable import OfflineDecoder, OfflineEncoder
 from stateless_transducer.features import FbankConfig
-from stateless_transducer.model.conformer import Conformer
-from stateless_transducer.model.decoder import StatelessDecoder
 
 # of the clients that are in use, the oldest onnxruntime (1.17) takes IR 9
 _OPSET, _NEWEST_IR = 17, 9
-# two encoder frames, below which the traced attention cannot go
-_FEWEST_FRAMES = 11
 
 
 def write_onnx(folder: Path, checkpoint: Checkpoint) -> None:
@@ -56,7 +53,7 @@ def write_onnx(folder: Path, checkpoint: Checkpoint) -> None:
         },
     )
     contexts = torch.zeros(2, config.context_size, dtype=torch.int64)
-    _write(folder / GRAPHS["decoder"], _Decoder(model.decoder), {"y": contexts}, {"decoder_out": {0: "N"}}, sizes)
+    _write(folder / GRAPHS["decoder"], OfflineDecoder(model.decoder), {"y": contexts}, {"decoder_out": {0: "N"}}, sizes)
     rows = torch.zeros(2, config.joiner_dim)
     _write(
         folder / GRAPHS["joiner"],
@@ -72,37 +69,6 @@ def differs_from_clients(config: FbankConfig) -> str:
     """What sherpa-onnx and onnx-asr would compute otherwise than this front end; empty if nothing."""
     wanted = asdict(FbankConfig())
     return ", ".join(f"{name} {value}" for name, value in asdict(config).items() if value != wanted[name])
-
-
-class OfflineEncoder(nn.Module):
-    """The encoder for utterances of any length: what is too short for a frame gives none, and is no error."""
-
-    def __init__(self, encoder: Conformer) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.eval()
-
-    def forward(self, x: Tensor, x_lens: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, T_in, F) and (N,) -> (N, T, D) and (N,)."""
-        silence = x.new_zeros(x.shape[0], _FEWEST_FRAMES, x.shape[2])
-        num_frames = torch._shape_as_tensor(x)[1]  # pyright: ignore[reportPrivateImportUsage]
-        wanted = num_frames.clamp(min=_FEWEST_FRAMES)
-        return self.encoder(torch.cat([x, silence], dim=1)[:, :wanted], x_lens)
-
-
-class _Decoder(nn.Module):
-    """The decoder for contexts that begin with -1 where nothing stands, not even the first blank."""
-
-    def __init__(self, decoder: StatelessDecoder) -> None:
-        super().__init__()
-        self.decoder = decoder
-        self.eval()
-
-    def forward(self, y: Tensor) -> Tensor:
-        """(N, C) -> (N, D)."""
-        # a gather would take -1 for the last row of the table
-        x = self.decoder.embedding(y.clamp(min=0)) * (y >= 0)[:, :, None]
-        return x[:, 0] if self.decoder.context_size == 1 else (x * self.decoder.conv.weight[:, 0].T).sum(1)
 
 
 def _write(
