@@ -45,6 +45,8 @@ _GROUPS: tuple[tuple[str, dict[str, tuple[str, str]]], ...] = (
             "average": ("average", "average checkpoints into one model file"),
             "import": ("import_icefall", "a model of icefall's transducer_stateless_modified as one of ours"),
             "export icefall": ("export_icefall", "one of our models as icefall's pretrained.pt"),
+            "export onnx": ("export_onnx", "one of our models as ONNX, for sherpa-onnx, onnx-asr, `transcribe`"),
+            "export torch": ("export_torch", "one of our models as safetensors, torch.export program or TorchScript"),
             "report": ("report", "write a page about an experiment: losses, error rates, token times"),
         },
     ),
@@ -62,9 +64,15 @@ _EXTRAS = {
     "lhotse": "train",
     "lilcom": "train",
     "matplotlib": "train",
+    "onnx": "export",
+    "onnxruntime": "onnx",
     "pypinyin": "demo",
+    "safetensors": "torch",
     "tensorboard": "train",
+    "torch": "torch",
 }
+# commands that need more than torch -> the extra that brings torch as well
+_NEEDS = {"decode": "train", "demo": "train", "export onnx": "export", "train": "train"}
 _COMMANDS = {name: entry for _, group in _GROUPS for name, entry in group.items()}
 
 
@@ -134,6 +142,7 @@ def _guarded(program: str, run: Callable[[], int]) -> int:
         return 1
     except (ValueError, OSError, ModuleNotFoundError) as err:
         extra = _EXTRAS.get(getattr(err, "name", None) or "")
+        extra = _NEEDS.get(name, extra) if extra == "torch" else extra
         if os.environ.get("TRANSDUCER_TRACEBACK") or (isinstance(err, ModuleNotFoundError) and extra is None):
             raise
         message = f"{err}: pip install 'stateless-transducer[{extra}]'." if extra else _without_traceback(str(err))

@@ -27,7 +27,7 @@ class Options:
     """Options of ``transducer transcribe``."""
 
     model: Annotated[Path, Positional]
-    """Model file, as written by `transducer average`, or a checkpoint."""
+    """Model file, as written by `transducer average`, a checkpoint, or a folder of ONNX graphs and tokens.txt."""
     files: Annotated[tuple[str, ...], Positional]
     """Sounds and videos of any length and sample rate: files, folders, patterns, `-` for standard input."""
     output_format: Literal["txt", "json", "srt", "vtt", "TextGrid", "tsv"] = "txt"
@@ -41,9 +41,9 @@ class Options:
     device: str = "auto"
     """Where to compute: cpu, cuda, cuda:1, ...; auto: the first GPU, if there is one."""
     num_threads: int | None = None
-    """Threads on the CPU; None: torch decides."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Of the encoder: bf16 is faster on a GPU, and on a CPU with AMX."""
+    """Threads on the CPU; None: torch or onnxruntime decides."""
+    precision: Literal["fp32", "bf16", "int8"] = "fp32"
+    """bf16: of a checkpoint, faster on a GPU, and on a CPU with AMX; int8: x.int8.onnx of a folder."""
     manifest: Path | None = None
     """In place of files: a .jsonl of objects with id, path, and for part of a file start and duration (seconds)."""
     output: Path | None = None
@@ -77,7 +77,7 @@ def run(options: Options) -> int:
     """Transcribe what can be read, report the rest."""
     from stateless_transducer.commands.sounds import find_sounds
 
-    if options.num_threads is not None:
+    if options.num_threads is not None and not options.model.is_dir():
         import torch
 
         torch.set_num_threads(options.num_threads)
@@ -126,6 +126,7 @@ def _job(options: Options) -> Job:
         precision=options.precision,
         channel=options.channel,
         batch_seconds=options.batch_seconds,
+        num_threads=options.num_threads,
     )
 
 

@@ -10,7 +10,8 @@ from itertools import pairwise
 from typing import Literal
 
 from stateless_transducer.serving.transcript import Segment, Transcript
-from stateless_transducer.text.tokens import SPACE, TokenTable
+from stateless_transducer.text.tokens import SPACE
+from stateless_transducer.text.vocabulary import Vocabulary
 
 Format = Literal["txt", "json", "srt", "vtt", "TextGrid", "tsv"]
 
@@ -29,7 +30,7 @@ class Cue:
     text: str
 
 
-def document(wanted: Format, name: str, transcript: Transcript, token_table: TokenTable) -> str:
+def document(wanted: Format, name: str, transcript: Transcript, token_table: Vocabulary) -> str:
     """The file about one sound.
 
     Args:
@@ -68,7 +69,7 @@ def tsv_rows(name: str, transcript: Transcript) -> list[str]:
     return [f"{name}\t{segment.start:.3f}\t{segment.end:.3f}\t{segment.text}" for segment in said]
 
 
-def cues(transcript: Transcript, token_table: TokenTable) -> list[Cue]:
+def cues(transcript: Transcript, token_table: Vocabulary) -> list[Cue]:
     """Subtitles: segments, cut at the longest pauses between words until a viewer can read each part."""
     found = []
     for segment in transcript.segments:
@@ -92,13 +93,13 @@ class _Word:
     last_time: float
 
 
-def _words(segment: Segment, token_table: TokenTable) -> list[_Word]:
+def _words(segment: Segment, token_table: Vocabulary) -> list[_Word]:
     tokens, times = segment.tokens, segment.times
     breaks = [i for i in range(1, len(tokens)) if _may_break(tokens[i - 1], tokens[i], token_table)]
     return [_Word(tokens[i:j], times[i], times[j - 1]) for i, j in pairwise([0, *breaks, len(tokens)])]
 
 
-def _may_break(before: str, after: str, token_table: TokenTable) -> bool:
+def _may_break(before: str, after: str, token_table: Vocabulary) -> bool:
     is_wide = any(unicodedata.east_asian_width(character) in "WF" for character in (before[-1], after[0]))
     return token_table.unit == "word" or after.startswith(SPACE) or is_wide
 
@@ -121,7 +122,7 @@ def _width(token: str) -> int:
     return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in token)
 
 
-def _text(words: Sequence[_Word], token_table: TokenTable) -> str:
+def _text(words: Sequence[_Word], token_table: Vocabulary) -> str:
     return token_table.decode(token_table.ids[token] for word in words for token in word.tokens)
 
 
