@@ -126,11 +126,17 @@ def _run(name: str, arguments: list[str]) -> int:
         command = import_module(f"stateless_transducer.commands.{_COMMANDS[name][0]}")
         return command.main(f"transducer {name}", arguments) or 0
 
-    return _guarded("transducer", run)
+    return _guarded("transducer", run, torch_extra=_NEEDS.get(name, "torch"))
 
 
-def _guarded(program: str, run: Callable[[], int]) -> int:
-    """Status of a run; what users cause is a line that begins with the program's name."""
+def _guarded(program: str, run: Callable[[], int], *, torch_extra: str = "train") -> int:
+    """Status of a run; what users cause is a line that begins with the program's name.
+
+    Args:
+        program: that name.
+        run: gives the status.
+        torch_extra: which extra brings torch and what else the program needs, if torch is missing.
+    """
     try:
         return run()
     except KeyboardInterrupt:
@@ -141,8 +147,8 @@ def _guarded(program: str, run: Callable[[], int]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (ValueError, OSError, ModuleNotFoundError) as err:
-        extra = _EXTRAS.get(getattr(err, "name", None) or "")
-        extra = _NEEDS.get(name, extra) if extra == "torch" else extra
+        missing = getattr(err, "name", None) or ""
+        extra = torch_extra if missing == "torch" else _EXTRAS.get(missing)
         if os.environ.get("TRANSDUCER_TRACEBACK") or (isinstance(err, ModuleNotFoundError) and extra is None):
             raise
         message = f"{err}: pip install 'stateless-transducer[{extra}]'." if extra else _without_traceback(str(err))
