@@ -12,7 +12,7 @@ from tyro.conf import Positional
 from stateless_transducer.commands.console import complain, hours_bar, say
 from stateless_transducer.commands.flags import parse
 from stateless_transducer.decoding.config import SearchConfig
-from stateless_transducer.serving.config import SegmentConfig
+from stateless_transducer.serving.config import DetailConfig, SegmentConfig
 
 if TYPE_CHECKING:
     from stateless_transducer.audio import AudioError
@@ -51,6 +51,7 @@ class Options:
     dask: str | None = None
     """Of a manifest: address of the scheduler of a Dask cluster (tcp://...) whose workers do it; they see the files."""
     segments: SegmentConfig = field(default_factory=SegmentConfig)
+    details: DetailConfig = field(default_factory=DetailConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
 
     def __post_init__(self) -> None:
@@ -114,6 +115,8 @@ def _job(options: Options) -> Job:
     from stateless_transducer.serving.manifest import Job
 
     model, search = options.model, options.search
+    # a line of text has no room for them
+    has_times = options.manifest is not None or options.output_format != "txt"
     if options.dask is not None:
         # workers run in other folders
         model = model.absolute()
@@ -122,6 +125,7 @@ def _job(options: Options) -> Job:
         model=model,
         search=search,
         segments=options.segments,
+        details=replace(options.details, align=options.details.align and has_times),
         device=options.device,
         precision=options.precision,
         channel=options.channel,

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stateless_transducer.decoding.arrays import Array, log_sum_exp, without_gradients
+from stateless_transducer.decoding.arrays import Array, gather, like, log_sum_exp, to_numpy, without_gradients
 from stateless_transducer.decoding.hypothesis import Hypothesis
 from stateless_transducer.decoding.options import PLAIN, LogitOptions
 from stateless_transducer.decoding.recognisable import Steps, on_host
@@ -59,11 +59,9 @@ def align(
         options: adjustments of the logits.
     """
     model, encoder_out, encoder_out_lens = on_host(model, encoder_out, encoder_out_lens)
-    if not isinstance(encoder_out, np.ndarray):
-        raise ValueError("Alignment is computed on the CPU, but the encoder's output is on a GPU.")
     bands = [
         _Band.around(hypothesis, int(length), model)
-        for hypothesis, length in zip(hypotheses, encoder_out_lens, strict=True)
+        for hypothesis, length in zip(hypotheses, to_numpy(encoder_out_lens), strict=True)
     ]
     rows = np.concatenate([n * encoder_out.shape[1] + band.frames for n, band in enumerate(bands)])
     contexts = np.concatenate([band.contexts for band in bands])
@@ -116,7 +114,7 @@ class _Band:
 
 def _arc_scores(
     model: Steps,
-    frames: np.ndarray,
+    frames: Array,
     rows: np.ndarray,
     contexts: np.ndarray,
     following: np.ndarray,
@@ -126,10 +124,11 @@ def _arc_scores(
     blank, symbol = np.empty(len(rows)), np.empty(len(rows))
     for start in range(0, len(rows), _ROWS_AT_ONCE):
         part = slice(start, start + _ROWS_AT_ONCE)
-        logits = options.adjust(model.join(frames[rows[part]], model.predict(contexts[part])), model.blank_id)
+        here, context, token = (like(values[part], frames) for values in (rows, contexts, following))
+        logits = options.adjust(model.join(frames[here], model.predict(context)), model.blank_id)
         normaliser = log_sum_exp(logits)
-        blank[part] = logits[:, model.blank_id] - normaliser
-        symbol[part] = logits[np.arange(len(logits)), following[part]] - normaliser
+        blank[part] = to_numpy(logits[:, model.blank_id] - normaliser)
+        symbol[part] = to_numpy(gather(logits, token[:, None])[:, 0] - normaliser)
     return blank, symbol
 
 

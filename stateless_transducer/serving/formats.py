@@ -57,7 +57,8 @@ def document(wanted: Format, name: str, transcript: Transcript, token_table: Voc
 def json_line(name: str, transcript: Transcript, *, id_: str | None = None) -> str:
     """An object: id, if there is one, file, text, duration, segments, warnings."""
     head = {"file": name} if id_ is None else {"id": id_, "file": name}
-    return json.dumps({**head, **asdict(transcript)}, ensure_ascii=False)
+    segments = [segment.known() for segment in transcript.segments]
+    return json.dumps({**head, **asdict(transcript), "segments": segments}, ensure_ascii=False)
 
 
 TSV_HEADER = "path\tstart\tend\ttext"
@@ -94,9 +95,9 @@ class _Word:
 
 
 def _words(segment: Segment, token_table: Vocabulary) -> list[_Word]:
-    tokens, times = segment.tokens, segment.times
+    tokens, starts, ends = segment.tokens, segment.starts or segment.times, segment.ends or segment.times
     breaks = [i for i in range(1, len(tokens)) if _may_break(tokens[i - 1], tokens[i], token_table)]
-    return [_Word(tokens[i:j], times[i], times[j - 1]) for i, j in pairwise([0, *breaks, len(tokens)])]
+    return [_Word(tokens[i:j], starts[i], ends[j - 1]) for i, j in pairwise([0, *breaks, len(tokens)])]
 
 
 def _may_break(before: str, after: str, token_table: Vocabulary) -> bool:
@@ -147,26 +148,42 @@ def _clock(seconds: float, point: str) -> str:
 
 
 def _text_grid(transcript: Transcript) -> str:
-    """Praat's: a tier of segments, with empty intervals where there are none, and a tier of points for the tokens."""
-    intervals: list[tuple[float, float, str]] = []
-    now = 0.0
-    for segment in transcript.segments:
-        if segment.start > now:
-            intervals.append((now, segment.start, ""))
-        intervals.append((segment.start, segment.end, segment.text))
-        now = segment.end
-    if transcript.duration > now:
-        intervals.append((now, transcript.duration, ""))
+    """Praat's: a tier of segments and one of tokens: intervals, or points where only their moments are known."""
+    said = [(segment.start, segment.end, segment.text) for segment in transcript.segments]
+    bounds = ["xmin = 0", f"xmax = {transcript.duration:.3f}"]
+    lines = ['File type = "ooTextFile"', 'Object class = "TextGrid"', "", *bounds]
+    lines += ["tiers? <exists>", "size = 2", "item []:"]
+    lines += _tier(1, "IntervalTier", "segments", bounds, "intervals", _gapless(said, transcript.duration), _interval)
+    if transcript.spans:
+        spans = [(*span, token) for span, token in zip(transcript.spans, transcript.tokens, strict=True)]
+        lines += _tier(
+            2, "IntervalTier", "tokens", bounds, "intervals", _gapless(spans, transcript.duration), _interval
+        )
+        return "\n".join(lines) + "\n"
     points: dict[float, str] = {}
     for time, token in zip(transcript.times, transcript.tokens, strict=True):
         # Praat has no two points at one time
         points[time] = points.get(time, "") + token
-    bounds = ["xmin = 0", f"xmax = {transcript.duration:.3f}"]
-    lines = ['File type = "ooTextFile"', 'Object class = "TextGrid"', "", *bounds]
-    lines += ["tiers? <exists>", "size = 2", "item []:"]
-    lines += _tier(1, "IntervalTier", "segments", bounds, "intervals", intervals, _interval)
     lines += _tier(2, "TextTier", "tokens", bounds, "points", sorted(points.items()), _point)
     return "\n".join(lines) + "\n"
+
+
+def _gapless(spans: Sequence[tuple[float, float, str]], duration: float) -> list[tuple[float, float, str]]:
+    """With empty intervals where there are none; of two that overlap, the later one begins where the earlier ends."""
+    intervals: list[tuple[float, float, str]] = []
+    now = 0.0
+    for start, end, text in spans:
+        if start > now:
+            intervals.append((now, start, ""))
+        if end <= now and intervals:
+            # said on the same frame as the one before: Praat has no empty interval
+            intervals[-1] = (*intervals[-1][:2], intervals[-1][2] + text)
+            continue
+        intervals.append((max(start, now), end, text))
+        now = end
+    if duration > now:
+        intervals.append((now, duration, ""))
+    return intervals
 
 
 def _tier(

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from stateless_transducer.audio import AudioError
 from stateless_transducer.decoding.config import SearchConfig
-from stateless_transducer.serving.config import SegmentConfig
+from stateless_transducer.serving.config import DetailConfig, SegmentConfig
 from stateless_transducer.serving.model import Precision
 from stateless_transducer.serving.recognizer import Recognizer, Stretch
 from stateless_transducer.serving.transcript import Transcript
@@ -40,6 +40,7 @@ class Job:
     model: Path
     search: SearchConfig
     segments: SegmentConfig
+    details: DetailConfig
     device: str
     precision: Precision
     channel: int | None
@@ -58,6 +59,7 @@ class Job:
             device=self.device,
             precision=self.precision,
             segments=self.segments,
+            details=self.details,
             num_threads=self.num_threads,
         )
 

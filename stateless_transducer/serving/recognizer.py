@@ -10,23 +10,25 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
 from stateless_transducer.audio import AudioError, read_audio, stream_audio
+from stateless_transducer.decoding.alignment import Alignment, align
 from stateless_transducer.decoding.config import SearchConfig
 from stateless_transducer.decoding.fusion import Scorer
 from stateless_transducer.decoding.hypothesis import Hypothesis
-from stateless_transducer.decoding.search import make_scorer, search
+from stateless_transducer.decoding.search import encode, logit_options, make_scorer, search_encoded
 from stateless_transducer.features import PADDING_VALUE, fbank
-from stateless_transducer.ops.masks import SUBSAMPLING
-from stateless_transducer.serving.config import SegmentConfig
+from stateless_transducer.ops.masks import MIN_FEATURE_FRAMES, SUBSAMPLING
+from stateless_transducer.serving.config import DetailConfig, SegmentConfig
 from stateless_transducer.serving.model import Model, Precision, model_of, open_model
 from stateless_transducer.serving.segments import Piece, cut, make_voice_activity
-from stateless_transducer.serving.transcript import Segment, Transcript
+from stateless_transducer.serving.spans import token_spans
+from stateless_transducer.serving.transcript import Alternative, Segment, Transcript
 from stateless_transducer.text.tokens import TokenTable
 
 if TYPE_CHECKING:
@@ -72,6 +74,7 @@ class Recognizer:
         hotwords: Sequence[str] = (),
         precision: Precision = "fp32",
         segments: SegmentConfig | None = None,
+        details: DetailConfig | None = None,
     ) -> None:
         """A recogniser of a model.
 
@@ -83,6 +86,7 @@ class Recognizer:
             precision: of matrix products with a checkpoint; bf16 pays on a GPU, and on a CPU with instructions for it
                 (AMX).
             segments: how long sound is cut.
+            details: what is found out besides the text.
 
         Raises:
             ValueError: the model's tokens cannot spell a hotword, the search has no beam, there is no such device, or
@@ -90,6 +94,7 @@ class Recognizer:
         """
         self._config = config or SearchConfig()
         self._segments = segments or SegmentConfig()
+        self._details = details or DetailConfig()
         self._voice = make_voice_activity(self._segments.vad)
         if hotwords and self._config.decoding_method == "greedy_search":
             raise ValueError('Hotwords need a beam: SearchConfig(decoding_method="modified_beam_search").')
@@ -107,6 +112,7 @@ class Recognizer:
         hotwords: Sequence[str] = (),
         precision: Precision = "fp32",
         segments: SegmentConfig | None = None,
+        details: DetailConfig | None = None,
         num_threads: int | None = None,
     ) -> Recognizer:
         """Read a checkpoint of this project, or open a folder of ONNX graphs, for which no torch is needed.
@@ -119,13 +125,14 @@ class Recognizer:
             hotwords: see the constructor.
             precision: fp32, of a checkpoint also bf16, of a folder int8 (x.int8.onnx).
             segments: see the constructor.
+            details: see the constructor.
             num_threads: of graphs; None: as many as there are cores. Torch has a setting for all its models.
 
         Raises:
             ValueError: it cannot be read.
         """
         model = open_model(Path(path), device=device, precision=precision, num_threads=num_threads)
-        return cls(model, config, hotwords=hotwords, segments=segments)
+        return cls(model, config, hotwords=hotwords, segments=segments, details=details)
 
     def _make_scorer(self, hotwords: Sequence[str]) -> Scorer | None:
         config, tokens = self._config, self.token_table
@@ -289,11 +296,33 @@ class Recognizer:
         padded = np.full((len(features), lens.max(), features[0].shape[1]), PADDING_VALUE, np.float32)
         for row, each in zip(padded, features, strict=True):
             row[: len(each)] = each
-        model = self._model
-        hypotheses = search(model.recognisable, model.place(padded), model.place(lens), self._config, self._scorer)
-        return [self._segment(piece, hypothesis) for piece, hypothesis in zip(pieces, hypotheses, strict=True)]
+        model, config = self._model, self._config
+        encoded = encode(model.recognisable, model.place(padded), model.place(lens))
+        ranked = search_encoded(model.recognisable, *encoded, config, self._scorer)
+        segments = [self._segment(piece, found) for piece, found in zip(pieces, ranked, strict=True)]
+        if not self._details.align:
+            return segments
+        best = [found[0] for found in ranked]
+        is_modified = config.decoding_method != "beam_search" and config.max_sym_per_frame == 1
+        options, per_frame = logit_options(config), 1 if is_modified else None
+        aligned = align(model.recognisable, *encoded, best, max_symbols_per_frame=per_frame, options=options)
+        return [self._aligned(*each) for each in zip(segments, features, aligned, strict=True)]
 
-    def _segment(self, piece: Piece, hypothesis: Hypothesis) -> Segment:
+    def _aligned(self, segment: Segment, features: np.ndarray, alignment: Alignment) -> Segment:
+        """With the begin, end and confidence of each token."""
+        seconds_a_frame = self._model.fbank_config.frame_shift_ms / 1000
+        spans = token_spans(features, [SUBSAMPLING * frame + MIN_FEATURE_FRAMES // 2 for frame in alignment.frames])
+        starts, ends = (
+            tuple(round(min(segment.start + span[end] * seconds_a_frame, segment.end), 3) for span in spans)
+            for end in (0, 1)
+        )
+        confidences = tuple(round(confidence, 5) for confidence in alignment.confidences)
+        return replace(
+            segment, starts=starts, ends=ends, confidences=confidences, confidence=round(alignment.confidence, 5)
+        )
+
+    def _segment(self, piece: Piece, ranked: Sequence[Hypothesis]) -> Segment:
+        hypothesis = ranked[0]
         start = piece.start / self.sample_rate
         seconds_a_frame = SUBSAMPLING * self._model.fbank_config.frame_shift_ms / 1000
         return Segment(
@@ -303,6 +332,10 @@ class Recognizer:
             tokens=tuple(self.token_table.symbols[token] for token in hypothesis.tokens),
             times=tuple(round(start + frame * seconds_a_frame, 3) for frame in hypothesis.frames),
             log_probs=tuple(round(log_prob, 5) for log_prob in hypothesis.log_probs),
+            alternatives=tuple(
+                Alternative(self.token_table.decode(other.tokens), round(other.score, 5))
+                for other in ranked[1 : self._details.nbest]
+            ),
         )
 
 
