@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,11 +36,16 @@ AISHELL_TEXTS = {
 """What each speaker of `write_aishell` says, one file a sentence."""
 
 
-def write_aishell(corpus_dir: Path) -> Path:
-    """Noise with transcripts in AISHELL's layout: a second and a bit each."""
+def write_aishell(corpus_dir: Path, texts_of: Mapping[tuple[str, str], Sequence[str]] = AISHELL_TEXTS) -> Path:
+    """Noise with transcripts in AISHELL's layout: a second and a bit each.
+
+    Args:
+        corpus_dir: made if need be.
+        texts_of: what each speaker of each split says.
+    """
     random = np.random.default_rng(33)
     lines = []
-    for (split, speaker), texts in AISHELL_TEXTS.items():
+    for (split, speaker), texts in texts_of.items():
         folder = corpus_dir / "data_aishell" / "wav" / split / speaker
         folder.mkdir(parents=True)
         for number, text in enumerate(texts):

@@ -4,36 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from lhotse import CutSet
+from recipe_folder import PREPARE, Folder
 from sounds import write_aishell, write_musan
 
 from stateless_transducer.text.lang import write_char_lang
 
-ROOT = Path(__file__).parent.parent
-SCRIPT = ROOT / "egs" / "aishell" / "ASR" / "prepare.sh"
 LINE = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d \(prepare.sh:(\d+):main\) (.*)$", re.MULTILINE)
-
-
-class Folder:
-    """Where the recipe runs; ``transducer`` is this very package's, or just tells what it was called with."""
-
-    def __init__(self, path, *, does_work=True):
-        self.path = path
-        (path / "bin").mkdir()
-        command = path / "bin" / "transducer"
-        does = f"exec {sys.executable} -m stateless_transducer.cli" if does_work else "echo transducer"
-        command.write_text(f'#!/bin/sh\n{does} "$@"\n')
-        command.chmod(0o755)
-        self.environment = {**os.environ, "PATH": f"{path / 'bin'}:/usr/bin:/bin", "PYTHONPATH": str(ROOT)}
-
-    def run(self, *arguments, script=SCRIPT):
-        command = [str(script), *arguments]
-        return subprocess.run(command, cwd=self.path, env=self.environment, capture_output=True, text=True)
 
 
 def _says(ran):
@@ -51,9 +30,9 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def runs(folder):
     """The tutorial's two lines, and the rest with what is done already."""
-    first = folder.run("--stop-stage", "4", "--nj", "1")
-    lang = folder.run("--stage", "6", "--stop_stage", "6", script=os.path.relpath(SCRIPT, folder.path))
-    return [first, lang, folder.run("--stage", "5")]
+    first = folder.run(PREPARE, "--stop-stage", "4", "--nj", "1")
+    lang = folder.run(os.path.relpath(PREPARE, folder.path), "--stage", "6", "--stop_stage", "6")
+    return [first, lang, folder.run(PREPARE, "--stage", "5")]
 
 
 def test_stages_are_announced_as_icefalls(folder, runs):
@@ -67,7 +46,7 @@ def test_stages_are_announced_as_icefalls(folder, runs):
         "Stage 4: Compute fbank for musan",
     ]
     assert _says(runs[1])[1:] == ["Stage 6: Prepare char based lang"]
-    lines = SCRIPT.read_text().splitlines()
+    lines = PREPARE.read_text().splitlines()
     for number, text in LINE.findall(runs[0].stdout)[1:]:
         assert text in lines[int(number) - 1]
 
@@ -103,7 +82,7 @@ def test_second_run_skips_and_says_what_is_not_needed(runs):
 
 def test_options_reach_the_commands(tmp_path):
     flags = "--dl_dir /d --mirror http://m --perturb-speed false --nj 3 --stop-stage 6".split()
-    ran = Folder(tmp_path, does_work=False).run(*flags)
+    ran = Folder(tmp_path, does_work=False).run(PREPARE, *flags)
     assert [line for line in ran.stdout.splitlines() if line.startswith("transducer")] == [
         "transducer prepare download --corpus aishell --dl-dir /d --mirror http://m",
         "transducer prepare download --corpus musan --dl-dir /d --mirror http://m",
@@ -120,7 +99,7 @@ def test_corpus_that_is_there_is_not_downloaded(tmp_path):
     (tmp_path / "download" / "aishell" / "data_aishell" / "wav" / "train").mkdir(parents=True)
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "download" / "musan").symlink_to(tmp_path / "elsewhere")
-    assert "transducer" not in other.run("--stop-stage", "0").stdout
+    assert "transducer" not in other.run(PREPARE, "--stop-stage", "0").stdout
 
 
 @pytest.mark.parametrize(
@@ -133,19 +112,19 @@ def test_corpus_that_is_there_is_not_downloaded(tmp_path):
     ],
 )
 def test_wrong_option_is_named(folder, arguments, message):
-    ran = folder.run(*arguments)
+    ran = folder.run(PREPARE, *arguments)
     assert ran.returncode == 2 and ran.stderr.startswith(f"prepare.sh: error: {message}") and not ran.stdout
 
 
 def test_failing_stage_stops_the_script(tmp_path):
     other = Folder(tmp_path, does_work=False)
     (tmp_path / "bin" / "transducer").write_text("#!/bin/sh\nexit 1\n")
-    ran = other.run("--stage", "1", "--stop-stage", "3")
+    ran = other.run(PREPARE, "--stage", "1", "--stop-stage", "3")
     assert ran.returncode == 1
     assert _says(ran)[1:] == ["Stage 1: Prepare aishell manifest"]
 
 
 def test_help_lists_the_options(folder):
-    ran = folder.run("--help")
+    ran = folder.run(PREPARE, "--help")
     assert ran.returncode == 0
     assert ran.stdout.count("\n  --") == 6 and "#" not in ran.stdout and "set -e" not in ran.stdout

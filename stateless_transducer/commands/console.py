@@ -39,8 +39,9 @@ def bytes_bar(what: str) -> Iterator[Callable[[int, int], None]]:
 @contextmanager
 def _bar(what: str, *counts: ProgressColumn) -> Iterator[Callable[[int, int], None]]:
     columns = (TextColumn(what), BarColumn(), *counts, TextColumn("left"), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+    # not what rich asks, which takes a wish for colours (FORCE_COLOR, as notebooks set it) for a terminal
+    is_shown = sys.stderr.isatty()
+    with Progress(*columns, console=Console(stderr=True), disable=not is_shown, transient=True) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total or None)
 
@@ -53,8 +54,7 @@ def hours_bar(what: str, total: Callable[[], float | None]) -> Iterator[Callable
         what: is being done.
         total: asked for the seconds in all, if there is a bar; None: nobody knows.
     """
-    console = Console(stderr=True)
-    if not console.is_terminal:
+    if not sys.stderr.isatty():
         yield lambda done: None
         return
     columns = (TextColumn(what), BarColumn(), TextColumn("{task.fields[hours]}"), TimeRemainingColumn())
@@ -65,7 +65,7 @@ def hours_bar(what: str, total: Callable[[], float | None]) -> Iterator[Callable
         return f"{done / 3600:.2f}" + (f" of {total_s / 3600:.2f}" if total_s else "") + f" h, {rate:.0f}x real time"
 
     # a terminal shows lines above the bar; elsewhere standard output must stay what it is
-    with Progress(*columns, console=console, transient=True, redirect_stdout=sys.stdout.isatty()) as bar:
+    with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=sys.stdout.isatty()) as bar:
         task = bar.add_task(what, total=total_s, hours=hours(0.0))
         yield lambda done: bar.update(task, completed=done, hours=hours(done))
 

@@ -53,8 +53,11 @@ class Transducer(nn.Module):
         token_lens: Tensor,
         *,
         max_symbols_per_frame: Literal[1] | None = None,
+        band: tuple[Tensor, int] | None = None,
     ) -> Tensor:
         """`forward` from the encoder's output on: (N, T, D) and (N,) with tokens (N, U) and (N,) -> (N,).
+
+        With a band (see `joint_transducer_loss`), of the paths within it.
 
         Infinite for an utterance without a path: the caller knows its name.
         """
@@ -68,6 +71,7 @@ class Transducer(nn.Module):
             self.joiner.output_linear.bias,
             blank=self.blank_id,
             max_symbols_per_frame=max_symbols_per_frame,
+            band=band,
             inf_is="inf",
         )
 

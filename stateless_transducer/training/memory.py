@@ -103,11 +103,11 @@ def activation_bytes(plan: Plan, objective: Objective, N: int, T_in: int, U: int
     linear, square = np.linalg.solve(powers, counted)
     encoder = N * (linear * T_in + square * T_in**2)
     # the lattice: scores, sums and occupations of each cell in float64
-    T, rows = int(subsampled_lens(torch.tensor(T_in))), min(plan.config.prune.prune_range, U + 1)
+    T = int(subsampled_lens(torch.tensor(T_in)))
     lattice = N * T * (U + 1) * 80
-    if rows:
-        # logits of the band and of encoder and decoder apart, with gradients
-        lattice += N * (T * (rows + 1) + U + 1) * plan.model_config.vocab_size * 8
+    if plan.config.prune.prune_range:
+        # logits of encoder and decoder apart, and their gradients
+        lattice += N * (T + U + 1) * plan.model_config.vocab_size * 8
     dtype = autocast_dtype(plan.config.precision, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     return encoder * (0.6 if dtype is not None else 1.0) + lattice
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from stateless_transducer.data.batches import Batch
 from stateless_transducer.model.config import ModelConfig
 from stateless_transducer.model.transducer import Transducer
-from stateless_transducer.ops.pruned_loss import prune, prune_ranges, pruned_transducer_loss, simple_transducer_loss
+from stateless_transducer.ops.pruned_loss import PruneRanges, prune_ranges, simple_transducer_loss
 from stateless_transducer.training.config import PruneConfig
 
 
@@ -67,13 +67,20 @@ class Objective(nn.Module):
     def forward(self, batch: Batch, max_symbols_per_frame: Literal[1] | None, with_ctc: bool) -> Losses:
         """The losses of a batch, in the standard (None) or the modified (1) topology."""
         encoder_out, lens = self.model.encode(batch.features, batch.feature_lens)
-        simple_nll = None
-        if self.simple_joiner is None:
-            nll = self.model.nll(
-                encoder_out, lens, batch.tokens, batch.token_lens, max_symbols_per_frame=max_symbols_per_frame
+        simple_nll, band = None, None
+        if self.simple_joiner is not None:
+            decoder_out = self.model.decoder.all_prefixes(batch.tokens)
+            simple_nll, band = self.simple_joiner(
+                encoder_out,
+                lens,
+                decoder_out,
+                batch,
+                blank=self.model.blank_id,
+                max_symbols_per_frame=max_symbols_per_frame,
             )
-        else:
-            nll, simple_nll = self.simple_joiner(self.model, encoder_out, lens, batch, max_symbols_per_frame)
+        nll = self.model.nll(
+            encoder_out, lens, batch.tokens, batch.token_lens, max_symbols_per_frame=max_symbols_per_frame, band=band
+        )
         ctc_nll = self._ctc_nll(encoder_out, lens, batch) if with_ctc and self.ctc_head is not None else None
         return Losses(nll, lens, ctc_nll, simple_nll)
 
@@ -93,7 +100,7 @@ class Objective(nn.Module):
 
 
 class SimpleJoiner(nn.Module):
-    """Chooses the band of cells by the sum of two linear maps, on which alone the model's joiner is then computed."""
+    """The sum of two linear maps in the joiner's place: its loss, and the rows of each frame that matter to it."""
 
     def __init__(self, dim: int, vocab_size: int, config: PruneConfig) -> None:
         super().__init__()
@@ -102,43 +109,33 @@ class SimpleJoiner(nn.Module):
 
     def forward(
         self,
-        model: Transducer,
         encoder_out: Tensor,
         lens: Tensor,
+        decoder_out: Tensor,
         batch: Batch,
+        *,
+        blank: int,
         max_symbols_per_frame: Literal[1] | None,
-    ) -> tuple[Tensor, Tensor]:
-        """(N, T, D) and (N,) -> pruned and simple nll, both (N,)."""
-        tokens, token_lens, blank = batch.tokens, batch.token_lens, model.blank_id
-        decoder_out = model.decoder.all_prefixes(tokens)  # (N, U+1, D)
+    ) -> tuple[Tensor, PruneRanges]:
+        """(N, T, D), (N,) and (N, U+1, D) -> simple nll (N,), and the band."""
         simple = simple_transducer_loss(
             self.from_encoder(encoder_out),
             lens,
             self.from_decoder(decoder_out),
-            tokens,
-            token_lens,
+            batch.tokens,
+            batch.token_lens,
             blank=blank,
             max_symbols_per_frame=max_symbols_per_frame,
             lm_only_scale=self._config.lm_scale,
             am_only_scale=self._config.am_scale,
             inf_is="inf",
         )
-        starts, width = prune_ranges(
+        band = prune_ranges(
             simple.blank_occupation,
             simple.symbol_occupation,
             lens,
-            token_lens,
+            batch.token_lens,
             width=self._config.prune_range,
             max_symbols_per_frame=max_symbols_per_frame,
         )
-        nll = pruned_transducer_loss(
-            model.join(*prune(encoder_out, decoder_out, starts, width=width)),
-            starts,
-            lens,
-            tokens,
-            token_lens,
-            blank=blank,
-            max_symbols_per_frame=max_symbols_per_frame,
-            inf_is="inf",
-        )
-        return nll, simple.nll
+        return simple.nll, band

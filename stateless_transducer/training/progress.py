@@ -116,15 +116,13 @@ class TrainingDisplay:
                     "or say `--tensorboard false`."
                 ) from None
             self._writer = SummaryWriter(str(exp_dir / "tensorboard"))
-        console = Console(stderr=True)
-        self.is_terminal = console.is_terminal
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             TextColumn("{task.percentage:>3.0f}%  {task.fields[numbers]}  time left"),
             TimeRemainingColumn(elapsed_when_finished=True),
-            console=console,
-            disable=not self.is_terminal,
+            console=Console(stderr=True),
+            disable=not sys.stderr.isatty(),
         )
         self._task = self._bar.add_task("training", total=total_seconds, numbers="")
         self._bar.update(self._task, completed=done_seconds)
