@@ -7,8 +7,9 @@
 Without a checkpoint, the model has the full sizes and random weights, sharpened until about every eighth frame says a
 symbol, and the sounds are noise of 2 to 10 s. All have the same model, files and threads; each run is a process of its
 own, they take turns, and medians are printed. The gate: ours with torch, ours with ONNX and sherpa-onnx must say the
-same in fp32. "alone" gives one file at a time, "batched" all at once: ours makes batches itself, sherpa-onnx gets 8
-files of like length.
+same in fp32. CPU is seconds of all threads a second of sound, which a busy machine disturbs less than the wall clock.
+"alone" gives one file at a time, "batched" all at once: ours makes batches itself, sherpa-onnx gets 8 files of like
+length.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import shutil
 import statistics
 import subprocess
@@ -94,15 +94,22 @@ def work(who: str, mode: str, folder: Path, threads: int, spawned: float, paths:
     transcribe = sherpas(folder, precision, threads) if kind == "sherpa" else ours(folder, kind, precision, threads)
     ready = time.time()
     transcribe(paths[:1], "alone")
-    started = time.perf_counter()
+    started, cpu = time.perf_counter(), time.process_time()
     texts = transcribe(paths, mode)
     figures = {
         "wall_s": time.perf_counter() - started,
+        "cpu_s": time.process_time() - cpu,
         "start_s": ready - spawned,
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_mb": peak_mb(),
         "texts": texts,
     }
     print(json.dumps(figures))
+
+
+def peak_mb() -> float:
+    """Of this process; what getrusage says is at least the parent's."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) / 1024
 
 
 def ours(folder: Path, kind: str, precision: str, threads: int):
@@ -174,7 +181,7 @@ def measure(arguments: argparse.Namespace, folder: Path, paths: list[Path], seco
     check(runs)
     rows = []
     for (mode, who), own in runs.items():
-        wall = [each["wall_s"] for each in own]
+        wall, cpu = ([each[name] for each in own] for name in ("wall_s", "cpu_s"))
         beside = runs.get((mode, f"sherpa {'int8' if who.endswith('int8') else 'fp32'}"), own)
         rows.append(
             {
@@ -182,7 +189,9 @@ def measure(arguments: argparse.Namespace, folder: Path, paths: list[Path], seco
                 "who": who,
                 "real_time_factor": statistics.median(wall) / seconds,
                 "spread": [min(wall) / seconds, max(wall) / seconds],
+                "cpu_factor": statistics.median(cpu) / seconds,
                 "to_sherpa": statistics.median(a["wall_s"] / b["wall_s"] for a, b in zip(own, beside, strict=True)),
+                "cpu_to_sherpa": statistics.median(a["cpu_s"] / b["cpu_s"] for a, b in zip(own, beside, strict=True)),
                 "start_s": statistics.median(each["start_s"] for each in own),
                 "peak_mb": statistics.median(each["peak_mb"] for each in own),
                 "characters": sum(map(len, own[0]["texts"])),
@@ -239,13 +248,14 @@ def main() -> None:
         facts |= {"files": len(paths), "seconds": round(seconds, 1)}
         rows = measure(arguments, Path(temporary), paths, seconds)
     print(", ".join(f"{key} {value}" for key, value in facts.items()))
-    print("| mode | who | real-time factor | spread | to sherpa-onnx | start, s | peak, MB |")
-    print("|---|---|---|---|---|---|---|")
+    print("| mode | who | real-time factor | spread | CPU | to sherpa-onnx, wall / CPU | start, s | peak, MB |")
+    print("|---|---|---|---|---|---|---|---|")
     for row in rows:
         low, high = row["spread"]
         print(
             f"| {row['mode']} | {row['who']} | {row['real_time_factor']:.4f} | {low:.4f}..{high:.4f} "
-            f"| {row['to_sherpa']:.2f} | {row['start_s']:.2f} | {row['peak_mb']:.0f} |"
+            f"| {row['cpu_factor']:.4f} | {row['to_sherpa']:.2f} / {row['cpu_to_sherpa']:.2f} "
+            f"| {row['start_s']:.2f} | {row['peak_mb']:.0f} |"
         )
     if arguments.output is not None:
         arguments.output.write_text(json.dumps({**facts, "rows": rows}, indent=2) + "\n", encoding="utf-8")

@@ -11,6 +11,7 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 # batches that the pool holds at most; the first ones leave early, so that there is something to see
 _POOL_BATCHES = 4
+# of a batch, what the shortest piece fills of its row at least: padding is worked on like speech
+_LEAST_FILLED = 0.75
 
 
 @dataclass(frozen=True)
@@ -276,8 +279,10 @@ class Recognizer:
         by_length = sorted(pieces, key=lambda place: -len(pieces[place].samples))
         segments: dict[int, Segment] = {}
         while by_length:
-            longest = len(pieces[by_length[0]].samples) / self.sample_rate
-            size = max(1, int(batch_seconds / longest))
+            longest = len(pieces[by_length[0]].samples)
+            most = max(1, int(batch_seconds * self.sample_rate / longest))
+            alike = takewhile(lambda place: len(pieces[place].samples) >= _LEAST_FILLED * longest, by_length[:most])
+            size = sum(1 for _ in alike)
             batch, by_length = by_length[:size], by_length[size:]
             segments.update(zip(batch, self._search([pieces[place] for place in batch]), strict=True))
         for place, item in enumerate(pool):
