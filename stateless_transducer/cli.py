@@ -42,6 +42,7 @@ _GROUPS: tuple[tuple[str, dict[str, tuple[str, str]]], ...] = (
             "train": ("train", "train a model"),
             "decode": ("decode", "decode a prepared test set and report the error rate"),
             "compare": ("compare", "compare two results: is one better, or was it chance?"),
+            "info": ("info", "what a model is: sizes, tokens, front end, training, hashes"),
             "average": ("average", "average checkpoints into one model file"),
             "import": ("import_icefall", "a model of icefall's transducer_stateless_modified as one of ours"),
             "export icefall": ("export_icefall", "one of our models as icefall's pretrained.pt"),

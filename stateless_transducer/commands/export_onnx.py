@@ -10,7 +10,9 @@ from stateless_transducer.commands.console import complain, progress_bar, say
 from stateless_transducer.commands.flags import parse
 
 if TYPE_CHECKING:
+    from stateless_transducer.data.index import CutIndex
     from stateless_transducer.evaluation import TestResult
+    from stateless_transducer.export.onnx_model import Precision
     from stateless_transducer.text.tokens import TokenTable
 
 
@@ -57,6 +59,7 @@ def run(options: Options) -> int:
 
     if options.output.exists() and not options.output.is_dir():
         raise ValueError(f"`--output` {options.output} is a file; name a folder.")
+    cuts = _cuts(options)
     checkpoint = load_checkpoint(options.checkpoint)
     others = differs_from_clients(checkpoint.fbank_config)
     if others:
@@ -67,23 +70,32 @@ def run(options: Options) -> int:
     ) as folder:
         write_onnx(folder, checkpoint)
         if options.int8:
-            int8 = _quantise(folder, options, checkpoint.token_table)
+            int8 = _quantise(folder, cuts, options, checkpoint.token_table)
         write_card(folder, checkpoint, int8)
     for path in sorted(options.output.glob("*.onnx")):
         say(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
     return 0 if int8 is None or int8["kept"] else 1
 
 
-def _quantise(folder: Path, options: Options, token_table: TokenTable) -> dict[str, Any] | None:
+def _cuts(options: Options) -> CutIndex | None:
+    """What to measure on."""
+    if options.manifest_dir is None:
+        return None
+    from stateless_transducer.data.batches import load_index
+
+    return load_index(options.manifest_dir, options.prefix, options.test_set)
+
+
+def _quantise(folder: Path, cuts: CutIndex | None, options: Options, token_table: TokenTable) -> dict[str, Any] | None:
     """Write the int8 graphs, and say what they cost, if there is something to measure it on; too much: remove them."""
     from stateless_transducer.export.onnx_model import INT8_GRAPHS
     from stateless_transducer.export.quantise import quantise
 
     quantise(folder)
-    if options.manifest_dir is None:
+    if cuts is None:
         complain("int8: what it costs in accuracy was not measured; `--manifest-dir` names a prepared corpus for that.")
         return None
-    fp32, int8 = (_evaluate(folder, precision, options, token_table) for precision in ("fp32", "int8"))
+    fp32, int8 = (_evaluate(folder, precision, cuts, options, token_table) for precision in ("fp32", "int8"))
     found = _cost(fp32, int8, options, token_table)
     if not found["kept"]:
         complain(f"int8 is not kept: it costs more than `--reject-worse-than` {options.reject_worse_than:g} points.")
@@ -92,19 +104,17 @@ def _quantise(folder: Path, options: Options, token_table: TokenTable) -> dict[s
     return found
 
 
-def _evaluate(folder: Path, precision: Any, options: Options, token_table: TokenTable) -> TestResult:
-    from stateless_transducer.data.batches import evaluation_batches, load_index
+def _evaluate(
+    folder: Path, precision: Precision, cuts: CutIndex, options: Options, token_table: TokenTable
+) -> TestResult:
+    from stateless_transducer.data.batches import evaluation_batches
     from stateless_transducer.data.config import DataConfig
     from stateless_transducer.decoding.config import SearchConfig
     from stateless_transducer.evaluation import evaluate
     from stateless_transducer.export.onnx_model import OnnxTransducer
 
-    assert options.manifest_dir is not None
-    cuts = load_index(options.manifest_dir, options.prefix, options.test_set)
-    data = DataConfig(
-        manifest_dir=options.manifest_dir, prefix=options.prefix, max_duration=options.max_duration, num_workers=0
-    )
-    model, batches = OnnxTransducer.open(folder, precision=precision), evaluation_batches(cuts, token_table, data)
+    model = OnnxTransducer.open(folder, precision=precision)
+    batches = evaluation_batches(cuts, token_table, DataConfig(max_duration=options.max_duration, num_workers=0))
     with progress_bar(f"decoding {options.test_set}, {precision}") as bar:
         return evaluate(
             model, batches, token_table, SearchConfig(), device=None, progress=lambda done: bar(done, len(cuts))

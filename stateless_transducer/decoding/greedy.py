@@ -5,6 +5,8 @@ Letters: N utterances, T encoder frames, D joiner width, S symbols a frame may e
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from stateless_transducer.decoding.arrays import (
@@ -19,6 +21,9 @@ from stateless_transducer.decoding.arrays import (
 from stateless_transducer.decoding.hypothesis import Hypothesis
 from stateless_transducer.decoding.options import PLAIN, LogitOptions, Schedule
 from stateless_transducer.decoding.recognisable import Steps, on_host
+
+# an utterance looks so many frames ahead, as long as all together do not ask for more rows
+_MOST_AHEAD, _ROWS_AT_ONCE = 8, 32
 
 
 @without_gradients
@@ -45,7 +50,9 @@ def greedy_search(
         N hypotheses, whose score is the sum of their tokens' log-probabilities.
     """
     model, encoder_out, encoder_out_lens = on_host(model, encoder_out, encoder_out_lens)
-    xp, device, is_cheap_to_ask = namespace(encoder_out), device_of(encoder_out), is_on_host(encoder_out)
+    if is_on_host(encoder_out):
+        return _search_ahead(model, encoder_out, encoder_out_lens, max_symbols_per_frame, options)
+    xp, device = namespace(encoder_out), device_of(encoder_out)
     schedule = Schedule.of(encoder_out_lens)
     N, T, blank = len(schedule.lens), len(schedule.running), model.blank_id
     contexts = xp.full((N, model.context_size), blank, dtype=xp.int64, device=device)
@@ -59,13 +66,7 @@ def greedy_search(
             logits = options.adjust(model.join(encoder_out[schedule.order[rows], t], decoder_out[rows]), blank)
             found = xp.argmax(logits, axis=-1)
             says = found != blank
-            if is_cheap_to_ask:
-                # most frames say nothing; those that do are few
-                speaking = xp.nonzero(says)[0]
-                if not len(speaking):
-                    break
-                rows, logits, found, says = rows[speaking], logits[speaking], found[speaking], says[speaking]
-            elif is_listening is not None:
+            if is_listening is not None:
                 says = says & is_listening
             is_listening = says
             symbols[t, s, rows] = xp.where(says, found, blank)
@@ -74,6 +75,55 @@ def greedy_search(
             contexts[rows] = xp.where(says[:, None], shifted, contexts[rows])
             decoder_out[rows] = model.predict(contexts[rows])
     return schedule.unsort(_collect(to_numpy(symbols), to_numpy(log_probs), blank))
+
+
+def _search_ahead(
+    model: Steps, encoder_out: np.ndarray, encoder_out_lens: np.ndarray, S: int, options: LogitOptions
+) -> list[Hypothesis]:
+    """The same in NumPy arrays: an utterance asks for several frames at once, up to the first that says something.
+
+    Most frames say nothing, and a few rows more make a product of matrices hardly slower. Letter: R rows.
+    """
+    lens, blank = encoder_out_lens.astype(np.int64), model.blank_id
+    contexts = np.full((len(lens), model.context_size), blank, np.int64)
+    decoder_out = model.predict(contexts)
+    # of each utterance: the next frame, and how many symbols it has said already
+    t, said = np.zeros_like(lens), np.zeros_like(lens)
+    events: list[tuple[np.ndarray, ...]] = []
+    while len(running := (t < lens).nonzero()[0]):
+        ahead = np.minimum(lens[running] - t[running], min(_MOST_AHEAD, max(1, _ROWS_AT_ONCE // len(running))))
+        owners = running.repeat(ahead)  # (R,)
+        frames = np.arange(len(owners)) + (t[running] - (ahead.cumsum() - ahead)).repeat(ahead)
+        logits = options.adjust(model.join(encoder_out[owners, frames], decoder_out[owners]), blank)
+        symbols = logits.argmax(1)
+        says = (symbols != blank).nonzero()[0]
+        speaking, first = np.unique(owners[says], return_index=True)
+        says = says[first]
+        frame, symbol = frames[says], symbols[says]
+        count = np.where(frame == t[speaking], said[speaking], 0) + 1
+        t[running] += ahead
+        said[running] = 0
+        if not len(speaking):
+            continue
+        t[speaking], said[speaking] = frame + (count == S), count % S
+        contexts[speaking] = np.concatenate([contexts[speaking, 1:], symbol[:, None]], axis=1)
+        decoder_out[speaking] = model.predict(contexts[speaking])
+        events.append((speaking, frame, symbol, logits[says].max(1) - log_sum_exp(logits[says])))
+    return _of_events(events, len(lens))
+
+
+def _of_events(events: Sequence[tuple[np.ndarray, ...]], N: int) -> list[Hypothesis]:
+    """Utterances, frames, symbols and log-probabilities, in the order of the frames -> N hypotheses."""
+    if not events:
+        return [Hypothesis((), (), ()) for _ in range(N)]
+    utterances, *values = (np.concatenate(each) for each in zip(*events, strict=True))
+    order = utterances.argsort(kind="stable")
+    bounds = np.searchsorted(utterances[order], np.arange(1, N))
+    parts = (np.split(each[order], bounds) for each in values)
+    return [
+        Hypothesis(tuple(tokens.tolist()), tuple(frames.tolist()), tuple(log_probs.tolist()), float(log_probs.sum()))
+        for frames, tokens, log_probs in zip(*parts, strict=True)
+    ]
 
 
 def _collect(symbols: np.ndarray, log_probs: np.ndarray, blank: int) -> list[Hypothesis]:

@@ -15,6 +15,7 @@ import numpy as np
 from stateless_transducer.export.onnx_graph import Graph, feature_dim, find_graph, is_int8, is_streaming
 from stateless_transducer.features import PADDING_VALUE, FbankConfig
 
+Precision = Literal["fp32", "int8"]
 GRAPHS = {role: f"{role}.onnx" for role in ("encoder", "decoder", "joiner")}
 """Names of our graphs by role."""
 INT8_GRAPHS = {role: f"{role}.int8.onnx" for role in GRAPHS}
@@ -55,9 +56,7 @@ class OnnxTransducer:
         self._try()
 
     @classmethod
-    def open(
-        cls, folder: Path, *, precision: Literal["fp32", "int8"] = "fp32", num_threads: int | None = None
-    ) -> OnnxTransducer:
+    def open(cls, folder: Path, *, precision: Precision = "fp32", num_threads: int | None = None) -> OnnxTransducer:
         """Open a folder with encoder*.onnx, decoder*.onnx and joiner*.onnx; they may lie one level deeper.
 
         Args:
@@ -81,9 +80,10 @@ class OnnxTransducer:
         return cls(**paths, num_threads=num_threads)
 
     @property
-    def paths(self) -> tuple[Path, Path, Path]:
-        """Of encoder, decoder, joiner."""
-        return self._encoder.path, self._decoder.path, self._joiner.path
+    def metadata(self) -> dict[str, str]:
+        """Of the three graphs, without the front end."""
+        graphs = (self._encoder, self._decoder, self._joiner)
+        return {key: value for graph in graphs for key, value in sorted(graph.metadata.items()) if key != FRONT_END}
 
     def encode(self, features: np.ndarray, feature_lens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(N, T_in, F), float32, and (N,) -> encoder_out (N, T, D) and encoder_out_lens (N,).

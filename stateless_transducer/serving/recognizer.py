@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 # batches that the pool holds at most; the first ones leave early, so that there is something to see
 _POOL_BATCHES = 4
+# of a batch, what the shortest piece fills of its row at least: padding is worked on like speech
+_LEAST_FILLED = 0.75
 
 
 @dataclass(frozen=True)
@@ -283,8 +285,9 @@ class Recognizer:
         by_length = sorted(pieces, key=lambda place: -len(pieces[place].samples))
         segments: dict[int, Segment] = {}
         while by_length:
-            longest = len(pieces[by_length[0]].samples) / self.sample_rate
-            size = max(1, int(batch_seconds / longest))
+            longest = len(pieces[by_length[0]].samples)
+            most = max(1, int(batch_seconds * self.sample_rate / longest))
+            size = sum(len(pieces[place].samples) >= _LEAST_FILLED * longest for place in by_length[:most])
             batch, by_length = by_length[:size], by_length[size:]
             segments.update(zip(batch, self._search([pieces[place] for place in batch]), strict=True))
         for place, item in enumerate(pool):

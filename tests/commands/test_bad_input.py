@@ -190,13 +190,14 @@ def test_help_names_every_command_and_loads_no_torch():
     printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert printed.endswith("False\n")
     names = ("demo", "prepare aishell", "prepare table", "train", "decode", "compare", "average", "import")
-    for name in (*names, "export icefall", "report", "transcribe", "stream"):
+    for name in (*names, "export icefall", "export onnx", "export torch", "info", "report", "transcribe", "stream"):
         assert f"\n  {name} " in printed
 
 
 @pytest.mark.parametrize(
     "command",
-    ["train", "decode", "compare", "import", "export icefall", "transcribe", "stream", "demo"]
+    ["train", "decode", "compare", "import", "info", "transcribe", "stream", "demo"]
+    + [f"export {what}" for what in ("icefall", "onnx", "torch")]
     + [f"prepare {what}" for what in ("aishell", "table", "musan", "lang", "download")],
 )
 def test_help_of_a_command_loads_no_torch(command):

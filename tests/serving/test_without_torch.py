@@ -76,3 +76,8 @@ def test_recogniser_is_imported_without_what_it_may_not_need():
         "print(sorted({'torch', 'onnxruntime', 'onnx', 'lhotse', 'scipy', 'matplotlib'} & set(sys.modules)))"
     )
     assert _run(program) == (0, "[]\n", "")
+
+
+def test_folder_is_described(talker):
+    status, printed, _ = _run(_COMMAND, "info", talker / "onnx")
+    assert status == 0 and "9 of unit char: <blk>" in printed

@@ -1,0 +1,150 @@
+"""``transducer info``: what a model is, where it comes from, and which file it is exactly."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from tyro.conf import Positional
+
+from stateless_transducer.commands.console import say
+from stateless_transducer.commands.flags import parse
+
+if TYPE_CHECKING:
+    from stateless_transducer.text.vocabulary import Vocabulary
+
+_FIRST_TOKENS, _LOSSES = 12, ("train_loss", "valid_loss")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of ``transducer info``."""
+
+    model: Annotated[Path, Positional]
+    """Checkpoint (.pt, .safetensors), or a folder of ONNX graphs and tokens.txt."""
+    output_format: Literal["txt", "json"] = "txt"
+    """txt: to read; json: one object, with all that is known."""
+
+
+def main(program: str, arguments: list[str]) -> int:
+    """Parse and run."""
+    run(parse(Options, program, arguments, "Show sizes, tokens, front end, training and hashes of a model."))
+    return 0
+
+
+def run(options: Options) -> None:
+    """Read and show."""
+    path = options.model
+    if not path.exists():
+        raise ValueError(f"{path}: no such model; it is a checkpoint, or a folder of ONNX graphs.")
+    facts = _of_folder(path) if path.is_dir() else _of_checkpoint(path)
+    if options.output_format == "json":
+        # a provenance may hold anything
+        say(json.dumps(facts, indent=2, ensure_ascii=False, default=str))
+        return
+    say(str(path))
+    for name, value in _lines(facts):
+        say(f"  {name:12s} {value}")
+
+
+def _of_checkpoint(path: Path) -> dict[str, Any]:
+    from stateless_transducer.checkpoint import load_checkpoint
+    from stateless_transducer.export.card import facts_of
+
+    checkpoint = load_checkpoint(path)
+    return {
+        "path": str(path),
+        "format": "safetensors" if path.suffix == ".safetensors" else "checkpoint",
+        "training_state": checkpoint.training_state is not None,
+        "files": {path.name: facts_of(path)},
+        "parameters": sum(weight.numel() for weight in checkpoint.weights.values()),
+        "sizes": asdict(checkpoint.model_config),
+        "tokens": _tokens(checkpoint.token_table, len(checkpoint.token_table)),
+        "front_end": asdict(checkpoint.fbank_config),
+        "provenance": dict(checkpoint.provenance),
+    }
+
+
+def _of_folder(folder: Path) -> dict[str, Any]:
+    """Of a folder of graphs: what they say, and the card if there is one."""
+    from stateless_transducer.export.card import facts_of, read_card
+    from stateless_transducer.export.onnx_graph import find_files, find_graph, find_tokens, is_int8
+    from stateless_transducer.export.onnx_model import GRAPHS, OnnxTransducer
+    from stateless_transducer.text.vocabulary import read_vocabulary
+
+    encoder = find_graph(folder, "encoder", prefer_int8=False)
+    model = OnnxTransducer.open(folder, precision="int8" if is_int8(encoder) else "fp32")
+    tokens = find_tokens(folder)
+    paths = [*(path for role in GRAPHS for path in find_files(folder, f"{role}*.onnx")), tokens]
+    files, card = {str(path.relative_to(folder)): facts_of(path) for path in paths}, read_card(folder)
+    changed = [name for name, found in files.items() if card and card["files"].get(name) != found]
+    return {
+        "path": str(folder),
+        "format": "ONNX",
+        "files": files,
+        **({"changed_since_export": changed} if changed else {}),
+        **{name: card[name] for name in ("parameters", "sizes") if name in card},
+        "metadata": model.metadata,
+        "tokens": _tokens(read_vocabulary(tokens, model.vocab_size), model.vocab_size),
+        "front_end": asdict(model.fbank_config),
+        "provenance": card.get("provenance", {}),
+        **({"int8": card["int8"]} if card.get("int8") else {}),
+    }
+
+
+def _tokens(vocabulary: Vocabulary, vocab_size: int) -> dict[str, Any]:
+    first = [vocabulary.symbols[i] for i in range(min(vocab_size, _FIRST_TOKENS))]
+    return {"number": vocab_size, "unit": vocabulary.unit, "first": first}
+
+
+def _lines(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Names and values for people."""
+    state = ", with the state to train on" if facts.get("training_state") else ""
+    yield "format", f"{facts['format']}{state}"
+    for name, file in facts["files"].items():
+        yield "file", f"{name}: {file['bytes']:,} bytes, sha256 {file['sha256']}"
+    if "changed_since_export" in facts:
+        yield "changed", f"since the export: {', '.join(facts['changed_since_export'])}"
+    if "parameters" in facts:
+        yield "parameters", f"{facts['parameters']:,}"
+    if "sizes" in facts:
+        yield "sizes", _joined(facts["sizes"])
+    if "metadata" in facts:
+        yield "metadata", _joined(facts["metadata"])
+    tokens = facts["tokens"]
+    yield "tokens", f"{tokens['number']} of unit {tokens['unit']}: {' '.join(tokens['first'])} ..."
+    yield "front end", _joined(facts["front_end"])
+    yield from _training(facts["provenance"])
+    if "int8" in facts:
+        int8 = facts["int8"]
+        yield (
+            "int8",
+            f"{int8['metric']} {int8['error_rate_int8']:.2f} % against {int8['error_rate_fp32']:.2f} % of fp32 "
+            f"({int8['corpus']} {int8['test_set']}, {int8['utterances']} utterances)"
+            + ("" if int8["kept"] else "; rejected"),
+        )
+
+
+def _training(provenance: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    counts = [
+        f"{provenance['epoch'] + 1} epochs" if "epoch" in provenance else "",
+        f"{provenance['step']} batches" if "step" in provenance else "",
+        *(
+            f"{name.replace('_', ' ')} {provenance[name]:.4f}"
+            for name in ("train_loss", "valid_loss")
+            if name in provenance
+        ),
+    ]
+    if any(counts):
+        yield "trained", ", ".join(filter(None, counts))
+    if "averaged" in provenance:
+        yield "averaged", ", ".join(provenance["averaged"])
+    known = ("epoch", "step", "averaged", *_LOSSES)
+    yield from ((name, str(value)) for name, value in provenance.items() if name not in known)
+
+
+def _joined(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items())
