@@ -58,7 +58,7 @@ def sum_over_paths(
     walk = _walk
     if can_use_kernels(blank.device) if has_kernel is None else has_kernel:
         from stateless_transducer.ops.lattice_triton import walk_triton as walk
-    sums = walk(cells, blank, symbol, has_occupations)
+    sums = PathSums(*walk(cells, blank, symbol, has_occupations))
     return sums._replace(nll=torch.where(is_spoilt, torch.nan, sums.nll))
 
 

@@ -14,7 +14,6 @@ import triton.language as tl
 from torch import Tensor
 
 from stateless_transducer.ops.cells import Cells
-from stateless_transducer.ops.lattice import PathSums
 
 
 @triton.jit
@@ -96,8 +95,8 @@ def _walk_kernel(
             tl.debug_barrier()
 
 
-def walk_triton(cells: Cells, blank: Tensor, symbol: Tensor, has_occupations: bool) -> PathSums:
-    """`sum_over_paths` of scores (M,), float64, contiguous, below inf; nothing here waits for the device."""
+def walk_triton(cells: Cells, blank: Tensor, symbol: Tensor, has_occupations: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """The `PathSums` of scores (M,), float64, contiguous, below inf; nothing here waits for the device."""
     N, M, device = len(cells.exits), len(cells), blank.device
     # a place behind the last keeps launches of an empty list from reading what is not there
     alpha, beta, by_blank, by_symbol = blank.new_full((4, M + 1), -torch.inf).unbind()
@@ -125,6 +124,6 @@ def walk_triton(cells: Cells, blank: Tensor, symbol: Tensor, has_occupations: bo
     has_origin = (cells.first_cell[first_frames + 1] > starts) & (cells.first_row[first_frames] == 0)
     log_like = torch.where(has_origin, beta[starts], -torch.inf)
     if not has_occupations:
-        return PathSums(-log_like, alpha[:0], alpha[:0])
+        return -log_like, alpha[:0], alpha[:0]
     before = alpha[:M] - torch.where(log_like > -torch.inf, log_like, torch.inf).index_select(0, cells.n)
-    return PathSums(-log_like, (before + by_blank[:M]).exp_(), (before + by_symbol[:M]).exp_())
+    return -log_like, (before + by_blank[:M]).exp_(), (before + by_symbol[:M]).exp_()
