@@ -26,8 +26,8 @@ types: $(VENV)/.installed-dev
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 bench: $(VENV)/.installed-dev
-	$(BIN)/python benchmarks/train_step.py
-	$(BIN)/python benchmarks/decode.py
+	$(BIN)/python benchmarks/train.py step
+	$(BIN)/python benchmarks/decode.py --batch-size 1 16
 	$(BIN)/python benchmarks/loss.py
 
 # torch comes first and by name: the package itself takes any version from 2.4 on
@@ -35,7 +35,7 @@ $(VENV)/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 	$(BIN)/python -m pip install --quiet $(TORCH)
-	$(BIN)/python -m pip install --quiet --editable ".[train,media,onnx,demo]"
+	$(BIN)/python -m pip install --quiet --editable ".[train,media,export,demo]"
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed

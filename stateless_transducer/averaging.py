@@ -22,7 +22,7 @@ class Average:
     avg: int | None = None
     """Checkpoints to average, ending with that one; None: ten, but no more than half the epochs."""
     use_ema: bool = False
-    """Take the running means of the weights that `--ema-decay` kept."""
+    """Take the running mean of the weights, if training kept one."""
 
     def __post_init__(self) -> None:
         if self.avg is not None and self.avg < 1:

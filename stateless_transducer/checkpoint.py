@@ -6,6 +6,7 @@ training checkpoint holds the state to go on with, too.
 
 from __future__ import annotations
 
+import json
 import pickle
 import re
 import struct
@@ -58,9 +59,14 @@ class Checkpoint:
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write all or nothing: if the disk is full, what was at ``path`` stays.
 
+    A name that ends in .safetensors gives a file of that format, without training state.
+
     Raises:
         OSError: it cannot be written; the message says what to do.
     """
+    if path.suffix == ".safetensors":
+        _save_safetensors(path, checkpoint)
+        return
     content = {
         "format": _FORMAT,
         "model": dict(checkpoint.weights),
@@ -74,11 +80,13 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint; nothing in the file is executed.
+    """Read a checkpoint, a .safetensors file too; nothing in the file is executed.
 
     Raises:
         ValueError: missing, truncated, not a checkpoint, or of another program.
     """
+    if path.suffix == ".safetensors":
+        return _load_safetensors(path)
     content = read_archive(path)
     if not is_own_format(content):
         raise ValueError(f"{path} is not a checkpoint of stateless-transducer (format {_FORMAT}).")
@@ -97,6 +105,51 @@ def from_own_format(content: Mapping[str, Any]) -> Checkpoint:
     )
 
 
+def _save_safetensors(path: Path, checkpoint: Checkpoint) -> None:
+    metadata = {
+        "format": _FORMAT,
+        "model_config": json.dumps(asdict(checkpoint.model_config)),
+        "fbank_config": json.dumps(asdict(checkpoint.fbank_config)),
+        "tokens": json.dumps({"symbols": checkpoint.token_table.symbols, "unit": checkpoint.token_table.unit}),
+        # a provenance may hold anything
+        "provenance": json.dumps(dict(checkpoint.provenance), default=str),
+    }
+    weights = {name: value.contiguous() for name, value in checkpoint.weights.items()}
+    content = _safetensors().torch.save(weights, metadata)
+    with _saying_what_to_do(path, OSError), replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def _load_safetensors(path: Path) -> Checkpoint:
+    if not path.is_file():
+        raise ValueError(f"{path}: no such checkpoint.")
+    safetensors = _safetensors()
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except safetensors.SafetensorError as err:
+        raise ValueError(f"{path} is not a file of safetensors, or is damaged ({err}).") from err
+    if metadata.get("format") != _FORMAT:
+        raise ValueError(f"{path} is not a checkpoint of stateless-transducer (format {_FORMAT}).")
+    tokens = json.loads(metadata["tokens"])
+    return Checkpoint(
+        weights=weights,
+        model_config=ModelConfig(**json.loads(metadata["model_config"])),
+        fbank_config=FbankConfig(**json.loads(metadata["fbank_config"])),
+        token_table=TokenTable(tuple(tokens["symbols"]), tokens["unit"]),
+        provenance=json.loads(metadata["provenance"]),
+    )
+
+
+def _safetensors() -> Any:
+    try:
+        import safetensors.torch
+    except ModuleNotFoundError:
+        raise ValueError("Files of safetensors need that package: pip install 'stateless-transducer[torch]'.") from None
+    return safetensors
+
+
 def is_own_format(content: object) -> bool:
     """Whether this is what `save_checkpoint` writes."""
     return isinstance(content, dict) and content.get("format") == _FORMAT
@@ -108,11 +161,17 @@ def write_archive(path: Path, content: Mapping[str, Any]) -> None:
     Raises:
         OSError: it cannot be written; the message says what to do.
     """
-    try:
-        with replacing(path) as temporary:
-            torch.save(content, temporary)
     # torch's zip writer turns a full disk into a RuntimeError
-    except (OSError, RuntimeError) as err:
+    with _saying_what_to_do(path, RuntimeError), replacing(path) as temporary:
+        torch.save(content, temporary)
+
+
+@contextmanager
+def _saying_what_to_do(path: Path, kind: type[Exception]) -> Iterator[None]:
+    """Explain an error in writing, of the system or of a kind that a writer makes of it."""
+    try:
+        yield
+    except (OSError, kind) as err:
         kept = "; the file that was there is unchanged" if path.exists() else ""
         raise OSError(f"{path} cannot be written ({err}){kept}. Free space or choose another folder.") from err
 

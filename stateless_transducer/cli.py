@@ -45,6 +45,8 @@ _GROUPS: tuple[tuple[str, dict[str, tuple[str, str]]], ...] = (
             "average": ("average", "average checkpoints into one model file"),
             "import": ("import_icefall", "a model of icefall's transducer_stateless_modified as one of ours"),
             "export icefall": ("export_icefall", "one of our models as icefall's pretrained.pt"),
+            "export onnx": ("export_onnx", "one of our models as ONNX, for sherpa-onnx, onnx-asr, `transcribe`"),
+            "export torch": ("export_torch", "one of our models as safetensors, torch.export program or TorchScript"),
             "report": ("report", "write a page about an experiment: losses, error rates, token times"),
         },
     ),
@@ -62,9 +64,15 @@ _EXTRAS = {
     "lhotse": "train",
     "lilcom": "train",
     "matplotlib": "train",
+    "onnx": "export",
+    "onnxruntime": "onnx",
     "pypinyin": "demo",
+    "safetensors": "torch",
     "tensorboard": "train",
+    "torch": "torch",
 }
+# commands that need more than torch -> the extra that brings torch as well
+_NEEDS = {"decode": "train", "demo": "train", "export onnx": "export", "train": "train"}
 _COMMANDS = {name: entry for _, group in _GROUPS for name, entry in group.items()}
 
 
@@ -118,11 +126,17 @@ def _run(name: str, arguments: list[str]) -> int:
         command = import_module(f"stateless_transducer.commands.{_COMMANDS[name][0]}")
         return command.main(f"transducer {name}", arguments) or 0
 
-    return _guarded("transducer", run)
+    return _guarded("transducer", run, torch_extra=_NEEDS.get(name, "torch"))
 
 
-def _guarded(program: str, run: Callable[[], int]) -> int:
-    """Status of a run; what users cause is a line that begins with the program's name."""
+def _guarded(program: str, run: Callable[[], int], *, torch_extra: str = "train") -> int:
+    """Status of a run; what users cause is a line that begins with the program's name.
+
+    Args:
+        program: that name.
+        run: gives the status.
+        torch_extra: which extra brings torch and what else the program needs, if torch is missing.
+    """
     try:
         return run()
     except KeyboardInterrupt:
@@ -133,7 +147,8 @@ def _guarded(program: str, run: Callable[[], int]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (ValueError, OSError, ModuleNotFoundError) as err:
-        extra = _EXTRAS.get(getattr(err, "name", None) or "")
+        missing = getattr(err, "name", None) or ""
+        extra = torch_extra if missing == "torch" else _EXTRAS.get(missing)
         if os.environ.get("TRANSDUCER_TRACEBACK") or (isinstance(err, ModuleNotFoundError) and extra is None):
             raise
         message = f"{err}: pip install 'stateless-transducer[{extra}]'." if extra else _without_traceback(str(err))

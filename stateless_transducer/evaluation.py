@@ -10,10 +10,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from stateless_transducer.data.batches import Batch
 from stateless_transducer.decoding.config import SearchConfig
@@ -31,6 +30,9 @@ from stateless_transducer.text.scoring import (
     units,
 )
 from stateless_transducer.text.tokens import SPACE, TokenTable
+
+if TYPE_CHECKING:
+    import torch
 
 CONFIDENCE = 0.95
 """Probability that the interval of an error rate is to hold the truth with."""
@@ -69,24 +71,27 @@ def evaluate(
     token_table: TokenTable,
     config: SearchConfig,
     *,
-    device: torch.device,
+    device: torch.device | None,
     progress: Callable[[int], None] | None = None,
 ) -> TestResult:
     """Search every utterance and score what was found, in characters or words as the token table says.
 
     Args:
-        model: in evaluation mode, on ``device``.
+        model: ready to recognise, on ``device``.
         batches: the test set.
         token_table: the model's.
         config: which search.
-        device: where to search.
+        device: where to search; None: the model takes NumPy arrays.
         progress: called with the number of utterances done.
     """
     scored, unknown, scorer = [], Counter(), make_scorer(config, token_table)
     started, speech_s = time.monotonic(), 0.0
     for batch in batches:
         speech_s += batch.seconds
-        hypotheses = search(model, batch.features.to(device), batch.feature_lens.to(device), config, scorer)
+        features, lens = (
+            each.numpy() if device is None else each.to(device) for each in (batch.features, batch.feature_lens)
+        )
+        hypotheses = search(model, features, lens, config, scorer)
         for id_, text, hypothesis in zip(batch.ids, batch.texts, hypotheses, strict=True):
             unknown.update(token_table.unknown_units(text))
             # symbol by symbol: an unknown token is one unit, not the characters of its name
@@ -96,7 +101,7 @@ def evaluate(
         if progress is not None:
             progress(len(scored))
     wall_s = time.monotonic() - started
-    return TestResult(score(scored), unknown, speech_s, wall_s, str(device))
+    return TestResult(score(scored), unknown, speech_s, wall_s, str(device or "cpu"))
 
 
 def metric_name(token_table: TokenTable) -> str:
@@ -152,10 +157,7 @@ def write_results(
 def _figures(result: TestResult, metric: str) -> dict[str, Any]:
     """Of the summary; null stands for what is infinite or undefined."""
     report, estimate = result.report, result.error_rate
-    interval = None
-    if estimate is not None:
-        bounds = {"low": _rounded(estimate.low, 2), "high": _rounded(estimate.high, 2)}
-        interval = {"confidence": CONFIDENCE, **bounds}
+    interval = None if estimate is None else interval_of(estimate)
     return {
         "metric": metric,
         "unit": "word" if metric == "WER" else "character",
@@ -172,6 +174,11 @@ def _figures(result: TestResult, metric: str) -> dict[str, Any]:
         "real_time_factor": _rounded(result.real_time_factor, 5),
         "device": result.device,
     }
+
+
+def interval_of(estimate: Estimate) -> dict[str, float | None]:
+    """Confidence, low, high; in percent."""
+    return {"confidence": CONFIDENCE, "low": _rounded(estimate.low, 2), "high": _rounded(estimate.high, 2)}
 
 
 def _rounded(value: float | None, digits: int) -> float | None:

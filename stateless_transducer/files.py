@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -30,3 +32,36 @@ def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text, all or nothing."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def filling(folder: Path, *, owned: Iterable[str] = ()) -> Iterator[Path]:
+    """Give a temporary folder beside ``folder`` to write to; move its files to ``folder`` if all went well.
+
+    Args:
+        folder: made if need be; other files in it stay.
+        owned: names of files that belong together; those not written anew are removed from ``folder``.
+    """
+    folder = folder.absolute()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.with_name(f".{folder.name[:100]}.{os.getpid()}.partial")
+    temporary.mkdir()
+    try:
+        yield temporary
+        folder.mkdir(exist_ok=True)
+        written = sorted(temporary.iterdir())
+        for name in set(owned) - {path.name for path in written}:
+            (folder / name).unlink(missing_ok=True)
+        for path in written:
+            os.replace(path, folder / path.name)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def sha256(path: Path) -> str:
+    """Of the content of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -5,7 +5,6 @@ Their parameters are ours under other names; sizes follow from the shapes. Optim
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
@@ -25,6 +24,7 @@ from stateless_transducer.checkpoint import (
     write_archive,
 )
 from stateless_transducer.features import FbankConfig
+from stateless_transducer.files import sha256
 from stateless_transducer.model.config import ModelConfig
 from stateless_transducer.model.transducer import build_model
 from stateless_transducer.text.tokens import TokenTable
@@ -241,14 +241,6 @@ def _provenance(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "version": __version__,
         "command": "transducer import",
-        "imported": {"file": path.name, "sha256": _sha256(path)},
+        "imported": {"file": path.name, "sha256": sha256(path)},
         **{name: count for name, count in counts.items() if type(count) is int},
     }
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -67,3 +67,17 @@ def tiny_model(tmp_path_factory):
         return made[key]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def talker(tmp_path_factory):
+    """A trained tiny model: model.pt, and in onnx/ what `transducer export onnx` writes of it, int8 as well."""
+    from tiny_talker import train
+
+    from stateless_transducer.checkpoint import save_checkpoint
+
+    folder = tmp_path_factory.mktemp("talker")
+    save_checkpoint(folder / "model.pt", train())
+    flags = ["--checkpoint", str(folder / "model.pt"), "--output", str(folder / "onnx"), "--int8", "true"]
+    assert main(["export", "onnx", *flags]) == 0
+    return folder

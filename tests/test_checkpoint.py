@@ -9,6 +9,7 @@ from fractions import Fraction
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from stateless_transducer.averaging import Average
 from stateless_transducer.checkpoint import (
@@ -217,3 +218,25 @@ def test_full_disk_keeps_the_old_checkpoint(tmp_path):
     assert "the file that was there is unchanged. Free space or choose another folder." in done.stdout
     assert load_checkpoint(path).provenance["epoch"] == 0
     assert [p.name for p in tmp_path.iterdir()] == ["epoch-0.pt"]
+
+
+BAD_SAFETENSORS = {
+    "absent": (lambda path: None, "m.safetensors: no such checkpoint"),
+    "text": (lambda path: path.write_text("hello, hello"), "m.safetensors is not a file of safetensors, or is damaged"),
+    "truncated": (
+        lambda path: (save_checkpoint(path, _checkpoint()), path.write_bytes(path.read_bytes()[:-9])),
+        "m.safetensors is not a file of safetensors, or is damaged",
+    ),
+    "other-program": (
+        lambda path: save_file({"w": torch.zeros(2)}, path),
+        "m.safetensors is not a checkpoint of stateless-transducer",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_SAFETENSORS)
+def test_bad_safetensors_are_refused(tmp_path, case):
+    make, message = BAD_SAFETENSORS[case]
+    make(tmp_path / "m.safetensors")
+    with pytest.raises(ValueError, match=message):
+        load_checkpoint(tmp_path / "m.safetensors")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -85,7 +85,7 @@ def _spell(segment: Segment, output_format: str) -> str:
     if not segment.tokens:
         return ""
     if output_format == "json":
-        return json.dumps(asdict(segment), ensure_ascii=False)
+        return json.dumps(segment.known(), ensure_ascii=False)
     return f"{segment.times[0]:.2f}\t{segment.times[-1]:.2f}\t{segment.text}"
 
 

@@ -105,8 +105,7 @@ def _train_on_rank(rank: Rank, options: Options, command: str) -> None:
 
 def _plan(options: Options, command: str, *, warn: Callable[[str], None]) -> Plan:
     """Read what training depends on; tell what is left out."""
-    from stateless_transducer.data.batches import load_index, trainable, with_loss
-    from stateless_transducer.data.manifests import manifest_path
+    from stateless_transducer.data.batches import cuts_path, load_index, trainable, with_loss
     from stateless_transducer.features import FbankConfig
     from stateless_transducer.text.tokens import UNKNOWN, TokenTable
     from stateless_transducer.training.trainer import Plan
@@ -127,7 +126,7 @@ def _plan(options: Options, command: str, *, warn: Callable[[str], None]) -> Pla
     training_set = usable(data.prefix)
     mixed_set = None if data.mix_prefix is None else usable(data.mix_prefix)
     dev_set = None
-    if manifest_path(data.manifest_dir, data.prefix, "cuts", options.dev_split).exists():
+    if cuts_path(data.manifest_dir, data.prefix, options.dev_split) is not None:
         dev_set = with_loss(load_index(data.manifest_dir, data.prefix, options.dev_split), tokens)
         for reason, count in dev_set.left_out.items():
             warn(f"Left out {count} utterances of {options.dev_split} {reason}")

@@ -12,7 +12,7 @@ from tyro.conf import Positional
 from stateless_transducer.commands.console import complain, hours_bar, say
 from stateless_transducer.commands.flags import parse
 from stateless_transducer.decoding.config import SearchConfig
-from stateless_transducer.serving.config import SegmentConfig
+from stateless_transducer.serving.config import DetailConfig, SegmentConfig
 
 if TYPE_CHECKING:
     from stateless_transducer.audio import AudioError
@@ -27,7 +27,7 @@ class Options:
     """Options of ``transducer transcribe``."""
 
     model: Annotated[Path, Positional]
-    """Model file, as written by `transducer average`, or a checkpoint."""
+    """Model file, as written by `transducer average`, a checkpoint, or a folder of ONNX graphs and tokens.txt."""
     files: Annotated[tuple[str, ...], Positional]
     """Sounds and videos of any length and sample rate: files, folders, patterns, `-` for standard input."""
     output_format: Literal["txt", "json", "srt", "vtt", "TextGrid", "tsv"] = "txt"
@@ -41,9 +41,9 @@ class Options:
     device: str = "auto"
     """Where to compute: cpu, cuda, cuda:1, ...; auto: the first GPU, if there is one."""
     num_threads: int | None = None
-    """Threads on the CPU; None: torch decides."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Of the encoder: bf16 is faster on a GPU, and on a CPU with AMX."""
+    """Threads on the CPU; None: torch or onnxruntime decides."""
+    precision: Literal["fp32", "bf16", "int8"] = "fp32"
+    """bf16: of a checkpoint, faster on a GPU, and on a CPU with AMX; int8: x.int8.onnx of a folder."""
     manifest: Path | None = None
     """In place of files: a .jsonl of objects with id, path, and for part of a file start and duration (seconds)."""
     output: Path | None = None
@@ -51,6 +51,7 @@ class Options:
     dask: str | None = None
     """Of a manifest: address of the scheduler of a Dask cluster (tcp://...) whose workers do it; they see the files."""
     segments: SegmentConfig = field(default_factory=SegmentConfig)
+    details: DetailConfig = field(default_factory=DetailConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
 
     def __post_init__(self) -> None:
@@ -77,7 +78,7 @@ def run(options: Options) -> int:
     """Transcribe what can be read, report the rest."""
     from stateless_transducer.commands.sounds import find_sounds
 
-    if options.num_threads is not None:
+    if options.num_threads is not None and not options.model.is_dir():
         import torch
 
         torch.set_num_threads(options.num_threads)
@@ -114,6 +115,8 @@ def _job(options: Options) -> Job:
     from stateless_transducer.serving.manifest import Job
 
     model, search = options.model, options.search
+    # a line of text has no room for them
+    has_times = options.manifest is not None or options.output_format != "txt"
     if options.dask is not None:
         # workers run in other folders
         model = model.absolute()
@@ -122,10 +125,12 @@ def _job(options: Options) -> Job:
         model=model,
         search=search,
         segments=options.segments,
+        details=replace(options.details, align=options.details.align and has_times),
         device=options.device,
         precision=options.precision,
         channel=options.channel,
         batch_seconds=options.batch_seconds,
+        num_threads=options.num_threads,
     )
 
 

@@ -1,4 +1,4 @@
-"""What training does to features: noise mixed in, then SpecAugment (arXiv 1904.08779).
+"""What training does to features: other vocal tracts, noise mixed in, then SpecAugment (arXiv 1904.08779).
 
 All that is random follows from the seed, the epoch and the utterance's id. So it does not matter which process loads an
 utterance, and with which others; and a resumed run repeats it.
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from stateless_transducer.data.config import DataConfig, SpecAugmentConfig
 from stateless_transducer.data.manifests import noise_cuts_path
+from stateless_transducer.features import FbankConfig
 
 _NOISE_PROBABILITY = 0.5
 _SNR_DB = (10.0, 20.0)
@@ -34,15 +35,26 @@ class Augment:
         seed: of the run.
         noise: stored features of noise to choose from; empty: none is mixed in.
         spec_augment: None: no SpecAugment.
+        vtlp_range: how far the frequency axis is stretched at most, as a share.
     """
 
-    def __init__(self, seed: int, *, noise: Sequence[Features], spec_augment: SpecAugmentConfig | None) -> None:
-        self._seed, self._noise = seed, noise
+    def __init__(
+        self,
+        seed: int,
+        *,
+        noise: Sequence[Features] = (),
+        spec_augment: SpecAugmentConfig | None = None,
+        vtlp_range: float = 0.0,
+    ) -> None:
+        self._seed, self._noise, self._vtlp_range = seed, noise, vtlp_range
         self._spec_augment = None if spec_augment is None else _spec_augment(spec_augment)
 
     def __call__(self, features: Tensor, id_: str, epoch: int) -> Tensor:
         """(T_in, F) -> (T_in, F)."""
         key = f"{self._seed} {epoch} {id_}"
+        if self._vtlp_range:
+            factor = 1 + random.Random(f"vtlp {key}").uniform(-self._vtlp_range, self._vtlp_range)
+            features = torch.from_numpy(stretched(features.numpy(), factor))
         if self._noise:
             features = torch.from_numpy(_with_noise(features.numpy(), self._noise, random.Random(f"noise {key}")))
         if self._spec_augment is not None:
@@ -58,7 +70,32 @@ def training_augment(config: DataConfig, seed: int) -> Augment | None:
     if config.enable_musan and path.exists():
         noise = [cut.features for cut in CutSet.from_jsonl_lazy(path)]  # pyright: ignore
     spec_augment = config.spec_augment if config.enable_spec_aug else None
-    return Augment(seed, noise=noise, spec_augment=spec_augment) if noise or spec_augment else None
+    if not (noise or spec_augment or config.vtlp_range):
+        return None
+    return Augment(seed, noise=noise, spec_augment=spec_augment, vtlp_range=config.vtlp_range)
+
+
+def stretched(features: np.ndarray, factor: float, config: FbankConfig | None = None) -> np.ndarray:
+    """Log mel energies as of a vocal tract of another length: what was at frequency f is at ``factor * f``.
+
+    Between bins it is interpolated; beyond the last one its value goes on (Jaitly and Hinton, "Vocal tract length
+    perturbation improves speech recognition", ICML workshop 2013).
+
+    Args:
+        features: (T_in, F).
+        factor: above 1: a shorter vocal tract.
+        config: the front end; None: the project's.
+    """
+    config = config or FbankConfig()
+    low, high = (1127 * np.log1p(hertz / 700) for hertz in (config.low_freq, config.sample_rate / 2 + config.high_freq))
+    count = features.shape[1]
+    centres = low + (high - low) * np.arange(1, count + 1) / (count + 1)
+    # the bin that each new one comes from
+    wanted = 1127 * np.log1p(700 * np.expm1(centres / 1127) / factor / 700)
+    place = ((wanted - centres[0]) / (centres[1] - centres[0])).clip(0, count - 1)
+    below = place.astype(np.int64).clip(max=count - 2)
+    share = (place - below).astype(np.float32)
+    return features[:, below] * (1 - share) + features[:, below + 1] * share
 
 
 def _with_noise(features: np.ndarray, noise: Sequence[Features], draw: random.Random) -> np.ndarray:

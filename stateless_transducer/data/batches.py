@@ -114,11 +114,19 @@ def load_index(manifest_dir: Path, prefix: str, split: str) -> CutIndex:
     Raises:
         ValueError: not prepared; the message lists what is.
     """
-    path = manifest_path(manifest_dir, prefix, "cuts", split)
-    if not path.is_file():
+    path = cuts_path(manifest_dir, prefix, split)
+    if path is None:
+        wanted = manifest_path(manifest_dir, prefix, "cuts", split)
         there = ", ".join(sorted(p.name for p in manifest_dir.glob("*_cuts_*.jsonl.gz"))) or "nothing"
-        raise ValueError(f"{path} is missing (found in `--manifest-dir`: {there}); run `transducer prepare` first.")
+        raise ValueError(f"{wanted} is missing (found in `--manifest-dir`: {there}); run `transducer prepare` first.")
     return open_index(path)
+
+
+def cuts_path(manifest_dir: Path, prefix: str, split: str) -> Path | None:
+    """The cuts of a split: a manifest, or ``<prefix>_shar_<split>``, a folder of shards or a .txt of such folders."""
+    shards = manifest_dir / f"{prefix}_shar_{split}"
+    candidates = (manifest_path(manifest_dir, prefix, "cuts", split), shards, shards.with_name(f"{shards.name}.txt"))
+    return next((path for path in candidates if path.exists()), None)
 
 
 @dataclass(frozen=True)

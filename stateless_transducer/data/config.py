@@ -76,6 +76,9 @@ class DataConfig:
     spec_augment: SpecAugmentConfig = field(default_factory=SpecAugmentConfig)
     enable_musan: bool = True
     """Mix noise into half of the training utterances, at 10 to 20 dB, if MUSAN is prepared."""
+    vtlp_range: float = 0.0
+    """Stretch the frequency axis of each training utterance by up to this share, as if others had said it (vocal tract
+    length perturbation); 0.1 to 0.2 for few speakers, 0: none."""
     on_the_fly_feats: bool = False
     """Compute features from the sound while loading, instead of reading the stored ones."""
 
@@ -86,6 +89,8 @@ class DataConfig:
             raise ValueError(f"`--mix-prefix` must be another corpus than `--prefix`, but both are {self.prefix}.")
         if self.max_duration <= 0:
             raise ValueError(f"`--max-duration` must be above 0 s, but is {self.max_duration:g}.")
+        if not 0 <= self.vtlp_range < 0.5:
+            raise ValueError(f"`--vtlp-range` must be in [0, 0.5), but is {self.vtlp_range:g}.")
         if self.max_cells < 0:
             raise ValueError(f"`--max-cells` must be at least 0, but is {self.max_cells}.")
         if self.num_buckets < 1:

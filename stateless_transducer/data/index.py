@@ -27,6 +27,7 @@ import numpy as np
 from lhotse.cut import Cut
 from lhotse.serialization import deserialize_item
 
+from stateless_transducer.data.shar import shar_files, shar_folders, shar_lines
 from stateless_transducer.files import replacing
 from stateless_transducer.text.tokens import TokenTable
 
@@ -98,13 +99,15 @@ class JoinedIndex:
 
 
 def open_index(manifest: Path) -> CutIndex:
-    """The index of a manifest (.jsonl or .jsonl.gz), made anew where the manifest is another than it was.
+    """The index of a manifest, made anew where the manifest is another than it was.
+
+    Args:
+        manifest: .jsonl, .jsonl.gz, a folder in lhotse's Shar format, or a .txt that names such folders.
 
     Raises:
         ValueError: a line is no cut.
     """
-    found = manifest.stat()
-    stamp = [found.st_size, found.st_mtime_ns]
+    stamp = _stamp(manifest)
     for folder in _folders(manifest):
         with suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return _load(folder, stamp)
@@ -113,6 +116,25 @@ def open_index(manifest: Path) -> CutIndex:
             _build(manifest, folder, stamp)
             return _load(folder, stamp)
     raise ValueError(f"{manifest}: neither its folder nor the temporary one can be written, but its index must be.")
+
+
+def _stamp(manifest: Path) -> list[int]:
+    """Changes when the manifest does."""
+    files = shar_files(shar_folders(manifest)) if _is_shar(manifest) else [manifest]
+    found = [path.stat() for path in files if path.exists()]
+    return [len(found), sum(each.st_size for each in found), max(each.st_mtime_ns for each in found)]
+
+
+def _is_shar(manifest: Path) -> bool:
+    return manifest.is_dir() or manifest.suffix == ".txt"
+
+
+def _read_lines(manifest: Path) -> Iterator[bytes]:
+    if _is_shar(manifest):
+        yield from shar_lines(shar_folders(manifest))
+        return
+    with gzip.open(manifest) if manifest.suffix == ".gz" else manifest.open("rb") as file:
+        yield from file
 
 
 def _folders(manifest: Path) -> list[Path]:
@@ -134,9 +156,8 @@ def _build(manifest: Path, folder: Path, stamp: list[int]) -> None:
     making = Path(tempfile.mkdtemp(prefix=f".{manifest.name[:80]}.", dir=folder.parent))
     try:
         places, seconds, num_frames = [0], [], []
-        opened = gzip.open(manifest) if manifest.suffix == ".gz" else manifest.open("rb")
-        with opened as source, (making / "cuts.jsonl").open("wb") as target:
-            for number, line in enumerate(source, start=1):
+        with (making / "cuts.jsonl").open("wb") as target:
+            for number, line in enumerate(_read_lines(manifest), start=1):
                 if not line.strip():
                     continue
                 try:

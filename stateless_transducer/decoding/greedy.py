@@ -48,7 +48,6 @@ def greedy_search(
     xp, device, is_cheap_to_ask = namespace(encoder_out), device_of(encoder_out), is_on_host(encoder_out)
     schedule = Schedule.of(encoder_out_lens)
     N, T, blank = len(schedule.lens), len(schedule.running), model.blank_id
-    encoder_out = encoder_out[schedule.order]
     contexts = xp.full((N, model.context_size), blank, dtype=xp.int64, device=device)
     decoder_out = model.predict(contexts)
     symbols = xp.full((T, max_symbols_per_frame, N), blank, dtype=xp.int64, device=device)
@@ -57,7 +56,7 @@ def greedy_search(
     for t, running in enumerate(schedule.running):
         rows, is_listening = every[:running], None
         for s in range(max_symbols_per_frame):
-            logits = options.adjust(model.join(encoder_out[rows, t], decoder_out[rows]), blank)
+            logits = options.adjust(model.join(encoder_out[schedule.order[rows], t], decoder_out[rows]), blank)
             found = xp.argmax(logits, axis=-1)
             says = found != blank
             if is_cheap_to_ask:

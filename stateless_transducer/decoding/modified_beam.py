@@ -65,13 +65,12 @@ def modified_beam_search(
     """
     model, encoder_out, encoder_out_lens = on_host(model, encoder_out, encoder_out_lens)
     schedule = Schedule.of(encoder_out_lens)
-    encoder_out = encoder_out[schedule.order]
     beam = _Beam.start(model, encoder_out, len(schedule.running), beam_size, 0 if scorer is None else scorer.state_size)
     if scorer is not None:
         beam.states[:] = scorer.start(schedule.order)[:, None]
     for t, running in enumerate(schedule.running):
         rows = beam.distinct_rows(running)
-        logits = model.join(encoder_out[rows.utterances, t], model.predict(rows.contexts))
+        logits = model.join(encoder_out[schedule.order[rows.utterances], t], model.predict(rows.contexts))
         logits = options.adjust(logits, model.blank_id)
         normaliser = log_sum_exp(logits)[:, None]
         # a beam's best continuations are among the best of each of its hypotheses

@@ -16,7 +16,7 @@ from stateless_transducer.decoding.hypothesis import Hypothesis
 from stateless_transducer.decoding.language_model import NgramScorer
 from stateless_transducer.decoding.modified_beam import modified_beam_search
 from stateless_transducer.decoding.options import LogitOptions
-from stateless_transducer.decoding.recognisable import Recognisable
+from stateless_transducer.decoding.recognisable import Recognisable, Steps
 from stateless_transducer.ops.masks import MIN_FEATURE_FRAMES
 from stateless_transducer.text.hotwords import read_hotwords, spell_hotwords
 from stateless_transducer.text.ngram import read_arpa
@@ -51,8 +51,20 @@ def search_nbest(
         config: which search.
         scorer: what else counts in a beam; `make_scorer` gives that of the configuration.
     """
-    encoder_out, encoder_out_lens = model.encode(_wide_enough(features), feature_lens)
-    options = LogitOptions(config.blank_penalty, config.temperature)
+    return search_encoded(model, *encode(model, features, feature_lens), config, scorer)
+
+
+@without_gradients
+def encode(model: Recognisable, features: Array, feature_lens: Array) -> tuple[Array, Array]:
+    """(N, T_in, F) and (N,) -> encoder_out (N, T, D) and encoder_out_lens (N,), however short the features are."""
+    return model.encode(_wide_enough(features), feature_lens)
+
+
+def search_encoded(
+    model: Steps, encoder_out: Array, encoder_out_lens: Array, config: SearchConfig, scorer: Scorer | None = None
+) -> list[list[Hypothesis]]:
+    """`search_nbest` of what `encode` gives."""
+    options = logit_options(config)
     if config.decoding_method == "greedy_search":
         best = greedy_search(
             model, encoder_out, encoder_out_lens, max_symbols_per_frame=config.max_sym_per_frame, options=options
@@ -68,6 +80,11 @@ def search_nbest(
         options=options,
         scorer=scorer,
     )
+
+
+def logit_options(config: SearchConfig) -> LogitOptions:
+    """Those of the configuration."""
+    return LogitOptions(config.blank_penalty, config.temperature)
 
 
 def _wide_enough(features: Array) -> Array:

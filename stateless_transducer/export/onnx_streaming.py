@@ -10,19 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from stateless_transducer.export.onnx_graph import DTYPES, Graph, feature_dim, find_graph, is_streaming
+
 State = list[np.ndarray]
 """What an encoder remembers of one stream, each array with a batch axis of 1."""
-
-_DTYPES = {
-    "tensor(float)": np.float32,
-    "tensor(float16)": np.float16,
-    "tensor(int64)": np.int64,
-    "tensor(int32)": np.int32,
-}
 
 
 class StreamingModel:
@@ -36,7 +30,7 @@ class StreamingModel:
         Raises:
             ValueError: not ONNX, not streaming, of an unknown kind, or they do not fit together.
         """
-        self._encoder, self._decoder, self._joiner = (_Graph(p, num_threads) for p in (encoder, decoder, joiner))
+        self._encoder, self._decoder, self._joiner = (Graph(p, num_threads) for p in (encoder, decoder, joiner))
         self.kind = self._encoder.metadata.get("model_type", "")
         self._state_axes = _state_axes(self._encoder, self.kind)
         if self._encoder.metadata.get("feature", ""):
@@ -45,7 +39,7 @@ class StreamingModel:
         """T, what a chunk takes."""
         self.chunk_shift = self._encoder.number("decode_chunk_len")
         """Feature frames by which the next chunk begins later."""
-        self.feature_dim = _feature_dim(self._encoder)
+        self.feature_dim = feature_dim(self._encoder)
         self.context_size = self._decoder.number("context_size")
         self.vocab_size = self._decoder.number("vocab_size")
         self._try()
@@ -66,7 +60,7 @@ class StreamingModel:
             raise ValueError(
                 f"{folder}: no such folder; a streaming model is a folder with three graphs and tokens.txt."
             )
-        encoder, decoder, joiner = (_find(folder, role, prefer_int8) for role in ("encoder", "decoder", "joiner"))
+        encoder, decoder, joiner = (find_graph(folder, role, prefer_int8) for role in ("encoder", "decoder", "joiner"))
         return cls(encoder, decoder, joiner, num_threads=num_threads)
 
     def initial_state(self) -> State:
@@ -74,7 +68,7 @@ class StreamingModel:
         state = []
         for declared, axis in zip(self._encoder.inputs[1:], self._state_axes, strict=True):
             sizes = [1 if place == axis else size for place, size in enumerate(declared.shape)]
-            state.append(np.zeros(sizes, _DTYPES[declared.type]))
+            state.append(np.zeros(sizes, DTYPES[declared.type]))
         return state
 
     def encode_chunk(self, features: np.ndarray, states: Sequence[State]) -> tuple[np.ndarray, list[State]]:
@@ -126,82 +120,15 @@ class StreamingModel:
             )
 
 
-class _Graph:
-    """A file of ONNX that computes."""
-
-    def __init__(self, path: Path, num_threads: int) -> None:
-        try:
-            import onnxruntime
-        except ModuleNotFoundError:
-            raise ValueError("ONNX models need onnxruntime: pip install 'stateless-transducer[onnx]'.") from None
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = num_threads, 1
-        options.log_severity_level = 3
-        _refuse_pointer(path)
-        try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        # its errors have no base class but this one
-        except Exception as err:
-            raise ValueError(f"{path}: onnxruntime cannot open it: {_one_line(err)}") from err
-        self.path = path
-        self.inputs: list[Any] = list(self._session.get_inputs())
-        self.num_outputs = len(self._session.get_outputs())
-        for declared in self.inputs:
-            if declared.type not in _DTYPES:
-                raise ValueError(
-                    f"{path}: {declared.name}: {declared.type} is not supported; {', '.join(_DTYPES)} are."
-                )
-        self.metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
-        # exported for one stream; or quantised as it runs, over all rows: then streams would disturb one another
-        self.is_single = self.inputs[0].shape[0] == 1 or self.metadata.get("onnx.infer") == "onnxruntime.quant"
-
-    def number(self, key: str) -> int:
-        """A positive number of the metadata."""
-        value = self.metadata.get(key)
-        if value is None:
-            raise ValueError(f"{self.path}: its metadata lacks `{key}`; is it of a streaming transducer?")
-        if not value.isdecimal() or int(value) == 0:
-            raise ValueError(f"{self.path}: `{key}` of its metadata must be a positive number, but is {value!r}.")
-        return int(value)
-
-    def run(self, *arrays: np.ndarray) -> list[Any]:
-        """All outputs."""
-        pairs = zip(self.inputs, arrays, strict=True)
-        named = {declared.name: array.astype(_DTYPES[declared.type], copy=False) for declared, array in pairs}
-        try:
-            return list(self._session.run(None, named))
-        except Exception as err:
-            raise ValueError(f"{self.path}: onnxruntime cannot run it: {_one_line(err)}") from err
-
-    def run_rows(self, *arrays: np.ndarray) -> np.ndarray:
-        """The first output, row by row where that is needed."""
-        if len(arrays[0]) <= 1 or not self.is_single:
-            return self.run(*arrays)[0]
-        return np.concatenate([self.run(*(a[i : i + 1] for a in arrays))[0] for i in range(len(arrays[0]))])
-
-
-def _find(folder: Path, role: str, prefer_int8: bool) -> Path:
-    """The graph of one role; x.onnx and x.int8.onnx are one graph in two precisions."""
-    there = sorted(folder.glob(f"{role}*.onnx"))
-    int8 = [path for path in there if ".int8." in path.name]
-    plain = [path for path in there if path not in int8]
-    candidates = (int8 or plain) if prefer_int8 else (plain or int8)
-    if len(candidates) == 1:
-        return candidates[0]
-    if not candidates:
-        raise ValueError(f"{folder}: holds no {role}*.onnx.")
-    names = ", ".join(path.name for path in candidates)
-    raise ValueError(f"{folder}: which one is the {role}: {names}? Leave one in the folder.")
-
-
-def _state_axes(encoder: _Graph, kind: str) -> list[int]:
+def _state_axes(encoder: Graph, kind: str) -> list[int]:
     """The batch axis of each state, in the order of the encoder's inputs."""
     states = encoder.inputs[1:]
-    if len(states) < 2 or "decode_chunk_len" not in encoder.metadata:
+    if not is_streaming(encoder):
         names = ", ".join(declared.name for declared in encoder.inputs)
         raise ValueError(
             f"{encoder.path}: is not a streaming encoder: it takes {names}, "
-            f"and its metadata {'has' if 'decode_chunk_len' in encoder.metadata else 'lacks'} `decode_chunk_len`."
+            f"and its metadata {'has' if 'decode_chunk_len' in encoder.metadata else 'lacks'} `decode_chunk_len`; "
+            "`transducer transcribe` is for models that take whole utterances."
         )
     axes = _layout(kind, len(states))
     if axes is None:
@@ -221,13 +148,6 @@ def _state_axes(encoder: _Graph, kind: str) -> list[int]:
         if not all(isinstance(size, int) for size in sizes):
             raise ValueError(f"{encoder.path}: {declared.name} {declared.shape} must have sizes, but for the batch.")
     return axes
-
-
-def _feature_dim(encoder: _Graph) -> int:
-    x = encoder.inputs[0]
-    if len(x.shape) != 3 or not isinstance(x.shape[2], int):
-        raise ValueError(f"{encoder.path}: {x.name} {x.shape} must be (N, T, F) with a known number F of mel bins.")
-    return x.shape[2]
 
 
 def _layout(kind: str, num_states: int) -> list[int] | None:
@@ -252,13 +172,3 @@ def _unstack(array: np.ndarray, axis: int) -> list[np.ndarray]:
     if array.shape[axis] == 1:
         return [array]
     return [np.ascontiguousarray(each) for each in np.split(array, array.shape[axis], axis)]
-
-
-def _refuse_pointer(path: Path) -> None:
-    with path.open("rb") as file:
-        if file.read(23) == b"version https://git-lfs":
-            raise ValueError(f"{path}: is Git LFS's note of where the file is, not the file; fetch it: git lfs pull.")
-
-
-def _one_line(err: Exception) -> str:
-    return " ".join(str(err).split())

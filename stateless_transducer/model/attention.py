@@ -33,7 +33,7 @@ class RelativeSelfAttention(nn.Module):
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
-        self.num_heads = num_heads
+        self.num_heads, self.head_dim = num_heads, dim // num_heads
         self.in_proj = nn.Linear(dim, 3 * dim)
         self.out_proj = nn.Linear(dim, dim)
         self.linear_pos = nn.Linear(dim, dim, bias=False)
@@ -52,21 +52,25 @@ class RelativeSelfAttention(nn.Module):
             positions: (2T-1, D), see `relative_positions`.
             padding: (N, T), True behind the end of an utterance.
         """
-        N, T, D = x.shape
-        H, Dh = self.num_heads, D // self.num_heads
-        q, k, v = self.in_proj(x).view(N, T, 3, H, Dh).permute(2, 0, 3, 1, 4)  # each (N, H, T, Dh)
+        N, T, _ = x.shape
+        # numbers, not sizes of tensors: a traced size cannot be raised to a fraction
+        H, Dh = self.num_heads, self.head_dim
+        q, k, v = self.in_proj(x).view(N, T, 3, H, Dh).permute(2, 0, 3, 1, 4).unbind()  # each (N, H, T, Dh)
         r = self.linear_pos(positions).view(2 * T - 1, H, Dh).transpose(0, 1)  # (H, 2T-1, Dh)
         by_content = (q + self.pos_bias_u[:, None]) @ k.transpose(2, 3)
         by_distance = (q + self.pos_bias_v[:, None]) @ r.transpose(1, 2)  # (N, H, T, 2T-1)
         scores = (by_content + _shift(by_distance)) * Dh**-0.5
         scores = scores.masked_fill(padding[:, None, None], -torch.inf)
         mixed = scores.softmax(-1) @ v  # (N, H, T, Dh)
-        return self.out_proj(mixed.transpose(1, 2).reshape(N, T, D))
+        return self.out_proj(mixed.transpose(1, 2).reshape(N, T, H * Dh))
 
 
 def _shift(by_distance: Tensor) -> Tensor:
     """(N, H, T, 2T-1) -> (N, H, T, T): entry (i, j) is column T-1-i+j, the distance i-j."""
     N, H, T, _ = by_distance.shape
+    if torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
+        # strides would be constants of the graph; here T must be 2 or more
+        return by_distance.flatten(2)[..., T - 1 : -1].view(N, H, T, 2 * T - 2)[..., :T]
     by_distance = by_distance.contiguous()
     n, h, t, d = by_distance.stride()
     return by_distance.as_strided((N, H, T, T), (n, h, t - d, d), by_distance.storage_offset() + (T - 1) * d)

@@ -31,6 +31,7 @@ class Conformer(nn.Module):
         dropout: float,
     ) -> None:
         super().__init__()
+        self.dim = dim
         self.recompute_layers = False
         """In training, keep no activations inside the layers but compute them again for the gradient."""
         self.subsampling = Conv2dSubsampling(feature_dim, subsampling_channels, dim)
@@ -46,16 +47,18 @@ class Conformer(nn.Module):
 
         Args:
             features: (N, T_in, F), padded with anything finite.
-            feature_lens: (N,), 7 or more each.
+            feature_lens: (N,).
 
         Returns:
-            encoder_out (N, T, D_out), where frames behind an utterance's end mean nothing, and encoder_out_lens (N,).
+            encoder_out (N, T, D_out), where frames behind an utterance's end mean nothing, and encoder_out_lens (N,),
+            0 for what is too short for a frame.
         """
         x = self.subsampling(features)
         lens = subsampled_lens(feature_lens)
-        padding = padding_mask(lens, x.shape[1])
-        positions = self.dropout(relative_positions(x.shape[1], x.shape[2], like=x))
-        x = self.dropout(x * x.shape[2] ** 0.5)
+        # attention to nothing would be no number
+        padding = padding_mask(lens.clamp(min=1), x.shape[1])
+        positions = self.dropout(relative_positions(x.shape[1], self.dim, like=x))
+        x = self.dropout(x * self.dim**0.5)
         for layer in self.layers:
             if self.recompute_layers and self.training:
                 x = checkpoint(layer, x, positions, padding, use_reentrant=False)

@@ -1,17 +1,18 @@
-"""Lengths and masks, and the one formula for the number of encoder frames.
+"""Lengths and masks, and the one formula for the number of encoder frames. Torch is needed for masks alone.
 
 Letters: N utterances, T frames.
 """
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-import torch
-from torch import Tensor
 
-Lens = TypeVar("Lens", Tensor, np.ndarray)
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Lens = TypeVar("Lens", "Tensor", np.ndarray)
 
 MIN_FEATURE_FRAMES = 7
 """Fewest feature frames that give one encoder frame."""
@@ -43,4 +44,6 @@ def padding_mask(lens: Tensor, max_len: int) -> Tensor:
     Returns:
         (N, T), bool, on the device of ``lens``.
     """
+    import torch
+
     return torch.arange(max_len, device=lens.device) >= lens[:, None]

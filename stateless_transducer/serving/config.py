@@ -5,6 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+
+@dataclass(frozen=True)
+class DetailConfig:
+    """What is found out besides the text."""
+
+    align: bool = True
+    """Where each token begins and ends, and how sure it is."""
+    nbest: int = 1
+    """beam_search, modified_beam_search: hypotheses given for each segment, the best one included."""
+
+    def __post_init__(self) -> None:
+        if self.nbest < 1:
+            raise ValueError(f"`--nbest` must be at least 1, but is {self.nbest}.")
+
+
 Vad = Literal["auto", "silero", "energy", "none"]
 
 

@@ -10,7 +10,8 @@ from itertools import pairwise
 from typing import Literal
 
 from stateless_transducer.serving.transcript import Segment, Transcript
-from stateless_transducer.text.tokens import SPACE, TokenTable
+from stateless_transducer.text.tokens import SPACE
+from stateless_transducer.text.vocabulary import Vocabulary
 
 Format = Literal["txt", "json", "srt", "vtt", "TextGrid", "tsv"]
 
@@ -29,7 +30,7 @@ class Cue:
     text: str
 
 
-def document(wanted: Format, name: str, transcript: Transcript, token_table: TokenTable) -> str:
+def document(wanted: Format, name: str, transcript: Transcript, token_table: Vocabulary) -> str:
     """The file about one sound.
 
     Args:
@@ -56,7 +57,8 @@ def document(wanted: Format, name: str, transcript: Transcript, token_table: Tok
 def json_line(name: str, transcript: Transcript, *, id_: str | None = None) -> str:
     """An object: id, if there is one, file, text, duration, segments, warnings."""
     head = {"file": name} if id_ is None else {"id": id_, "file": name}
-    return json.dumps({**head, **asdict(transcript)}, ensure_ascii=False)
+    segments = [segment.known() for segment in transcript.segments]
+    return json.dumps({**head, **asdict(transcript), "segments": segments}, ensure_ascii=False)
 
 
 TSV_HEADER = "path\tstart\tend\ttext"
@@ -68,7 +70,7 @@ def tsv_rows(name: str, transcript: Transcript) -> list[str]:
     return [f"{name}\t{segment.start:.3f}\t{segment.end:.3f}\t{segment.text}" for segment in said]
 
 
-def cues(transcript: Transcript, token_table: TokenTable) -> list[Cue]:
+def cues(transcript: Transcript, token_table: Vocabulary) -> list[Cue]:
     """Subtitles: segments, cut at the longest pauses between words until a viewer can read each part."""
     found = []
     for segment in transcript.segments:
@@ -92,13 +94,13 @@ class _Word:
     last_time: float
 
 
-def _words(segment: Segment, token_table: TokenTable) -> list[_Word]:
-    tokens, times = segment.tokens, segment.times
+def _words(segment: Segment, token_table: Vocabulary) -> list[_Word]:
+    tokens, starts, ends = segment.tokens, segment.starts or segment.times, segment.ends or segment.times
     breaks = [i for i in range(1, len(tokens)) if _may_break(tokens[i - 1], tokens[i], token_table)]
-    return [_Word(tokens[i:j], times[i], times[j - 1]) for i, j in pairwise([0, *breaks, len(tokens)])]
+    return [_Word(tokens[i:j], starts[i], ends[j - 1]) for i, j in pairwise([0, *breaks, len(tokens)])]
 
 
-def _may_break(before: str, after: str, token_table: TokenTable) -> bool:
+def _may_break(before: str, after: str, token_table: Vocabulary) -> bool:
     is_wide = any(unicodedata.east_asian_width(character) in "WF" for character in (before[-1], after[0]))
     return token_table.unit == "word" or after.startswith(SPACE) or is_wide
 
@@ -121,7 +123,7 @@ def _width(token: str) -> int:
     return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in token)
 
 
-def _text(words: Sequence[_Word], token_table: TokenTable) -> str:
+def _text(words: Sequence[_Word], token_table: Vocabulary) -> str:
     return token_table.decode(token_table.ids[token] for word in words for token in word.tokens)
 
 
@@ -146,26 +148,42 @@ def _clock(seconds: float, point: str) -> str:
 
 
 def _text_grid(transcript: Transcript) -> str:
-    """Praat's: a tier of segments, with empty intervals where there are none, and a tier of points for the tokens."""
-    intervals: list[tuple[float, float, str]] = []
-    now = 0.0
-    for segment in transcript.segments:
-        if segment.start > now:
-            intervals.append((now, segment.start, ""))
-        intervals.append((segment.start, segment.end, segment.text))
-        now = segment.end
-    if transcript.duration > now:
-        intervals.append((now, transcript.duration, ""))
+    """Praat's: a tier of segments and one of tokens: intervals, or points where only their moments are known."""
+    said = [(segment.start, segment.end, segment.text) for segment in transcript.segments]
+    bounds = ["xmin = 0", f"xmax = {transcript.duration:.3f}"]
+    lines = ['File type = "ooTextFile"', 'Object class = "TextGrid"', "", *bounds]
+    lines += ["tiers? <exists>", "size = 2", "item []:"]
+    lines += _tier(1, "IntervalTier", "segments", bounds, "intervals", _gapless(said, transcript.duration), _interval)
+    if transcript.spans:
+        spans = [(*span, token) for span, token in zip(transcript.spans, transcript.tokens, strict=True)]
+        lines += _tier(
+            2, "IntervalTier", "tokens", bounds, "intervals", _gapless(spans, transcript.duration), _interval
+        )
+        return "\n".join(lines) + "\n"
     points: dict[float, str] = {}
     for time, token in zip(transcript.times, transcript.tokens, strict=True):
         # Praat has no two points at one time
         points[time] = points.get(time, "") + token
-    bounds = ["xmin = 0", f"xmax = {transcript.duration:.3f}"]
-    lines = ['File type = "ooTextFile"', 'Object class = "TextGrid"', "", *bounds]
-    lines += ["tiers? <exists>", "size = 2", "item []:"]
-    lines += _tier(1, "IntervalTier", "segments", bounds, "intervals", intervals, _interval)
     lines += _tier(2, "TextTier", "tokens", bounds, "points", sorted(points.items()), _point)
     return "\n".join(lines) + "\n"
+
+
+def _gapless(spans: Sequence[tuple[float, float, str]], duration: float) -> list[tuple[float, float, str]]:
+    """With empty intervals where there are none; of two that overlap, the later one begins where the earlier ends."""
+    intervals: list[tuple[float, float, str]] = []
+    now = 0.0
+    for start, end, text in spans:
+        if start > now:
+            intervals.append((now, start, ""))
+        if end <= now and intervals:
+            # said on the same frame as the one before: Praat has no empty interval
+            intervals[-1] = (*intervals[-1][:2], intervals[-1][2] + text)
+            continue
+        intervals.append((max(start, now), end, text))
+        now = end
+    if duration > now:
+        intervals.append((now, duration, ""))
+    return intervals
 
 
 def _tier(

@@ -13,11 +13,11 @@ from concurrent.futures import Executor, as_completed
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
 
 from stateless_transducer.audio import AudioError
 from stateless_transducer.decoding.config import SearchConfig
-from stateless_transducer.serving.config import SegmentConfig
+from stateless_transducer.serving.config import DetailConfig, SegmentConfig
+from stateless_transducer.serving.model import Precision
 from stateless_transducer.serving.recognizer import Recognizer, Stretch
 from stateless_transducer.serving.transcript import Transcript
 
@@ -40,10 +40,12 @@ class Job:
     model: Path
     search: SearchConfig
     segments: SegmentConfig
+    details: DetailConfig
     device: str
-    precision: Literal["fp32", "bf16"]
+    precision: Precision
     channel: int | None
     batch_seconds: float
+    num_threads: int | None = None
 
     def recognizer(self) -> Recognizer:
         """A new one.
@@ -52,7 +54,13 @@ class Job:
             ValueError: see `Recognizer`.
         """
         return Recognizer.from_pretrained(
-            self.model, self.search, device=self.device, precision=self.precision, segments=self.segments
+            self.model,
+            self.search,
+            device=self.device,
+            precision=self.precision,
+            segments=self.segments,
+            details=self.details,
+            num_threads=self.num_threads,
         )
 
 

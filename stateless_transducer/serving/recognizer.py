@@ -10,25 +10,31 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
-import torch
-from torch.nn.utils.rnn import pad_sequence
 
 from stateless_transducer.audio import AudioError, read_audio, stream_audio
-from stateless_transducer.checkpoint import Checkpoint, load_checkpoint
+from stateless_transducer.decoding.alignment import Alignment, align
 from stateless_transducer.decoding.config import SearchConfig
+from stateless_transducer.decoding.fusion import Scorer
 from stateless_transducer.decoding.hypothesis import Hypothesis
-from stateless_transducer.decoding.search import make_scorer, search
+from stateless_transducer.decoding.search import encode, logit_options, make_scorer, search_encoded
 from stateless_transducer.features import PADDING_VALUE, fbank
-from stateless_transducer.model.frozen import FrozenTransducer
-from stateless_transducer.ops.masks import SUBSAMPLING
-from stateless_transducer.serving.config import SegmentConfig
+from stateless_transducer.ops.masks import MIN_FEATURE_FRAMES, SUBSAMPLING
+from stateless_transducer.serving.config import DetailConfig, SegmentConfig
+from stateless_transducer.serving.model import Model, Precision, model_of, open_model
 from stateless_transducer.serving.segments import Piece, cut, make_voice_activity
-from stateless_transducer.serving.transcript import Segment, Transcript
+from stateless_transducer.serving.spans import token_spans
+from stateless_transducer.serving.transcript import Alternative, Segment, Transcript
+from stateless_transducer.text.tokens import TokenTable
+
+if TYPE_CHECKING:
+    import torch
+
+    from stateless_transducer.checkpoint import Checkpoint
 
 _LOG = logging.getLogger(__name__)
 # batches that the pool holds at most; the first ones leave early, so that there is something to see
@@ -61,23 +67,26 @@ class Recognizer:
 
     def __init__(
         self,
-        checkpoint: Checkpoint,
+        model: Model | Checkpoint,
         config: SearchConfig | None = None,
         *,
         device: str | torch.device = "cpu",
         hotwords: Sequence[str] = (),
-        precision: Literal["fp32", "bf16"] = "fp32",
+        precision: Precision = "fp32",
         segments: SegmentConfig | None = None,
+        details: DetailConfig | None = None,
     ) -> None:
-        """A recogniser of the checkpoint's model.
+        """A recogniser of a model.
 
         Args:
-            checkpoint: model, front end and tokens.
+            model: what `serving.model.open_model` gives, or a checkpoint.
             config: which search; greedy search by default.
-            device: where to compute: cpu, cuda, cuda:1, or auto, the first GPU if there is one.
+            device: where to compute with a checkpoint: cpu, cuda, cuda:1, or auto, the first GPU if there is one.
             hotwords: wanted phrases, besides those of the configuration's file; they need a search with a beam.
-            precision: of matrix products; bf16 pays on a GPU, and on a CPU with instructions for it (AMX).
+            precision: of matrix products with a checkpoint; bf16 pays on a GPU, and on a CPU with instructions for it
+                (AMX).
             segments: how long sound is cut.
+            details: what is found out besides the text.
 
         Raises:
             ValueError: the model's tokens cannot spell a hotword, the search has no beam, there is no such device, or
@@ -85,14 +94,13 @@ class Recognizer:
         """
         self._config = config or SearchConfig()
         self._segments = segments or SegmentConfig()
+        self._details = details or DetailConfig()
         self._voice = make_voice_activity(self._segments.vad)
-        self._fbank_config, self.token_table = checkpoint.fbank_config, checkpoint.token_table
-        self._device = choose_device(device)
         if hotwords and self._config.decoding_method == "greedy_search":
             raise ValueError('Hotwords need a beam: SearchConfig(decoding_method="modified_beam_search").')
-        self._scorer = make_scorer(self._config, self.token_table, hotwords)
-        dtype = torch.float32 if precision == "fp32" else torch.bfloat16
-        self._model = FrozenTransducer(checkpoint.model().to(self._device), dtype=dtype)
+        self._model = model if isinstance(model, Model) else model_of(model, device=device, precision=precision)
+        self.token_table = self._model.token_table
+        self._scorer = self._make_scorer(hotwords)
 
     @classmethod
     def from_pretrained(
@@ -102,21 +110,45 @@ class Recognizer:
         *,
         device: str | torch.device = "cpu",
         hotwords: Sequence[str] = (),
-        precision: Literal["fp32", "bf16"] = "fp32",
+        precision: Precision = "fp32",
         segments: SegmentConfig | None = None,
+        details: DetailConfig | None = None,
+        num_threads: int | None = None,
     ) -> Recognizer:
-        """Read a checkpoint of this project; the arguments are those of the constructor.
+        """Read a checkpoint of this project, or open a folder of ONNX graphs, for which no torch is needed.
+
+        Args:
+            path: the file; or a folder with encoder*.onnx, decoder*.onnx, joiner*.onnx and tokens.txt, written by
+                `transducer export onnx` or somebody else.
+            config: see the constructor.
+            device: see the constructor; graphs run on the CPU.
+            hotwords: see the constructor.
+            precision: fp32, of a checkpoint also bf16, of a folder int8 (x.int8.onnx).
+            segments: see the constructor.
+            details: see the constructor.
+            num_threads: of graphs; None: as many as there are cores. Torch has a setting for all its models.
 
         Raises:
             ValueError: it cannot be read.
         """
-        checkpoint = load_checkpoint(Path(path))
-        return cls(checkpoint, config, device=device, hotwords=hotwords, precision=precision, segments=segments)
+        model = open_model(Path(path), device=device, precision=precision, num_threads=num_threads)
+        return cls(model, config, hotwords=hotwords, segments=segments, details=details)
+
+    def _make_scorer(self, hotwords: Sequence[str]) -> Scorer | None:
+        config, tokens = self._config, self.token_table
+        if isinstance(tokens, TokenTable):
+            return make_scorer(config, tokens, hotwords)
+        if hotwords or config.hotwords_file is not None or config.ngram_lm is not None:
+            raise ValueError(
+                "Hotwords and language models need tokens that are characters or words, <unk> among them; those of "
+                "this model's tokens.txt are not."
+            )
+        return None
 
     @property
     def sample_rate(self) -> int:
         """At which waves must come."""
-        return self._fbank_config.sample_rate
+        return self._model.fbank_config.sample_rate
 
     def transcribe(
         self, sounds: Iterable[Sound], *, channel: int | None = None, batch_seconds: float = 100.0
@@ -195,7 +227,7 @@ class Recognizer:
 
     def features(self, wave: np.ndarray) -> np.ndarray:
         """What the model sees of a wave: (S,) -> (T_in, F)."""
-        return fbank(wave, self._fbank_config)
+        return fbank(wave, self._model.fbank_config)
 
     def _recognise(
         self, sounds: Iterable[Sound], channel: int | None, batch_seconds: float
@@ -259,15 +291,40 @@ class Recognizer:
             yield segments[place] if isinstance(item, Piece) else item
 
     def _search(self, pieces: Sequence[Piece]) -> list[Segment]:
-        features = [torch.from_numpy(self.features(piece.samples)) for piece in pieces]
-        padded = pad_sequence(features, batch_first=True, padding_value=PADDING_VALUE)
-        lens = torch.tensor([len(each) for each in features])
-        hypotheses = search(self._model, padded.to(self._device), lens.to(self._device), self._config, self._scorer)
-        return [self._segment(piece, hypothesis) for piece, hypothesis in zip(pieces, hypotheses, strict=True)]
+        features = [self.features(piece.samples) for piece in pieces]
+        lens = np.array([len(each) for each in features])
+        padded = np.full((len(features), lens.max(), features[0].shape[1]), PADDING_VALUE, np.float32)
+        for row, each in zip(padded, features, strict=True):
+            row[: len(each)] = each
+        model, config = self._model, self._config
+        encoded = encode(model.recognisable, model.place(padded), model.place(lens))
+        ranked = search_encoded(model.recognisable, *encoded, config, self._scorer)
+        segments = [self._segment(piece, found) for piece, found in zip(pieces, ranked, strict=True)]
+        if not self._details.align:
+            return segments
+        best = [found[0] for found in ranked]
+        is_modified = config.decoding_method != "beam_search" and config.max_sym_per_frame == 1
+        options, per_frame = logit_options(config), 1 if is_modified else None
+        aligned = align(model.recognisable, *encoded, best, max_symbols_per_frame=per_frame, options=options)
+        return [self._aligned(*each) for each in zip(segments, features, aligned, strict=True)]
 
-    def _segment(self, piece: Piece, hypothesis: Hypothesis) -> Segment:
+    def _aligned(self, segment: Segment, features: np.ndarray, alignment: Alignment) -> Segment:
+        """With the begin, end and confidence of each token."""
+        seconds_a_frame = self._model.fbank_config.frame_shift_ms / 1000
+        spans = token_spans(features, [SUBSAMPLING * frame + MIN_FEATURE_FRAMES // 2 for frame in alignment.frames])
+        starts, ends = (
+            tuple(round(min(segment.start + span[end] * seconds_a_frame, segment.end), 3) for span in spans)
+            for end in (0, 1)
+        )
+        confidences = tuple(round(confidence, 5) for confidence in alignment.confidences)
+        return replace(
+            segment, starts=starts, ends=ends, confidences=confidences, confidence=round(alignment.confidence, 5)
+        )
+
+    def _segment(self, piece: Piece, ranked: Sequence[Hypothesis]) -> Segment:
+        hypothesis = ranked[0]
         start = piece.start / self.sample_rate
-        seconds_a_frame = SUBSAMPLING * self._fbank_config.frame_shift_ms / 1000
+        seconds_a_frame = SUBSAMPLING * self._model.fbank_config.frame_shift_ms / 1000
         return Segment(
             start=round(start, 3),
             end=round(start + len(piece.samples) / self.sample_rate, 3),
@@ -275,24 +332,11 @@ class Recognizer:
             tokens=tuple(self.token_table.symbols[token] for token in hypothesis.tokens),
             times=tuple(round(start + frame * seconds_a_frame, 3) for frame in hypothesis.frames),
             log_probs=tuple(round(log_prob, 5) for log_prob in hypothesis.log_probs),
+            alternatives=tuple(
+                Alternative(self.token_table.decode(other.tokens), round(other.score, 5))
+                for other in ranked[1 : self._details.nbest]
+            ),
         )
-
-
-def choose_device(name: str | torch.device) -> torch.device:
-    """The device of that name; ``auto`` is the first GPU, or the CPU.
-
-    Raises:
-        ValueError: there is none.
-    """
-    if name == "auto":
-        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as err:
-        raise ValueError(f"`--device` must be auto, cpu, cuda or cuda:N, but is {name!r}.") from err
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"`--device` {name}: torch sees {torch.cuda.device_count()} GPUs.")
-    return device
 
 
 def _checked(wave: np.ndarray) -> np.ndarray:

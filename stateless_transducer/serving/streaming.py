@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from stateless_transducer.decoding.greedy_streaming import PartialHypothesis, greedy_search_chunk
+from stateless_transducer.export.onnx_graph import find_tokens
 from stateless_transducer.export.onnx_streaming import StreamingModel
 from stateless_transducer.features import FbankConfig, FbankStream, samples_until
 from stateless_transducer.serving.endpoint import EndpointRules
@@ -76,7 +77,7 @@ class Stream:
         seconds_a_frame = self._model.chunk_shift / self._model.encoder_frames * self._frames_s(1)
         start = self._frames_s(self._segment_start)
         return Segment(
-            text=self._symbols.text(hypothesis.tokens),
+            text=self._symbols.decode(hypothesis.tokens),
             tokens=tuple(self._symbols.symbols[token] for token in hypothesis.tokens),
             times=tuple(round(start + frame * seconds_a_frame, 3) for frame in hypothesis.frames),
             log_probs=tuple(hypothesis.log_probs),
@@ -142,11 +143,9 @@ class StreamingRecognizer:
             ValueError: a file is missing, ambiguous or not what it should be.
         """
         model = StreamingModel.open(Path(folder), num_threads=num_threads, prefer_int8=prefer_int8)
-        path = Path(folder) / "tokens.txt"
+        path = find_tokens(Path(folder))
         symbols = SymbolTable.read(path)
-        missing = next((i for i in range(model.vocab_size) if i not in symbols.symbols), None)
-        if missing is not None:
-            raise ValueError(f"{path}: lacks id {missing}, but the model says 0..{model.vocab_size - 1}.")
+        symbols.check(path, model.vocab_size)
         return cls(model, symbols, rules)
 
     @property

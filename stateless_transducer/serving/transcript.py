@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """Something else that may have been said."""
+
+    text: str
+    score: float
+    """Log-probability, as the search that found it counts; comparable within a segment."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +29,23 @@ class Segment:
     times: tuple[float, ...]
     """When each token was emitted."""
     log_probs: tuple[float, ...]
-    """Log-probability of each token."""
+    """Log-probability of each token on the frame on which it was emitted."""
+    starts: tuple[float, ...] = ()
+    """Where each token begins; this and the three below only if they were asked for."""
+    ends: tuple[float, ...] = ()
+    """Where each token ends."""
+    confidences: tuple[float, ...] = ()
+    """Probability of each token behind those before it, on whichever frame, 0..1."""
+    confidence: float | None = None
+    """Probability of the text, 0..1."""
+    alternatives: tuple[Alternative, ...] = ()
+    """What else may have been said, likeliest first, if it was asked for."""
+
+    def known(self) -> dict[str, Any]:
+        """All fields by name, without the details that were not asked for."""
+        fields = asdict(self)
+        details = ("starts", "ends", "confidences", "confidence", "alternatives")
+        return {name: value for name, value in fields.items() if name not in details or value not in ((), None)}
 
 
 @dataclass(frozen=True)
@@ -48,3 +74,13 @@ class Transcript:
     def log_probs(self) -> tuple[float, ...]:
         """Log-probability of each token."""
         return tuple(log_prob for segment in self.segments for log_prob in segment.log_probs)
+
+    @property
+    def spans(self) -> tuple[tuple[float, float], ...]:
+        """Where each token begins and ends, if that was asked for."""
+        return tuple(span for segment in self.segments for span in zip(segment.starts, segment.ends, strict=True))
+
+    @property
+    def confidences(self) -> tuple[float, ...]:
+        """Of each token, if they were asked for."""
+        return tuple(confidence for segment in self.segments for confidence in segment.confidences)

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from stateless_transducer.text.tokens import SPACE, UNKNOWN
+from stateless_transducer.text.tokens import SPACE, UNKNOWN, Unit, close_gaps
 
 # a byte that the model's tokens cannot spell otherwise
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
+# marks that stand behind the tokens: of disambiguation, of sentences
+_NO_TOKEN = re.compile(r"#.*|<.*>")
 # byte-level BPE, as icefall trains it, writes byte b as character b of these
 _RANGES = ((256, 287), (32, 126), (288, 305), (308, 318), (321, 328), (330, 382), (384, 422))
 _BYTE_OF = {chr(code): b for b, code in enumerate(c for low, high in _RANGES for c in range(low, high + 1))}
@@ -25,6 +27,13 @@ class SymbolTable:
     """Id -> symbol, in any order and with any gaps."""
 
     symbols: Mapping[int, str]
+    unit: Unit = "char"
+    """Symbols are joined as they are; `SPACE` in them stands for a blank."""
+
+    @cached_property
+    def ids(self) -> Mapping[str, int]:
+        """Symbol -> id."""
+        return {symbol: i for i, symbol in self.symbols.items()}
 
     @cached_property
     def unknown_ids(self) -> frozenset[int]:
@@ -37,11 +46,17 @@ class SymbolTable:
         letters = {c for symbol in self.symbols.values() for c in symbol} - {SPACE}
         return letters <= _BYTE_OF.keys() and any(ord(c) >= 384 for c in letters)
 
-    def text(self, ids: Iterable[int]) -> str:
+    def decode(self, ids: Iterable[int]) -> str:
         """The text of ids; bytes that make no character are left out."""
         symbols = [self.symbols[i] for i in ids]
         spell = self._spell_byte_level if self.is_byte_level else _spell
         return spell(symbols).decode("utf-8", errors="ignore").strip()
+
+    def join(self, texts: Iterable[str]) -> str:
+        """One text of several, with a blank between two of them where there is one between words."""
+        text = " ".join(text for text in texts if text)
+        has_blanks = self.is_byte_level or any(SPACE in symbol for symbol in self.symbols.values())
+        return close_gaps(text) if has_blanks else text.replace(" ", "")
 
     def _spell_byte_level(self, symbols: list[str]) -> bytes:
         spelt = bytearray()
@@ -52,6 +67,22 @@ class SymbolTable:
             elif spelt and 0x20 < spelt[-1] < 0x7F:
                 spelt += b" "
         return bytes(spelt)
+
+    def check(self, path: Path, vocab_size: int) -> None:
+        """Hold the table to the model that it was found beside.
+
+        Raises:
+            ValueError: an id of the model lacks a symbol, or symbols are left over that are no marks (``#0``, ``<s>``).
+        """
+        missing = next((i for i in range(vocab_size) if i not in self.symbols), None)
+        if missing is not None:
+            raise ValueError(f"{path}: lacks id {missing}, but the model says 0..{vocab_size - 1}.")
+        left_over = [s for i, s in self.symbols.items() if i >= vocab_size and not _NO_TOKEN.fullmatch(s)]
+        if left_over:
+            raise ValueError(
+                f"{path}: has {left_over[0]!r} with id {self.ids[left_over[0]]}, but the model says "
+                f"0..{vocab_size - 1}; is it of another model?"
+            )
 
     @classmethod
     def read(cls, path: Path) -> SymbolTable:

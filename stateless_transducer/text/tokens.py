@@ -65,7 +65,7 @@ class TokenTable:
         """The units of a text; a blank between words is `SPACE` where the table has it."""
         if self.unit == "word":
             return text.split()
-        text = " ".join(_CJK_GAP.sub("", text.replace(SPACE, " ")).split())
+        text = " ".join(close_gaps(text.replace(SPACE, " ")).split())
         return list(text.replace(" ", SPACE if SPACE in self.ids else ""))
 
     def encode(self, text: str) -> list[int]:
@@ -91,16 +91,19 @@ class TokenTable:
         text = " ".join(text for text in texts if text)
         if self.unit == "word":
             return text
-        return _CJK_GAP.sub("", text) if SPACE in self.ids else text.replace(" ", "")
+        return close_gaps(text) if SPACE in self.ids else text.replace(" ", "")
 
-    def write(self, lang_dir: Path, extra: tuple[str, ...] = ()) -> None:
+    def write(self, lang_dir: Path, extra: tuple[str, ...] = (), *, mark_words: bool = False) -> None:
         """Write ``tokens.txt`` (icefall's format) and ``lang.json`` (the unit) into a folder.
 
         Args:
             lang_dir: made if need be.
             extra: symbols behind the last token that are no tokens: a character table's ``#0``, ``#1``.
+            mark_words: begin each word with `SPACE`: programs that only join symbols then put blanks between words.
         """
-        lines = (f"{symbol} {i}\n" for i, symbol in enumerate((*self.symbols, *extra)))
+        mark = SPACE if mark_words and self.unit == "word" else ""
+        symbols = (symbol if symbol in SPECIAL else mark + symbol for symbol in (*self.symbols, *extra))
+        lines = (f"{symbol} {i}\n" for i, symbol in enumerate(symbols))
         write_text(lang_dir / "tokens.txt", "".join(lines))
         write_text(lang_dir / "lang.json", json.dumps({"unit": self.unit}) + "\n")
 
@@ -127,6 +130,8 @@ class TokenTable:
             symbol, i = fields[0], int(fields[1])
             if unit == "char" and re.fullmatch(r"#\d+", symbol):
                 continue
+            if unit == "word":
+                symbol = symbol.removeprefix(SPACE)
             if i in by_id:
                 raise ValueError(f"{path}:{number}: id {i} stands for {by_id[i]!r} already.")
             by_id[i] = symbol
@@ -134,6 +139,11 @@ class TokenTable:
             missing = next(i for i in range(len(by_id)) if i not in by_id)
             raise ValueError(f"{path}: ids must run from 0 without a gap, but {missing} is missing.")
         return cls(tuple(by_id[i] for i in range(len(by_id))), unit)
+
+
+def close_gaps(text: str) -> str:
+    """The same without blanks beside CJK ideographs."""
+    return _CJK_GAP.sub("", text)
 
 
 def build_token_table(texts: Iterable[str], unit: Unit, *, keep_spaces: bool = False) -> TokenTable:

@@ -31,7 +31,7 @@ _SHARE_OF_MEMORY = 0.9
 
 def describe_plan(plan: Plan, rank: Rank) -> str:
     """What ``--dry-run`` prints."""
-    config, objective = plan.config, plan.objective
+    config, objective = plan.config, plan.build_objective()
     loader = plan.loader(Rank(0, config.world_size, rank.device))
     lengths, batches = plan.lengths, loader.plan(0)
     num_all = sum(parameter.numel() for parameter in objective.model.parameters())
@@ -175,7 +175,7 @@ def _extrapolated(plan: Plan, rank: Rank, say: Callable[[str], None]) -> str:
 def _needed(plan: Plan, rank: Rank, duration: float) -> float | None:
     """Most bytes that two updates with the worst batches take; None: more than there is."""
     config = replace(plan.config, world_size=1)
-    learner = Learner(plan.objective.to(rank.device), config, Rank(0, 1, rank.device), model_size=1)
+    learner = Learner(plan.build_objective().to(rank.device), config, Rank(0, 1, rank.device), model_size=1)
     limits = BatchLimits(duration, plan.data_config.max_cells)
     is_gpu = rank.device.type == "cuda"
     if is_gpu:

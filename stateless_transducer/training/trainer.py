@@ -57,8 +57,7 @@ class Plan:
         lengths = self.training_set.lengths
         return lengths if self.mixed_set is None else lengths.then(self.mixed_set.lengths)
 
-    @property
-    def objective(self) -> Objective:
+    def build_objective(self) -> Objective:
         """A model with the weights of the start, drawn from the seed or taken from a trained one."""
         torch.manual_seed(self.config.seed)
         model = build_model(self.model_config)
@@ -94,7 +93,7 @@ class Trainer:
         # denormal numbers make backward passes on a CPU several times slower
         torch.set_flush_denormal(True)
         logger.info("About to create model")
-        objective = plan.objective.to(rank.device)
+        objective = plan.build_objective().to(rank.device)
         self._model, self._loader = objective.model, plan.loader(rank)
         logger.info(f"Number of model parameters: {sum(each.numel() for each in self._model.parameters())}")
         if rank.world_size > 1:
@@ -176,17 +175,23 @@ class Trainer:
                 display.advance(update.seconds, where=f"{where} of {len(plan)}", loss=position.recent.value)
             if position.step % config.log_interval == 0:
                 self._log_batch(learnt, sum(len(batch.ids) for batch in update.batches), display)
-            is_last = position.batch == len(plan)
-            if position.step % config.valid_interval == 0 and not is_last:
-                self._validate(display)
-            if learnt.is_told_to_stop and not is_last:
-                self._save_batch()
-                self._logger.info(
-                    f"Stopped{f' by {self._stop.name}' if self._stop.name else ''}; go on with `--resume true`"
-                )
+            # behind the last one, the epoch's own validation and checkpoint follow
+            if position.batch < len(plan) and not self._between_batches(learnt, display):
                 return False
-            if config.save_every and position.step % config.save_every == 0 and not is_last:
-                self._save_batch()
+        return True
+
+    def _between_batches(self, learnt: Learnt, display: TrainingDisplay | None) -> bool:
+        """Validation and checkpoints within an epoch; returns whether training goes on."""
+        config, step = self._config, self._position.step
+        if step % config.valid_interval == 0:
+            self._validate(display)
+        if learnt.is_told_to_stop:
+            self._save_batch()
+            by = f" by {self._stop.name}" if self._stop.name else ""
+            self._logger.info(f"Stopped{by}; go on with `--resume true`")
+            return False
+        if config.save_every and step % config.save_every == 0:
+            self._save_batch()
         return True
 
     def _note(self, learnt: Learnt) -> None:

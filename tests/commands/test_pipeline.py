@@ -167,7 +167,9 @@ def test_two_processes_train_one_model(world, tmp_path):
     flags = ["--world-size", "2", "--num-epochs", "1", "--master-port", "12399", "--exp-dir", str(tmp_path)]
     assert main([*world.train, *flags]) == 0
     assert load_checkpoint(tmp_path / "epoch-0.pt").provenance["train_loss"] > 0
-    logs = [path.read_text() for path in sorted((tmp_path / "log").glob("log-train-*-[01]"))]
+    logs = [
+        path.read_text() for path in sorted((tmp_path / "log").glob("log-train-*-[01]"), key=lambda path: path.name[-1])
+    ]
     # the same weights see the same dev set and come to the same loss; the same learning rate in every batch
     for rank, log in enumerate(logs):
         assert re.search(rf" INFO \[trainer\.py:\d+\] \({rank}/2\) Using DDP\n", log)

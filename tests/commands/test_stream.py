@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 from contextlib import suppress
-from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -80,7 +79,7 @@ def test_each_utterance_is_a_line_however_the_file_is_read(tiny_model, sound, se
 def test_json_has_all_of_an_utterance(tiny_model, sound, segments, capsys):
     assert main(["stream", str(tiny_model().folder), str(sound), "--output-format", "json", *FLAGS]) == 0
     found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert found == [json.loads(json.dumps(asdict(segment))) for segment in segments]
+    assert found == [json.loads(json.dumps(segment.known())) for segment in segments]
     assert set(found[0]) == {"text", "tokens", "times", "log_probs", "start", "end"}
 
 

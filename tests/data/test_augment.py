@@ -9,9 +9,10 @@ import pytest
 import torch
 from lhotse import CutSet, SupervisionSegment
 
-from stateless_transducer.data.augment import Augment
+from stateless_transducer.data.augment import Augment, stretched
 from stateless_transducer.data.batches import TrainingLoader, evaluation_batches, load_index, trainable
 from stateless_transducer.data.config import DataConfig, SpecAugmentConfig
+from stateless_transducer.features import FbankConfig, fbank
 from stateless_transducer.text.tokens import TokenTable
 
 
@@ -74,6 +75,26 @@ def test_augmentation_depends_on_seed_epoch_and_id_alone(noise, part):
         assert sum(not torch.equal(first[id_], other[id_]) for id_ in speech) > 3
     same = Augment(1, **given)
     assert sum(not torch.equal(same(speech["u1"], f"v{n}", 0), same(speech["u1"], f"w{n}", 0)) for n in range(12)) > 3
+
+
+@pytest.mark.parametrize("factor", [0.8, 0.95, 1.0, 1.1, 1.25])
+def test_stretched_features_are_those_of_the_stretched_frequency(factor):
+    def peak(hertz):
+        tone = 0.3 * np.sin(2 * np.pi * hertz * np.arange(16000) / 16000)
+        return fbank(tone.astype(np.float32), FbankConfig())[20:-20].mean(0)
+
+    for hertz in (500, 1000, 2500):
+        found = stretched(peak(hertz)[None], factor)[0]
+        assert abs(int(found.argmax()) - int(peak(hertz * factor).argmax())) <= 1
+    np.testing.assert_allclose(stretched(peak(1000)[None], 1.0)[0], peak(1000), rtol=1e-5)
+
+
+def test_vocal_tracts_differ_from_utterance_to_utterance_and_epoch_to_epoch():
+    augment, speech = Augment(1, vtlp_range=0.2), _speech(50)
+    found = {(id_, epoch): augment(speech, id_, epoch) for id_ in ("a", "b") for epoch in (0, 1)}
+    assert torch.equal(found["a", 0], augment(speech, "a", 0))
+    pairs = [(x, y) for x in found for y in found if x < y]
+    assert not any(torch.equal(found[x], found[y]) for x, y in pairs)
 
 
 def test_augmentation_leaves_the_generators_of_training_alone(noise):

@@ -126,7 +126,7 @@ def _with_metadata(path, **changes):
         ("encoder", {"model_type": None}, r"encoder.onnx: `model_type` '' with 20 states is unknown"),
         ("encoder", {"model_type": "conformer"}, r"`model_type` 'conformer' with 20 states is unknown"),
         ("encoder", {"decode_chunk_len": None}, r"is not a streaming encoder: it takes x, .* lacks `decode_chunk_len`"),
-        ("encoder", {"T": None}, r"encoder.onnx: its metadata lacks `T`; is it of a streaming transducer\?"),
+        ("encoder", {"T": None}, r"encoder.onnx: its metadata lacks `T`; is it of a transducer\?"),
         ("encoder", {"T": "many"}, r"encoder.onnx: `T` of its metadata must be a positive number, but is 'many'"),
         ("encoder", {"T": "21"}, r"encoder.onnx: onnxruntime cannot run it: .*x"),
         ("encoder", {"feature": "whisper"}, r"encoder.onnx: hears 'whisper' features, not Kaldi's fbank"),

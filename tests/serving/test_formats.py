@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
 from stateless_transducer.serving.formats import cues, document
-from stateless_transducer.serving.transcript import Segment, Transcript
+from stateless_transducer.serving.transcript import Alternative, Segment, Transcript
 from stateless_transducer.text.tokens import build_token_table
 
 CHARACTERS = build_token_table(["今天气很好"], "char")
@@ -52,6 +53,49 @@ def test_json_holds_everything():
         "log_probs": [-0.5, -0.5],
     }
     assert len(found["segments"]) == 3 and "clipped" in found["warnings"][0]
+
+
+def _detailed(segment, spans, **details):
+    starts, ends = zip(*spans, strict=True)
+    return replace(segment, starts=starts, ends=ends, confidences=(0.9,) * len(spans), confidence=0.8, **details)
+
+
+DETAILED = replace(
+    TWO,
+    segments=(
+        _detailed(TWO.segments[0], [(0.7, 0.95), (0.95, 1.3)], alternatives=(Alternative("今天天", -3.5),)),
+        TWO.segments[1],
+        _detailed(TWO.segments[2], [(3723.9, 3724.2), (3724.1, 3724.2)]),
+    ),
+)
+
+
+def test_json_holds_the_details_that_were_asked_for():
+    found = json.loads(document("json", "a.wav", DETAILED, CHARACTERS))["segments"][0]
+    assert (found["starts"], found["ends"]) == ([0.7, 0.95], [0.95, 1.3])
+    assert (found["confidences"], found["confidence"]) == ([0.9, 0.9], 0.8)
+    assert found["alternatives"] == [{"text": "今天天", "score": -3.5}]
+
+
+def test_text_grid_has_intervals_of_tokens_whose_ends_are_known():
+    text = document("TextGrid", "a.wav", DETAILED, CHARACTERS)
+    assert text.count('class = "IntervalTier"') == 2 and "TextTier" not in text
+    tier = text[text.index('name = "tokens"') :]
+    found = re.findall(r'xmin = ([\d.]+)\s+xmax = ([\d.]+)\s+text = "(.*)"', tier)
+    assert found == [
+        ("0.000", "0.700", ""),
+        ("0.700", "0.950", "今"),
+        ("0.950", "1.300", "天"),
+        ("1.300", "3723.900", ""),
+        # said at once: one interval
+        ("3723.900", "3724.200", "很好"),
+        ("3724.200", "3725.500", ""),
+    ]
+
+
+def test_cues_end_after_the_last_token_ends():
+    (first, _) = cues(DETAILED, CHARACTERS)
+    assert (first.start, first.end) == (0.5, 2.0)
 
 
 def test_tsv_has_a_row_for_what_was_said():

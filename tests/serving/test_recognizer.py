@@ -13,7 +13,8 @@ from stateless_transducer.features import FbankConfig
 from stateless_transducer.model.config import ModelConfig
 from stateless_transducer.model.transducer import build_model
 from stateless_transducer.serving.config import SegmentConfig
-from stateless_transducer.serving.recognizer import Recognizer, Stretch, choose_device
+from stateless_transducer.serving.model import choose_device
+from stateless_transducer.serving.recognizer import Recognizer, Stretch
 from stateless_transducer.text.tokens import build_token_table
 
 TOKENS = build_token_table(["今天天气很好"], "char")

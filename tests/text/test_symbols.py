@@ -16,28 +16,28 @@ def test_lines_may_have_tabs_any_order_gaps_and_windows_ends(tmp_path):
 
 
 def test_line_with_an_id_alone_is_a_blank_between_words(tmp_path):
-    assert _read(tmp_path, "<blk> 0\na 1\n 2\nb 3\n").text([1, 2, 3]) == "a b"
+    assert _read(tmp_path, "<blk> 0\na 1\n 2\nb 3\n").decode([1, 2, 3]) == "a b"
 
 
 def test_words_are_apart_where_a_piece_begins_one(tmp_path):
     table = _read(tmp_path, "<blk> 0\n\u2581he 1\nllo 2\n\u2581you 3\n")
-    assert table.text([1, 2, 3]) == "hello you" and table.text([]) == ""
+    assert table.decode([1, 2, 3]) == "hello you" and table.decode([]) == ""
     assert not table.is_byte_level and table.unknown_ids == set()
 
 
 def test_bytes_make_the_character_that_no_token_spells(tmp_path):
     lines = ["<blk> 0", "a 1", *(f"<0x{b:02X}> {2 + i}" for i, b in enumerate("魏".encode()))]
     table = _read(tmp_path, "\n".join(lines))
-    assert table.text([1, 2, 3, 4, 1]) == "a魏a"
+    assert table.decode([1, 2, 3, 4, 1]) == "a魏a"
     # while it is still being said
-    assert table.text([1, 2, 3]) == "a"
+    assert table.decode([1, 2, 3]) == "a"
 
 
 def test_byte_level_pieces_are_put_together(tmp_path):
     # what icefall writes for the bytes E4 BD A0 of 你 and E5 A5 BD of 好
     table = _read(tmp_path, "<blk> 0\n\u2581\u018b\u0163\u0145 1\n\u018c\u014b\u0163 2\n\u2581hi 3\n")
     assert table.is_byte_level
-    assert table.text([1, 2]) == "你好" and table.text([3, 3]) == "hi hi" and table.text([3, 1]) == "hi 你"
+    assert table.decode([1, 2]) == "你好" and table.decode([3, 3]) == "hi hi" and table.decode([3, 1]) == "hi 你"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,144 @@
+"""``transducer export onnx``: one of our models as ONNX, for sherpa-onnx, onnx-asr, and ourselves without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stateless_transducer.commands.console import complain, progress_bar, say
+from stateless_transducer.commands.flags import parse
+
+if TYPE_CHECKING:
+    from stateless_transducer.evaluation import TestResult
+    from stateless_transducer.text.tokens import TokenTable
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of ``transducer export onnx``."""
+
+    checkpoint: Path
+    """Model file, as written by `transducer average` or `transducer import`; a training checkpoint will do as well."""
+    output: Path
+    """Folder to write: encoder.onnx, decoder.onnx, joiner.onnx, tokens.txt, lang.json, model.json."""
+    int8: bool = False
+    """Write x.int8.onnx, too: a quarter of the size, about twice as fast, perhaps less accurate."""
+    manifest_dir: Path | None = None
+    """Folder with prepared cuts, on which to measure what int8 costs."""
+    prefix: str = "aishell"
+    """Name of the corpus."""
+    test_set: str = "test"
+    """Split to measure on."""
+    max_duration: float = 100.0
+    """Seconds of speech in a batch."""
+    reject_worse_than: float = 0.3
+    """Percentage points of the error rate that int8 may cost; if it costs more, it is not kept, and the status is 1."""
+
+    def __post_init__(self) -> None:
+        if self.manifest_dir is not None and not self.int8:
+            raise ValueError("`--manifest-dir` is for measuring what int8 costs: add `--int8 true`.")
+        if not self.max_duration > 0:
+            raise ValueError(f"`--max-duration` must be above 0 s, but is {self.max_duration:g}.")
+
+
+def main(program: str, arguments: list[str]) -> int:
+    """Parse and run; status 1 if int8 was rejected."""
+    return run(parse(Options, program, arguments, "Write a model as ONNX graphs that sherpa-onnx and onnx-asr run."))
+
+
+def run(options: Options) -> int:
+    """Read, trace, quantise, measure, write."""
+    from stateless_transducer.checkpoint import load_checkpoint
+    from stateless_transducer.export.card import CARD, write_card
+    from stateless_transducer.export.onnx_model import GRAPHS, INT8_GRAPHS
+    from stateless_transducer.export.onnx_writer import differs_from_clients, write_onnx
+    from stateless_transducer.files import filling
+
+    if options.output.exists() and not options.output.is_dir():
+        raise ValueError(f"`--output` {options.output} is a file; name a folder.")
+    checkpoint = load_checkpoint(options.checkpoint)
+    others = differs_from_clients(checkpoint.fbank_config)
+    if others:
+        complain(f"note: sherpa-onnx and onnx-asr compute other features than this model's ({others}).")
+    int8: dict[str, Any] | None = None
+    with filling(
+        options.output, owned=(*GRAPHS.values(), *INT8_GRAPHS.values(), "tokens.txt", "lang.json", CARD)
+    ) as folder:
+        write_onnx(folder, checkpoint)
+        if options.int8:
+            int8 = _quantise(folder, options, checkpoint.token_table)
+        write_card(folder, checkpoint, int8)
+    for path in sorted(options.output.glob("*.onnx")):
+        say(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
+    return 0 if int8 is None or int8["kept"] else 1
+
+
+def _quantise(folder: Path, options: Options, token_table: TokenTable) -> dict[str, Any] | None:
+    """Write the int8 graphs, and say what they cost, if there is something to measure it on; too much: remove them."""
+    from stateless_transducer.export.onnx_model import INT8_GRAPHS
+    from stateless_transducer.export.quantise import quantise
+
+    quantise(folder)
+    if options.manifest_dir is None:
+        complain("int8: what it costs in accuracy was not measured; `--manifest-dir` names a prepared corpus for that.")
+        return None
+    fp32, int8 = (_evaluate(folder, precision, options, token_table) for precision in ("fp32", "int8"))
+    found = _cost(fp32, int8, options, token_table)
+    if not found["kept"]:
+        complain(f"int8 is not kept: it costs more than `--reject-worse-than` {options.reject_worse_than:g} points.")
+        for name in INT8_GRAPHS.values():
+            (folder / name).unlink()
+    return found
+
+
+def _evaluate(folder: Path, precision: Any, options: Options, token_table: TokenTable) -> TestResult:
+    from stateless_transducer.data.batches import evaluation_batches, load_index
+    from stateless_transducer.data.config import DataConfig
+    from stateless_transducer.decoding.config import SearchConfig
+    from stateless_transducer.evaluation import evaluate
+    from stateless_transducer.export.onnx_model import OnnxTransducer
+
+    assert options.manifest_dir is not None
+    cuts = load_index(options.manifest_dir, options.prefix, options.test_set)
+    data = DataConfig(
+        manifest_dir=options.manifest_dir, prefix=options.prefix, max_duration=options.max_duration, num_workers=0
+    )
+    model, batches = OnnxTransducer.open(folder, precision=precision), evaluation_batches(cuts, token_table, data)
+    with progress_bar(f"decoding {options.test_set}, {precision}") as bar:
+        return evaluate(
+            model, batches, token_table, SearchConfig(), device=None, progress=lambda done: bar(done, len(cuts))
+        )
+
+
+def _cost(fp32: TestResult, int8: TestResult, options: Options, token_table: TokenTable) -> dict[str, Any]:
+    """Error rates in percent, their difference with its interval, and whether it is small enough."""
+    import numpy as np
+
+    from stateless_transducer.evaluation import CONFIDENCE, interval_of, metric_name
+    from stateless_transducer.text.bootstrap import compare_reports
+
+    if not fp32.report.num_reference:
+        raise ValueError(f"`--test-set` {options.test_set} holds no text to measure an error rate with.")
+    compared = compare_reports(
+        fp32.report, int8.report, generator=np.random.default_rng(0), confidence=CONFIDENCE
+    ).difference
+    metric, rates = metric_name(token_table), (fp32.report.error_rate, int8.report.error_rate)
+    say(
+        f"{metric} of {options.prefix} {options.test_set}, {len(fp32.report.utterances)} utterances: fp32 "
+        f"{rates[0]:.2f} %, int8 {rates[1]:.2f} %: {compared.value:+.2f} points "
+        f"({100 * CONFIDENCE:g} % interval {compared.low:+.2f}..{compared.high:+.2f})"
+    )
+    return {
+        "corpus": options.prefix,
+        "test_set": options.test_set,
+        "utterances": len(fp32.report.utterances),
+        "search": "greedy_search",
+        "metric": metric,
+        "error_rate_fp32": round(rates[0], 2),
+        "error_rate_int8": round(rates[1], 2),
+        "difference": round(compared.value, 2),
+        "difference_interval": interval_of(compared),
+        "reject_worse_than": options.reject_worse_than,
+        "kept": compared.value <= options.reject_worse_than,
+    }

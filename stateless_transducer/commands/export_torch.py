@@ -1,0 +1,56 @@
+"""``transducer export torch``: one of our models in a format of torch's, or its weights as safetensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from stateless_transducer.commands.console import say
+from stateless_transducer.commands.flags import parse
+
+_ENDINGS = {
+    ".safetensors": "weights, sizes, front end and tokens; all our commands read it",
+    ".pt2": "the encoder by torch.export",
+    ".jit.pt": "TorchScript with the methods encode, predict, join",
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of ``transducer export torch``."""
+
+    checkpoint: Path
+    """Model file, as written by `transducer average` or `transducer import`; a training checkpoint will do as well."""
+    output: Path
+    """File to write; its ending says what: .safetensors (weights), .pt2 (torch.export), .jit.pt (TorchScript)."""
+
+    def __post_init__(self) -> None:
+        if self.ending is None:
+            known = ", ".join(f"{ending} ({what})" for ending, what in _ENDINGS.items())
+            raise ValueError(f"`--output` must end in {known}, but is {self.output}.")
+
+    @property
+    def ending(self) -> str | None:
+        """Which of the formats."""
+        return next((ending for ending in _ENDINGS if self.output.name.endswith(ending)), None)
+
+
+def main(program: str, arguments: list[str]) -> int:
+    """Parse and run."""
+    run(parse(Options, program, arguments, "Write a model as safetensors, torch.export program or TorchScript."))
+    return 0
+
+
+def run(options: Options) -> None:
+    """Read and write."""
+    from stateless_transducer.checkpoint import load_checkpoint, save_checkpoint
+
+    checkpoint = load_checkpoint(options.checkpoint)
+    if options.ending == ".safetensors":
+        save_checkpoint(options.output, replace(checkpoint, training_state=None))
+    else:
+        from stateless_transducer.export.torch_writer import write_program, write_script
+
+        write = write_program if options.ending == ".pt2" else write_script
+        write(options.output, checkpoint)
+    say(f"{options.output}: {_ENDINGS[options.ending or '']}")

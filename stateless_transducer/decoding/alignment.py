@@ -1,0 +1,175 @@
+"""How sure a hypothesis is, and when its tokens were said, from all its paths through the lattice rather than from one.
+
+Letters: N utterances, T encoder frames, U tokens, D joiner width, C tokens of context, W rows of a band.
+
+Of a transducer, the probability that the first u tokens are y_1 .. y_u, whatever follows, is the sum over the frames on
+which the u-th may be said (Graves 2012, arXiv 1211.3711, prefix probabilities):
+``P(u) = sum_t alpha(t, u-1) p(y_u | t, u-1)``. So ``P(u) / P(u-1)`` is the probability of token u behind those before
+it, with all times that it may have, and the sum over all paths to the end is that of the transcript. The
+log-probability of a token on the frame on which a search said it is smaller, where the model hesitates between frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from stateless_transducer.decoding.arrays import Array, gather, like, log_sum_exp, to_numpy, without_gradients
+from stateless_transducer.decoding.hypothesis import Hypothesis
+from stateless_transducer.decoding.options import PLAIN, LogitOptions
+from stateless_transducer.decoding.recognisable import Steps, on_host
+
+BAND = 3
+"""Cells above and below the path that the search found; the others carry next to nothing."""
+_ROWS_AT_ONCE = 1024
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """Of a hypothesis."""
+
+    frames: tuple[int, ...]
+    """Encoder frame on which each token was most likely said, by all paths."""
+    confidences: tuple[float, ...]
+    """Probability of each token behind those before it, 0..1."""
+    confidence: float
+    """Probability of the whole transcript, 0..1."""
+
+
+@without_gradients
+def align(
+    model: Steps,
+    encoder_out: Array,
+    encoder_out_lens: Array,
+    hypotheses: Sequence[Hypothesis],
+    *,
+    max_symbols_per_frame: int | None = 1,
+    options: LogitOptions = PLAIN,
+) -> list[Alignment]:
+    """Sum over the paths of each hypothesis that keep near the one that the search found.
+
+    Args:
+        model: predicts and joins.
+        encoder_out: (N, T, D).
+        encoder_out_lens: (N,).
+        hypotheses: N.
+        max_symbols_per_frame: 1: paths say one token a frame at most, as of modified beam search; otherwise any number.
+        options: adjustments of the logits.
+    """
+    model, encoder_out, encoder_out_lens = on_host(model, encoder_out, encoder_out_lens)
+    bands = [
+        _Band.around(hypothesis, int(length), model)
+        for hypothesis, length in zip(hypotheses, to_numpy(encoder_out_lens), strict=True)
+    ]
+    rows = np.concatenate([n * encoder_out.shape[1] + band.frames for n, band in enumerate(bands)])
+    contexts = np.concatenate([band.contexts for band in bands])
+    following = np.concatenate([band.following for band in bands])
+    blank, symbol = _arc_scores(
+        model, encoder_out.reshape(-1, encoder_out.shape[2]), rows, contexts, following, options
+    )
+    ends = np.cumsum([len(band.frames) for band in bands])
+    return [
+        _sums(band, own_blank, own_symbol, is_modified=max_symbols_per_frame == 1)
+        for band, own_blank, own_symbol in zip(
+            bands, np.split(blank, ends[:-1]), np.split(symbol, ends[:-1]), strict=True
+        )
+    ]
+
+
+@dataclass(frozen=True)
+class _Band:
+    """Cells (t, u) near a path: on each frame W of them, from the lowest on."""
+
+    num_frames: int
+    num_tokens: int
+    lowest: np.ndarray
+    """(T,): the fewest tokens said on each frame."""
+    frames: np.ndarray
+    """(T * W,)."""
+    contexts: np.ndarray
+    """(T * W, C)."""
+    following: np.ndarray
+    """(T * W,): the next token; the blank where all are said."""
+
+    def near(self, t: int) -> range:
+        """Cells of a frame that a token may follow."""
+        first = int(self.lowest[t])
+        return range(first, min(self.num_tokens, first + 2 * BAND + 1))
+
+    @classmethod
+    def around(cls, hypothesis: Hypothesis, num_frames: int, model: Steps) -> _Band:
+        tokens = np.array(hypothesis.tokens, np.int64)
+        U, T, C = len(tokens), num_frames, model.context_size
+        said = np.searchsorted(np.array(hypothesis.frames, np.int64), np.arange(T), side="left")
+        width = min(2 * BAND + 1, U + 1)
+        lowest = (said - BAND).clip(0, U + 1 - width)
+        u = (lowest[:, None] + np.arange(width)).reshape(-1)
+        padded = np.concatenate([np.full(C, model.blank_id), tokens, [model.blank_id]])
+        # the context of cell u is the C tokens before place u of the padded row
+        contexts = padded[u[:, None] + np.arange(C)]
+        return cls(T, U, lowest, np.repeat(np.arange(T), width), contexts, padded[u + C])
+
+
+def _arc_scores(
+    model: Steps,
+    frames: Array,
+    rows: np.ndarray,
+    contexts: np.ndarray,
+    following: np.ndarray,
+    options: LogitOptions,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Log-probabilities of the blank and of the following token of each cell, float64."""
+    blank, symbol = np.empty(len(rows)), np.empty(len(rows))
+    for start in range(0, len(rows), _ROWS_AT_ONCE):
+        part = slice(start, start + _ROWS_AT_ONCE)
+        here, context, token = (like(values[part], frames) for values in (rows, contexts, following))
+        logits = options.adjust(model.join(frames[here], model.predict(context)), model.blank_id)
+        normaliser = log_sum_exp(logits)
+        blank[part] = to_numpy(logits[:, model.blank_id] - normaliser)
+        symbol[part] = to_numpy(gather(logits, token[:, None])[:, 0] - normaliser)
+    return blank, symbol
+
+
+def _sums(band: _Band, blank: np.ndarray, symbol: np.ndarray, *, is_modified: bool) -> Alignment:
+    """Alpha and beta over the band, in log-probabilities."""
+    T, U = band.num_frames, band.num_tokens
+    if not T:
+        return Alignment((), (), 1.0)
+    blank, symbol = (_widened(band, scores) for scores in (blank, symbol))
+    # a frame more than there are: where all paths end
+    alpha, beta = (np.full((T + 1, U + 2), -np.inf) for _ in range(2))
+    alpha[0, 0], beta[T, U] = 0.0, 0.0
+    with np.errstate(invalid="ignore"):
+        if is_modified:
+            for t in range(T):
+                alpha[t + 1, :-1] = alpha[t, :-1] + blank[t]
+                alpha[t + 1, 1:-1] = np.logaddexp(alpha[t + 1, 1:-1], alpha[t, :U] + symbol[t, :U])
+            for t in range(T - 1, -1, -1):
+                beta[t, :-1] = np.logaddexp(blank[t] + beta[t + 1, :-1], symbol[t] + beta[t + 1, 1:])
+            emitted = alpha[:T, :U] + symbol[:, :U]
+            after = beta[1:, 1 : U + 1]
+        else:
+            for t in range(T):
+                for u in band.near(t):
+                    alpha[t, u + 1] = np.logaddexp(alpha[t, u + 1], alpha[t, u] + symbol[t, u])
+                alpha[t + 1, :-1] = alpha[t, :-1] + blank[t]
+            for t in range(T - 1, -1, -1):
+                beta[t, :-1] = blank[t] + beta[t + 1, :-1]
+                for u in reversed(band.near(t)):
+                    beta[t, u] = np.logaddexp(beta[t, u], symbol[t, u] + beta[t, u + 1])
+            emitted = alpha[:T, :U] + symbol[:, :U]
+            after = beta[:T, 1 : U + 1]
+    prefixes = np.concatenate([[0.0], log_sum_exp(emitted.T.copy())]) if U else np.zeros(1)
+    confidences = np.exp(np.diff(prefixes).clip(max=0.0))
+    frames = (emitted + after).argmax(0)
+    return Alignment(tuple(frames.tolist()), tuple(confidences.tolist()), float(np.exp(min(0.0, alpha[T, U]))))
+
+
+def _widened(band: _Band, scores: np.ndarray) -> np.ndarray:
+    """(T * W,) -> (T, U+1), -inf outside the band."""
+    whole = np.full((band.num_frames, band.num_tokens + 1), -np.inf)
+    rows = scores.reshape(band.num_frames, -1)
+    np.put_along_axis(whole, band.lowest[:, None] + np.arange(rows.shape[1]), rows, axis=1)
+    return whole

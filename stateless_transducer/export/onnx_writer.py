@@ -1,0 +1,99 @@
+"""A checkpoint as three ONNX graphs and their tokens: the layout of icefall, which sherpa-onnx and onnx-asr read.
+
+`docs/export.md` lists what the clients expect. Letters: N utterances, T_in feature frames, F mel bins, T encoder
+frames, C tokens of context, D joiner width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from stateless_transducer.checkpoint import Checkpoint
+from stateless_transducer.export.onnx_model import FRONT_END, GRAPHS
+from stateless_transducer.export.traceable import OfflineDecoder, OfflineEncoder
+from stateless_transducer.features import FbankConfig
+
+# of the clients that are in use, the oldest onnxruntime (1.17) takes IR 9
+_OPSET, _NEWEST_IR = 17, 9
+
+
+def write_onnx(folder: Path, checkpoint: Checkpoint) -> None:
+    """Write encoder.onnx, decoder.onnx, joiner.onnx, tokens.txt and lang.json into a folder.
+
+    Args:
+        folder: there already; `files.filling` gives one.
+        checkpoint: whose blank is token 0.
+
+    Raises:
+        ValueError: the clients could not run such a model.
+    """
+    config, model = checkpoint.model_config, checkpoint.model()
+    if config.blank_id != 0:
+        raise ValueError(f"The blank of an exported model must be token 0, but here it is {config.blank_id}.")
+    sizes = {"context_size": config.context_size, "vocab_size": config.vocab_size}
+    _write(
+        folder / GRAPHS["encoder"],
+        OfflineEncoder(model.encoder),
+        {"x": torch.zeros(2, 40, config.feature_dim), "x_lens": torch.tensor([40, 30])},
+        {"encoder_out": {0: "N", 1: "T"}, "encoder_out_lens": {0: "N"}},
+        {
+            "model_type": "conformer",
+            "version": "1",
+            "model_author": "stateless-transducer",
+            "comment": "stateless transducer",
+            FRONT_END: json.dumps(asdict(checkpoint.fbank_config)),
+        },
+    )
+    contexts = torch.zeros(2, config.context_size, dtype=torch.int64)
+    _write(folder / GRAPHS["decoder"], OfflineDecoder(model.decoder), {"y": contexts}, {"decoder_out": {0: "N"}}, sizes)
+    rows = torch.zeros(2, config.joiner_dim)
+    _write(
+        folder / GRAPHS["joiner"],
+        model.joiner,
+        {"encoder_out": rows, "decoder_out": rows},
+        {"logit": {0: "N"}},
+        {"joiner_dim": config.joiner_dim},
+    )
+    checkpoint.token_table.write(folder, mark_words=True)
+
+
+def differs_from_clients(config: FbankConfig) -> str:
+    """What sherpa-onnx and onnx-asr would compute otherwise than this front end; empty if nothing."""
+    wanted = asdict(FbankConfig())
+    return ", ".join(f"{name} {value}" for name, value in asdict(config).items() if value != wanted[name])
+
+
+def _write(
+    path: Path,
+    module: nn.Module,
+    inputs: Mapping[str, Tensor],
+    outputs: Mapping[str, Mapping[int, str]],
+    metadata: Mapping[str, str | int],
+) -> None:
+    """Trace a module, and add metadata to the graph; the first axis of all inputs is N, the second of x is T_in."""
+    axes = {name: {0: "N", 1: "T_in"} if name == "x" else {0: "N"} for name in inputs}
+    with torch.no_grad(), warnings.catch_warnings():
+        # the newer exporter writes IR 10; this one says that it is the older one
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.onnx.export(
+            module,
+            tuple(inputs.values()),
+            str(path),
+            input_names=list(inputs),
+            output_names=list(outputs),
+            dynamic_axes={**axes, **outputs},
+            opset_version=_OPSET,
+            dynamo=False,
+        )
+    model = onnx.load(str(path))
+    assert model.ir_version <= _NEWEST_IR, model.ir_version
+    onnx.helper.set_model_props(model, {key: str(value) for key, value in metadata.items()})
+    onnx.save(model, str(path))

@@ -1,0 +1,97 @@
+"""A model as a program of torch's own, for C++ and for Python without this package.
+
+Letters: N utterances, T_in feature frames, F mel bins, T encoder frames, C tokens of context, D joiner width,
+V vocabulary.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from stateless_transducer.checkpoint import Checkpoint
+from stateless_transducer.export.traceable import OfflineEncoder
+from stateless_transducer.files import replacing
+from stateless_transducer.model.transducer import Transducer
+
+# behind every utterance, so that there are three encoder frames at least: the exporter proves its shapes from that on
+_PADDING = 15
+_MOST_UTTERANCES, _MOST_FRAMES = 4096, 1_000_000
+
+
+def write_program(path: Path, checkpoint: Checkpoint) -> None:
+    """Write the encoder by ``torch.export``: x (N, T_in, F) and x_lens (N,) -> encoder_out and encoder_out_lens.
+
+    Any N and T_in will do; encoder_out has a few frames behind the end of the longest utterance.
+    """
+    N = torch.export.Dim("N", min=1, max=_MOST_UTTERANCES)
+    T_in = torch.export.Dim("T_in", min=0, max=_MOST_FRAMES)
+    program = torch.export.export(
+        _PaddingEncoder(checkpoint.model()),
+        _example(checkpoint),
+        dynamic_shapes={"x": {0: N, 1: T_in}, "x_lens": {0: N}},
+    )
+    with replacing(path) as temporary:
+        torch.export.save(program, temporary, extra_files=_facts(checkpoint))
+
+
+def write_script(path: Path, checkpoint: Checkpoint) -> None:
+    """Write TorchScript with the methods encode, predict and join, as the model of this package has them."""
+    rows = torch.zeros(2, checkpoint.model_config.joiner_dim)
+    contexts = torch.zeros(2, checkpoint.model_config.context_size, dtype=torch.int64)
+    with warnings.catch_warnings():
+        # of torch's own about TorchScript's age
+        warnings.simplefilter("ignore", DeprecationWarning)
+        script = torch.jit.trace_module(
+            _Methods(checkpoint.model()),
+            {"encode": _example(checkpoint), "predict": (contexts,), "join": (rows, rows)},
+            check_trace=False,
+        )
+        with replacing(path) as temporary:
+            torch.jit.save(script, str(temporary), _extra_files=_facts(checkpoint))
+
+
+def _example(checkpoint: Checkpoint) -> tuple[Tensor, Tensor]:
+    return torch.zeros(2, 40, checkpoint.model_config.feature_dim), torch.tensor([40, 30])
+
+
+def _facts(checkpoint: Checkpoint) -> dict[str, str]:
+    """Files within the file: what is needed around the network."""
+    lines = (f"{symbol} {i}\n" for i, symbol in enumerate(checkpoint.token_table.symbols))
+    settings = {
+        "sizes": asdict(checkpoint.model_config),
+        "fbank": asdict(checkpoint.fbank_config),
+        "unit": checkpoint.token_table.unit,
+    }
+    return {"tokens.txt": "".join(lines), "config.json": json.dumps(settings, indent=2)}
+
+
+class _PaddingEncoder(nn.Module):
+    def __init__(self, model: Transducer) -> None:
+        super().__init__()
+        self.encoder = model.encoder
+        self.eval()
+
+    def forward(self, x: Tensor, x_lens: Tensor) -> tuple[Tensor, Tensor]:
+        return self.encoder(nn.functional.pad(x, (0, 0, 0, _PADDING)), x_lens)
+
+
+class _Methods(nn.Module):
+    def __init__(self, model: Transducer) -> None:
+        super().__init__()
+        self.model, self.encoder = model, OfflineEncoder(model.encoder)
+        self.eval().requires_grad_(False)
+
+    def encode(self, x: Tensor, x_lens: Tensor) -> tuple[Tensor, Tensor]:
+        return self.encoder(x, x_lens)
+
+    def predict(self, contexts: Tensor) -> Tensor:
+        return self.model.predict(contexts)
+
+    def join(self, encoder_out: Tensor, decoder_out: Tensor) -> Tensor:
+        return self.model.join(encoder_out, decoder_out)

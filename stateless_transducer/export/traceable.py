@@ -1,0 +1,46 @@
+"""The network as tracing exporters take it: no branch and no size that a trace would freeze.
+
+Letters: N utterances, T_in feature frames, F mel bins, T encoder frames, C tokens of context, D joiner width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from stateless_transducer.model.conformer import Conformer
+from stateless_transducer.model.decoder import StatelessDecoder
+
+# two encoder frames, below which the traced attention cannot go
+_FEWEST_FRAMES = 11
+
+
+class OfflineEncoder(nn.Module):
+    """The encoder for utterances of any length: what is too short for a frame gives none, and is no error."""
+
+    def __init__(self, encoder: Conformer) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.eval()
+
+    def forward(self, x: Tensor, x_lens: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, T_in, F) and (N,) -> (N, T, D) and (N,)."""
+        silence = x.new_zeros(x.shape[0], _FEWEST_FRAMES, x.shape[2])
+        num_frames = torch._shape_as_tensor(x)[1]  # pyright: ignore[reportPrivateImportUsage]
+        wanted = num_frames.clamp(min=_FEWEST_FRAMES)
+        return self.encoder(torch.cat([x, silence], dim=1)[:, :wanted], x_lens)
+
+
+class OfflineDecoder(nn.Module):
+    """The decoder for contexts that begin with -1 where nothing stands, not even the first blank."""
+
+    def __init__(self, decoder: StatelessDecoder) -> None:
+        super().__init__()
+        self.decoder = decoder
+        self.eval()
+
+    def forward(self, y: Tensor) -> Tensor:
+        """(N, C) -> (N, D)."""
+        # a gather would take -1 for the last row of the table
+        x = self.decoder.embedding(y.clamp(min=0)) * (y >= 0)[:, :, None]
+        return x[:, 0] if self.decoder.context_size == 1 else (x * self.decoder.conv.weight[:, 0].T).sum(1)

@@ -1,0 +1,122 @@
+"""What recognition needs of a model: of a checkpoint (torch), or of a folder of ONNX graphs (no torch).
+
+Letters: N utterances, T_in feature frames, F mel bins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from stateless_transducer.decoding.recognisable import Recognisable
+from stateless_transducer.features import FbankConfig
+from stateless_transducer.text.vocabulary import Vocabulary, read_vocabulary
+
+if TYPE_CHECKING:
+    import torch
+
+    from stateless_transducer.checkpoint import Checkpoint
+
+Precision = Literal["fp32", "bf16", "int8"]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that is ready to recognise."""
+
+    recognisable: Recognisable
+    fbank_config: FbankConfig
+    token_table: Vocabulary
+    """Somebody else's tokens may be pieces, with which nothing can be spelt."""
+    place: Callable[[np.ndarray], Any]
+    """A NumPy array as the model takes it: of its kind, on its device."""
+
+
+def open_model(
+    path: Path,
+    *,
+    device: str | torch.device = "cpu",
+    precision: Precision = "fp32",
+    num_threads: int | None = None,
+) -> Model:
+    """Read a checkpoint, or open a folder with encoder*.onnx, decoder*.onnx, joiner*.onnx and tokens.txt.
+
+    Args:
+        path: the file or the folder.
+        device: of a checkpoint: see `choose_device`. Graphs run on the CPU.
+        precision: fp32, of a checkpoint also bf16, of a folder int8.
+        num_threads: of graphs; None: as many as there are cores. Torch has a setting of its own for all its models.
+
+    Raises:
+        ValueError: it cannot be read, or has no such precision or device.
+    """
+    if not path.exists():
+        raise ValueError(f"{path}: no such model; it is a checkpoint, or a folder of ONNX graphs.")
+    if path.suffix == ".onnx" and path.is_file():
+        raise ValueError(f"{path} is one of three graphs; name the folder that holds them and tokens.txt.")
+    if path.is_dir():
+        return _open_folder(path, device, precision, num_threads)
+    from stateless_transducer.checkpoint import load_checkpoint
+
+    return model_of(load_checkpoint(path), device=device, precision=precision)
+
+
+def model_of(checkpoint: Checkpoint, *, device: str | torch.device = "cpu", precision: Precision = "fp32") -> Model:
+    """The model of a checkpoint, on a device.
+
+    Raises:
+        ValueError: there is no such device, or it has no such precision.
+    """
+    import torch
+
+    from stateless_transducer.model.frozen import FrozenTransducer
+
+    if precision == "int8":
+        raise ValueError(
+            "`--precision` int8 is one of ONNX folders (`transducer export onnx --int8 true`); "
+            "a checkpoint has fp32 and bf16."
+        )
+    chosen = choose_device(device)
+    dtype = torch.float32 if precision == "fp32" else torch.bfloat16
+    return Model(
+        FrozenTransducer(checkpoint.model().to(chosen), dtype=dtype),
+        checkpoint.fbank_config,
+        checkpoint.token_table,
+        lambda array: torch.from_numpy(array).to(chosen),
+    )
+
+
+def _open_folder(folder: Path, device: str | torch.device, precision: Precision, num_threads: int | None) -> Model:
+    from stateless_transducer.export.onnx_graph import find_tokens
+    from stateless_transducer.export.onnx_model import OnnxTransducer
+
+    if str(device) not in ("auto", "cpu"):
+        raise ValueError(f"`--device` {device}: ONNX models run on the CPU here; a checkpoint runs on a GPU, too.")
+    if precision == "bf16":
+        raise ValueError(f"`--precision` bf16 is one of checkpoints; {folder} is an ONNX folder: fp32, perhaps int8.")
+    model = OnnxTransducer.open(folder, precision=precision, num_threads=num_threads)
+    tokens = read_vocabulary(find_tokens(folder), model.vocab_size)
+    return Model(model, model.fbank_config, tokens, lambda array: array)
+
+
+def choose_device(name: str | torch.device) -> torch.device:
+    """The device of that name; ``auto`` is the first GPU, or the CPU.
+
+    Raises:
+        ValueError: there is none.
+    """
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as err:
+        raise ValueError(f"`--device` must be auto, cpu, cuda or cuda:N, but is {name!r}.") from err
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"`--device` {name}: torch sees {torch.cuda.device_count()} GPUs.")
+    return device

@@ -1,0 +1,66 @@
+"""Where each token begins and ends in the sound, from when the model said it and from the sound's loudness.
+
+A transducer says when it is sure of a token, which is some frame within it; where the token begins and ends, it
+does not say. Between the moments of two tokens their border is where the sound is softest, and silence at the ends of a
+token is no part of it.
+
+Letters: T_in feature frames, F mel bins, U tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+_DECIBEL = np.log(10) / 10
+_LOUDEST_TO_SILENCE = 60 * _DECIBEL
+"""What is so much softer than the loudest frame of a token is no part of it."""
+_SHARE_OF_RANGE = 0.15
+"""In noise, speech is what rises above the softest frames by this share of the range, at least."""
+_SMOOTHED_FRAMES = 3
+_MOST_FRAMES = 150
+"""A token is not longer, whatever is heard around it."""
+
+
+def token_spans(features: np.ndarray, moments: Sequence[int]) -> list[tuple[int, int]]:
+    """First feature frame of each token, and the one behind its last.
+
+    Args:
+        features: (T_in, F), log mel energies.
+        moments: U feature frames on which the tokens were said, in order.
+
+    Returns:
+        U pairs, in order, none empty; tokens said on one frame share it.
+    """
+    if not len(moments):
+        return []
+    loudness = _smoothed(np.logaddexp.reduce(features, axis=1))
+    borders = _borders(loudness, [min(max(int(moment), 0), len(features) - 1) for moment in moments])
+    floor = float(np.percentile(loudness, 10))
+    return [_trimmed(loudness, start, end, floor) for start, end in zip(borders[:-1], borders[1:], strict=True)]
+
+
+def _smoothed(loudness: np.ndarray) -> np.ndarray:
+    width = min(_SMOOTHED_FRAMES, len(loudness))
+    padded = np.pad(loudness, (width // 2, width - 1 - width // 2), mode="edge")
+    return np.convolve(padded, np.full(width, 1 / width), mode="valid")
+
+
+def _borders(loudness: np.ndarray, moments: list[int]) -> list[int]:
+    """U + 1 frames: the first token begins at the first, the last one ends at the last."""
+    borders = [max(0, moments[0] - _MOST_FRAMES)]
+    for before, after in zip(moments[:-1], moments[1:], strict=True):
+        start = max(borders[-1], before)
+        borders.append(start + int(loudness[start : max(after, start) + 1].argmin()))
+    borders.append(min(len(loudness), moments[-1] + _MOST_FRAMES))
+    return borders
+
+
+def _trimmed(loudness: np.ndarray, start: int, end: int, floor: float) -> tuple[int, int]:
+    """Without the silence at both ends."""
+    own = loudness[start : max(end, start + 1)]
+    loudest = float(own.max())
+    least = max(loudest - _LOUDEST_TO_SILENCE, floor + _SHARE_OF_RANGE * (loudest - floor))
+    (loud,) = (own >= min(least, loudest)).nonzero()
+    return start + int(loud[0]), start + int(loud[-1]) + 1

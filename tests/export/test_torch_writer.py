@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from tiny_talker import SIZES, TOKENS
+
+from stateless_transducer.checkpoint import load_checkpoint
+from stateless_transducer.cli import main
+from stateless_transducer.ops.masks import subsampled_lens
+
+# traced with 2 and 40
+SHAPES = [(1, 0), (2, 5), (1, 7), (3, 11), (2, 40), (5, 41), (1, 700)]
+
+
+@pytest.fixture(scope="module")
+def model(talker):
+    return load_checkpoint(talker / "model.pt").model()
+
+
+def _export(talker, path):
+    assert main(["export", "torch", "--checkpoint", str(talker / "model.pt"), "--output", str(path)]) == 0
+    return str(path)
+
+
+def _check(encode, model, N, T):
+    x, x_lens = torch.randn(N, T, 80), torch.linspace(T, T // 2, N).long()
+    found, lens = encode(x, x_lens)
+    assert lens.tolist() == subsampled_lens(x_lens).tolist()
+    if lens.max():
+        wanted, _ = model.encode(x, x_lens)
+        for i, count in enumerate(lens.tolist()):
+            torch.testing.assert_close(found[i, :count], wanted[i, :count], rtol=0, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_program_is_right_for_other_shapes_than_the_traced_one(talker, model, tmp_path):
+    files = {"tokens.txt": "", "config.json": ""}
+    program = torch.export.load(_export(talker, tmp_path / "encoder.pt2"), extra_files=files).module()
+    for shape in SHAPES:
+        _check(program, model, *shape)
+    assert files["tokens.txt"].splitlines()[3] == f"{TOKENS.symbols[3]} 3"
+    assert json.loads(files["config.json"])["sizes"]["num_layers"] == SIZES.num_layers
+
+
+@pytest.mark.filterwarnings("ignore:.*TorchScript.*")
+@torch.inference_mode()
+def test_script_is_right_for_other_shapes_than_the_traced_one(talker, model, tmp_path):
+    script = torch.jit.load(_export(talker, tmp_path / "model.jit.pt"))
+    for shape in SHAPES:
+        _check(script.encode, model, *shape)
+    contexts, pair = torch.randint(0, len(TOKENS), (5, 2)), torch.randn(2, 5, SIZES.joiner_dim)
+    torch.testing.assert_close(script.predict(contexts), model.predict(contexts))
+    torch.testing.assert_close(script.join(*pair), model.join(*pair))
+
+
+def test_safetensors_are_read_as_any_checkpoint(talker, tmp_path):
+    given, found = load_checkpoint(talker / "model.pt"), load_checkpoint(_as_path(talker, tmp_path))
+    assert (found.model_config, found.fbank_config, found.token_table) == (
+        given.model_config,
+        given.fbank_config,
+        given.token_table,
+    )
+    assert found.provenance == given.provenance and found.training_state is None
+    assert found.weights.keys() == given.weights.keys()
+    assert all(torch.equal(found.weights[name], value) for name, value in given.weights.items())
+    assert not found.model().training
+
+
+def _as_path(talker, folder):
+    _export(talker, folder / "model.safetensors")
+    return folder / "model.safetensors"
+
+
+def test_ending_that_says_nothing_is_refused(talker, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        _export(talker, tmp_path / "model.bin")
+    assert "`--output` must end in .safetensors (" in capsys.readouterr().err

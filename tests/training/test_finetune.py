@@ -1,0 +1,103 @@
+"""Starting from a trained model, by the commands."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from small_corpus import TOKENS, write_small_corpus
+
+from stateless_transducer.checkpoint import load_checkpoint, save_checkpoint
+from stateless_transducer.cli import main
+from stateless_transducer.model.config import ModelConfig
+from stateless_transducer.model.transducer import build_model
+from stateless_transducer.text.tokens import TokenTable, build_token_table
+from stateless_transducer.training.finetune import adapted_weights
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return ["train", *write_small_corpus(tmp_path_factory.mktemp("corpus")), "--max-duration", "12", "--dropout", "0"]
+
+
+@pytest.fixture(scope="module")
+def trained(corpus, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained")
+    assert main([*corpus, "--exp-dir", str(folder), "--num-epochs", "2"]) == 0
+    return folder / "epoch-1.pt"
+
+
+def test_training_goes_on_from_the_weights(corpus, trained, tmp_path, capsys):
+    """Sizes are the model's own, whatever the flags' defaults; the first batch is as good as the model is."""
+    flags = list(corpus)
+    at = flags.index("--num-layers")
+    del flags[at : at + 2]
+    assert main([*flags, "--exp-dir", str(tmp_path), "--num-epochs", "1", "--init-from", str(trained)]) == 0
+    printed = capsys.readouterr().err
+    assert f"Starts from {trained}, with its sizes: all 11 tokens are the model's own" in printed
+    first = float(printed.split("batch 0, loss[loss=")[1].split(",")[0])
+    assert first < 1.3 * load_checkpoint(trained).provenance["train_loss"]
+    assert load_checkpoint(tmp_path / "epoch-0.pt").model_config == load_checkpoint(trained).model_config
+
+
+def test_frozen_layers_are_the_models(corpus, trained, tmp_path):
+    flags = ["--exp-dir", str(tmp_path), "--num-epochs", "1", "--init-from", str(trained), "--freeze-layers", "1"]
+    assert main([*corpus, *flags]) == 0
+    before, after = load_checkpoint(trained).weights, load_checkpoint(tmp_path / "epoch-0.pt").weights
+    moved = {name for name, value in after.items() if not torch.equal(value, before[name])}
+    assert "joiner.output_linear.weight" in moved
+    assert not any(name.startswith(("encoder.layers.0", "encoder.subsampling")) for name in moved)
+
+
+def test_tokens_that_are_known_keep_their_rows(trained):
+    old = load_checkpoint(trained)
+    table = TokenTable((*TOKENS.symbols[:3], "新", "c", "a", "二"))
+    config = ModelConfig(**{**vars(old.model_config), "vocab_size": len(table)})
+    fresh = build_model(config).state_dict()
+    weights, line = adapted_weights(old, table, fresh)
+    assert line == "5 of 7 tokens keep their rows, 2 are new (新 二), 6 of the model's tokens are not used"
+    for name in ("decoder.embedding.weight", "joiner.output_linear.weight", "joiner.output_linear.bias"):
+        for symbol, row in table.ids.items():
+            wanted = old.weights[name][TOKENS.ids[symbol]] if symbol in TOKENS.ids else fresh[name][row]
+            assert torch.equal(weights[name][row], wanted), (name, symbol)
+    assert torch.equal(weights["encoder.after_norm.weight"], old.weights["encoder.after_norm.weight"])
+
+
+def test_another_vocabulary_is_learnt(corpus, trained, tmp_path, capsys):
+    lang = tmp_path / "lang"
+    build_token_table(["hgfedcbaz"], "char").write(lang)
+    flags = [*corpus, "--exp-dir", str(tmp_path / "exp"), "--num-epochs", "1", "--init-from", str(trained)]
+    flags[flags.index("--lang-dir") + 1] = str(lang)
+    assert main(flags) == 0
+    assert "11 of 12 tokens keep their rows, 1 are new (z)" in capsys.readouterr().err
+    assert load_checkpoint(tmp_path / "exp" / "epoch-0.pt").token_table == TokenTable.read(lang)
+
+
+def test_plan_and_memory_are_told_without_training(corpus, tmp_path, capsys):
+    assert main([*corpus, "--exp-dir", str(tmp_path / "exp"), "--dry-run", "true"]) == 0
+    printed = capsys.readouterr().out
+    for line in ("model         5,", "24 utterances", "epoch         ", "30 epochs", "memory        about 0.0 GiB"):
+        assert line in printed
+    assert not (tmp_path / "exp").exists()
+
+
+def test_largest_batch_is_proposed_and_no_weights_are_touched(corpus, trained, tmp_path, capsys):
+    before = trained.read_bytes()
+    flags = ["--exp-dir", str(trained.parent), "--find-max-duration", "true"]
+    assert main([*corpus, *flags]) == 0
+    proposal = capsys.readouterr().out.strip().splitlines()[-1]
+    assert float(proposal.removeprefix("--max-duration ")) > 100
+    assert trained.read_bytes() == before
+
+
+def test_missing_model_is_named(corpus, tmp_path, capsys):
+    assert main([*corpus, "--exp-dir", str(tmp_path), "--init-from", str(tmp_path / "none.pt")]) == 1
+    assert "none.pt: no such checkpoint" in capsys.readouterr().err
+
+
+def test_model_without_training_state_cannot_go_on_but_can_be_started_from(corpus, trained, tmp_path, capsys):
+    save_checkpoint(tmp_path / "exp" / "epoch-0.pt", replace(load_checkpoint(trained), training_state=None))
+    flags = ["--exp-dir", str(tmp_path / "exp"), "--num-epochs", "2", "--start-epoch", "1"]
+    assert main([*corpus, *flags]) == 1
+    assert "holds a model without its training state" in capsys.readouterr().err
