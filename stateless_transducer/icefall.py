@@ -19,6 +19,7 @@ from stateless_transducer.checkpoint import (
     first_of,
     from_own_format,
     is_own_format,
+    load_checkpoint,
     read_archive,
     weight_faults,
     write_archive,
@@ -100,6 +101,9 @@ def load_either(path: Path, lang_dir: Path) -> Checkpoint:
     Raises:
         ValueError: see `load_icefall`.
     """
+    if path.suffix == ".safetensors":
+        # never icefall's
+        return load_checkpoint(path)
     content = read_archive(path, _allowed())
     if is_own_format(content):
         return from_own_format(content)

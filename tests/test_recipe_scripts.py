@@ -15,7 +15,7 @@ import soundfile
 import torch
 from small_corpus import TINY, TOKENS, write_small_corpus
 
-from stateless_transducer.checkpoint import load_checkpoint
+from stateless_transducer.checkpoint import average_checkpoints, load_checkpoint
 from stateless_transducer.cli import main
 from stateless_transducer.model.config import ModelConfig
 from stateless_transducer.model.transducer import build_model
@@ -182,14 +182,15 @@ def test_exported_weights_are_icefalls_and_can_be_transcribed_with(exp, tmp_path
     assert f"averaging ['epoch-0.pt', 'epoch-1.pt']\nSaved to {exp}/pretrained.pt\n" in capsys.readouterr().out
     weights = torch.load(exp / "pretrained.pt", weights_only=True)
     assert list(weights) == ["model"] and "encoder.encoder_embed.conv.0.weight" in weights["model"]
-    assert main(["average", "--exp-dir", str(exp), "--avg", "2", "--output", str(tmp_path / "m.pt")]) == 0
+    for name in ("m.pt", "m.safetensors"):
+        assert main(["average", "--exp-dir", str(exp), "--avg", "2", "--output", str(tmp_path / name)]) == 0
     lang = "--lang-dir", exp.parent / "lang"
     found = []
-    for model in (exp / "pretrained.pt", tmp_path / "m.pt"):
+    for model in (exp / "pretrained.pt", tmp_path / "m.pt", tmp_path / "m.safetensors"):
         capsys.readouterr()
         assert _run("pretrained", "--checkpoint", model, *lang, tmp_path / "a.wav") == 0
         found.append(capsys.readouterr().out)
-    assert found[0] == found[1] and found[0].startswith(f"{tmp_path / 'a.wav'}:\n")
+    assert found[0] == found[1] == found[2] and found[0].startswith(f"{tmp_path / 'a.wav'}:\n")
 
 
 @pytest.mark.parametrize(
@@ -233,9 +234,13 @@ def test_search_that_is_not_here_is_refused(exp, capsys):
     _fails(capsys, 2, message, "decode", *_decoding(exp), "--decoding-method", "fast_beam_search")
 
 
-def test_scripted_model_is_refused(exp, capsys):
-    message = "`--jit true`: pretrained.pt holds weights alone; `transducer export --help` lists"
-    _fails(capsys, 2, message, "export", "--exp-dir", exp, "--jit", "true")
+def test_jit_writes_a_scripted_model(exp, capsys):
+    assert _run("export", "--exp-dir", exp, "--epoch", 1, "--avg", 2, "--jit", "true") == 0
+    assert f"Saved to {exp}/cpu_jit.pt" in capsys.readouterr().out
+    features, lens = torch.randn(1, 60, 80), torch.tensor([60])
+    model = average_checkpoints([exp / "epoch-0.pt", exp / "epoch-1.pt"]).model()
+    found, wanted = (each.encode(features, lens)[0] for each in (torch.jit.load(str(exp / "cpu_jit.pt")), model))
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("script", ["decode", "export"])

@@ -131,31 +131,28 @@ class ExportOptions:
     """Options of export.py."""
 
     exp_dir: Path
-    """Folder with the checkpoints; pretrained.pt is written there."""
+    """Folder with the checkpoints; the file is written there."""
     average: Average = field(default_factory=Average)
     expected: Expected = field(default_factory=Expected)
     jit: bool = False
-    """Not here: `transducer export --help` lists what else a model can become."""
-
-    def __post_init__(self) -> None:
-        if self.jit:
-            raise ValueError(
-                "`--jit true`: pretrained.pt holds weights alone; `transducer export --help` lists what else a model "
-                "can become."
-            )
+    """Write TorchScript into cpu_jit.pt instead, with methods encode, predict and join; `transducer export --help`
+    lists what else a model can become."""
 
 
 def run_export(script: str, arguments: list[str], numbers: ExportOptions) -> int:
-    """``export.py``: the mean of checkpoints as icefall's ``pretrained.pt``."""
+    """``export.py``: the mean of checkpoints as icefall's ``pretrained.pt``, or as TorchScript."""
     description = "Write the mean of checkpoints as <exp-dir>/pretrained.pt: weights alone, as icefall's."
     options = parse(ExportOptions, script, arguments, description, default=numbers)
+    from stateless_transducer.export.torch_writer import write_script
     from stateless_transducer.icefall import save_icefall
 
     checkpoint = options.average.of(options.exp_dir)
     options.expected.check(checkpoint)
     say(f"averaging {checkpoint.provenance['averaged']}")
-    save_icefall(options.exp_dir / "pretrained.pt", checkpoint)
-    say(f"Saved to {options.exp_dir / 'pretrained.pt'}")
+    name, write = ("cpu_jit.pt", write_script) if options.jit else ("pretrained.pt", save_icefall)
+    path = options.exp_dir / name
+    write(path, checkpoint)
+    say(f"Saved to {path}")
     return 0
 
 

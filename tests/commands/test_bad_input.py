@@ -123,7 +123,8 @@ def lang_dir(tmp_path):
 
 
 def test_training_without_tokens_says_how_to_make_them(tmp_path, capsys):
-    _fails(capsys, ["train", "--lang-dir", tmp_path], r"holds no tokens.txt; make it with `transducer prepare`")
+    flags = ["--lang-dir", tmp_path, "--exp-dir", tmp_path / "exp"]
+    _fails(capsys, ["train", *flags], r"holds no tokens.txt; make it with `transducer prepare`")
 
 
 def test_training_without_cuts_says_what_is_there(tmp_path, lang_dir, capsys):
