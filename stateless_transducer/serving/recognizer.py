@@ -11,7 +11,6 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -281,8 +280,7 @@ class Recognizer:
         while by_length:
             longest = len(pieces[by_length[0]].samples)
             most = max(1, int(batch_seconds * self.sample_rate / longest))
-            alike = takewhile(lambda place: len(pieces[place].samples) >= _LEAST_FILLED * longest, by_length[:most])
-            size = sum(1 for _ in alike)
+            size = sum(len(pieces[place].samples) >= _LEAST_FILLED * longest for place in by_length[:most])
             batch, by_length = by_length[:size], by_length[size:]
             segments.update(zip(batch, self._search([pieces[place] for place in batch]), strict=True))
         for place, item in enumerate(pool):
