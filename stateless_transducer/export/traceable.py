@@ -41,6 +41,6 @@ class OfflineDecoder(nn.Module):
 
     def forward(self, y: Tensor) -> Tensor:
         """(N, C) -> (N, D)."""
-        # a gather would take -1 for the last row of the table
-        x = self.decoder.embedding(y.clamp(min=0)) * (y >= 0)[:, :, None]
+        # -1 is a blank, as in our searches; a gather would take it for the last row of the table
+        x = self.decoder.embedding(y.clamp(min=0))
         return x[:, 0] if self.decoder.context_size == 1 else (x * self.decoder.conv.weight[:, 0].T).sum(1)
