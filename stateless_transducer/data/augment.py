@@ -1,4 +1,4 @@
-"""What training does to features: other vocal tracts, noise mixed in, then SpecAugment (arXiv 1904.08779).
+"""What training does to features: other vocal tracts, levels and microphones, noise, SpecAugment (arXiv 1904.08779).
 
 All that is random follows from the seed, the epoch and the utterance's id. So it does not matter which process loads an
 utterance, and with which others; and a resumed run repeats it.
@@ -9,6 +9,7 @@ Letters: T_in feature frames, F mel bins.
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -36,6 +37,8 @@ class Augment:
         noise: stored features of noise to choose from; empty: none is mixed in.
         spec_augment: None: no SpecAugment.
         vtlp_range: how far the frequency axis is stretched at most, as a share.
+        gain_range_db: how far the level is changed at most.
+        equalizer_range_db: how far the timbre is changed at most.
     """
 
     def __init__(
@@ -45,8 +48,11 @@ class Augment:
         noise: Sequence[Features] = (),
         spec_augment: SpecAugmentConfig | None = None,
         vtlp_range: float = 0.0,
+        gain_range_db: float = 0.0,
+        equalizer_range_db: float = 0.0,
     ) -> None:
         self._seed, self._noise, self._vtlp_range = seed, noise, vtlp_range
+        self._gain_range_db, self._equalizer_range_db = gain_range_db, equalizer_range_db
         self._spec_augment = None if spec_augment is None else _spec_augment(spec_augment)
 
     def __call__(self, features: Tensor, id_: str, epoch: int) -> Tensor:
@@ -55,6 +61,11 @@ class Augment:
         if self._vtlp_range:
             factor = 1 + random.Random(f"vtlp {key}").uniform(-self._vtlp_range, self._vtlp_range)
             features = torch.from_numpy(stretched(features.numpy(), factor))
+        if self._gain_range_db or self._equalizer_range_db:
+            draw = random.Random(f"gain {key}")
+            gain = draw.uniform(-1, 1) * self._gain_range_db
+            curve = gain + self._equalizer_range_db * _smooth_curve(features.shape[1], draw)
+            features = features + torch.from_numpy(curve.astype(np.float32)) * (math.log(10) / 10)
         if self._noise:
             features = torch.from_numpy(_with_noise(features.numpy(), self._noise, random.Random(f"noise {key}")))
         if self._spec_augment is not None:
@@ -70,9 +81,18 @@ def training_augment(config: DataConfig, seed: int) -> Augment | None:
     if config.enable_musan and path.exists():
         noise = [cut.features for cut in CutSet.from_jsonl_lazy(path)]  # pyright: ignore
     spec_augment = config.spec_augment if config.enable_spec_aug else None
-    if not (noise or spec_augment or config.vtlp_range):
+    ranges = {name: getattr(config, name) for name in ("vtlp_range", "gain_range_db", "equalizer_range_db")}
+    if not (noise or spec_augment or any(ranges.values())):
         return None
-    return Augment(seed, noise=noise, spec_augment=spec_augment, vtlp_range=config.vtlp_range)
+    return Augment(seed, noise=noise, spec_augment=spec_augment, **ranges)
+
+
+def _smooth_curve(count: int, draw: random.Random) -> np.ndarray:
+    """(F,), between -1 and 1: half a period of a cosine over all bins, a whole one, one and a half, each by chance."""
+    place = (np.arange(count) + 0.5) / count
+    weights = [draw.uniform(-1, 1) / number for number in (1, 2, 3)]
+    curve = sum(weight * np.cos(math.pi * number * place) for number, weight in enumerate(weights, start=1))
+    return np.asarray(curve) / (1 + 1 / 2 + 1 / 3)
 
 
 def stretched(features: np.ndarray, factor: float, config: FbankConfig | None = None) -> np.ndarray:

@@ -79,6 +79,10 @@ class DataConfig:
     vtlp_range: float = 0.0
     """Stretch the frequency axis of each training utterance by up to this share, as if others had said it (vocal tract
     length perturbation); 0.1 to 0.2 for few speakers, 0: none."""
+    gain_range_db: float = 0.0
+    """Make each training utterance louder or softer by up to this many decibels, for level not to matter; 0: none."""
+    equalizer_range_db: float = 0.0
+    """Change its timbre by up to this many decibels, smoothly over frequency, as other microphones would; 0: none."""
     on_the_fly_feats: bool = False
     """Compute features from the sound while loading, instead of reading the stored ones."""
 
@@ -91,6 +95,9 @@ class DataConfig:
             raise ValueError(f"`--max-duration` must be above 0 s, but is {self.max_duration:g}.")
         if not 0 <= self.vtlp_range < 0.5:
             raise ValueError(f"`--vtlp-range` must be in [0, 0.5), but is {self.vtlp_range:g}.")
+        for name in ("gain_range_db", "equalizer_range_db"):
+            if not 0 <= getattr(self, name) <= 40:
+                raise ValueError(f"`--{name.replace('_', '-')}` must be in 0..40, but is {getattr(self, name):g}.")
         if self.max_cells < 0:
             raise ValueError(f"`--max-cells` must be at least 0, but is {self.max_cells}.")
         if self.num_buckets < 1:

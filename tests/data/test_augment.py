@@ -97,6 +97,22 @@ def test_vocal_tracts_differ_from_utterance_to_utterance_and_epoch_to_epoch():
     assert not any(torch.equal(found[x], found[y]) for x, y in pairs)
 
 
+def test_level_and_timbre_change_by_no_more_than_they_may():
+    speech = _speech(50)
+    decibels = 10 / np.log(10)
+    for options, is_level in (({"gain_range_db": 10}, True), ({"equalizer_range_db": 6}, False)):
+        augment = Augment(1, **options)
+        changes = [(augment(speech, f"u{n}", 0) - speech).numpy() * decibels for n in range(40)]
+        # the same on every frame
+        assert max(np.ptp(change, axis=0).max() for change in changes) < 1e-4
+        most = max(np.abs(change).max() for change in changes)
+        (limit,) = options.values()
+        assert 0.6 * limit < most <= limit + 1e-4
+        assert (max(np.ptp(change[0]) for change in changes) < 1e-4) == is_level
+        # no step from one bin to the next
+        assert max(np.abs(np.diff(change[0])).max() for change in changes) < 0.1 * limit
+
+
 def test_augmentation_leaves_the_generators_of_training_alone(noise):
     def draws():
         random.seed(3), np.random.seed(3), torch.manual_seed(3)
