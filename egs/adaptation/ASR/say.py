@@ -1,0 +1,73 @@
+#!/usr/bin/env python3
+"""Sentences of a voice that the demo has never heard: somebody who whispers.
+
+    ./say.py --output-dir whisper --minutes 5 --num-test 100
+
+Writes ``<output-dir>/wav/<id>.wav`` and ``<output-dir>/table.tsv`` (train: so many minutes; test: other sentences) for
+``transducer prepare table``. Needs espeak-ng: pip install 'stateless-transducer[demo]'.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from stateless_transducer.audio import resample
+from stateless_transducer.data.corpora.espeak import Espeak, Voice
+from stateless_transducer.data.corpora.grammar import sentences
+
+SAMPLE_RATE = 16000
+SENTENCE_S = 2
+"""What a sentence takes, about, and more than any takes less than half of: enough of them are drawn."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output-dir", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, default=5, help="of speech to train on (default: %(default)g)")
+    parser.add_argument("--num-test", type=int, default=100, help="sentences to test with (default: %(default)s)")
+    parser.add_argument("--variant", default="whisper", help="espeak-ng's voice variant (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=1)
+    arguments = parser.parse_args()
+    try:
+        rows = list(speak(arguments))
+    except (OSError, ValueError) as err:
+        print(f"say.py: error: {err}", file=sys.stderr)
+        return 1
+    with (arguments.output_dir / "table.tsv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, delimiter="\t", lineterminator="\n")
+        writer.writerow(("id", "path", "speaker", "split", "text"))
+        writer.writerows(rows)
+    print(f"{arguments.output_dir}/table.tsv: {len(rows)} sentences")
+    return 0
+
+
+def speak(arguments: argparse.Namespace):
+    """Rows of the table: first the test sentences, then those to train on until there are enough minutes."""
+    random = np.random.default_rng(arguments.seed)
+    espeak, voice = Espeak(), Voice(arguments.variant, pitch=50, pitch_range=50, rate=230)
+    texts = sentences(random, arguments.num_test + round(2 * arguments.minutes * 60 / SENTENCE_S))
+    folder = arguments.output_dir / "wav"
+    folder.mkdir(parents=True, exist_ok=True)
+    seconds = 0.0
+    for number, text in enumerate(texts):
+        split = "test" if number < arguments.num_test else "train"
+        if split == "train" and seconds >= arguments.minutes * 60:
+            return
+        raw = espeak.say(text.replace(" ", ""), voice).astype(np.float32) / 32768
+        samples = resample(raw, espeak.sample_rate, SAMPLE_RATE)
+        samples *= 0.3 / max(np.abs(samples).max(), 1e-3)
+        samples += random.normal(0, 1e-3, len(samples))
+        seconds += len(samples) / SAMPLE_RATE if split == "train" else 0
+        id_ = f"{arguments.variant}-{number:04d}"
+        soundfile.write(folder / f"{id_}.wav", samples, SAMPLE_RATE, subtype="PCM_16")
+        yield id_, f"wav/{id_}.wav", arguments.variant, split, text.replace(" ", "")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
