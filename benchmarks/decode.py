@@ -14,18 +14,15 @@ how many utterances it says otherwise is printed.
 from __future__ import annotations
 
 import argparse
-import platform
-import shutil
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
-from datetime import date
 from pathlib import Path
 
 import numpy as np
 import torch
+from about import about, print_about
 
 from stateless_transducer.decoding.beam import beam_search
 from stateless_transducer.decoding.greedy import greedy_search
@@ -178,14 +175,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path)
     parser.add_argument("--manifest-dir", type=Path, default=Path("demo/data/fbank"))
     arguments = parser.parse_args()
-    command = ["git", "describe", "--always", "--dirty"]
-    commit = "unknown"
-    if shutil.which("git"):
-        commit = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent).stdout.strip()
-    machine = f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
-    if arguments.device == "cuda":
-        machine = torch.cuda.get_device_name()
-    print(f"commit {commit}, torch {torch.__version__}, {machine}, {date.today()}")
+    print_about(about(arguments.device))
     model, encoder_out, lens = encoder_outputs(arguments)
     model, encoder_out = model.to(arguments.device).eval(), encoder_out.to(arguments.device)
     searches = contestants(model)

@@ -17,18 +17,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
-import shutil
 import statistics
 import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass
-from datetime import date
 from pathlib import Path
 
 import numpy as np
 import torch
+from about import about, print_about
 
 WIDTH = 512
 
@@ -496,18 +494,8 @@ def main() -> None:
     check_gradients(arguments.device)
     lattice_seconds(arguments)
     cases = {"usual": CPU_CASES if is_cpu else GPU_CASES, "memory": MEMORY_CASES, "large": LARGE_CASES}[arguments.cases]
-    command = ["git", "describe", "--always", "--dirty"]
-    commit = "unknown"
-    if shutil.which("git"):
-        commit = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent).stdout.strip()
-    machine = (
-        torch.cuda.get_device_name()
-        if not is_cpu
-        else f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
-    )
-    about = {"date": date.today().isoformat(), "commit": commit, "machine": machine, "torch": torch.__version__}
-    about |= {"threads": arguments.threads, "command": " ".join(sys.argv)}
-    print(about)
+    facts = about(arguments.device, threads=arguments.threads)
+    print_about(facts)
     rows = []
     for case in cases:
         if arguments.match not in case.name:
@@ -518,7 +506,7 @@ def main() -> None:
         show(case, share, results, arguments.device)
         rows.append({**asdict(case), **share, "results": results})
     if arguments.output:
-        arguments.output.write_text(json.dumps({**about, "cases": rows}, indent=1) + "\n")
+        arguments.output.write_text(json.dumps({**facts, "cases": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -14,22 +14,19 @@ that of the reference implementation. Then medians over repeats, what is compare
 from __future__ import annotations
 
 import argparse
-import platform
 import resource
-import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import date
 from pathlib import Path
 
 import numpy as np
 import soundfile
 import torch
+from about import about, print_about
 
 from stateless_transducer.commands.demo import SIZES
 from stateless_transducer.data.batches import Batch, TrainingLoader, Update, load_index, trainable
@@ -295,12 +292,7 @@ def main() -> None:
     parser.add_argument("--peak-tflops", type=float, default=790.0, help="gpu: its bfloat16 products")
     parser.add_argument("--num-cuts", type=int, default=1_000_000, help="manifest")
     arguments = parser.parse_args()
-    commit = "unknown"
-    if shutil.which("git"):
-        command = ["git", "describe", "--always", "--dirty"]
-        commit = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent).stdout.strip()
-    machine = torch.cuda.get_device_name() if torch.cuda.is_available() else torch.backends.cpu.get_cpu_capability()
-    print(f"commit {commit}, torch {torch.__version__}, {platform.machine()} {machine}, {date.today()}")
+    print_about(about("cuda" if arguments.part == "gpu" else "cpu"))
     parts[arguments.part](arguments)
 
 

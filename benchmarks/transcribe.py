@@ -17,15 +17,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from datetime import date
 from pathlib import Path
+
+from about import about, print_about
 
 BATCH = 8
 CONTESTANTS = ("torch fp32", "torch bf16", "onnx fp32", "onnx int8", "sherpa fp32", "sherpa int8")
@@ -227,27 +227,14 @@ def main() -> None:
     import onnxruntime
     import sherpa_onnx
     import soundfile
-    import torch
 
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=Path(__file__).parent
-    ).stdout.strip()
-    facts = {
-        "command": " ".join(["python", *sys.argv]),
-        "commit": commit or "unknown",
-        "date": str(date.today()),
-        "machine": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, {os.cpu_count()} cores",
-        "torch": torch.__version__,
-        "onnxruntime": onnxruntime.__version__,
-        "sherpa_onnx": sherpa_onnx.__version__,
-        "threads": arguments.threads,
-    }
+    facts = about(onnxruntime=onnxruntime.__version__, sherpa_onnx=sherpa_onnx.__version__, threads=arguments.threads)
     with tempfile.TemporaryDirectory() as temporary:
         paths = prepare(Path(temporary), arguments)
         seconds = sum(soundfile.info(path).duration for path in paths)
         facts |= {"files": len(paths), "seconds": round(seconds, 1)}
         rows = measure(arguments, Path(temporary), paths, seconds)
-    print(", ".join(f"{key} {value}" for key, value in facts.items()))
+    print_about(facts)
     print("| mode | who | real-time factor | spread | CPU | to sherpa-onnx, wall / CPU | start, s | peak, MB |")
     print("|---|---|---|---|---|---|---|---|")
     for row in rows:

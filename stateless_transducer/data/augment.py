@@ -27,6 +27,8 @@ from stateless_transducer.features import FbankConfig
 
 _NOISE_PROBABILITY = 0.5
 _SNR_DB = (10.0, 20.0)
+_SILENCE = math.log(np.finfo(np.float32).eps)
+"""What fbank makes of samples that are all zero: its energies are at least that."""
 
 
 class Augment:
@@ -65,7 +67,7 @@ class Augment:
             draw = random.Random(f"gain {key}")
             gain = draw.uniform(-1, 1) * self._gain_range_db
             curve = gain + self._equalizer_range_db * _smooth_curve(features.shape[1], draw)
-            features = features + torch.from_numpy(curve.astype(np.float32)) * (math.log(10) / 10)
+            features = _changed(features, torch.from_numpy(curve.astype(np.float32)) * (math.log(10) / 10))
         if self._noise:
             features = torch.from_numpy(_with_noise(features.numpy(), self._noise, random.Random(f"noise {key}")))
         if self._spec_augment is not None:
@@ -85,6 +87,11 @@ def training_augment(config: DataConfig, seed: int) -> Augment | None:
     if not (noise or spec_augment or any(ranges.values())):
         return None
     return Augment(seed, noise=noise, spec_augment=spec_augment, **ranges)
+
+
+def _changed(features: Tensor, curve: Tensor) -> Tensor:
+    """Each frame with the curve (F,) added to it; digital silence stays what it is at any level."""
+    return torch.where(features > _SILENCE + 0.01, (features + curve).clamp(min=_SILENCE), features)
 
 
 def _smooth_curve(count: int, draw: random.Random) -> np.ndarray:

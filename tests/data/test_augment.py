@@ -113,6 +113,17 @@ def test_level_and_timbre_change_by_no_more_than_they_may():
         assert max(np.abs(np.diff(change[0])).max() for change in changes) < 0.1 * limit
 
 
+def test_digital_silence_has_no_level():
+    silence = fbank(np.zeros(1600, np.float32), FbankConfig())
+    speech = torch.cat([_speech(5), torch.from_numpy(np.asarray(silence))])
+    augment = Augment(1, gain_range_db=40)
+    for n in range(20):
+        changed = augment(speech, f"u{n}", 0)
+        assert torch.equal(changed[5:], speech[5:])
+        assert not torch.equal(changed[:5], speech[:5])
+        assert changed.min() >= speech[5:].min()
+
+
 def test_augmentation_leaves_the_generators_of_training_alone(noise):
     def draws():
         random.seed(3), np.random.seed(3), torch.manual_seed(3)
