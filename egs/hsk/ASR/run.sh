@@ -11,7 +11,7 @@ hsk=${1:?name the folder with manifest.tsv}
 precision=${PRECISION:-auto}   # bf16 on a CPU with AMX: 1.5 times as fast
 
 prepare() {   # NAME COLUMN TOKEN
-  [ -d "data_$1" ] || transducer prepare table "$hsk/manifest.tsv" --prefix hsk --text-column "$2" --token "$3" \
+  transducer prepare table "$hsk/manifest.tsv" --prefix hsk --text-column "$2" --token "$3" \
     --data-dir "data_$1" --speeds 0.9 1.1
 }
 
