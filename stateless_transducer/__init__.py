@@ -9,7 +9,10 @@ __version__ = "0.1.0"
 
 # public name -> its module; loaded when asked for, since torch takes seconds
 _MODULES = {
+    "Alternative": "serving.transcript",
+    "AudioError": "audio",
     "Checkpoint": "checkpoint",
+    "DetailConfig": "serving.config",
     "EndpointRules": "serving.endpoint",
     "FbankConfig": "features",
     "Hypothesis": "decoding.hypothesis",
@@ -26,12 +29,14 @@ _MODULES = {
     "joint_transducer_loss": "ops.joint_loss",
     "load_checkpoint": "checkpoint",
     "load_icefall": "icefall",
+    "make_scorer": "decoding.search",
     "prune": "ops.pruned_loss",
     "prune_ranges": "ops.pruned_loss",
     "pruned_transducer_loss": "ops.pruned_loss",
     "save_checkpoint": "checkpoint",
     "save_icefall": "icefall",
     "search": "decoding.search",
+    "search_nbest": "decoding.search",
     "simple_transducer_loss": "ops.pruned_loss",
     "transducer_loss": "ops.transducer_loss",
 }

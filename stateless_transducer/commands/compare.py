@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from stateless_transducer.text.scoring import Report
 
 # recogs-<test set>-<model and search>.txt
-_NAME = re.compile(r"recogs-(?P<test_set>.+?)-(?:epoch|iter)-\d.*\.txt")
+_NAME = re.compile(r"recogs-(?P<test_set>.+?)-(?:epoch|checkpoint)-\d.*\.txt")
 
 
 @dataclass(frozen=True)

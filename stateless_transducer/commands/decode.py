@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -80,13 +81,20 @@ def run(options: Options, *, accept: Callable[[Checkpoint], None] | None = None)
     rows = []
     for split, its_cuts in cuts.items():
         result = _search(options, split, its_cuts, model, tokens, log)
-        files = write_results(folder, split, name, result, metric=metric, config=search, averaged=averaged)
-        _tell(log, split, search.key, metric, files, result)
+        label = split if options.prefix == _own_corpus(options.exp_dir) else f"{options.prefix}-{split}"
+        files = write_results(folder, label, name, result, metric=metric, config=search, averaged=averaged)
+        _tell(log, label, search.key, metric, files, result)
         rows.append(_row(split, search.decoding_method, result))
     log.info("Done!")
     rate = (f"{metric} %", f"{100 * CONFIDENCE:g} % interval")
     header = ("test set", "method", *rate, "errors", "of", "ins", "del", "sub", "utterances", "seconds")
     say("\n" + table(header, rows) + "\n")
+
+
+def _own_corpus(exp_dir: Path) -> str:
+    """Name of the corpus that the model was trained on: its results are known by the split alone."""
+    path = exp_dir / "config.json"
+    return json.loads(path.read_text(encoding="utf-8"))["data"]["prefix"] if path.exists() else "aishell"
 
 
 def _search(

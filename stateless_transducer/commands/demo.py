@@ -48,6 +48,10 @@ class Options:
     num_jobs: int = os.cpu_count() or 1
     """Processes for synthesis and features."""
 
+    def __post_init__(self) -> None:
+        if self.num_epochs < 1:
+            raise ValueError(f"`--num-epochs` must be at least 1, but is {self.num_epochs}.")
+
 
 def main(program: str, arguments: list[str]) -> int:
     """Parse and run."""
@@ -70,7 +74,9 @@ def run(options: Options) -> None:
     prepare_aishell.run(prepare_aishell.Options(corpus_dir, prepare=prepare))
 
     _head(3, "train a small model")
-    _train(options, data_dir, exp_dir)
+    if not _train(options, data_dir, exp_dir):
+        say("\nStopped; the same command goes on.")
+        return
 
     averaged = Average(epoch=options.num_epochs - 1, avg=min(_AVERAGED, options.num_epochs))
     _head(4, f"average the last {_AVERAGED} checkpoints")
@@ -106,14 +112,14 @@ def run(options: Options) -> None:
     say(f"  transducer transcribe {model_path} {next(iter(sounds))}")
 
 
-def train_options(options: Options, data_dir: Path, exp_dir: Path, start_epoch: int) -> train.Options:
+def train_options(options: Options, data_dir: Path, exp_dir: Path) -> train.Options:
     """What the demo trains with, found by trials (docs/experiments.md)."""
     return train.Options(
         lang_dir=data_dir / "lang_char",
         train=TrainConfig(
             exp_dir=exp_dir,
             num_epochs=options.num_epochs,
-            start_epoch=start_epoch,
+            resume=True,
             optim=OptimConfig(optimizer="adamw", peak_lr=2.5e-3, warm_step=300, ctc_loss_scale=0.5, ctc_epochs=4),
         ),
         data=DataConfig(
@@ -131,20 +137,23 @@ def train_options(options: Options, data_dir: Path, exp_dir: Path, start_epoch: 
     )
 
 
-def _train(options: Options, data_dir: Path, exp_dir: Path) -> None:
+def _train(options: Options, data_dir: Path, exp_dir: Path) -> bool:
+    """Whether all epochs are trained now, and it was not stopped."""
     from stateless_transducer.checkpoint import epoch_path, saved_epochs
+    from stateless_transducer.training.state import resumable
 
-    saved = [epoch for epoch in saved_epochs(exp_dir) if epoch < options.num_epochs]
+    config = train_options(options, data_dir, exp_dir)
+    newest, last = resumable(config.train), options.num_epochs - 1
     prepared = (data_dir / "manifests" / ".aishell_manifests.done").stat().st_mtime
-    if any(epoch_path(exp_dir, epoch).stat().st_mtime < prepared for epoch in saved):
+    if newest is not None and newest.stat().st_mtime < prepared:
         raise ValueError(f"{exp_dir} was trained on what was here before; remove it, or choose another `--dir`.")
-    start_epoch = saved[-1] + 1 if saved else 0
-    if start_epoch == options.num_epochs:
+    if epoch_path(exp_dir, last).exists():
         say(f"{exp_dir}: all {options.num_epochs} epochs are trained already - skipping")
-        return
-    if start_epoch:
-        say(f"{exp_dir}: goes on with epoch {start_epoch}")
-    train.run(train_options(options, data_dir, exp_dir, start_epoch), command=f"transducer demo --dir {options.dir}")
+        return True
+    if newest is not None:
+        say(f"{exp_dir}: goes on from {newest.name}")
+    train.run(config, command=f"transducer demo --dir {options.dir}")
+    return last in saved_epochs(exp_dir)
 
 
 def _three_sounds(corpus_dir: Path) -> dict[Path, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -85,7 +86,7 @@ def run(options: Options) -> None:
         say("no split dev: training will show no validation loss; `--dev-share 0.05` would hold out a part of train")
     prepare_features(options.prefix, config, say=say, bar=progress_bar)
     texts = {split: read_texts(config.manifest_dir, options.prefix, split) for split in splits}
-    lang_dir = config.data_dir / f"lang_{options.token}"
+    lang_dir = _lang_dir(options)
     tokens = _token_table(lang_dir, texts["train"], options, is_new)
     lacking = [line for split in splits for line in _lacking(tokens, split, texts[split])]
     if lacking:
@@ -113,12 +114,25 @@ def _read(options: Options) -> tuple[list[Utterance], list[Problem]]:
     return utterances, problems
 
 
+def _lang_dir(options: Options) -> Path:
+    """``lang_char`` or ``lang_word``; with the corpus in its name if the folder has another corpus's tokens."""
+    data_dir, usual = options.prepare.data_dir, f"lang_{options.token}"
+    if not (data_dir / usual / "tokens.txt").exists():
+        return data_dir / usual
+    settings = data_dir / usual / "lang.json"
+    owner = json.loads(settings.read_text(encoding="utf-8")).get("corpus") if settings.exists() else None
+    if owner == options.prefix:
+        return data_dir / usual
+    say(f"{data_dir / usual} has the tokens of {owner or 'another corpus'} and stays as it is")
+    return data_dir / f"lang_{options.prefix}_{options.token}"
+
+
 def _token_table(lang_dir: Path, train_texts: Sequence[str], options: Options, is_new: bool) -> TokenTable:
     if (lang_dir / "tokens.txt").exists() and not is_new:
         say(f"{lang_dir}/tokens.txt: already there - skipping")
         return TokenTable.read(lang_dir)
     tokens = build_token_table(train_texts, options.token, keep_spaces=options.token == "char")
-    tokens.write(lang_dir)
+    tokens.write(lang_dir, corpus=options.prefix)
     say(f"{lang_dir}: {len(tokens)} tokens")
     return tokens
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from stateless_transducer.commands.console import LiveLine, complain
 from stateless_transducer.commands.flags import parse
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 class Options:
     """Options of ``transducer stream``."""
 
-    model: Annotated[Path, Positional]
+    model: Annotated[Path, Positional, arg(metavar="MODEL")]
     """Folder with encoder*.onnx, decoder*.onnx, joiner*.onnx and tokens.txt of a streaming transducer."""
-    file: Annotated[Path, Positional]
+    file: Annotated[Path, Positional, arg(metavar="SOUND")]
     """Sound file of any sample rate; `-` reads raw 16-bit samples (little-endian, one channel) from standard input."""
     sample_rate: int = 16000
     """Samples a second on standard input."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from stateless_transducer.commands.console import complain, hours_bar, say
 from stateless_transducer.commands.flags import parse
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 class Options:
     """Options of ``transducer transcribe``."""
 
-    model: Annotated[Path, Positional]
+    model: Annotated[Path, Positional, arg(metavar="MODEL")]
     """Model file, as written by `transducer average`, a checkpoint, or a folder of ONNX graphs and tokens.txt."""
-    files: Annotated[tuple[str, ...], Positional]
+    files: Annotated[tuple[str, ...], Positional, arg(metavar="[SOUND ...]")]
     """Sounds and videos of any length and sample rate: files, folders, patterns, `-` for standard input."""
     output_format: Literal["txt", "json", "srt", "vtt", "TextGrid", "tsv"] = "txt"
     """txt: `file<tab>text`; json: an object a sound; srt, vtt: subtitles; TextGrid: Praat's; tsv: a row a segment."""
@@ -67,6 +67,17 @@ class Options:
             raise ValueError(f"`--batch-seconds` must be above 0 s, but is {self.batch_seconds:g}.")
         if self.num_threads is not None and self.num_threads < 1:
             raise ValueError(f"`--num-threads` must be at least 1, but is {self.num_threads}.")
+        if self.details.nbest > 1:
+            self._check_nbest()
+
+    def _check_nbest(self) -> None:
+        wanted, search = f"`--nbest` {self.details.nbest}", self.search
+        if search.decoding_method == "greedy_search":
+            raise ValueError(f"{wanted} needs a beam: add `--decoding-method modified_beam_search`.")
+        if self.details.nbest > search.beam_size:
+            raise ValueError(f"{wanted} is more than `--beam-size` {search.beam_size} holds.")
+        if self.manifest is None and self.output_format != "json":
+            raise ValueError(f"{wanted} needs `--output-format json`: {self.output_format} has room for one.")
 
 
 def main(program: str, arguments: list[str]) -> int:
@@ -78,10 +89,6 @@ def run(options: Options) -> int:
     """Transcribe what can be read, report the rest."""
     from stateless_transducer.commands.sounds import find_sounds
 
-    if options.num_threads is not None and not options.model.is_dir():
-        import torch
-
-        torch.set_num_threads(options.num_threads)
     if options.manifest is not None and options.output is not None:
         return _run_manifest(options, options.manifest, options.output)
     sounds, problems = find_sounds(options.files)
@@ -120,7 +127,8 @@ def _job(options: Options) -> Job:
     if options.dask is not None:
         # workers run in other folders
         model = model.absolute()
-        search = replace(search, hotwords_file=search.hotwords_file and search.hotwords_file.absolute())
+        paths = {name: getattr(search, name) for name in ("hotwords_file", "ngram_lm")}
+        search = replace(search, **{name: path and path.absolute() for name, path in paths.items()})
     return Job(
         model=model,
         search=search,

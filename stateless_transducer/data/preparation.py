@@ -103,8 +103,8 @@ def manifests_are_there(done: Path, now: dict[str, Any], prefix: str, *, say: Sa
     name, before = f"{done.parent}/{prefix}_*", json.loads(done.read_text(encoding="utf-8"))
     if before["source"] != now["source"]:
         raise ValueError(
-            f"{name} were made from {before['source']}, not from {now['source']}. Choose another `--data-dir`, or "
-            f"remove {done} to make them anew."
+            f"{name} were made from {before['source']}, not from {now['source']}. Choose another "
+            f"`--prefix` or `--data-dir`, or remove {done} to make them anew."
         )
     changed = [key for key in now if before.get(key) != now[key]]
     if changed:

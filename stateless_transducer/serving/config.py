@@ -1,4 +1,4 @@
-"""What the user chooses about long sound. Free of NumPy and torch, so that ``--help`` need not load them."""
+"""What the user chooses about results and long sound. Free of NumPy and torch: ``--help`` need not load them."""
 
 from __future__ import annotations
 

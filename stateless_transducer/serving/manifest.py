@@ -53,6 +53,11 @@ class Job:
         Raises:
             ValueError: see `Recognizer`.
         """
+        if self.num_threads is not None and not self.model.is_dir():
+            # graphs have a number of their own
+            import torch
+
+            torch.set_num_threads(self.num_threads)
         return Recognizer.from_pretrained(
             self.model,
             self.search,

@@ -93,19 +93,24 @@ class TokenTable:
             return text
         return close_gaps(text) if SPACE in self.ids else text.replace(" ", "")
 
-    def write(self, lang_dir: Path, extra: tuple[str, ...] = (), *, mark_words: bool = False) -> None:
-        """Write ``tokens.txt`` (icefall's format) and ``lang.json`` (the unit) into a folder.
+    def write(
+        self, lang_dir: Path, extra: tuple[str, ...] = (), *, mark_words: bool = False, corpus: str | None = None
+    ) -> None:
+        """Write ``tokens.txt`` (icefall's format) and ``lang.json`` (the unit, the corpus) into a folder.
 
         Args:
             lang_dir: made if need be.
             extra: symbols behind the last token that are no tokens: a character table's ``#0``, ``#1``.
             mark_words: begin each word with `SPACE`: programs that only join symbols then put blanks between words.
+            corpus: name of the prepared corpus whose tokens they are.
         """
         mark = SPACE if mark_words and self.unit == "word" else ""
         symbols = (symbol if symbol in SPECIAL else mark + symbol for symbol in (*self.symbols, *extra))
         lines = (f"{symbol} {i}\n" for i, symbol in enumerate(symbols))
         write_text(lang_dir / "tokens.txt", "".join(lines))
-        write_text(lang_dir / "lang.json", json.dumps({"unit": self.unit}) + "\n")
+        write_text(
+            lang_dir / "lang.json", json.dumps({"unit": self.unit} | ({"corpus": corpus} if corpus else {})) + "\n"
+        )
 
     @classmethod
     def read(cls, lang_dir: Path) -> TokenTable:

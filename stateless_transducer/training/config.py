@@ -41,6 +41,9 @@ class OptimConfig:
         for name in ("lr_factor", "peak_lr", "max_grad_norm"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"`--{name.replace('_', '-')}` must be above 0, but is {getattr(self, name):g}.")
+        for name in ("weight_decay", "ctc_loss_scale", "ctc_epochs"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"`--{name.replace('_', '-')}` must be at least 0, but is {getattr(self, name):g}.")
         if not 0 <= self.modified_transducer_prob <= 1:
             raise ValueError(f"`--modified-transducer-prob` must be in 0..1, but is {self.modified_transducer_prob:g}.")
         if not 0 <= self.ema_decay < 1:

@@ -76,6 +76,7 @@ def describe_run(exp_dir: Path, config: Mapping[str, Any], command: str) -> None
     """Write ``config.json``, all options of the run, and ``README``, what made the folder and what to do with it."""
     write_text(exp_dir / "config.json", json.dumps(config, indent=2, ensure_ascii=False, default=str) + "\n")
     made = datetime.now().strftime("%Y-%m-%d %H:%M")
+    again = "the same command" if config["train"]["resume"] else "the same command with --resume true"
     data = f"--manifest-dir {config['data']['manifest_dir']} --prefix {config['data']['prefix']}"
     write_text(
         exp_dir / "README",
@@ -85,7 +86,7 @@ def describe_run(exp_dir: Path, config: Mapping[str, Any], command: str) -> None
         "config.json                  all options\n"
         "log/log-train-*              the log; log/metrics.jsonl the same in numbers\n"
         "tensorboard/                 tensorboard --logdir tensorboard\n\n"
-        f"Go on after an interruption: the same command with --resume true\n"
+        f"Go on after an interruption: {again}\n"
         f"Error rates:                 transducer decode --exp-dir {exp_dir} {data}\n"
         f"One model file:              transducer average --exp-dir {exp_dir} --output model.pt\n",
     )

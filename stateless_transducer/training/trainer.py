@@ -269,7 +269,8 @@ class Trainer:
         if not self._rank.is_main:
             return
         path = epoch_path(self._config.exp_dir, epoch)
-        self._logger.info(f"Saving checkpoint to {path}: train loss {train_loss:.4g}, validation loss {valid_loss:.4g}")
+        validation = "" if math.isnan(valid_loss) else f", validation loss {valid_loss:.4g}"
+        self._logger.info(f"Saving checkpoint to {path}: train loss {train_loss:.4g}{validation}")
         save_checkpoint(path, self._checkpoint(epoch, train_loss, valid_loss))
         for name, better in is_best.items():
             if better:

@@ -123,13 +123,14 @@ def test_icefalls_results_are_compared_by_folder(capsys):
     assert "B is better in 10, A in 0, as many errors in 2" in printed and "-31.21" in printed
 
 
-def test_folders_are_compared_test_set_by_test_set(tmp_path, capsys):
+@pytest.mark.parametrize("model", ["epoch", "checkpoint"])
+def test_folders_are_compared_test_set_by_test_set(tmp_path, capsys, model):
     for folder, hypotheses in (("greedy", WORSE), ("beam", BETTER)):
         for test_set in ("dev", "test-clean", folder):
-            _recogs(tmp_path / folder / f"recogs-{test_set}-epoch-9-avg-2-{folder}.txt", hypotheses)
+            _recogs(tmp_path / folder / f"recogs-{test_set}-{model}-9-avg-2-{folder}.txt", hypotheses)
     printed, complained = _run(capsys, tmp_path / "greedy", tmp_path / "beam")
     names = [
-        f"{folder}/recogs-{each}-epoch-9-avg-2-{folder}.txt"
+        f"{folder}/recogs-{each}-{model}-9-avg-2-{folder}.txt"
         for each in ("dev", "test-clean")
         for folder in ("greedy", "beam")
     ]

@@ -103,6 +103,30 @@ def test_stored_features_equal_the_front_ends(world):
         assert cuts[id_].duration == pytest.approx(cuts[min(cuts)].duration / speed, abs=1e-3)
 
 
+def test_second_corpus_replaces_neither_tokens_nor_results_of_the_first(world, tmp_path, capsys):
+    data, exp = tmp_path / "data", tmp_path / "exp"
+    shutil.copytree(world.data, data)
+    shutil.copytree(world.exp, exp)
+    flags = ["--exp-dir", str(exp), "--manifest-dir", str(data / "fbank"), "--avg", "1"]
+    assert main(["decode", *flags]) == 0
+    log = exp / "log" / "greedy_search"
+    first, tokens = {path: path.read_bytes() for path in log.glob("re*")}, (data / "lang_char/tokens.txt").read_bytes()
+    table = tmp_path / "other.csv"
+    rows = "".join(f"{path},你好,{split}\n" for split, path in zip(("train", "test"), _test_wavs(world), strict=False))
+    table.write_text(f"path,text,split\n{rows}", encoding="utf-8")
+    capsys.readouterr()
+    for _ in range(2):
+        assert main(["prepare", "table", str(table), "--data-dir", str(data), "--prefix", "other"]) == 0
+        printed = capsys.readouterr().out
+        assert f"{data}/lang_char has the tokens of another corpus and stays as it is" in printed
+        assert f"--lang-dir {data}/lang_other_char" in printed
+    assert (data / "lang_char" / "tokens.txt").read_bytes() == tokens
+    assert set("你好") < set(TokenTable.read(data / "lang_other_char").symbols)
+    assert main(["decode", *flags, "--prefix", "other"]) == 0
+    assert {path: path.read_bytes() for path in first} == first
+    assert len(list(log.glob("recogs-other-test-epoch-1-avg-1-*.txt"))) == 1
+
+
 def test_preparing_again_skips_and_says_so(world, capsys):
     assert main(["prepare", "aishell", "--corpus-dir", str(world.corpus), "--data-dir", str(world.data)]) == 0
     assert capsys.readouterr().out.count("already there - skipping") == 5

@@ -225,6 +225,16 @@ def test_prepare_table_without_train_makes_features_but_no_tokens(tmp_path):
     assert not (tmp_path / "data" / "lang_char").exists()
 
 
+def test_changed_table_gets_new_tokens_in_the_same_folder(tmp_path):
+    soundfile.write(tmp_path / "a.wav", _tone(8000, 1), 8000)
+    for text in ("one", "two!"):
+        (tmp_path / "all.csv").write_text(f"path,text\na.wav,{text}\n")
+        ran = _run(tmp_path / "all.csv", "--data-dir", tmp_path / "data", "--num-jobs", 1)
+        assert ran.status == 0, ran.err
+        assert set(text) < set(TokenTable.read(tmp_path / "data" / "lang_char").symbols)
+    assert [path.name for path in (tmp_path / "data").glob("lang_*")] == ["lang_char"]
+
+
 def test_another_source_with_the_same_prefix_is_refused(prepared, corpus, data_dir, tmp_path):
     (tmp_path / "other.csv").write_text("path,text\na.wav,a\n")
     ran = _run(tmp_path / "other.csv", "--data-dir", data_dir, "--prefix", "mine")

@@ -172,6 +172,13 @@ def test_max_segment_and_channel_reach_the_recogniser(transcribe, tmp_path):
         (["a.wav", "--max-segment-s", "1000"], "`--max-segment-s` must be in 2..300 s, but is 1000", 2),
         (["a.wav", "--output-format", "doc"], "doc", 2),
         ([], "Name at least one sound", 2),
+        (["a.wav", "--nbest", "4"], "`--nbest` 4 needs a beam: add `--decoding-method modified_beam_search`", 2),
+        (
+            ["a.wav", "--nbest", "8", "--method", "beam_search", "--beam-size", "4", "--output-format", "json"],
+            "`--nbest` 8 is more than `--beam-size` 4 holds",
+            2,
+        ),
+        (["a.wav", "--nbest", "2", "--method", "beam_search"], "`--nbest` 2 needs `--output-format json`", 2),
     ],
 )
 def test_bad_option_is_named(transcribe, flags, message, status):
