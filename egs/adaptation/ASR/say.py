@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Sentences of a voice that the demo has never heard: somebody who whispers.
+"""What the demo has never heard: somebody who whispers, about journeys, in words of which most are new to it.
 
-    ./say.py --output-dir whisper --minutes 5 --num-test 100
+    ./say.py --output-dir travel --minutes 5 --num-test 100
 
 Writes ``<output-dir>/wav/<id>.wav`` and ``<output-dir>/table.tsv`` (train: so many minutes; test: other sentences) for
 ``transducer prepare table``. Needs espeak-ng: pip install 'stateless-transducer[demo]'.
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import sys
 from pathlib import Path
 
@@ -19,11 +20,19 @@ import soundfile
 
 from stateless_transducer.audio import resample
 from stateless_transducer.data.corpora.espeak import Espeak, Voice
-from stateless_transducer.data.corpora.grammar import sentences
 
 SAMPLE_RATE = 16000
-SENTENCE_S = 2
-"""What a sentence takes, about, and more than any takes less than half of: enough of them are drawn."""
+CITIES = "北京 上海 天津 重庆 广州 深圳 成都 杭州 武汉 西安 南京 苏州 青岛 大连 厦门 昆明 长沙 沈阳 郑州 哈尔滨".split()
+SENTENCES = (
+    "我想买一张从{}到{}的火车票",
+    "请问去{}的航班几点起飞",
+    "帮我预订{}机场附近的酒店",
+    "从{}坐高铁到{}要多长时间",
+    "下一站是{}请带好您的行李",
+    "{}和{}之间有直达的列车吗",
+    "我的护照忘在{}的宾馆里了",
+    "麻烦送我去{}火车站",
+)
 
 
 def main() -> int:
@@ -48,25 +57,35 @@ def main() -> int:
 
 
 def speak(arguments: argparse.Namespace):
-    """Rows of the table: first the test sentences, then those to train on until there are enough minutes."""
+    """Rows of the table: first the test sentences, then others to train on until there are enough minutes."""
     random = np.random.default_rng(arguments.seed)
     espeak, voice = Espeak(), Voice(arguments.variant, pitch=50, pitch_range=50, rate=230)
-    texts = sentences(random, arguments.num_test + round(2 * arguments.minutes * 60 / SENTENCE_S))
     folder = arguments.output_dir / "wav"
     folder.mkdir(parents=True, exist_ok=True)
-    seconds = 0.0
-    for number, text in enumerate(texts):
+    seconds, said = 0.0, set[str]()
+    for number in itertools.count():
+        text = draw(random, said)
         split = "test" if number < arguments.num_test else "train"
         if split == "train" and seconds >= arguments.minutes * 60:
             return
-        raw = espeak.say(text.replace(" ", ""), voice).astype(np.float32) / 32768
+        raw = espeak.say(text, voice).astype(np.float32) / 32768
         samples = resample(raw, espeak.sample_rate, SAMPLE_RATE)
         samples *= 0.3 / max(np.abs(samples).max(), 1e-3)
         samples += random.normal(0, 1e-3, len(samples))
         seconds += len(samples) / SAMPLE_RATE if split == "train" else 0
         id_ = f"{arguments.variant}-{number:04d}"
         soundfile.write(folder / f"{id_}.wav", samples, SAMPLE_RATE, subtype="PCM_16")
-        yield id_, f"wav/{id_}.wav", arguments.variant, split, text.replace(" ", "")
+        yield id_, f"wav/{id_}.wav", arguments.variant, split, text
+
+
+def draw(random: np.random.Generator, said: set[str]) -> str:
+    """A sentence that nobody has said yet; it is said now."""
+    while True:
+        form = SENTENCES[random.integers(len(SENTENCES))]
+        text = form.format(*random.choice(CITIES, form.count("{}"), replace=False))
+        if text not in said:
+            said.add(text)
+            return text
 
 
 if __name__ == "__main__":
