@@ -194,7 +194,7 @@ def loader(arguments: argparse.Namespace) -> None:
                 rate = statistics.median(rates)
                 kind = "on the fly" if on_the_fly else "stored"
                 print(
-                    f"| {kind} | {num_workers} | {rate:.0f} | {rate * usable.seconds / len(usable):.0f} |", flush=True
+                    f"| {kind} | {num_workers} | {rate:.0f} | {rate * usable.lengths.seconds.mean():.0f} |", flush=True
                 )
 
 

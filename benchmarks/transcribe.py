@@ -118,10 +118,12 @@ def ours(folder: Path, kind: str, precision: str, threads: int):
         import torch
 
         torch.set_num_threads(threads)
-    from stateless_transducer import Recognizer
+    from stateless_transducer import DetailConfig, Recognizer
 
     path = folder / ("model.pt" if kind == "torch" else "onnx")
-    recognizer = Recognizer.from_pretrained(path, precision=precision, num_threads=threads)  # pyright: ignore
+    # text and the frame of each token, as sherpa-onnx gives; no ends and confidences, which take another pass
+    details = DetailConfig(align=False)
+    recognizer = Recognizer.from_pretrained(path, precision=precision, num_threads=threads, details=details)  # pyright: ignore
 
     def transcribe(paths: list[Path], mode: str) -> list[str]:
         if mode == "alone":
