@@ -57,7 +57,12 @@ def _lines(segments):
 
 def _start(tiny_model, rules=FLAGS, **streams):
     command = [sys.executable, "-m", "stateless_transducer.cli", "stream", str(tiny_model().folder), "-", *rules]
-    return subprocess.Popen(command, **streams)
+    return subprocess.Popen(command, preexec_fn=_listen_to_sigint, **streams)
+
+
+def _listen_to_sigint():
+    """Whoever runs the tests in the background of a script does not."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _fails(capsys, arguments, message, status=1):

@@ -39,10 +39,21 @@ def whole(corpus, tmp_path_factory):
     return folder
 
 
+def _listen_to_sigint() -> None:
+    """Whoever runs the tests in the background of a script does not."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def _start(arguments, **options):
     command = [sys.executable, "-m", "stateless_transducer.cli", *map(str, arguments)]
     return subprocess.Popen(
-        command, env=ENVIRONMENT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, **options
+        command,
+        env=ENVIRONMENT,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        preexec_fn=_listen_to_sigint,
+        **options,
     )
 
 
