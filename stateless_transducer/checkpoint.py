@@ -89,7 +89,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
         return _load_safetensors(path)
     content = read_archive(path)
     if not is_own_format(content):
-        way_out = "; one of icefall's becomes a model with `transducer import`" if _is_icefall(content) else ""
+        is_icefalls = isinstance(content, dict) and "model" in content
+        way_out = "; one of icefall's becomes a model with `transducer import`" if is_icefalls else ""
         raise ValueError(f"{path} is not a checkpoint of stateless-transducer (format {_FORMAT}){way_out}.")
     return from_own_format(content)
 
@@ -149,10 +150,6 @@ def _safetensors() -> Any:
     except ModuleNotFoundError:
         raise ValueError("Files of safetensors need that package: pip install 'stateless-transducer[torch]'.") from None
     return safetensors
-
-
-def _is_icefall(content: object) -> bool:
-    return isinstance(content, dict) and "model" in content
 
 
 def is_own_format(content: object) -> bool:

@@ -66,8 +66,8 @@ class Augment:
         if self._gain_range_db or self._equalizer_range_db:
             draw = random.Random(f"gain {key}")
             gain = draw.uniform(-1, 1) * self._gain_range_db
-            curve = gain + self._equalizer_range_db * _smooth_curve(features.shape[1], draw)
-            features = _changed(features, torch.from_numpy(curve.astype(np.float32)) * (math.log(10) / 10))
+            decibels = gain + self._equalizer_range_db * _smooth_curve(features.shape[1], draw)
+            features = _with_gain(features, torch.from_numpy(decibels.astype(np.float32)))
         if self._noise:
             features = torch.from_numpy(_with_noise(features.numpy(), self._noise, random.Random(f"noise {key}")))
         if self._spec_augment is not None:
@@ -89,9 +89,11 @@ def training_augment(config: DataConfig, seed: int) -> Augment | None:
     return Augment(seed, noise=noise, spec_augment=spec_augment, **ranges)
 
 
-def _changed(features: Tensor, curve: Tensor) -> Tensor:
-    """Each frame with the curve (F,) added to it; digital silence stays what it is at any level."""
-    return torch.where(features > _SILENCE + 0.01, (features + curve).clamp(min=_SILENCE), features)
+def _with_gain(features: Tensor, decibels: Tensor) -> Tensor:
+    """Each frame louder by (F,) decibels; digital silence stays what it is at any gain."""
+    louder = features + decibels * (math.log(10) / 10)
+    # stored features are rounded
+    return torch.where(features > _SILENCE + 0.01, louder.clamp(min=_SILENCE), features)
 
 
 def _smooth_curve(count: int, draw: random.Random) -> np.ndarray:

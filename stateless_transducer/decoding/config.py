@@ -51,6 +51,13 @@ class SearchConfig:
             raise ValueError("`--ngram-lm` needs a beam: add `--decoding-method modified_beam_search`.")
 
     @property
+    def is_modified(self) -> bool:
+        """Whether a frame emits one symbol at most."""
+        if self.decoding_method == "greedy_search":
+            return self.max_sym_per_frame == 1
+        return self.decoding_method == "modified_beam_search"
+
+    @property
     def key(self) -> str:
         """Name of the setting in summaries, as icefall's."""
         return self.decoding_method if self.decoding_method == "greedy_search" else f"beam_size_{self.beam_size}"

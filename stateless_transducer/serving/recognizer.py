@@ -306,9 +306,7 @@ class Recognizer:
         if not self._details.align:
             return segments
         best = [found[0] for found in ranked]
-        is_greedy = config.decoding_method == "greedy_search"
-        is_modified = config.max_sym_per_frame == 1 if is_greedy else config.decoding_method == "modified_beam_search"
-        options, per_frame = logit_options(config), 1 if is_modified else None
+        options, per_frame = logit_options(config), 1 if config.is_modified else None
         aligned = align(model.recognisable, *encoded, best, max_symbols_per_frame=per_frame, options=options)
         return [self._aligned(*each) for each in zip(segments, features, aligned, strict=True)]
 

@@ -108,9 +108,8 @@ class TokenTable:
         symbols = (symbol if symbol in SPECIAL else mark + symbol for symbol in (*self.symbols, *extra))
         lines = (f"{symbol} {i}\n" for i, symbol in enumerate(symbols))
         write_text(lang_dir / "tokens.txt", "".join(lines))
-        write_text(
-            lang_dir / "lang.json", json.dumps({"unit": self.unit} | ({"corpus": corpus} if corpus else {})) + "\n"
-        )
+        settings = {"unit": self.unit} if corpus is None else {"unit": self.unit, "corpus": corpus}
+        write_text(lang_dir / "lang.json", json.dumps(settings) + "\n")
 
     @classmethod
     def read(cls, lang_dir: Path) -> TokenTable:

@@ -81,7 +81,9 @@ def test_missing_tokens_are_explained(golden, tmp_path, capsys):
 def test_icefalls_file_is_no_input_of_the_export(golden, tmp_path, capsys):
     shutil.copy(golden / "r" / "pretrained.pt", tmp_path / "p.pt")
     assert _run("export", "icefall", "--checkpoint", tmp_path / "p.pt", "--output", tmp_path / "q.pt") == 1
-    assert "p.pt is not a checkpoint of stateless-transducer" in capsys.readouterr().err
+    printed = " ".join(capsys.readouterr().err.split())
+    assert "p.pt is not a checkpoint of stateless-transducer" in printed
+    assert "one of icefall's becomes a model with `transducer import`" in printed
 
 
 def test_output_that_cannot_be_written_is_named(golden, lang_dir, tmp_path, capsys):

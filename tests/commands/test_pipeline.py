@@ -355,3 +355,20 @@ def test_characters_unknown_to_the_model_are_counted(world, model, capsys, tmp_p
     assert (
         "test: 1 units of the transcripts are unknown to the model and count as errors: 鑫" in capsys.readouterr().err
     )
+
+
+def test_demo_goes_on_where_it_stopped(tmp_path, capsys):
+    size = "--num-train-speakers 3 --num-dev-speakers 1 --num-test-speakers 3 --utterances-per-speaker 12".split()
+    command = ["demo", "--dir", str(tmp_path), "--num-epochs", "2", *size]
+    assert main(command) == 0
+    assert "All done in" in capsys.readouterr().out
+    assert (tmp_path / "report.html").stat().st_size > 10_000
+    first = (tmp_path / "exp" / "epoch-0.pt").read_bytes()
+    (tmp_path / "exp" / "epoch-1.pt").unlink()
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    assert f"{tmp_path}/exp: goes on from epoch-0.pt" in printed and "All done in" in printed
+    assert (tmp_path / "exp" / "epoch-0.pt").read_bytes() == first
+    assert main(command) == 0
+    assert "all 2 epochs are trained already - skipping" in capsys.readouterr().out
+    assert "the same command\n" in (tmp_path / "exp" / "README").read_text(encoding="utf-8")

@@ -14,6 +14,7 @@ from contextlib import suppress
 import numpy as np
 import pytest
 import soundfile
+from processes import listen_to_sigint
 
 from stateless_transducer.cli import main
 from stateless_transducer.serving.endpoint import EndpointRules
@@ -57,12 +58,7 @@ def _lines(segments):
 
 def _start(tiny_model, rules=FLAGS, **streams):
     command = [sys.executable, "-m", "stateless_transducer.cli", "stream", str(tiny_model().folder), "-", *rules]
-    return subprocess.Popen(command, preexec_fn=_listen_to_sigint, **streams)
-
-
-def _listen_to_sigint():
-    """Whoever runs the tests in the background of a script does not."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    return subprocess.Popen(command, preexec_fn=listen_to_sigint, **streams)
 
 
 def _fails(capsys, arguments, message, status=1):

@@ -96,14 +96,23 @@ def test_second_run_does_what_the_first_left(folder, transcribe):
     assert status == 0 and "6 of 6 sounds are in" in printed
 
 
-def test_cluster_gives_what_one_machine_gives(folder, transcribe):
+def test_cluster_gives_what_one_machine_gives(folder, transcribe, monkeypatch):
     distributed = pytest.importorskip("distributed", reason="a cluster needs Dask: pip install '.[dask]'")
-    assert transcribe()[0] == 0
+    scores = "".join(f"-{1 + n} {symbol}\n" for n, symbol in enumerate(("<unk>", "</s>", "今", "天", "气")))
+    (folder / "lm.arpa").write_text(f"\\data\\\nngram 1=6\n\n\\1-grams:\n-99 <s>\n{scores}\n\\end\\\n")
+    (folder / "words.txt").write_text("天气\n")
+    scorers = ["--method", "modified_beam_search", "--ngram-lm", "lm.arpa", "--hotwords-file", "words.txt"]
+    monkeypatch.chdir(folder)
+    assert transcribe(*scorers)[0] == 0
+    monkeypatch.chdir("/")
     (folder / "in.jsonl").write_text((folder / "in.jsonl").read_text() + '{"id": "absent", "path": "no.wav"}\n')
     with distributed.LocalCluster(
         n_workers=2, threads_per_worker=1, dashboard_address=None, local_directory=str(folder / "dask")
     ) as cluster:
-        status, printed, errors = transcribe("--dask", cluster.scheduler_address, output="spread.jsonl")
+        # the workers run in another folder than the command
+        monkeypatch.chdir(folder)
+        flags = (*scorers, "--num-threads", "1")
+        status, printed, errors = transcribe("--dask", cluster.scheduler_address, *flags, output="spread.jsonl")
     assert status == 1 and "transducer: absent: " in errors and "no.wav: no such file" in errors
     assert printed.endswith("6 sounds more, 6 of 7 in all\n")
     here, there = (sorted(_read(folder / name), key=lambda row: row["id"]) for name in ("out.jsonl", "spread.jsonl"))

@@ -157,3 +157,16 @@ def test_results_of_other_settings_have_other_names():
 def test_bad_setting_is_named(setting):
     with pytest.raises(ValueError, match=rf"`--{setting.replace('_', '-')}` must be (at least 1|above 0), but is 0"):
         SearchConfig(**{setting: 0})
+
+
+@pytest.mark.parametrize(
+    ("method", "most", "is_modified"),
+    [
+        ("greedy_search", 1, True),
+        ("greedy_search", 3, False),
+        ("modified_beam_search", 3, True),
+        ("beam_search", 1, False),
+    ],
+)
+def test_symbols_of_a_frame_are_greedy_searchs_option_alone(method, most, is_modified):
+    assert SearchConfig(method, max_sym_per_frame=most).is_modified == is_modified

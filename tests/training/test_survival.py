@@ -12,6 +12,7 @@ import sys
 
 import pytest
 import torch
+from processes import listen_to_sigint
 from small_corpus import write_small_corpus
 
 from stateless_transducer.checkpoint import load_checkpoint
@@ -39,11 +40,6 @@ def whole(corpus, tmp_path_factory):
     return folder
 
 
-def _listen_to_sigint() -> None:
-    """Whoever runs the tests in the background of a script does not."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 def _start(arguments, **options):
     command = [sys.executable, "-m", "stateless_transducer.cli", *map(str, arguments)]
     return subprocess.Popen(
@@ -52,7 +48,7 @@ def _start(arguments, **options):
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
-        preexec_fn=_listen_to_sigint,
+        preexec_fn=listen_to_sigint,
         **options,
     )
 
