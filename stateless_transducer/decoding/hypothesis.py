@@ -1,4 +1,4 @@
-"""What a search finds, and how findings are ranked."""
+"""What a search finds, and how findings are told apart and ranked."""
 
 from __future__ import annotations
 
@@ -6,6 +6,15 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
+
+from stateless_transducer.decoding.arrays import Array
+
+MAX_EXPANSIONS = 32
+"""Of hypotheses on one frame of Graves' beam search, times the beam size: a model that has learnt nothing would say
+symbols without end."""
+
+_MULTIPLIER, _INCREMENT = 6364136223846793005, 1442695040888963407
+"""Those of Knuth's 64-bit generator."""
 
 
 @dataclass(frozen=True)
@@ -29,3 +38,8 @@ def rank(scores: ArrayLike, num_tokens: ArrayLike, context_size: int, length_nor
     log-probability, which favours short ones.
     """
     return np.asarray(scores) / (np.asarray(num_tokens) + context_size) ** float(length_norm)
+
+
+def extended_hash(hashes: Array, tokens: Array) -> Array:
+    """Hash, int64, of each token sequence and one token more, from that of the sequence; 0 is that of nothing."""
+    return hashes * _MULTIPLIER + (tokens + 1) * _INCREMENT

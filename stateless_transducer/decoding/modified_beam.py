@@ -23,12 +23,9 @@ from stateless_transducer.decoding.arrays import (
     without_gradients,
 )
 from stateless_transducer.decoding.fusion import Scorer
-from stateless_transducer.decoding.hypothesis import Hypothesis, rank
+from stateless_transducer.decoding.hypothesis import Hypothesis, extended_hash, rank
 from stateless_transducer.decoding.options import PLAIN, LogitOptions, Schedule
 from stateless_transducer.decoding.recognisable import Steps, on_host
-
-_MULTIPLIER, _INCREMENT = 6364136223846793005, 1442695040888963407
-"""Of the hash of token sequences; those of Knuth's 64-bit generator."""
 
 
 @without_gradients
@@ -192,7 +189,7 @@ class _Beam:
 
         says = symbol != self.blank_id
         hashes, num_tokens = self.hashes[rows, parent], self.num_tokens[rows, parent] + says
-        hashes = xp.where(says, hashes * _MULTIPLIER + (symbol + 1) * _INCREMENT, hashes)
+        hashes = xp.where(says, extended_hash(hashes, symbol), hashes)
         contexts = self.contexts[rows, parent]
         shifted = xp.concat([contexts[:, :, 1:], symbol[:, :, None]], axis=2)
         self.contexts[:R] = xp.where(says[:, :, None], shifted, contexts)

@@ -9,11 +9,15 @@ import pytest
 import torch
 from test_searches import Toy
 
-from stateless_transducer.decoding import arrays
+from stateless_transducer.decoding import arrays, beam_arrays
 from stateless_transducer.decoding.beam import beam_search
+from stateless_transducer.decoding.beam_arrays import search_in_arrays
+from stateless_transducer.decoding.beam_walks import search_by_walks
 from stateless_transducer.decoding.fusion import Hotwords
 from stateless_transducer.decoding.greedy import greedy_search
 from stateless_transducer.decoding.modified_beam import modified_beam_search
+from stateless_transducer.decoding.options import LogitOptions
+from stateless_transducer.decoding.recognisable import on_host
 
 LENS = [9, 23, 0, 17, 1]
 
@@ -59,10 +63,53 @@ def test_without_a_look_at_values_the_searches_give_the_same(monkeypatch):
     toy, encoder_out, lens = Toy(), torch.randn(len(LENS), 23, 16), torch.tensor(LENS)
     searches = list(_searches(Hotwords([[((5, 7), 3.0), ((4,), 1.0)]], vocab_size=12)))
     wanted = [find(toy, encoder_out, lens) for find in searches]
-    for name in ("arrays", "greedy", "modified_beam", "recognisable"):
+    for name in ("arrays", "greedy", "modified_beam", "beam", "recognisable"):
         monkeypatch.setattr(sys.modules[f"stateless_transducer.decoding.{name}"], "is_on_host", lambda _: False)
     for find, before in zip(searches, wanted, strict=True):
         _equal(find(toy, encoder_out, lens), before)
+
+
+@pytest.mark.parametrize("context_size", [1, 3])
+@pytest.mark.parametrize("beam_size", [1, 2, 5])
+def test_beam_search_in_arrays_walks_as_it_does_in_python(beam_size, context_size):
+    toy, encoder_out, lens = Toy(context_size=context_size), torch.randn(len(LENS), 23, 16), torch.tensor(LENS)
+    for scorer in (None, Hotwords([[((5, 7), 3.0), ((4,), 1.0)]] * len(LENS), vocab_size=12)):
+        given = (beam_size, LogitOptions(blank_penalty=0.5), scorer)
+        with torch.inference_mode():
+            in_arrays = search_in_arrays(toy, encoder_out, lens, *given)
+            by_walks = search_by_walks(*on_host(toy, encoder_out, lens), *given)
+        for mine, other in zip(in_arrays, by_walks, strict=True):
+            wanted = {h.tokens: h for h in other}
+            assert {h.tokens: h.frames for h in mine} == {h.tokens: h.frames for h in other}
+            for h in mine:
+                assert h.score == pytest.approx(wanted[h.tokens].score, abs=1e-4)
+                assert h.log_probs == pytest.approx(wanted[h.tokens].log_probs, abs=1e-4)
+
+
+def test_beam_search_in_arrays_looks_a_few_times_an_hour(monkeypatch):
+    """Whoever looks at values waits for a GPU: `to_numpy` may, now and then, and nobody else."""
+    looks = []
+
+    def look(array):
+        looks.append(array.shape)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch.Tensor, "cpu", before["cpu"])
+            return array.cpu().numpy()
+
+    def wait(*_, **__):
+        raise AssertionError("the device would have been waited for")
+
+    names = ("cpu", "item", "tolist", "nonzero", "__bool__", "__int__", "__float__", "__index__")
+    before = {name: getattr(torch.Tensor, name) for name in names}
+    toy, encoder_out = Toy(), torch.randn(2, 300, 16)
+    lens = torch.tensor([300, 217])
+    monkeypatch.setattr(beam_arrays, "to_numpy", look)
+    for name in names:
+        monkeypatch.setattr(torch.Tensor, name, wait)
+    with torch.inference_mode():
+        search_in_arrays(toy, encoder_out, lens, 4, LogitOptions(), None)
+    num_checks = sum(len(shape) == 1 for shape in looks)
+    assert num_checks < 300 / 10
 
 
 @pytest.mark.parametrize("k", [1, 4, 8, 9, 20])
