@@ -11,6 +11,9 @@ import kaldi_native_fbank as knf
 import numpy as np
 import soxr
 
+SILENCE_VALUE = float(np.log(np.finfo(np.float32).eps))
+"""Of every bin where all samples are 0: Kaldi's smallest energy."""
+
 PADDING_VALUE = -23.025850929940457
 """log(1e-10): what stands behind the end of an utterance in a padded batch of features."""
 

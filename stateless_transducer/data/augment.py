@@ -23,12 +23,10 @@ from torch import Tensor
 
 from stateless_transducer.data.config import DataConfig, SpecAugmentConfig
 from stateless_transducer.data.manifests import noise_cuts_path
-from stateless_transducer.features import FbankConfig
+from stateless_transducer.features import SILENCE_VALUE, FbankConfig
 
 _NOISE_PROBABILITY = 0.5
 _SNR_DB = (10.0, 20.0)
-_SILENCE = math.log(np.finfo(np.float32).eps)
-"""What fbank makes of samples that are all zero: its energies are at least that."""
 
 
 class Augment:
@@ -93,7 +91,7 @@ def _with_gain(features: Tensor, decibels: Tensor) -> Tensor:
     """Each frame louder by (F,) decibels; digital silence stays what it is at any gain."""
     louder = features + decibels * (math.log(10) / 10)
     # stored features are rounded
-    return torch.where(features > _SILENCE + 0.01, louder.clamp(min=_SILENCE), features)
+    return torch.where(features > SILENCE_VALUE + 0.01, louder.clamp(min=SILENCE_VALUE), features)
 
 
 def _smooth_curve(count: int, draw: random.Random) -> np.ndarray:

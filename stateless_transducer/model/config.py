@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,9 @@ class ModelConfig:
     """Width inside the feed-forward modules."""
     conv_kernel: int = 31
     """Frames that a convolution module sees; odd."""
+    feature_norm: Literal["none", "mean"] = "none"
+    """mean: the encoder takes the mean over the utterance from each mel bin; for small data of many speakers, levels
+    and microphones."""
     subsampling_channels: int | None = None
     """Channels of the two subsampling convolutions; None is the width of the encoder."""
     joiner_dim: int = 512

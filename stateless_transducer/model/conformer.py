@@ -5,11 +5,14 @@ Letters: N utterances, T_in feature frames, F mel bins, T encoder frames, D widt
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from stateless_transducer.model.attention import RelativeSelfAttention, relative_positions
+from stateless_transducer.model.feature_norm import without_mean
 from stateless_transducer.model.subsampling import Conv2dSubsampling
 from stateless_transducer.ops.masks import padding_mask, subsampled_lens
 
@@ -21,6 +24,7 @@ class Conformer(nn.Module):
         self,
         *,
         feature_dim: int,
+        feature_norm: Literal["none", "mean"],
         num_layers: int,
         dim: int,
         num_heads: int,
@@ -31,7 +35,7 @@ class Conformer(nn.Module):
         dropout: float,
     ) -> None:
         super().__init__()
-        self.dim = dim
+        self.dim, self.feature_norm = dim, feature_norm
         self.recompute_layers = False
         """In training, keep no activations inside the layers but compute them again for the gradient."""
         self.subsampling = Conv2dSubsampling(feature_dim, subsampling_channels, dim)
@@ -53,6 +57,8 @@ class Conformer(nn.Module):
             encoder_out (N, T, D_out), where frames behind an utterance's end mean nothing, and encoder_out_lens (N,),
             0 for what is too short for a frame.
         """
+        if self.feature_norm == "mean":
+            features = without_mean(features, feature_lens)
         x = self.subsampling(features)
         lens = subsampled_lens(feature_lens)
         # attention to nothing would be no number

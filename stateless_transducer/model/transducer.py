@@ -92,6 +92,7 @@ def build_model(config: ModelConfig) -> Transducer:
     """The network of the given sizes, with fresh weights drawn from torch's generator."""
     encoder = Conformer(
         feature_dim=config.feature_dim,
+        feature_norm=config.feature_norm,
         num_layers=config.num_layers,
         dim=config.attention_dim,
         num_heads=config.num_heads,
