@@ -169,6 +169,11 @@ def to_icefall(checkpoint: Checkpoint) -> dict[str, Tensor]:
             f"icefall's subsampling has as many channels as the encoder is wide, {config.attention_dim}, but "
             f"`subsampling_channels` is {config.subsampling_channels}; icefall cannot load such a model."
         )
+    if config.feature_norm != "none":
+        raise ValueError(
+            f"icefall's encoder takes features as they are, but `feature_norm` is {config.feature_norm}; it would hear "
+            "something else."
+        )
     if config.blank_id != 0:
         raise ValueError(f"The blank of icefall's models is token 0, but here it is {config.blank_id}.")
     faults = weight_faults(checkpoint.weights, _skeleton(config))
@@ -213,7 +218,7 @@ def _shown_config(weights: Mapping[str, Tensor]) -> ModelConfig:
     ]
     if faults:
         raise ValueError(f"{first_of(list(dict.fromkeys(faults)))}.")
-    sizes = {size: weights[name].shape[axis] for size, (name, axis) in _SIZES.items()}
+    sizes: dict[str, Any] = {size: weights[name].shape[axis] for size, (name, axis) in _SIZES.items()}
     if sizes["subsampling_channels"] == sizes["attention_dim"]:
         del sizes["subsampling_channels"]
     layers = [int(match[1]) for match in map(_LAYER.match, weights) if match]

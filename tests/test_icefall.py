@@ -380,6 +380,7 @@ def test_blank_must_be_the_first_token(tmp_path):
             {"subsampling_channels": 4},
             "channels as the encoder is wide, 8, but `subsampling_channels` is 4",
         ),
+        ({"feature_norm": "mean"}, "icefall's encoder takes features as they are, but `feature_norm` is mean"),
         ({"blank_id": 5}, "The blank of icefall's models is token 0, but here it is 5"),
         (
             {"num_layers": 3},

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from tiny_talker import SIZES, TOKENS
 
-from stateless_transducer.checkpoint import load_checkpoint
+from stateless_transducer.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from stateless_transducer.cli import main
+from stateless_transducer.features import FbankConfig
+from stateless_transducer.model.transducer import build_model
 from stateless_transducer.ops.masks import subsampled_lens
 
 # traced with 2 and 40
@@ -53,6 +56,19 @@ def test_script_is_right_for_other_shapes_than_the_traced_one(talker, model, tmp
     contexts, pair = torch.randint(0, len(TOKENS), (5, 2)), torch.randn(2, 5, SIZES.joiner_dim)
     torch.testing.assert_close(script.predict(contexts), model.predict(contexts))
     torch.testing.assert_close(script.join(*pair), model.join(*pair))
+
+
+@pytest.mark.filterwarnings("ignore:.*TorchScript.*")
+@torch.inference_mode()
+def test_mean_of_the_utterance_is_taken_in_program_and_script(tmp_path):
+    sizes = replace(SIZES, num_layers=1, feature_norm="mean")
+    network = build_model(sizes).eval()
+    save_checkpoint(tmp_path / "model.pt", Checkpoint(network.state_dict(), sizes, FbankConfig(), TOKENS))
+    program = torch.export.load(_export(tmp_path, tmp_path / "encoder.pt2")).module()
+    script = torch.jit.load(_export(tmp_path, tmp_path / "model.jit.pt"))
+    for shape in SHAPES:
+        _check(program, network, *shape)
+        _check(script.encode, network, *shape)
 
 
 def test_safetensors_are_read_as_any_checkpoint(talker, tmp_path):

@@ -36,9 +36,10 @@ def _utterances(lens):
     return [torch.randn(length, 80) for length in lens]
 
 
+@pytest.mark.parametrize("feature_norm", ["none", "mean"])
 @pytest.mark.parametrize("lens", [(7, 41, 120), (200, 8, 9, 33)])
-def test_utterance_alone_equals_utterance_in_a_padded_batch(lens, device):
-    model = build_model(SMALL).eval().to(device)
+def test_utterance_alone_equals_utterance_in_a_padded_batch(lens, feature_norm, device):
+    model = build_model(replace(SMALL, feature_norm=feature_norm)).eval().to(device)
     utterances = [u.to(device) for u in _utterances(lens)]
     # 1e4 behind the end: nothing of it may come through
     batch = pad_sequence(utterances, batch_first=True, padding_value=1e4)
