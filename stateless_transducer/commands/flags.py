@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from typing import TypeVar, get_type_hints
 
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
@@ -28,7 +30,7 @@ def parse(
     found = tyro.cli(
         options,
         prog=program,
-        args=arguments,
+        args=_with_truths(arguments, _boolean_flags(options)),
         description=description,
         default=default,
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff),
@@ -36,6 +38,30 @@ def parse(
     )
     assert found is not None
     return found
+
+
+def _boolean_flags(options: type) -> set[str]:
+    """Of a dataclass and those inside it."""
+
+    def names(kind: type) -> Iterator[str]:
+        hints = get_type_hints(kind)
+        for each in fields(kind):
+            if hints[each.name] is bool:
+                yield each.name
+            elif is_dataclass(hints[each.name]):
+                yield from names(hints[each.name])
+
+    return {f"--{name.replace('_', '-')}" for name in names(options)}
+
+
+def _with_truths(arguments: list[str], flags: set[str]) -> list[str]:
+    """A flag of these at the end or before another flag is true: ``--resume`` says what ``--resume true`` says."""
+    said = []
+    for word, following in zip(arguments, [*arguments[1:], "-"], strict=True):
+        said.append(word)
+        if word.replace("_", "-") in flags and following.startswith("-"):
+            said.append("true")
+    return said
 
 
 def _registry() -> ConstructorRegistry:

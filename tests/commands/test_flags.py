@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+import tyro
 
 from stateless_transducer.cli import _COMMANDS, main
+from stateless_transducer.commands.flags import parse
 
 FROZEN = Path(__file__).parent / "flags.txt"
 
@@ -39,3 +42,29 @@ def test_flags_have_the_tutorials_names():
     assert set(f"{wanted} --modified-transducer-prob".split()) <= set(frozen["train"])
     wanted = "--epoch --avg --exp-dir --max-duration --decoding-method --beam-size --max-sym-per-frame"
     assert set(wanted.split()) <= set(frozen["decode"])
+
+
+@dataclass(frozen=True)
+class _Inner:
+    deep_truth: bool = False
+
+
+@dataclass(frozen=True)
+class _Outer:
+    names: tyro.conf.Positional[tuple[str, ...]]
+    is_on: bool = True
+    inner: _Inner = field(default_factory=_Inner)
+
+
+@pytest.mark.parametrize(
+    ("line", "is_on", "deep_truth", "names"),
+    [
+        ("a", True, False, ("a",)),
+        ("--is-on --deep-truth", True, True, ()),
+        ("a b --is-on False", False, False, ("a", "b")),
+        ("--deep-truth --is-on no a b", False, True, ("a", "b")),
+        ("a --deep_truth --is-on=0", False, True, ("a",)),
+    ],
+)
+def test_truth_may_be_left_out(line, is_on, deep_truth, names):
+    assert parse(_Outer, "test", line.split(), "") == _Outer(names, is_on, _Inner(deep_truth))
