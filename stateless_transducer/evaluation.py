@@ -51,6 +51,8 @@ class TestResult:
     """Seconds that it took to load the features and to search."""
     device: str
     """Where the search ran."""
+    in_words: TestResult | None = None
+    """The same counted in words, where the tokens are characters and spell them."""
 
     @cached_property
     def error_rate(self) -> Estimate | None:
@@ -74,7 +76,7 @@ def evaluate(
     device: torch.device | None,
     progress: Callable[[int], None] | None = None,
 ) -> TestResult:
-    """Search every utterance and score what was found, in characters or words as the token table says.
+    """Search every utterance and score what was found, in characters or words as the token table says, or in both.
 
     Args:
         model: ready to recognise, on ``device``.
@@ -84,7 +86,7 @@ def evaluate(
         device: where to search; None: the model takes NumPy arrays.
         progress: called with the number of utterances done.
     """
-    scored, unknown, scorer = [], Counter(), make_scorer(config, token_table)
+    scored, scored_words, unknown, scorer = [], [], Counter(), make_scorer(config, token_table)
     started, speech_s = time.monotonic(), 0.0
     for batch in batches:
         speech_s += batch.seconds
@@ -98,10 +100,14 @@ def evaluate(
             symbols = (token_table.symbols[token] for token in hypothesis.tokens)
             found = tuple(symbol for symbol in symbols if symbol != SPACE)
             scored.append(ScoredUtterance(id_, units(text, token_table.unit), found))
+            if token_table.spells_words:
+                words = units(token_table.decode(hypothesis.tokens), "word")
+                scored_words.append(ScoredUtterance(id_, units(text, "word"), words))
         if progress is not None:
             progress(len(scored))
-    wall_s = time.monotonic() - started
-    return TestResult(score(scored), unknown, speech_s, wall_s, str(device or "cpu"))
+    facts = (unknown, speech_s, time.monotonic() - started, str(device or "cpu"))
+    in_words = TestResult(score(scored_words), *facts) if token_table.spells_words else None
+    return TestResult(score(scored), *facts, in_words)
 
 
 def metric_name(token_table: TokenTable) -> str:
@@ -122,7 +128,7 @@ def write_results(
     """Write ``recogs-``, ``errs-`` and ``wer-summary-`` files as icefall's, and ``result-<...>.json``.
 
     Args:
-        folder: ``exp_dir/log/<decoding_method>``.
+        folder: ``exp_dir/log/<decoding_method>``, or within it.
         test_set: name of the split.
         name: tail of the file names: epoch, average, search.
         result: what `evaluate` found.
@@ -134,7 +140,7 @@ def write_results(
     numbers = {
         "test_set": test_set,
         "name": name,
-        "method": folder.name,
+        "method": config.decoding_method,
         "setting": config.key,
         **_figures(result, metric),
         "averaged": list(averaged),

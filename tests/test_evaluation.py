@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
+from stateless_transducer.data.batches import Batch
 from stateless_transducer.decoding.config import SearchConfig
+from stateless_transducer.decoding.hypothesis import Hypothesis
 from stateless_transducer.evaluation import TestResult as Result  # pytest would take it for a class of tests
-from stateless_transducer.evaluation import write_results
+from stateless_transducer.evaluation import evaluate, write_results
 from stateless_transducer.serving.report import _error_rates, read_results
 from stateless_transducer.text.recogs import read_recogs
 from stateless_transducer.text.scoring import ScoredUtterance, score
+from stateless_transducer.text.tokens import build_token_table
 
 NAME = "epoch-64-avg-33-context-2-max-sym-per-frame-1"
 
@@ -78,6 +83,28 @@ def test_summary_of_words_says_so(tmp_path):
     assert summary["search"]["beam_size"] == 8 and summary["search"]["blank_penalty"] == 0.5
     assert summary["averaged"] == ["最后.pt"]
     assert summary["confidence_interval"] == {"confidence": 0.95, "low": 0.0, "high": 0.0}
+
+
+def test_spelt_words_are_counted_in_characters_and_in_words(monkeypatch):
+    table = build_token_table(["the cat", "sat"], "char", keep_spaces=True)
+    said = {"a": ("the cat sat", "the at sat"), "b": ("cat", "cat"), "c": ("a cat", "acat")}
+    batch = Batch(
+        ids=tuple(said),
+        texts=tuple(reference for reference, _ in said.values()),
+        features=torch.zeros(3, 1, 80),
+        feature_lens=torch.ones(3, dtype=torch.int64),
+        tokens=torch.zeros(3, 1, dtype=torch.int64),
+        token_lens=torch.ones(3, dtype=torch.int64),
+    )
+    found = [Hypothesis(tuple(table.encode(text)), (), ()) for _, text in said.values()]
+    monkeypatch.setattr("stateless_transducer.evaluation.search", lambda *_: found)
+    model: Any = None
+    result = evaluate(model, [batch], table, SearchConfig(), device=torch.device("cpu"))
+    assert (result.report.num_errors, result.report.num_reference) == (1, 16)
+    words = result.in_words
+    assert words is not None and (words.report.num_errors, words.report.num_reference) == (1 + 2, 6)
+    assert (words.speech_s, words.wall_s, words.device) == (result.speech_s, result.wall_s, result.device)
+    assert evaluate(model, [], build_token_table(["天气"], "char"), SearchConfig(), device=None).in_words is None
 
 
 def test_same_result_has_the_same_interval():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,18 +78,22 @@ def run(options: Options, *, accept: Callable[[Checkpoint], None] | None = None)
     log.info(f"Device: {device}")
     log.info(f"averaging {averaged}")
     log.info(f"Number of model parameters: {sum(weight.numel() for weight in checkpoint.weights.values())}")
-    metric, model = metric_name(tokens), FrozenTransducer(checkpoint.model().to(device))
-    rows = []
+    model, rows = FrozenTransducer(checkpoint.model().to(device)), defaultdict(list)
     for split, its_cuts in cuts.items():
         result = _search(options, split, its_cuts, model, tokens, log)
         label = split if options.prefix == _own_corpus(options.exp_dir) else f"{options.prefix}-{split}"
-        files = write_results(folder, label, name, result, metric=metric, config=search, averaged=averaged)
-        _tell(log, label, search.key, metric, files, result)
-        rows.append(_row(split, search.decoding_method, result))
+        counted = [(metric_name(tokens), folder, result)]
+        if result.in_words is not None:
+            counted.append(("WER", folder / "wer", result.in_words))
+        for metric, where, each in counted:
+            files = write_results(where, label, name, each, metric=metric, config=search, averaged=averaged)
+            _tell(log, label, search.key, metric, files, each)
+            rows[metric].append(_row(split, search.decoding_method, each))
     log.info("Done!")
-    rate = (f"{metric} %", f"{100 * CONFIDENCE:g} % interval")
-    header = ("test set", "method", *rate, "errors", "of", "ins", "del", "sub", "utterances", "seconds")
-    say("\n" + table(header, rows) + "\n")
+    for metric, its_rows in rows.items():
+        rate = (f"{metric} %", f"{100 * CONFIDENCE:g} % interval")
+        header = ("test set", "method", *rate, "errors", "of", "ins", "del", "sub", "utterances", "seconds")
+        say("\n" + table(header, its_rows) + "\n")
 
 
 def _own_corpus(exp_dir: Path) -> str:

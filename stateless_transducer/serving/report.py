@@ -77,7 +77,7 @@ def read_metrics(exp_dir: Path) -> list[dict[str, Any]]:
 
 def read_results(exp_dir: Path) -> list[dict[str, Any]]:
     """What `write_results` has written, by test set and method."""
-    found = [json.loads(p.read_text(encoding="utf-8")) for p in exp_dir.glob("log/*/result-*.json")]
+    found = [json.loads(p.read_text(encoding="utf-8")) for p in exp_dir.glob("log/**/result-*.json")]
     return sorted(found, key=lambda r: (r["test_set"], r["method"], r["name"]))
 
 

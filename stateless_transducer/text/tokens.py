@@ -61,12 +61,17 @@ class TokenTable:
         """Id that stands for whatever the table lacks."""
         return self.ids[UNKNOWN]
 
+    @property
+    def spells_words(self) -> bool:
+        """Whether tokens are characters, with `SPACE` for the blanks between words."""
+        return self.unit == "char" and SPACE in self.ids
+
     def split(self, text: str) -> list[str]:
         """The units of a text; a blank between words is `SPACE` where the table has it."""
         if self.unit == "word":
             return text.split()
         text = " ".join(close_gaps(text.replace(SPACE, " ")).split())
-        return list(text.replace(" ", SPACE if SPACE in self.ids else ""))
+        return list(text.replace(" ", SPACE if self.spells_words else ""))
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text's units; `UNKNOWN`'s for what the table lacks, and for words that look like special tokens."""
@@ -91,7 +96,7 @@ class TokenTable:
         text = " ".join(text for text in texts if text)
         if self.unit == "word":
             return text
-        return close_gaps(text) if SPACE in self.ids else text.replace(" ", "")
+        return close_gaps(text) if self.spells_words else text.replace(" ", "")
 
     def write(
         self, lang_dir: Path, extra: tuple[str, ...] = (), *, mark_words: bool = False, corpus: str | None = None
