@@ -29,7 +29,7 @@ from stateless_transducer.text.scoring import (
     summary_text,
     units,
 )
-from stateless_transducer.text.tokens import SPACE, TokenTable
+from stateless_transducer.text.tokens import SPACE, TokenTable, close_gaps
 
 if TYPE_CHECKING:
     import torch
@@ -102,12 +102,13 @@ def evaluate(
             scored.append(ScoredUtterance(id_, units(text, token_table.unit), found))
             if token_table.spells_words:
                 words = units(token_table.decode(hypothesis.tokens), "word")
-                scored_words.append(ScoredUtterance(id_, units(text, "word"), words))
+                scored_words.append(ScoredUtterance(id_, units(close_gaps(text), "word"), words))
         if progress is not None:
             progress(len(scored))
-    facts = (unknown, speech_s, time.monotonic() - started, str(device or "cpu"))
-    in_words = TestResult(score(scored_words), *facts) if token_table.spells_words else None
-    return TestResult(score(scored), *facts, in_words)
+    facts = (speech_s, time.monotonic() - started, str(device or "cpu"))
+    # what is unknown is characters, and told once
+    in_words = TestResult(score(scored_words), Counter(), *facts) if token_table.spells_words else None
+    return TestResult(score(scored), unknown, *facts, in_words)
 
 
 def metric_name(token_table: TokenTable) -> str:

@@ -103,8 +103,28 @@ def test_spelt_words_are_counted_in_characters_and_in_words(monkeypatch):
     assert (result.report.num_errors, result.report.num_reference) == (1, 16)
     words = result.in_words
     assert words is not None and (words.report.num_errors, words.report.num_reference) == (1 + 2, 6)
+    assert not words.unknown_units
     assert (words.speech_s, words.wall_s, words.device) == (result.speech_s, result.wall_s, result.device)
     assert evaluate(model, [], build_token_table(["天气"], "char"), SearchConfig(), device=None).in_words is None
+
+
+def test_blanks_beside_ideographs_are_no_errors(monkeypatch):
+    text = "打开 tv 机 turn on"
+    table = build_token_table([text], "char", keep_spaces=True)
+    assert table.spells_words
+    batch = Batch(
+        features=torch.zeros(1, 1, 80),
+        feature_lens=torch.ones(1, dtype=torch.int64),
+        tokens=torch.zeros(1, 1, dtype=torch.int64),
+        token_lens=torch.ones(1, dtype=torch.int64),
+        ids=("a",),
+        texts=(text,),
+    )
+    found = [Hypothesis(tuple(table.encode(text)), (), ())]
+    monkeypatch.setattr("stateless_transducer.evaluation.search", lambda *_: found)
+    model: Any = None
+    result = evaluate(model, [batch], table, SearchConfig(), device=torch.device("cpu"))
+    assert result.in_words is not None and result.in_words.report.num_errors == 0 == result.report.num_errors
 
 
 def test_same_result_has_the_same_interval():

@@ -33,8 +33,8 @@ def beam_search(
     best symbols it is open again. The frame ends when ``beam_size`` done hypotheses are likelier than all
     open ones. At the end they are ranked, see `rank`.
 
-    On a CPU each utterance's hypotheses are Python's; elsewhere they are arrays, and the device is waited for a handful
-    of times in all.
+    On a CPU each utterance's hypotheses are Python's; elsewhere they are arrays, and where most frames say nothing the
+    device is waited for a few times in all.
 
     Args:
         model: predicts and joins.

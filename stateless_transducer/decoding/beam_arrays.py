@@ -4,8 +4,8 @@ Letters: N utterances, T encoder frames, D joiner width, K hypotheses a beam, C 
 scorer's state, R utterances that are still running, P places for hypotheses, S continuations of a hypothesis,
 F = 6 + C + W numbers of a hypothesis.
 
-Each utterance walks at its own pace: in a round, every one expands one hypothesis, on whichever frame it is. A frame
-takes K rounds at least, so that it is known for how long nobody needs to look who has come to the end.
+Each utterance walks at its own pace: in a round, every one expands one hypothesis, on whichever frame it is. As a frame
+takes K rounds or more, nobody has to look before K rounds a frame are over which utterances have come to their ends.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class _Hypotheses:
         return _Hypotheses(self.log_probs[:, places], self.numbers[:, places], self.own[:, places])
 
     def joined_by(self, others: _Hypotheses, num_places: int) -> _Hypotheses:
-        """With others, of which each says something else; who says the same as one here adds its probability to it."""
+        """With others, all different from one another: who says the same as one here adds its probability to it."""
         xp = namespace(self.log_probs)
         mine, theirs = self.numbers[:, :, None], others.numbers[:, None]
         is_same = (mine[..., _HASH] == theirs[..., _HASH]) & (mine[..., _NUM_TOKENS] == theirs[..., _NUM_TOKENS])
@@ -134,7 +134,7 @@ class _Search:
     def start(
         cls, model: Steps, encoder_out: Array, lens: Array, K: int, options: LogitOptions, scorer: Scorer | None
     ) -> _Search:
-        xp, device, (N, T, _) = namespace(encoder_out), device_of(encoder_out), encoder_out.shape
+        xp, device, (N, T, D) = namespace(encoder_out), device_of(encoder_out), encoder_out.shape
         utterances, nobody = xp.arange(N, dtype=xp.int64, device=device), [-xp.inf] * (PLACES * K - 1)
         numbers = xp.zeros((N, _CONTEXT + model.context_size), dtype=xp.int64, device=device)
         numbers[:, _RECORD], numbers[:, _CONTEXT:] = _ROOT, model.blank_id
@@ -148,7 +148,7 @@ class _Search:
         )
         return cls(
             model=model,
-            frames=encoder_out.reshape(N * T, -1),
+            frames=encoder_out.reshape(N * T, D),
             options=options,
             scorer=scorer,
             size=K,
@@ -172,8 +172,9 @@ class _Search:
         last = self.open.of(ended).among(slice(self.size))
         scores = last.log_probs
         if self.scorer is not None:
-            states = last.numbers[:, :, _CONTEXT + self.model.context_size :].reshape(-1, self.scorer.state_size)
-            scores = scores + self.scorer.finish(states).reshape(scores.shape)
+            states = last.numbers[:, :, _CONTEXT + self.model.context_size :]
+            flat = states.reshape(states.shape[0] * states.shape[1], states.shape[2])
+            scores = scores + self.scorer.finish(flat).reshape(scores.shape)
         for n, *survivors in zip(*map(to_numpy, (self.utterances[ended], scores, last.numbers)), strict=True):
             self.survivors[n] = tuple(survivors)
         for name in ("utterances", "first_frames", "lens", "t", "num_expanded"):
@@ -192,7 +193,7 @@ class _Search:
             record = numbers[:, :, _RECORD]
             numbers[:, :, _RECORD] = xp.where(record == _NEW, self.num_rounds, record)
             said[i, self.utterances] = xp.astype(numbers[:, 0, _PARENT:_CONTEXT], xp.int32)
-            sure[i, self.utterances] = best.own[:, 0]
+            sure[i, self.utterances] = xp.astype(best.own[:, 0], xp.float32)
             self._expand(_Hypotheses(best.log_probs, numbers, best.own))
             self.num_rounds += 1
         self.said.append(said)
@@ -242,7 +243,7 @@ class _Search:
         parts = [xp.stack(columns, axis=2), every[..., _CONTEXT + 1 : _CONTEXT + C], symbols[:, :, None]]
         if self.scorer is not None:
             after = self.scorer.advance(xp.repeat(state, S, axis=0), symbols.reshape(-1))
-            parts.append(after.reshape(*symbols.shape, -1))
+            parts.append(after.reshape(*symbols.shape, state.shape[1]))
         log_probs = xp.where(symbols == blank, -xp.inf, best.log_probs + more)
         return logits[:, blank] - normaliser[:, 0], _Hypotheses(log_probs, xp.concat(parts, axis=2), own)
 

@@ -39,8 +39,8 @@ def search_by_walks(
     scorer: Scorer | None,
 ) -> list[list[Hypothesis]]:
     """Hypotheses of each utterance, in no order; arguments as for `beam_search`."""
-    N, T, _ = encoder_out.shape
-    oracle = _Oracle(model, encoder_out.reshape(N * T, -1), beam_size, options, scorer)
+    N, T, D = encoder_out.shape
+    oracle = _Oracle(model, encoder_out.reshape(N * T, D), beam_size, options, scorer)
     states = np.zeros((N, 0), np.int64)
     if scorer is not None:
         states = to_numpy(scorer.start(like(np.arange(N), encoder_out)))

@@ -30,8 +30,15 @@ def search(
     config: SearchConfig,
     scorer: Scorer | None = None,
 ) -> list[Hypothesis]:
-    """The best hypothesis of each utterance; `search_nbest` gives them all."""
-    return [found[0] for found in search_nbest(model, features, feature_lens, config, scorer)]
+    """The best hypothesis of each utterance; `search_nbest` gives them all.
+
+    Raises:
+        ValueError: the model gives no number for some utterance.
+    """
+    every = search_nbest(model, features, feature_lens, config, scorer)
+    if lost := [n for n, found in enumerate(every) if not found]:
+        raise ValueError(f"The model's output is not finite for utterance {lost[0] + 1} of a batch of {len(every)}.")
+    return [found[0] for found in every]
 
 
 @without_gradients

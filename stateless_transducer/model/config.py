@@ -45,6 +45,8 @@ class ModelConfig:
                 raise ValueError(f"`{name}` must be at least 1, but is {getattr(self, name)}.")
         if self.subsampling_channels is not None and self.subsampling_channels < 1:
             raise ValueError(f"`subsampling_channels` must be at least 1, but is {self.subsampling_channels}.")
+        if self.feature_norm not in ("none", "mean"):
+            raise ValueError(f'`feature_norm` must be "none" or "mean", but is {self.feature_norm!r}.')
         if self.feature_dim < 7:
             raise ValueError(f"`feature_dim` must be at least 7, but is {self.feature_dim}.")
         if self.attention_dim % self.num_heads:

@@ -24,8 +24,9 @@ def without_mean(features: Tensor, feature_lens: Tensor) -> Tensor:
     Returns:
         (N, T_in, F).
     """
-    # sums in float32 whatever the autocast; a margin for features that were stored with loss
-    features = features.float()
-    is_heard = torch.amax(features, dim=2) > SILENCE_VALUE + 0.1
-    counts = (is_heard & ~padding_mask(feature_lens, features.shape[1]))[:, :, None].to(features.dtype)
-    return features - (features * counts).sum(1, keepdim=True) / counts.sum(1, keepdim=True).clamp(min=1)
+    # sums in float32 at least; a margin for features that were stored with loss
+    exact = features if features.dtype == torch.float64 else features.float()
+    is_heard = torch.amax(exact, dim=2) > SILENCE_VALUE + 0.1
+    counts = (is_heard & ~padding_mask(feature_lens, exact.shape[1]))[:, :, None].to(exact.dtype)
+    mean = (exact * counts).sum(1, keepdim=True) / counts.sum(1, keepdim=True).clamp(min=1)
+    return (exact - mean).to(features.dtype)

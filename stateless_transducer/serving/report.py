@@ -42,7 +42,7 @@ def write_report(
         path: of the HTML file.
         title: of the page.
         facts: name -> value, for the head of the page.
-        exp_dir: holds ``log/metrics.jsonl`` and ``log/<decoding_method>/result-*.json``.
+        exp_dir: holds ``log/metrics.jsonl`` and ``log/**/result-*.json``.
         examples: the first one is drawn with its features, all are listed.
     """
     sections = [
@@ -76,9 +76,9 @@ def read_metrics(exp_dir: Path) -> list[dict[str, Any]]:
 
 
 def read_results(exp_dir: Path) -> list[dict[str, Any]]:
-    """What `write_results` has written, by test set and method."""
+    """What `write_results` has written, by test set, method and metric."""
     found = [json.loads(p.read_text(encoding="utf-8")) for p in exp_dir.glob("log/**/result-*.json")]
-    return sorted(found, key=lambda r: (r["test_set"], r["method"], r["name"]))
+    return sorted(found, key=lambda r: (r["test_set"], r["method"], r["name"], r["metric"]))
 
 
 def _error_rates(exp_dir: Path) -> str:

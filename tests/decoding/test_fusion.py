@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+from as_on_a_device import beam_search_in_arrays
 from test_searches import Toy
 
 from stateless_transducer.decoding.beam import beam_search
@@ -53,7 +54,7 @@ def test_a_blank_adds_nothing(device):
         state = scorer.advance(state, torch.tensor([token], device=device))
 
 
-@pytest.mark.parametrize("find", [modified_beam_search, beam_search])
+@pytest.mark.parametrize("find", [modified_beam_search, beam_search, beam_search_in_arrays])
 def test_a_hotword_is_found_where_the_model_all_but_says_it(find, device):
     model = Toy().to(device)
     encoder_out, lens = torch.randn(3, 20, 16, device=device), torch.tensor([20, 11, 16], device=device)
@@ -72,7 +73,7 @@ def test_a_hotword_is_found_where_the_model_all_but_says_it(find, device):
         assert [h.score for h in found[n]] == pytest.approx([h.score for h in plain[n]], abs=1e-5)
 
 
-@pytest.mark.parametrize("find", [modified_beam_search, beam_search])
+@pytest.mark.parametrize("find", [modified_beam_search, beam_search, beam_search_in_arrays])
 def test_a_scorer_that_adds_nothing_changes_nothing(find, device):
     model = Toy().to(device)
     encoder_out, lens = torch.randn(3, 20, 16, device=device), torch.tensor([20, 11, 16], device=device)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from as_on_a_device import beam_search_in_arrays
 from safetensors.torch import load_file
 from torch.nn.utils.rnn import pad_sequence
 
@@ -135,13 +136,10 @@ def test_modified_beam_search_says_icefalls_words(name, batch, beam_size, device
     _agree_ranked(found, _wanted(name, batch, f"modified_beam_search_beam{beam_size}"))
 
 
-@pytest.mark.parametrize("is_on_host", [True, False], ids=["host", "device"])
+@pytest.mark.parametrize("find", [beam_search, beam_search_in_arrays])
 @pytest.mark.parametrize("beam_size", [2, 4, 8])
 @pytest.mark.parametrize("batch", BATCHES)
 @pytest.mark.parametrize("name", MODELS)
-def test_beam_search_says_icefalls_words(name, batch, beam_size, is_on_host, device, monkeypatch):
-    if not is_on_host:  # the way that a GPU takes
-        for module in ("beam", "recognisable"):
-            monkeypatch.setattr(f"stateless_transducer.decoding.{module}.is_on_host", lambda _: False)
-    found = beam_search(_load(name)[0], *_encoded(name, batch, device), beam_size=beam_size)
+def test_beam_search_says_icefalls_words(name, batch, beam_size, find, device):
+    found = find(_load(name)[0], *_encoded(name, batch, device), beam_size=beam_size)
     _agree_ranked(found, _wanted(name, batch, f"beam_search_beam{beam_size}"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from as_on_a_device import beam_search_in_arrays
 from test_searches import Toy
 
 from stateless_transducer.decoding.beam import beam_search
@@ -70,7 +71,7 @@ def _ngram_of_text(ngrams, tokens):
     return total + ngrams.row(context)[-1]
 
 
-@pytest.mark.parametrize("find", [modified_beam_search, beam_search])
+@pytest.mark.parametrize("find", [modified_beam_search, beam_search, beam_search_in_arrays])
 @pytest.mark.parametrize("kind", ["ngram", "neural"])
 def test_score_is_the_models_and_the_language_models(find, kind, arpa, device):
     """With a scale too small to change the search, the scores part by what the language model says of the text."""
@@ -91,7 +92,7 @@ def test_score_is_the_models_and_the_language_models(find, kind, arpa, device):
         assert difference == pytest.approx(of_text(before[0].tokens), abs=2.0, rel=0.02)
 
 
-@pytest.mark.parametrize("find", [modified_beam_search, beam_search])
+@pytest.mark.parametrize("find", [modified_beam_search, beam_search, beam_search_in_arrays])
 def test_a_strong_language_model_decides(find, arpa, device):
     model, encoder_out, lens = _problem(device)
     ngrams = read_arpa(arpa, TOKENS)
@@ -121,7 +122,7 @@ def test_forgotten_histories_are_evaluated_again(device, monkeypatch):
     assert [[h.tokens for h in own] for own in found] == [[h.tokens for h in own] for own in wanted]
 
 
-@pytest.mark.parametrize("find", [modified_beam_search, beam_search])
+@pytest.mark.parametrize("find", [modified_beam_search, beam_search, beam_search_in_arrays])
 def test_scorers_add_up(find, arpa, device):
     model, encoder_out, lens = _problem(device)
     ngrams, phrases = read_arpa(arpa, TOKENS), [[((5, 7), 3.0), ((4,), 1.0)]]

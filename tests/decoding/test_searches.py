@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from as_on_a_device import beam_search_in_arrays
 from slow_search import slow_modified_beam_search
 
 from stateless_transducer.decoding.beam import beam_search
@@ -11,6 +12,7 @@ from stateless_transducer.decoding.config import SearchConfig
 from stateless_transducer.decoding.greedy import greedy_search
 from stateless_transducer.decoding.modified_beam import modified_beam_search
 from stateless_transducer.decoding.options import PLAIN, LogitOptions
+from stateless_transducer.decoding.search import search
 
 
 class Toy(torch.nn.Module):
@@ -143,6 +145,24 @@ def test_a_long_utterance_is_read_back_in_order(device):
     (ranked,) = modified_beam_search(model, frames, torch.tensor([3000], device=device), beam_size=4)
     assert len(ranked[0].tokens) > 300
     assert ranked[0].frames == tuple(sorted(set(ranked[0].frames)))
+
+
+@pytest.mark.parametrize("method", ["modified_beam_search", "beam_search"])
+def test_model_without_numbers_is_named(method, device, monkeypatch):
+    model = Toy().to(device)
+    model.encode = lambda features, lens: (torch.full((2, 5, 16), torch.nan, device=device), lens)
+    lens = torch.tensor([5, 5], device=device)
+    monkeypatch.setattr("stateless_transducer.decoding.search.beam_search", beam_search_in_arrays)
+    with pytest.raises(ValueError, match="not finite for utterance 1 of a batch of 2"):
+        search(model, torch.zeros(2, 23, 80, device=device), lens, SearchConfig(method))
+
+
+@pytest.mark.parametrize("N", [0, 2])
+def test_batch_of_nothing_says_nothing(N, device):
+    model, lens = Toy().to(device), torch.zeros(N, dtype=torch.int64, device=device)
+    for find in (beam_search, beam_search_in_arrays, modified_beam_search):
+        found = find(model, torch.zeros(N, 0, 16, device=device), lens)
+        assert [[h.tokens for h in own] for own in found] == [[()]] * N
 
 
 def test_results_of_other_settings_have_other_names():

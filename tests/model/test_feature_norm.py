@@ -42,7 +42,8 @@ def test_nothing_but_silence_stays_as_it_is(length):
     torch.testing.assert_close(without_mean(features, torch.tensor([length])), features)
 
 
-def test_sums_are_in_float32_whatever_comes():
-    # 3000 frames of -8 are beyond what float16 adds up
-    found = without_mean(torch.full((1, 30000, 80), -8.0, dtype=torch.float16), torch.tensor([30000]))
-    assert found.dtype == torch.float32 and found.abs().max() < 1e-3
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_sums_are_exact_enough_in_any_precision(dtype):
+    # 30000 frames of -8 are beyond what float16 adds up
+    found = without_mean(torch.full((1, 30000, 80), -8.0, dtype=dtype), torch.tensor([30000]))
+    assert found.dtype == dtype and found.abs().max() < 1e-3
