@@ -3,9 +3,9 @@
 #
 #   ./run.sh FOLDER     with manifest.tsv (id, path, speaker, text, split: train, dev, perhaps test)
 #
-# Two hundred speakers and as many levels and microphones: without the mean of each utterance taken away the model says
-# nothing but blanks for hours. Short utterances come first, as their alignments are few (docs/experiments.md). Two hours
-# on one CPU core. Started again, it goes on where it stopped.
+# Two hundred speakers and as many levels and microphones: unless the mean of each utterance is taken away, the model is slow
+# to say its first word. Short utterances come first, as their alignments are few (docs/experiments.md). An hour and a
+# quarter on one CPU core. Started again, it goes on where it stopped.
 set -euo pipefail
 so762=${1:?name the folder with manifest.tsv}
 precision=${PRECISION:-auto}   # bf16 on a CPU with AMX: 1.5 times as fast
