@@ -21,7 +21,7 @@ _CACHED_BYTES = 64 << 20
 
 
 class NgramScorer:
-    """An n-gram language model. Its tables are on the host: on a GPU the search waits for it once a frame."""
+    """An n-gram language model. Its tables are on the host: on a GPU the search waits for it at every step."""
 
     state_size = 1
 

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from stateless_transducer.export.onnx_graph import Graph, feature_dim, find_graph, is_int8, is_streaming
-from stateless_transducer.features import PADDING_VALUE, FbankConfig
+from stateless_transducer.features import PADDING_VALUE, SILENCE_VALUE, FbankConfig
 
 Precision = Literal["fp32", "int8"]
 GRAPHS = {role: f"{role}.onnx" for role in ("encoder", "decoder", "joiner")}
@@ -25,8 +25,8 @@ FRONT_END = "fbank"
 
 # fewer frames are too few for the subsampling of conformers and zipformers
 _FEWEST_FRAMES = 9
-# log energies of silence, for the first try; the longest stride of a zipformer is 32 frames
-_SILENCE, _TRY_FRAMES = -15.9, 32
+# for the first try: the longest stride of a zipformer
+_TRY_FRAMES = 32
 
 
 class OnnxTransducer:
@@ -125,7 +125,7 @@ class OnnxTransducer:
 
     def _try(self) -> None:
         """Run once, so that what does not fit is found at once."""
-        silence = np.full((1, _TRY_FRAMES, self.fbank_config.num_mel_bins), _SILENCE, np.float32)
+        silence = np.full((1, _TRY_FRAMES, self.fbank_config.num_mel_bins), SILENCE_VALUE, np.float32)
         encoder_out, lens = self.encode(silence, np.array([_TRY_FRAMES]))
         if encoder_out.ndim != 3 or lens.shape != (1,) or not 0 < lens[0] <= encoder_out.shape[1]:
             raise ValueError(
