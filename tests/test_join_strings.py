@@ -1,0 +1,65 @@
+"""``egs/digits/ASR/join_strings.py``: recordings, silences, and words that are said twice."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+SCRIPT = Path(__file__).parents[1] / "egs" / "digits" / "ASR" / "join_strings.py"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    lines = ["id\tpath\tspeaker\ttext"]
+    for level, (word, take) in enumerate([("one", 0), ("one", 1), ("two", 0), ("two", 1)], start=1):
+        soundfile.write(tmp_path / f"{word}{take}.wav", np.full(1600, level / 10, np.float32), 16000)
+        lines.append(f"{word}{take}\t{word}{take}.wav\tann\t{word}")
+    (tmp_path / "manifest.tsv").write_text("\n".join(lines) + "\n")
+    lines = ["id\tspeaker\tsplit\ttext\tsegments\tgaps_ms"]
+    for split in ("train", "dev"):
+        lines += [f"{split}{n}\tann\t{split}\tone two one\tone0 two0 one1\t100 50 0 200" for n in range(20)]
+    (tmp_path / "strings.tsv").write_text("\n".join(lines) + "\n")
+    return tmp_path
+
+
+def _joined(folder, *options):
+    given = [
+        "--recordings",
+        folder / "manifest.tsv",
+        "--strings",
+        folder / "strings.tsv",
+        "--output-dir",
+        folder / "out",
+    ]
+    subprocess.run([sys.executable, SCRIPT, *given, *options], check=True, capture_output=True)
+    with (folder / "out" / "table.tsv").open(newline="") as file:
+        return {row["id"]: row for row in csv.DictReader(file, delimiter="\t")}
+
+
+def test_recordings_stand_between_silences(folder):
+    row = _joined(folder)["train0"]
+    assert (row["text"], row["speaker"], row["split"]) == ("one two one", "ann", "train")
+    samples, rate = soundfile.read(folder / "out" / row["path"])
+    assert rate == 16000 and len(samples) == 1600 + 1600 + 800 + 1600 + 0 + 1600 + 3200
+    levels = [samples[i] for i in (0, 1700, 3300, 4100, 5700, 7300)]
+    assert levels == pytest.approx([0, 0.1, 0, 0.3, 0.2, 0], abs=1e-3)
+
+
+def test_repeated_words_are_other_recordings_of_the_word_before(folder):
+    rows = _joined(folder, "--repeats", "0.5")
+    assert {row["text"] for row in rows.values() if row["split"] == "dev"} == {"one two one"}
+    texts = [row["text"] for row in rows.values() if row["split"] == "train"]
+    assert set(texts) == {"one two one", "one one one", "one two two"}
+    for row in rows.values():
+        samples, _ = soundfile.read(folder / "out" / row["path"])
+        levels = [samples[i] for i in (1700, 4100, 5700)]
+        said = ["one" if level < 0.25 else "two" for level in levels]
+        assert said == row["text"].split()
+    # the same again
+    assert _joined(folder, "--repeats", "0.5") == rows
