@@ -3,18 +3,16 @@
 
     ./join_strings.py --recordings manifest.tsv --strings strings.tsv --output-dir joined
 
-``manifest.tsv`` has columns id, path, speaker, text; ``strings.tsv`` has id, speaker, split, text, segments (ids of
-recordings) and gaps_ms (silences before, between and behind them: one more than segments). Writes
-``<output-dir>/<split>/<id>.wav`` and ``<output-dir>/table.tsv`` for ``transducer prepare table``.
+``manifest.tsv`` has columns id, path; ``strings.tsv`` has id, speaker, split, text, segments (ids of recordings) and
+gaps_ms (silences before, between and behind them: one more than segments). Writes ``<output-dir>/<split>/<id>.wav`` and
+``<output-dir>/table.tsv`` for ``transducer prepare table``.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import random
 import sys
-from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -29,12 +27,6 @@ def main() -> int:
     parser.add_argument("--strings", type=Path, required=True, help="table of what to join")
     parser.add_argument("--output-dir", type=Path, required=True)
     parser.add_argument("--sample-rate", type=int, default=16000, help="of what is written")
-    parser.add_argument(
-        "--repeats",
-        type=float,
-        default=0.0,
-        help="share of the words of split train in whose place another recording of the word before is said",
-    )
     parser.add_argument("--limit", type=int, default=None, help="join no more than this many a split")
     arguments = parser.parse_args()
     try:
@@ -48,11 +40,7 @@ def main() -> int:
 
 def join_all(arguments: argparse.Namespace) -> int:
     folder = arguments.recordings.parent
-    recordings = read_rows(arguments.recordings)
-    paths = {row["id"]: folder / row["path"] for row in recordings}
-    by_word: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for row in recordings:
-        by_word[row["speaker"], row["text"]].append(row["id"])
+    paths = {row["id"]: folder / row["path"] for row in read_rows(arguments.recordings)}
     sounds: dict[str, np.ndarray] = {}
     written: dict[str, int] = {}
     rows = []
@@ -61,13 +49,7 @@ def join_all(arguments: argparse.Namespace) -> int:
         if arguments.limit is not None and written.get(split, 0) >= arguments.limit:
             continue
         written[split] = written.get(split, 0) + 1
-        words, segments = row["text"].split(), row["segments"].split()
-        if split == "train" and arguments.repeats:
-            draw = random.Random(row["id"])
-            for i in range(1, len(words)):
-                if draw.random() < arguments.repeats:
-                    words[i] = words[i - 1]
-                    segments[i] = draw.choice(by_word[row["speaker"], words[i]])
+        segments = row["segments"].split()
         for id_ in segments:
             if id_ not in sounds:
                 sounds[id_] = read_audio(paths[id_], arguments.sample_rate)
@@ -76,7 +58,7 @@ def join_all(arguments: argparse.Namespace) -> int:
         path = arguments.output_dir / split / f"{row['id']}.wav"
         path.parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(path, joined, arguments.sample_rate, subtype="PCM_16")
-        rows.append((row["id"], f"{split}/{path.name}", row["speaker"], split, " ".join(words)))
+        rows.append((row["id"], f"{split}/{path.name}", row["speaker"], split, row["text"]))
     with (arguments.output_dir / "table.tsv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, delimiter="\t", lineterminator="\n")
         writer.writerow(("id", "path", "speaker", "split", "text"))
