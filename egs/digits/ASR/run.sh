@@ -3,8 +3,8 @@
 #
 #   ./run.sh FOLDER     with manifest.tsv (id, path, ...), strings.tsv (id, speaker, split, text, segments, gaps_ms) and wav/
 #
-# Four speakers and four microphones are few: speeds far apart, other vocal tracts, levels and microphones make up for some of
-# it. About 25 minutes on two CPU cores. Started again, it goes on where it stopped.
+# Four speakers and four microphones are few: speeds far apart, other vocal tracts, levels, microphones and noises make up for
+# some of it. About 25 minutes on two CPU cores. Started again, it goes on where it stopped.
 set -euo pipefail
 digits=${1:?name the folder with manifest.tsv and strings.tsv}
 here=$(cd "$(dirname "$0")" && pwd)
@@ -13,11 +13,13 @@ precision=${PRECISION:-auto}   # bf16 on a CPU with AMX: 1.5 times as fast
 [ -f joined/table.tsv ] ||
   python3 "$here/join_strings.py" --recordings "$digits/manifest.tsv" --strings "$digits/strings.tsv" --output-dir joined
 transducer prepare table joined/table.tsv --prefix digits --token word --speeds 0.86 1.16
+[ -d noise ] || python3 "$here/make_noise.py" noise
+transducer prepare musan --corpus-dir noise
 transducer train --prefix digits --lang-dir data/lang_word --exp-dir exp --num-epochs 2 --resume true \
   --precision "$precision" --valid-interval 600 --save-every 500 \
   --optimizer adamw --warm-step 400 --peak-lr 2e-3 --weight-decay 0.05 --ctc-loss-scale 0.5 --ctc-epochs 1 \
   --num-layers 4 --attention-dim 96 --num-heads 4 --feedforward-dim 384 --conv-kernel 15 --subsampling-channels 32 \
-  --joiner-dim 96 --dropout 0.1 --max-duration 48 --num-workers 0 --min-utterance-s 0.2 --enable-musan false \
+  --joiner-dim 96 --dropout 0.1 --max-duration 48 --num-workers 0 --min-utterance-s 0.2 --enable-musan true \
   --vtlp-range 0.1 --gain-range-db 10 --equalizer-range-db 10 \
   --spec-aug-time-warp-factor 0 --num-frame-masks 2 --frames-mask-size 15 --num-feature-masks 2 --features-mask-size 15
 for split in dev test; do

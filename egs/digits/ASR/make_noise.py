@@ -1,0 +1,56 @@
+#!/usr/bin/env python3
+"""Hiss and hum to mix into training, where there is no MUSAN: noise of many colours, with resonances, steady or not.
+
+    ./make_noise.py FOLDER
+
+Writes FOLDER/{noise,music,speech}/x/*.wav, 15 of 10 seconds each, the same each time: a corpus for
+``transducer prepare musan``. What is in speech/ swells and fades, and is no speech.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+RATE, SECONDS, COUNT = 16000, 10, 15
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    folder = parser.parse_args().folder
+    rng = np.random.default_rng(0)
+    for kind in ("noise", "music", "speech"):
+        (folder / kind / "x").mkdir(parents=True, exist_ok=True)
+        for number in range(COUNT):
+            wave = coloured_noise(rng)
+            if kind == "speech":
+                wave *= swell(rng)
+            wave *= 0.3 / np.abs(wave).max()
+            soundfile.write(folder / kind / "x" / f"{kind}-{number:03d}.wav", wave, RATE)
+    print(f"{folder}: {3 * COUNT} pieces of noise")
+
+
+def coloured_noise(rng: np.random.Generator) -> np.ndarray:
+    """Power falls as frequency to some power between 0 (white) and 2 (brown), with up to three resonances."""
+    hertz = np.fft.rfftfreq(RATE * SECONDS, 1 / RATE)
+    slope = rng.uniform(0, 2)
+    spectrum = rng.standard_normal(len(hertz)) + 1j * rng.standard_normal(len(hertz))
+    spectrum /= np.maximum(hertz, 50) ** (slope / 2)
+    for _ in range(rng.integers(0, 4)):
+        centre = rng.uniform(80, 3000)
+        spectrum *= 1 + rng.uniform(0, 8) * np.exp(-(((hertz - centre) / rng.uniform(50, 400)) ** 2))
+    return np.fft.irfft(spectrum, RATE * SECONDS)
+
+
+def swell(rng: np.random.Generator) -> np.ndarray:
+    """A new loudness every half a second, and straight lines between."""
+    places = np.arange(0, SECONDS + 0.5, 0.5)
+    return np.interp(np.arange(RATE * SECONDS) / RATE, places, rng.uniform(0.05, 1, len(places)))
+
+
+if __name__ == "__main__":
+    main()
