@@ -57,7 +57,7 @@ def _boolean_flags(options: type) -> set[str]:
 def _with_truths(arguments: list[str], flags: set[str]) -> list[str]:
     """A flag of these at the end or before another flag is true: ``--resume`` says what ``--resume true`` says."""
     said = []
-    for word, following in zip(arguments, [*arguments[1:], "-"], strict=True):
+    for word, following in zip(arguments, [*arguments, "-"][1:], strict=True):
         said.append(word)
         if word.replace("_", "-") in flags and following.startswith("-"):
             said.append("true")

@@ -59,6 +59,7 @@ class _Outer:
 @pytest.mark.parametrize(
     ("line", "is_on", "deep_truth", "names"),
     [
+        ("", True, False, ()),
         ("a", True, False, ("a",)),
         ("--is-on --deep-truth", True, True, ()),
         ("a b --is-on False", False, False, ("a", "b")),
