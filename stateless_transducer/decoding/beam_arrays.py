@@ -24,7 +24,7 @@ from stateless_transducer.decoding.arrays import (
     to_numpy,
     top,
 )
-from stateless_transducer.decoding.fusion import Scorer
+from stateless_transducer.decoding.fusion import Scorer, best_symbols
 from stateless_transducer.decoding.hypothesis import MAX_EXPANSIONS, Hypothesis, extended_hash
 from stateless_transducer.decoding.options import LogitOptions
 from stateless_transducer.decoding.recognisable import Steps
@@ -225,12 +225,7 @@ class _Search:
         logits = self.options.adjust(logits, blank)
         normaliser = log_sum_exp(logits)[:, None]
         S = min(self.size + 1, logits.shape[1])
-        if self.scorer is None:
-            more, symbols = top(logits, S)
-            more = own = more - normaliser
-        else:
-            more, symbols = top(logits + self.scorer.scores(state), S)
-            more, own = more - normaliser, gather(logits, symbols) - normaliser
+        symbols, more, own = best_symbols(logits, normaliser, S, state, self.scorer)
         every = xp.broadcast_to(numbers[:, None], (len(numbers), S, numbers.shape[1]))
         columns = [
             extended_hash(every[..., _HASH], symbols),

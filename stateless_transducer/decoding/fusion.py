@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
-from stateless_transducer.decoding.arrays import Array, like, namespace
+from stateless_transducer.decoding.arrays import Array, gather, like, namespace, top
 from stateless_transducer.text.hotwords import HotwordPhrase
 
 
@@ -41,6 +41,29 @@ class Scorer(Protocol):
     def finish(self, states: Array) -> Array:
         """What the end of the utterance adds: (R, W) -> (R,)."""
         ...
+
+
+def best_symbols(
+    logits: Array, normaliser: Array, count: int, states: Array, scorer: Scorer | None
+) -> tuple[Array, Array, Array]:
+    """The symbols that add most to each hypothesis, blank among them, best first.
+
+    Args:
+        logits: (R, V).
+        normaliser: (R, 1), the log of their summed exponentials.
+        count: how many; V at most.
+        states: (R, W), of the scorer.
+        scorer: what else counts.
+
+    Returns:
+        Symbols, what each adds in all, and its log-probability in the model alone; (R, count) each.
+    """
+    if scorer is None:
+        values, symbols = top(logits, count)
+        own = values - normaliser
+        return symbols, own, own
+    values, symbols = top(logits + scorer.scores(states), count)
+    return symbols, values - normaliser, gather(logits, symbols) - normaliser
 
 
 class SumOfScorers:

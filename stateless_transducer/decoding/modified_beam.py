@@ -14,7 +14,6 @@ import numpy as np
 from stateless_transducer.decoding.arrays import (
     Array,
     device_of,
-    gather,
     is_on_host,
     log_sum_exp,
     namespace,
@@ -22,7 +21,7 @@ from stateless_transducer.decoding.arrays import (
     top,
     without_gradients,
 )
-from stateless_transducer.decoding.fusion import Scorer
+from stateless_transducer.decoding.fusion import Scorer, best_symbols
 from stateless_transducer.decoding.hypothesis import Hypothesis, extended_hash, rank
 from stateless_transducer.decoding.options import PLAIN, LogitOptions, Schedule
 from stateless_transducer.decoding.recognisable import Steps, on_host
@@ -71,13 +70,7 @@ def modified_beam_search(
         logits = options.adjust(logits, model.blank_id)
         normaliser = log_sum_exp(logits)[:, None]
         # a beam's best continuations are among the best of each of its hypotheses
-        num_best = min(beam_size, logits.shape[1])
-        if scorer is None:
-            more, symbols = top(logits, num_best)
-            more = own = more - normaliser
-        else:
-            more, symbols = top(logits + scorer.scores(rows.states), num_best)
-            more, own = more - normaliser, gather(logits, symbols) - normaliser
+        symbols, more, own = best_symbols(logits, normaliser, min(beam_size, logits.shape[1]), rows.states, scorer)
         index = rows.of_hypothesis
         beam.advance(t, more[index], symbols[index], own[index], scorer)
     if scorer is not None:

@@ -4,7 +4,7 @@
 #   ./run.sh FOLDER     with manifest.tsv (id, path, ...), strings.tsv (id, speaker, split, text, segments, gaps_ms) and wav/
 #
 # Four speakers and four microphones are few: speeds far apart, other vocal tracts, levels, microphones and noises make up for
-# some of it. About 25 minutes on two CPU cores. Started again, it goes on where it stopped.
+# some of it. About 20 minutes on one CPU core. Started again, it goes on where it stopped.
 set -euo pipefail
 digits=${1:?name the folder with manifest.tsv and strings.tsv}
 here=$(cd "$(dirname "$0")" && pwd)

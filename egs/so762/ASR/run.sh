@@ -4,7 +4,7 @@
 #   ./run.sh FOLDER     with manifest.tsv (id, path, speaker, text, split: train, dev, perhaps test)
 #
 # Two hundred speakers and as many levels and microphones: unless the mean of each utterance is taken away, the model is slow
-# to say its first word. Short utterances come first, as their alignments are few (docs/experiments.md). An hour and a
+# to listen. Short utterances come first, as their alignments are few (docs/experiments.md). An hour and a
 # quarter on one CPU core. Started again, it goes on where it stopped.
 set -euo pipefail
 so762=${1:?name the folder with manifest.tsv}
