@@ -87,23 +87,23 @@ def test_summary_of_words_says_so(tmp_path):
 
 def test_spelt_words_are_counted_in_characters_and_in_words(monkeypatch):
     table = build_token_table(["the cat", "sat"], "char", keep_spaces=True)
-    said = {"a": ("the cat sat", "the at sat"), "b": ("cat", "cat"), "c": ("a cat", "acat")}
+    said = {"a": ("the cat sat", "the at sat"), "b": ("cat", "cat"), "c": ("a cat", "acat"), "d": ("x", "")}
     batch = Batch(
         ids=tuple(said),
         texts=tuple(reference for reference, _ in said.values()),
-        features=torch.zeros(3, 1, 80),
-        feature_lens=torch.ones(3, dtype=torch.int64),
-        tokens=torch.zeros(3, 1, dtype=torch.int64),
-        token_lens=torch.ones(3, dtype=torch.int64),
+        features=torch.zeros(4, 1, 80),
+        feature_lens=torch.ones(4, dtype=torch.int64),
+        tokens=torch.zeros(4, 1, dtype=torch.int64),
+        token_lens=torch.ones(4, dtype=torch.int64),
     )
     found = [Hypothesis(tuple(table.encode(text)), (), ()) for _, text in said.values()]
     monkeypatch.setattr("stateless_transducer.evaluation.search", lambda *_: found)
     model: Any = None
     result = evaluate(model, [batch], table, SearchConfig(), device=torch.device("cpu"))
-    assert (result.report.num_errors, result.report.num_reference) == (1, 16)
+    assert (result.report.num_errors, result.report.num_reference) == (1 + 1, 17)
     words = result.in_words
-    assert words is not None and (words.report.num_errors, words.report.num_reference) == (1 + 2, 6)
-    assert not words.unknown_units
+    assert words is not None and (words.report.num_errors, words.report.num_reference) == (1 + 2 + 1, 7)
+    assert result.unknown_units == {"x": 1} and not words.unknown_units
     assert (words.speech_s, words.wall_s, words.device) == (result.speech_s, result.wall_s, result.device)
     assert evaluate(model, [], build_token_table(["天气"], "char"), SearchConfig(), device=None).in_words is None
 
