@@ -72,7 +72,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "model": dict(checkpoint.weights),
         "model_config": asdict(checkpoint.model_config),
         "fbank_config": asdict(checkpoint.fbank_config),
-        "tokens": {"symbols": list(checkpoint.token_table.symbols), "unit": checkpoint.token_table.unit},
+        "tokens": checkpoint.token_table.facts(),
         "provenance": dict(checkpoint.provenance),
         "training_state": checkpoint.training_state,
     }
@@ -101,7 +101,7 @@ def from_own_format(content: Mapping[str, Any]) -> Checkpoint:
         weights=content["model"],
         model_config=ModelConfig(**content["model_config"]),
         fbank_config=FbankConfig(**content["fbank_config"]),
-        token_table=TokenTable(tuple(content["tokens"]["symbols"]), content["tokens"]["unit"]),
+        token_table=TokenTable.from_facts(content["tokens"]),
         provenance=content["provenance"],
         training_state=content["training_state"],
     )
@@ -112,7 +112,7 @@ def _save_safetensors(path: Path, checkpoint: Checkpoint) -> None:
         "format": _FORMAT,
         "model_config": json.dumps(asdict(checkpoint.model_config)),
         "fbank_config": json.dumps(asdict(checkpoint.fbank_config)),
-        "tokens": json.dumps({"symbols": checkpoint.token_table.symbols, "unit": checkpoint.token_table.unit}),
+        "tokens": json.dumps(checkpoint.token_table.facts()),
         # a provenance may hold anything
         "provenance": json.dumps(dict(checkpoint.provenance), default=str),
     }
@@ -134,12 +134,11 @@ def _load_safetensors(path: Path) -> Checkpoint:
         raise ValueError(f"{path} is not a file of safetensors, or is damaged ({err}).") from err
     if metadata.get("format") != _FORMAT:
         raise ValueError(f"{path} is not a checkpoint of stateless-transducer (format {_FORMAT}).")
-    tokens = json.loads(metadata["tokens"])
     return Checkpoint(
         weights=weights,
         model_config=ModelConfig(**json.loads(metadata["model_config"])),
         fbank_config=FbankConfig(**json.loads(metadata["fbank_config"])),
-        token_table=TokenTable(tuple(tokens["symbols"]), tokens["unit"]),
+        token_table=TokenTable.from_facts(json.loads(metadata["tokens"])),
         provenance=json.loads(metadata["provenance"]),
     )
 

@@ -96,13 +96,17 @@ def evaluate(
         hypotheses = search(model, features, lens, config, scorer)
         for id_, text, hypothesis in zip(batch.ids, batch.texts, hypotheses, strict=True):
             unknown.update(token_table.unknown_units(text))
-            # symbol by symbol: an unknown token is one unit, not the characters of its name
-            symbols = (token_table.symbols[token] for token in hypothesis.tokens)
-            found = tuple(symbol for symbol in symbols if symbol != SPACE)
-            scored.append(ScoredUtterance(id_, units(text, token_table.unit), found))
+            words = units(token_table.decode(hypothesis.tokens), "word")
+            in_words = ScoredUtterance(id_, units(close_gaps(text), "word"), words)
+            if token_table.unit == "bpe":
+                scored.append(in_words)
+            else:
+                # symbol by symbol: an unknown token is one unit, not the characters of its name
+                symbols = (token_table.symbols[token] for token in hypothesis.tokens)
+                found = tuple(symbol for symbol in symbols if symbol != SPACE)
+                scored.append(ScoredUtterance(id_, units(text, token_table.unit), found))
             if token_table.spells_words:
-                words = units(token_table.decode(hypothesis.tokens), "word")
-                scored_words.append(ScoredUtterance(id_, units(close_gaps(text), "word"), words))
+                scored_words.append(in_words)
         if progress is not None:
             progress(len(scored))
     facts = (speech_s, time.monotonic() - started, str(device or "cpu"))
@@ -113,7 +117,7 @@ def evaluate(
 
 def metric_name(token_table: TokenTable) -> str:
     """CER or WER."""
-    return "WER" if token_table.unit == "word" else "CER"
+    return "CER" if token_table.unit == "char" else "WER"
 
 
 def write_results(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from tyro.conf import Positional, arg
 
 from stateless_transducer.commands.console import say
 from stateless_transducer.commands.flags import parse
+from stateless_transducer.text.tokens import Unit, build_token_table, check_vocab_size
 
 
 @dataclass(frozen=True)
@@ -22,12 +23,15 @@ class Options:
     """Folder to write."""
     data_dir: Path = Path("data")
     """Folder that holds manifests/."""
-    token: Literal["char", "word"] = "char"
-    """Unit of the model's output."""
+    token: Unit = "char"
+    """Unit of the model's output; bpe: pieces of words."""
+    vocab_size: int | None = None
+    """Number of tokens with `--token bpe`; None: 500."""
 
     def __post_init__(self) -> None:
         if not self.prefixes:
             raise ValueError("Name at least one corpus.")
+        check_vocab_size(self.vocab_size, self.token)
 
 
 def main(program: str, arguments: list[str]) -> int:
@@ -43,7 +47,6 @@ def run(options: Options) -> None:
         ValueError: a corpus is not prepared.
     """
     from stateless_transducer.data.manifests import manifest_path, read_texts
-    from stateless_transducer.text.tokens import build_token_table
 
     manifest_dir = options.data_dir / "manifests"
     for prefix in options.prefixes:
@@ -51,6 +54,6 @@ def run(options: Options) -> None:
         if not path.is_file():
             raise ValueError(f"{path} is missing; run `transducer prepare` first.")
     texts = [text for prefix in options.prefixes for text in read_texts(manifest_dir, prefix, "train")]
-    tokens = build_token_table(texts, options.token, keep_spaces=options.token == "char")
+    tokens = build_token_table(texts, options.token, keep_spaces=options.token == "char", vocab_size=options.vocab_size)
     tokens.write(options.lang_dir)
     say(f"{options.lang_dir}: {len(tokens)} tokens")

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from tyro.conf import Positional
 
@@ -17,7 +17,7 @@ from stateless_transducer.commands.flags import parse
 from stateless_transducer.data.config import Limits, PrepareConfig
 from stateless_transducer.data.corpora.table import TableColumns, hold_out, read_folder, read_table
 from stateless_transducer.data.corpora.utterance import Problem, Utterance
-from stateless_transducer.text.tokens import TokenTable, build_token_table
+from stateless_transducer.text.tokens import DEFAULT_VOCAB_SIZE, TokenTable, Unit, build_token_table, check_vocab_size
 
 _NUM_EXAMPLES = 20
 
@@ -30,8 +30,10 @@ class Options:
     """Table (.tsv, .csv, .jsonl), or folder of sound files with a .txt of the same name beside each."""
     prefix: str = "table"
     """Name of the corpus: manifests and cuts begin with it."""
-    token: Literal["char", "word"] = "char"
-    """Unit of the model's output; tokens are those of the training texts."""
+    token: Unit = "char"
+    """Unit of the model's output, bpe: pieces of words; tokens are those of the training texts."""
+    vocab_size: int | None = None
+    """Number of tokens with `--token bpe`; None: 500."""
     audio_dir: Path | None = None
     """What relative paths in the table are relative to; None: the table's folder."""
     dev_share: float = 0.0
@@ -45,6 +47,7 @@ class Options:
             raise ValueError(f"`--dev-share` must be between 0 and 0.5, but is {self.dev_share:g}.")
         if not re.fullmatch(r"[\w.-]+", self.prefix):
             raise ValueError(f"`--prefix` must be letters, digits and `_.-`, but is {self.prefix!r}.")
+        check_vocab_size(self.vocab_size, self.token)
 
 
 def main(program: str, arguments: list[str]) -> int:
@@ -115,8 +118,11 @@ def _read(options: Options) -> tuple[list[Utterance], list[Problem]]:
 
 
 def _lang_dir(options: Options) -> Path:
-    """``lang_char`` or ``lang_word``; with the corpus in its name if the folder has another corpus's tokens."""
-    data_dir, usual = options.prepare.data_dir, f"lang_{options.token}"
+    """``lang_char``, ``lang_word``, ``lang_bpe_500``; with the corpus in its name if it has another corpus's tokens."""
+    data_dir, kind = options.prepare.data_dir, options.token
+    if kind == "bpe":
+        kind += f"_{options.vocab_size or DEFAULT_VOCAB_SIZE}"
+    usual = f"lang_{kind}"
     if not (data_dir / usual / "tokens.txt").exists():
         return data_dir / usual
     settings = data_dir / usual / "lang.json"
@@ -124,14 +130,16 @@ def _lang_dir(options: Options) -> Path:
     if owner == options.prefix:
         return data_dir / usual
     say(f"{data_dir / usual} has the tokens of {owner or 'another corpus'} and stays as it is")
-    return data_dir / f"lang_{options.prefix}_{options.token}"
+    return data_dir / f"lang_{options.prefix}_{kind}"
 
 
 def _token_table(lang_dir: Path, train_texts: Sequence[str], options: Options, is_new: bool) -> TokenTable:
     if (lang_dir / "tokens.txt").exists() and not is_new:
         say(f"{lang_dir}/tokens.txt: already there - skipping")
         return TokenTable.read(lang_dir)
-    tokens = build_token_table(train_texts, options.token, keep_spaces=options.token == "char")
+    tokens = build_token_table(
+        train_texts, options.token, keep_spaces=options.token == "char", vocab_size=options.vocab_size
+    )
     tokens.write(lang_dir, corpus=options.prefix)
     say(f"{lang_dir}: {len(tokens)} tokens")
     return tokens

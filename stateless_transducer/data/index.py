@@ -74,7 +74,7 @@ class CutIndex:
         return self._counts(token_table)[1]
 
     def _counts(self, token_table: TokenTable) -> np.ndarray:
-        key = hashlib.sha256(repr((token_table.symbols, token_table.unit)).encode()).hexdigest()[:12]
+        key = hashlib.sha256(repr(token_table).encode()).hexdigest()[:12]
         path = self.folder / f"counts-{key}.npy"
         if not path.is_file():
             with (self.folder / "cuts.jsonl").open("rb") as file:

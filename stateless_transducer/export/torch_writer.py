@@ -18,6 +18,7 @@ from stateless_transducer.checkpoint import Checkpoint
 from stateless_transducer.export.traceable import OfflineEncoder
 from stateless_transducer.files import replacing
 from stateless_transducer.model.transducer import Transducer
+from stateless_transducer.text.tokens import SCORES_FILE
 
 # behind every utterance, so that there are three encoder frames at least: the exporter proves its shapes from that on
 _PADDING = 15
@@ -68,7 +69,8 @@ def _facts(checkpoint: Checkpoint) -> dict[str, str]:
         "fbank": asdict(checkpoint.fbank_config),
         "unit": checkpoint.token_table.unit,
     }
-    return {"tokens.txt": "".join(lines), "config.json": json.dumps(settings, indent=2)}
+    scores = {SCORES_FILE: checkpoint.token_table.scores_text()} if checkpoint.token_table.scores else {}
+    return {"tokens.txt": "".join(lines), **scores, "config.json": json.dumps(settings, indent=2)}
 
 
 class _PaddingEncoder(nn.Module):

@@ -142,8 +142,8 @@ class Recognizer:
             return make_scorer(config, tokens, hotwords)
         if hotwords or config.hotwords_file is not None or config.ngram_lm is not None:
             raise ValueError(
-                "Hotwords and language models need tokens that are characters or words, <unk> among them; those of "
-                "this model's tokens.txt are not."
+                "Hotwords and language models need tokens that spell a text: characters, words, or pieces of words "
+                "with their scores in bpe.vocab, <unk> among them; those of this model's tokens.txt do not."
             )
         return None
 

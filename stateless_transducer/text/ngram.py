@@ -19,6 +19,7 @@ import numpy as np
 
 from stateless_transducer.text.tokens import TokenTable
 
+_UNIT_NAMES = {"char": "characters", "word": "words", "bpe": "pieces of words"}
 _NEVER = -20.0
 """Natural log-probability of tokens that the language model does not know, if it has no <unk>."""
 
@@ -109,7 +110,7 @@ def read_arpa(path: Path, token_table: TokenTable) -> Ngrams:
     if 2 * num_known < V - 3:
         raise ValueError(
             f"{path}: knows only {num_known} of the model's {V} tokens; its words must be the model's tokens "
-            f"({'characters' if token_table.unit == 'char' else 'words'})."
+            f"({_UNIT_NAMES[token_table.unit]})."
         )
     return found
 

@@ -1,25 +1,31 @@
 """Token table: symbols and ids, text to ids and back; read and written as icefall's ``tokens.txt``.
 
-Units are characters or words. White space is no unit of characters unless the table has `SPACE` (the sign that
-sentencepiece and sherpa-onnx use): then a blank between two words is a token of its own.
+Units are characters, words or pieces of words. White space is no unit of characters unless the table has `SPACE` (the
+sign that sentencepiece and sherpa-onnx use): then a blank between two words is a token of its own. A piece that begins
+a word begins with `SPACE`.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from stateless_transducer.files import write_text
+from stateless_transducer.text.bpe import Segmenter, learn_pieces, model_scores
 
-Unit = Literal["char", "word"]
+Unit = Literal["char", "word", "bpe"]
 
 BLANK, SOS_EOS, UNKNOWN, SPACE = "<blk>", "<sos/eos>", "<unk>", "\u2581"
 SPECIAL = (BLANK, SOS_EOS, UNKNOWN)
+
+SCORES_FILE, _MODEL_FILE = "bpe.vocab", "bpe.model"
+DEFAULT_VOCAB_SIZE = 500
+"""Of pieces of words."""
 
 # a blank that separates words: not beside a CJK ideograph, where it only tells how a transcript was cut
 _CJK = "\u2e80-\u303f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff00-\uffef"
@@ -32,6 +38,8 @@ class TokenTable:
 
     symbols: tuple[str, ...]
     unit: Unit = "char"
+    scores: tuple[float, ...] = ()
+    """Of pieces of words ("bpe"): log-probability of each symbol."""
 
     def __post_init__(self) -> None:
         if len(set(self.symbols)) != len(self.symbols):
@@ -40,8 +48,13 @@ class TokenTable:
         for name in (BLANK, UNKNOWN):
             if name not in self.symbols:
                 raise ValueError(f"The token table lacks {name!r}.")
-        if self.unit not in ("char", "word"):
-            raise ValueError(f'`unit` must be "char" or "word", but is {self.unit!r}.')
+        if self.unit not in ("char", "word", "bpe"):
+            raise ValueError(f'`unit` must be "char", "word" or "bpe", but is {self.unit!r}.')
+        if len(self.scores) != (len(self.symbols) if self.unit == "bpe" else 0):
+            raise ValueError(
+                f"A token table of {len(self.symbols)} {self.unit} tokens cannot have {len(self.scores)} scores; "
+                "pieces of words have one each, characters and words none."
+            )
 
     def __len__(self) -> int:
         return len(self.symbols)
@@ -66,11 +79,18 @@ class TokenTable:
         """Whether tokens are characters, with `SPACE` for the blanks between words."""
         return self.unit == "char" and SPACE in self.ids
 
+    @cached_property
+    def _segmenter(self) -> Segmenter:
+        pieces = zip(self.symbols, self.scores, strict=True)
+        return Segmenter({piece: score for piece, score in pieces if piece not in SPECIAL})
+
     def split(self, text: str) -> list[str]:
         """The units of a text; a blank between words is `SPACE` where the table has it."""
         if self.unit == "word":
             return text.split()
         text = " ".join(close_gaps(text.replace(SPACE, " ")).split())
+        if self.unit == "bpe":
+            return [piece for word in text.split() for piece in self._segmenter.pieces(SPACE + word)]
         return list(text.replace(" ", SPACE if self.spells_words else ""))
 
     def encode(self, text: str) -> list[int]:
@@ -96,12 +116,14 @@ class TokenTable:
         text = " ".join(text for text in texts if text)
         if self.unit == "word":
             return text
-        return close_gaps(text) if self.spells_words else text.replace(" ", "")
+        return close_gaps(text) if self.spells_words or self.unit == "bpe" else text.replace(" ", "")
 
     def write(
         self, lang_dir: Path, extra: tuple[str, ...] = (), *, mark_words: bool = False, corpus: str | None = None
     ) -> None:
         """Write ``tokens.txt`` (icefall's format) and ``lang.json`` (the unit, the corpus) into a folder.
+
+        Of pieces of words also ``bpe.vocab``, a line ``piece<tab>score`` each, as sherpa-onnx wants it for hotwords.
 
         Args:
             lang_dir: made if need be.
@@ -113,12 +135,31 @@ class TokenTable:
         symbols = (symbol if symbol in SPECIAL else mark + symbol for symbol in (*self.symbols, *extra))
         lines = (f"{symbol} {i}\n" for i, symbol in enumerate(symbols))
         write_text(lang_dir / "tokens.txt", "".join(lines))
+        if self.unit == "bpe":
+            write_text(lang_dir / SCORES_FILE, self.scores_text())
         settings = {"unit": self.unit} if corpus is None else {"unit": self.unit, "corpus": corpus}
         write_text(lang_dir / "lang.json", json.dumps(settings) + "\n")
 
+    def scores_text(self) -> str:
+        """What ``bpe.vocab`` holds: a line ``piece<tab>score`` for each symbol."""
+        return "".join(f"{symbol}\t{score:g}\n" for symbol, score in zip(self.symbols, self.scores, strict=True))
+
+    def facts(self) -> dict[str, Any]:
+        """All there is to know, as JSON has it; `from_facts` makes the table of it."""
+        scores = {"scores": list(self.scores)} if self.scores else {}
+        return {"symbols": list(self.symbols), "unit": self.unit, **scores}
+
+    @classmethod
+    def from_facts(cls, facts: Mapping[str, Any]) -> TokenTable:
+        """See `facts`."""
+        return cls(tuple(facts["symbols"]), facts["unit"], tuple(facts.get("scores", ())))
+
     @classmethod
     def read(cls, lang_dir: Path) -> TokenTable:
-        """Read a folder with ``tokens.txt``; without ``lang.json``, as icefall writes it, the unit is the character.
+        """Read a folder with ``tokens.txt``.
+
+        Without ``lang.json``, as icefall writes it, tokens are pieces of words where there is a ``bpe.vocab`` or
+        sentencepiece's ``bpe.model``, and otherwise characters.
 
         The path of such a file itself will do as well. Disambiguation symbols (``#0``, ``#1``, ...) of a character
         table are left out.
@@ -130,14 +171,17 @@ class TokenTable:
         if not path.is_file():
             raise ValueError(f"`--lang-dir` {lang_dir} holds no tokens.txt; make it with `transducer prepare`.")
         settings = path.parent / "lang.json"
-        unit: Unit = json.loads(settings.read_text(encoding="utf-8"))["unit"] if settings.is_file() else "char"
+        scored = [path.parent / name for name in (SCORES_FILE, _MODEL_FILE) if (path.parent / name).is_file()]
+        unit: Unit = "bpe" if scored else "char"
+        if settings.is_file():
+            unit = json.loads(settings.read_text(encoding="utf-8"))["unit"]
         by_id: dict[int, str] = {}
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
             fields = line.split()
             if len(fields) != 2 or not fields[1].isdecimal():
                 raise ValueError(f"{path}:{number}: must be `symbol id`, but is {line!r}.")
             symbol, i = fields[0], int(fields[1])
-            if unit == "char" and re.fullmatch(r"#\d+", symbol):
+            if unit != "word" and re.fullmatch(r"#\d+", symbol):
                 continue
             if unit == "word":
                 symbol = symbol.removeprefix(SPACE)
@@ -147,7 +191,28 @@ class TokenTable:
         if sorted(by_id) != list(range(len(by_id))):
             missing = next(i for i in range(len(by_id)) if i not in by_id)
             raise ValueError(f"{path}: ids must run from 0 without a gap, but {missing} is missing.")
-        return cls(tuple(by_id[i] for i in range(len(by_id))), unit)
+        symbols = tuple(by_id[i] for i in range(len(by_id)))
+        if unit != "bpe":
+            return cls(symbols, unit)
+        if not scored:
+            raise ValueError(f"{path.parent / SCORES_FILE}: no such file; it has the scores of the pieces in {path}.")
+        scores = _read_scores(scored[0]) if scored[0].name == SCORES_FILE else model_scores(scored[0])
+        lacking = next((symbol for symbol in symbols if symbol not in scores), None)
+        if lacking is not None:
+            raise ValueError(f"{scored[0]}: lacks {lacking!r} of tokens.txt; is it of another model?")
+        return cls(symbols, unit, tuple(scores[symbol] for symbol in symbols))
+
+
+def _read_scores(path: Path) -> dict[str, float]:
+    """From lines ``piece<tab>score``."""
+    scores = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        piece, _, score = line.rpartition("\t")
+        try:
+            scores[piece] = float(score)
+        except ValueError:
+            raise ValueError(f"{path}:{number}: must be `piece<tab>score`, but is {line!r}.") from None
+    return scores
 
 
 def close_gaps(text: str) -> str:
@@ -155,16 +220,40 @@ def close_gaps(text: str) -> str:
     return _CJK_GAP.sub("", text)
 
 
-def build_token_table(texts: Iterable[str], unit: Unit, *, keep_spaces: bool = False) -> TokenTable:
+def build_token_table(
+    texts: Iterable[str], unit: Unit, *, keep_spaces: bool = False, vocab_size: int | None = None
+) -> TokenTable:
     """A table of the special tokens and every unit of the texts, in order of first appearance.
 
     Args:
         texts: transcripts.
-        unit: characters or words.
+        unit: characters, words, or pieces of words.
         keep_spaces: add `SPACE` if a text has a blank between two words of an alphabetic script.
+        vocab_size: number of pieces of words, see `learn_pieces`; None: `DEFAULT_VOCAB_SIZE`.
+
+    Raises:
+        ValueError: see `learn_pieces`.
     """
+    if unit == "bpe":
+        spelt = (" ".join(close_gaps(text.replace(SPACE, " ")).split()) for text in texts)
+        scores = learn_pieces(spelt, vocab_size or DEFAULT_VOCAB_SIZE, SPECIAL)
+        return TokenTable(tuple(scores), unit, tuple(scores.values()))
     splitter = TokenTable((*SPECIAL, SPACE) if keep_spaces and unit == "char" else SPECIAL, unit)
     seen: dict[str, None] = dict.fromkeys(SPECIAL)
     for text in texts:
         seen.update(dict.fromkeys(splitter.split(text)))
     return TokenTable(tuple(seen), unit)
+
+
+def check_vocab_size(vocab_size: int | None, unit: Unit) -> None:
+    """Hold ``--vocab-size`` to ``--token``.
+
+    Raises:
+        ValueError: it is not positive, or the unit's number of tokens is not chosen.
+    """
+    if vocab_size is None:
+        return
+    if unit != "bpe":
+        raise ValueError(f"`--vocab-size` is for `--token bpe`; the number of {unit} tokens follows from the texts.")
+    if vocab_size < 1:
+        raise ValueError(f"`--vocab-size` must be at least 1, but is {vocab_size}.")

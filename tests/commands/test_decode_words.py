@@ -1,4 +1,4 @@
-"""``transducer decode`` of a model whose characters spell words: errors in both."""
+"""``transducer decode`` of a model whose tokens spell words: errors in characters and words, or in words alone."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from stateless_transducer.text.tokens import build_token_table
 TEXTS = {"a": "the cat sat", "b": "on a mat"}
 
 
-def test_results_are_in_characters_and_in_words(tmp_path, capsys):
-    tokens = build_token_table(TEXTS.values(), "char", keep_spaces=True)
+def _decode(tmp_path, tokens):
+    """The folder of the results."""
     sizes = replace(SIZES, vocab_size=len(tokens))
     network = build_model(sizes)
     save_checkpoint(tmp_path / "exp" / "epoch-0.pt", Checkpoint(network.state_dict(), sizes, FbankConfig(), tokens))
@@ -29,12 +29,28 @@ def test_results_are_in_characters_and_in_words(tmp_path, capsys):
     CutSet.from_cuts(cuts).to_file(tmp_path / "aishell_cuts_test.jsonl.gz")
     given = ["--exp-dir", str(tmp_path / "exp"), "--manifest-dir", str(tmp_path), "--avg", "1"]
     assert main(["decode", *given]) == 0
+    return tmp_path / "exp" / "log" / "greedy_search"
+
+
+def test_results_are_in_characters_and_in_words(tmp_path, capsys):
+    folder = _decode(tmp_path, build_token_table(TEXTS.values(), "char", keep_spaces=True))
     printed = capsys.readouterr().out
     assert printed.index("CER %") < printed.index("WER %")
-    folder = tmp_path / "exp" / "log" / "greedy_search"
     for where, metric, count in ((folder, "CER", 9 + 6), (folder / "wer", "WER", 6)):
         (result,) = (json.loads(path.read_text()) for path in where.glob("result-test-*.json"))
         assert (result["metric"], result["reference_units"]) == (metric, count)
         assert result["method"] == "greedy_search"
         (recogs,) = where.glob("recogs-test-*.txt")
         assert sum(len(utterance.reference) for utterance in read_recogs(recogs)) == count
+
+
+def test_results_of_pieces_are_in_words(tmp_path, capsys):
+    folder = _decode(tmp_path, build_token_table(TEXTS.values(), "bpe", vocab_size=18))
+    printed = capsys.readouterr().out
+    assert "WER %" in printed and "CER %" not in printed and not (folder / "wer").exists()
+    (result,) = (json.loads(path.read_text()) for path in folder.glob("result-test-*.json"))
+    assert (result["metric"], result["unit"], result["reference_units"]) == ("WER", "word", 6)
+    (recogs,) = folder.glob("recogs-test-*.txt")
+    assert sorted(utterance.reference for utterance in read_recogs(recogs)) == sorted(
+        tuple(text.split()) for text in TEXTS.values()
+    )

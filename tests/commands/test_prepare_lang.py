@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from lhotse import SupervisionSegment, SupervisionSet
 
 from stateless_transducer.cli import main
@@ -35,3 +36,30 @@ def test_corpus_that_is_not_prepared_is_named(tmp_path, capsys):
     assert main(["prepare", "lang", "one", *flags]) == 1
     assert "one_supervisions_train.jsonl.gz is missing; run `transducer prepare` first." in capsys.readouterr().err
     assert not (tmp_path / "lang").exists()
+
+
+def test_pieces_of_words(tmp_path, capsys):
+    (tmp_path / "manifests").mkdir()
+    _write(tmp_path / "manifests", "one", {"train": ["the cat sat on the mat", "the bat sat"] * 20})
+    flags = ["--data-dir", str(tmp_path), "--lang-dir", str(tmp_path / "lang"), "--token", "bpe"]
+    assert main(["prepare", "lang", "one", *flags, "--vocab-size", "16"]) == 0
+    assert f"{tmp_path}/lang: 16 tokens" in capsys.readouterr().out
+    table = TokenTable.read(tmp_path / "lang")
+    assert table.unit == "bpe" and table.decode(table.encode("the mat sat")) == "the mat sat"
+    assert main(["prepare", "lang", "one", *flags, "--vocab-size", "5"]) == 1
+    assert "`--vocab-size` must be at least 14" in capsys.readouterr().err
+    # the tokens that were there stay
+    assert TokenTable.read(tmp_path / "lang") == table
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--token", "word", "--vocab-size", "50"], "`--vocab-size` is for `--token bpe`"),
+        (["--token", "bpe", "--vocab-size", "0"], "`--vocab-size` must be at least 1, but is 0."),
+    ],
+)
+def test_vocab_size_belongs_to_pieces(tmp_path, capsys, flags, message):
+    with pytest.raises(SystemExit, match="2"):
+        main(["prepare", "lang", "one", "--lang-dir", str(tmp_path / "lang"), *flags])
+    assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())

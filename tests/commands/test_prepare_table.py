@@ -196,6 +196,12 @@ def test_prepare_table_reads_folder_and_holds_out(tmp_path, monkeypatch):
     assert tokens.unit == "word"
     assert len(tokens) == 3 + 2
     assert "dev: 2 of 4 units, 1 different ones: " in ran.out
+    # a piece of a word is told by what cannot be spelt of it
+    ran = _run(tmp_path / "in", *flags[:2], "--token", "bpe", "--vocab-size", 30, "--dev-share", 0.5, "--num-jobs", 1)
+    assert ran.status == 0, ran.err
+    pieces = TokenTable.read(tmp_path / "out" / "lang_bpe_30")
+    assert pieces.unit == "bpe" and f"--lang-dir {tmp_path / 'out' / 'lang_bpe_30'}" in ran.out
+    assert "dev: " in ran.out and set(pieces.unknown_units("one two three")) < set("onetwhr")
 
 
 @pytest.mark.parametrize(
