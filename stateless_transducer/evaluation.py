@@ -29,7 +29,7 @@ from stateless_transducer.text.scoring import (
     summary_text,
     units,
 )
-from stateless_transducer.text.tokens import SPACE, TokenTable, close_gaps
+from stateless_transducer.text.tokens import SPACE, TokenTable, tidied
 
 if TYPE_CHECKING:
     import torch
@@ -96,8 +96,8 @@ def evaluate(
         hypotheses = search(model, features, lens, config, scorer)
         for id_, text, hypothesis in zip(batch.ids, batch.texts, hypotheses, strict=True):
             unknown.update(token_table.unknown_units(text))
-            words = units(token_table.decode(hypothesis.tokens), "word")
-            in_words = ScoredUtterance(id_, units(close_gaps(text), "word"), words)
+            found_words = units(tidied(token_table.decode(hypothesis.tokens)), "word")
+            in_words = ScoredUtterance(id_, units(tidied(text), "word"), found_words)
             if token_table.unit == "bpe":
                 scored.append(in_words)
             else:

@@ -56,6 +56,7 @@ def run(options: Options) -> int:
     from stateless_transducer.export.onnx_model import GRAPHS, INT8_GRAPHS
     from stateless_transducer.export.onnx_writer import differs_from_clients, write_onnx
     from stateless_transducer.files import filling
+    from stateless_transducer.text.tokens import SCORES_FILE
 
     if options.output.exists() and not options.output.is_dir():
         raise ValueError(f"`--output` {options.output} is a file; name a folder.")
@@ -66,7 +67,7 @@ def run(options: Options) -> int:
         complain(f"note: sherpa-onnx and onnx-asr compute other features than this model's ({others}).")
     int8: dict[str, Any] | None = None
     with filling(
-        options.output, owned=(*GRAPHS.values(), *INT8_GRAPHS.values(), "tokens.txt", "lang.json", CARD)
+        options.output, owned=(*GRAPHS.values(), *INT8_GRAPHS.values(), "tokens.txt", "lang.json", SCORES_FILE, CARD)
     ) as folder:
         write_onnx(folder, checkpoint)
         if options.int8:

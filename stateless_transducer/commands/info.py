@@ -73,12 +73,14 @@ def _of_folder(folder: Path) -> dict[str, Any]:
     from stateless_transducer.export.card import facts_of, read_card
     from stateless_transducer.export.onnx_graph import find_files, find_graph, find_tokens, is_int8
     from stateless_transducer.export.onnx_model import GRAPHS, OnnxTransducer
+    from stateless_transducer.text.tokens import SCORES_FILE
     from stateless_transducer.text.vocabulary import read_vocabulary
 
     encoder = find_graph(folder, "encoder", prefer_int8=False)
     model = OnnxTransducer.open(folder, precision="int8" if is_int8(encoder) else "fp32")
     tokens = find_tokens(folder)
     paths = [*(path for role in GRAPHS for path in find_files(folder, f"{role}*.onnx")), tokens]
+    paths += [path for path in [tokens.parent / SCORES_FILE] if path.is_file()]
     files, card = {str(path.relative_to(folder)): facts_of(path) for path in paths}, read_card(folder)
     changed = [name for name, found in files.items() if card and card["files"].get(name) != found]
     return {

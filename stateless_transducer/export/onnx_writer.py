@@ -26,7 +26,7 @@ _OPSET, _NEWEST_IR = 17, 9
 
 
 def write_onnx(folder: Path, checkpoint: Checkpoint) -> None:
-    """Write encoder.onnx, decoder.onnx, joiner.onnx, tokens.txt and lang.json into a folder.
+    """Write encoder.onnx, decoder.onnx, joiner.onnx, tokens.txt, lang.json and, of pieces, bpe.vocab into a folder.
 
     Args:
         folder: there already; `files.filling` gives one.

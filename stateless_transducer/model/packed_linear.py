@@ -46,7 +46,8 @@ def _packed(weight: Tensor, bias: Tensor) -> Tensor | None:
         return None
     try:
         packed = torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS)
-        some = torch.ones(1, weight.shape[1], dtype=weight.dtype)
+        # different numbers, so that none can stand for another
+        some = torch.linspace(-1, 1, weight.shape[1], dtype=torch.float32).to(weight.dtype)[None]
         found, wanted = _packed_product(some, packed, bias), torch.nn.functional.linear(some, weight, bias)
     except (AttributeError, NotImplementedError, RuntimeError, TypeError):
         return None

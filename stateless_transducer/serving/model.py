@@ -31,7 +31,7 @@ class Model:
     recognisable: Recognisable
     fbank_config: FbankConfig
     token_table: Vocabulary
-    """Somebody else's tokens may be pieces, with which nothing can be spelt."""
+    """Somebody else's tokens may be pieces without scores, with which nothing can be spelt."""
     place: Callable[[np.ndarray], Any]
     """A NumPy array as the model takes it: of its kind, on its device."""
 

@@ -13,8 +13,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+WORD_START = "\u2581"
+"""What the first piece of a word begins with."""
 _MOST_SENTENCES = 1_000_000
 """So many texts, drawn by chance, are enough to learn from."""
+_DROPPED = str.maketrans("", "", "\0\u2585")
+"""sentencepiece takes texts with the second for its own marks, and leaves the whole text out."""
+_PRIVATE = range(0xE000, 0xF8FF)
+"""Characters that no text should have."""
 
 
 class Segmenter:
@@ -31,6 +37,10 @@ class Segmenter:
         self._unknown = min(scores.values(), default=0.0) - 10
         # few words make most of any text
         self.pieces = lru_cache(maxsize=100_000)(self._pieces)
+
+    def __reduce__(self) -> tuple[type[Segmenter], tuple[Mapping[str, float]]]:
+        """A pickle of the scores: what is remembered of words stays behind."""
+        return Segmenter, (self._scores,)
 
     def _pieces(self, word: str) -> tuple[str, ...]:
         """Of one word; a character that no piece covers stands alone."""
@@ -56,16 +66,17 @@ def learn_pieces(texts: Iterable[str], vocab_size: int, special: tuple[str, ...]
     Args:
         texts: transcripts, words with blanks between them.
         vocab_size: number of tokens, the special ones included; fewer where the texts have no more to offer.
-        special: tokens that stand for no text; the last one for what no piece spells.
+        special: tokens that stand for no text.
 
     Raises:
-        ValueError: sentencepiece is not there, or the texts have more characters than there are tokens.
+        ValueError: sentencepiece is not there, the texts are empty, or have more characters than there are tokens.
     """
     sentencepiece = _sentencepiece("`--token bpe`")
-    texts = list(texts)
+    # no text has half a character, but JSON can write one
+    texts = [text.translate(_DROPPED).encode("utf-8", "ignore").decode() for text in texts]
     characters = {c for text in texts for c in text if not c.isspace()}
     # each character is a token, and the mark of a word's beginning
-    least = len(characters | {"\u2581"}) + len(special)
+    least = len(characters | {WORD_START}) + len(special)
     if not characters:
         raise ValueError("`--token bpe`: the training texts are empty.")
     if vocab_size < least:
@@ -75,29 +86,34 @@ def learn_pieces(texts: Iterable[str], vocab_size: int, special: tuple[str, ...]
         )
     model = io.BytesIO()
     sentencepiece.set_random_generator_seed(0)
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(texts),
-        model_writer=model,
-        model_type="unigram",
-        vocab_size=vocab_size,
-        hard_vocab_limit=False,
-        character_coverage=1.0,
-        # texts are spelt as they are
-        normalization_rule_name="identity",
-        input_sentence_size=_MOST_SENTENCES,
-        shuffle_input_sentence=True,
-        max_sentence_length=1_000_000,
-        # the same tokens on every machine
-        num_threads=1,
-        user_defined_symbols=list(special[:-1]),
-        unk_id=len(special) - 1,
-        unk_piece=special[-1],
-        bos_id=-1,
-        eos_id=-1,
-        pad_id=-1,
-        minloglevel=2,
-    )
-    return _scores(sentencepiece.SentencePieceProcessor(model_proto=model.getvalue()))
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(texts),
+            model_writer=model,
+            model_type="unigram",
+            vocab_size=vocab_size - len(special) + 1,
+            hard_vocab_limit=False,
+            character_coverage=1.0,
+            required_chars="".join(sorted(characters)),
+            # texts are spelt as they are
+            normalization_rule_name="identity",
+            input_sentence_size=_MOST_SENTENCES,
+            shuffle_input_sentence=True,
+            max_sentence_length=1_000_000,
+            # the same tokens on every machine
+            num_threads=1,
+            # the special tokens come to it later: their names may be part of a text
+            unk_piece=next(chr(code) for code in _PRIVATE if chr(code) not in characters),
+            unk_id=0,
+            bos_id=-1,
+            eos_id=-1,
+            pad_id=-1,
+            minloglevel=2,
+        )
+    except RuntimeError as err:
+        raise ValueError(f"sentencepiece cannot learn tokens from the training texts: {err}") from err
+    scores = _scores(sentencepiece.SentencePieceProcessor(model_proto=model.getvalue()))
+    return dict.fromkeys(special, 0.0) | dict(list(scores.items())[1:])
 
 
 def model_scores(path: Path) -> dict[str, float]:
@@ -108,14 +124,52 @@ def model_scores(path: Path) -> dict[str, float]:
     """
     sentencepiece = _sentencepiece(f"{path.name}, with no bpe.vocab beside it,")
     try:
-        return _scores(sentencepiece.SentencePieceProcessor(model_file=str(path)))
+        processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
     except (OSError, RuntimeError) as err:
         raise ValueError(f"{path}: cannot be read as a model of sentencepiece ({err}).") from err
+    scores = _scores(processor)
+    segmenter, letters = Segmenter(scores), "".join(scores).replace(WORD_START, "")
+    words = [letters[start : start + 9] for start in range(0, min(len(letters), 2000), 9)]
+    unlike = sum(list(segmenter.pieces(WORD_START + word)) != processor.encode_as_pieces(word) for word in words)
+    # where two ways score the same, either may be taken; models of other types are unlike nearly everywhere
+    if unlike > len(words) / 4:
+        raise ValueError(
+            f"{path}: is no unigram model of sentencepiece; its scores alone do not say how it cuts words."
+        )
+    return scores
+
+
+def read_scores(path: Path) -> dict[str, float]:
+    """Pieces and scores of a ``bpe.vocab``: lines of both, with a tab or blanks between.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    scores = {}
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as err:
+        raise ValueError(f"{path}: cannot be read as pieces and scores: {err}") from err
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            piece, score = line.split()
+            scores[piece] = _rounded(float(score))
+        except ValueError:
+            raise ValueError(f"{path}:{number}: must be `piece<tab>score`, but is {line!r}.") from None
+    return scores
 
 
 def _scores(processor: Any) -> dict[str, float]:
+    return {processor.id_to_piece(i): _rounded(processor.get_score(i)) for i in range(len(processor))}
+
+
+def _rounded(score: float) -> float:
     """Six digits say as much as there is, and are what bpe.vocab holds."""
-    return {processor.id_to_piece(i): float(f"{processor.get_score(i):.6g}") for i in range(len(processor))}
+    if not math.isfinite(score):
+        raise ValueError(f"A score is {score}.")
+    return float(f"{score:.6g}")
 
 
 def _sentencepiece(what: str) -> Any:

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from stateless_transducer.files import write_text
-from stateless_transducer.text.bpe import Segmenter, learn_pieces, model_scores
+from stateless_transducer.text.bpe import WORD_START, Segmenter, learn_pieces, model_scores, read_scores
 
 Unit = Literal["char", "word", "bpe"]
 
-BLANK, SOS_EOS, UNKNOWN, SPACE = "<blk>", "<sos/eos>", "<unk>", "\u2581"
+BLANK, SOS_EOS, UNKNOWN, SPACE = "<blk>", "<sos/eos>", "<unk>", WORD_START
 SPECIAL = (BLANK, SOS_EOS, UNKNOWN)
 
 SCORES_FILE, _MODEL_FILE = "bpe.vocab", "bpe.model"
@@ -88,7 +88,7 @@ class TokenTable:
         """The units of a text; a blank between words is `SPACE` where the table has it."""
         if self.unit == "word":
             return text.split()
-        text = " ".join(close_gaps(text.replace(SPACE, " ")).split())
+        text = tidied(text)
         if self.unit == "bpe":
             return [piece for word in text.split() for piece in self._segmenter.pieces(SPACE + word)]
         return list(text.replace(" ", SPACE if self.spells_words else ""))
@@ -109,7 +109,8 @@ class TokenTable:
         symbols = [self.symbols[i] for i in ids]
         if self.unit == "word":
             return " ".join(symbols)
-        return "".join(symbols).replace(SPACE, " ").strip()
+        text = "".join(symbols).replace(SPACE, " ").strip()
+        return " ".join(text.split()) if self.unit == "bpe" else text
 
     def join(self, texts: Iterable[str]) -> str:
         """One text of several, with a blank between two of them where there is one between words."""
@@ -158,8 +159,8 @@ class TokenTable:
     def read(cls, lang_dir: Path) -> TokenTable:
         """Read a folder with ``tokens.txt``.
 
-        Without ``lang.json``, as icefall writes it, tokens are pieces of words where there is a ``bpe.vocab`` or
-        sentencepiece's ``bpe.model``, and otherwise characters.
+        Without ``lang.json``, as icefall writes it, tokens are pieces of words where a ``bpe.vocab`` or sentencepiece's
+        ``bpe.model`` has a score for each, and otherwise characters.
 
         The path of such a file itself will do as well. Disambiguation symbols (``#0``, ``#1``, ...) of a character
         table are left out.
@@ -171,8 +172,7 @@ class TokenTable:
         if not path.is_file():
             raise ValueError(f"`--lang-dir` {lang_dir} holds no tokens.txt; make it with `transducer prepare`.")
         settings = path.parent / "lang.json"
-        scored = [path.parent / name for name in (SCORES_FILE, _MODEL_FILE) if (path.parent / name).is_file()]
-        unit: Unit = "bpe" if scored else "char"
+        unit: Unit | None = None
         if settings.is_file():
             unit = json.loads(settings.read_text(encoding="utf-8"))["unit"]
         by_id: dict[int, str] = {}
@@ -192,27 +192,33 @@ class TokenTable:
             missing = next(i for i in range(len(by_id)) if i not in by_id)
             raise ValueError(f"{path}: ids must run from 0 without a gap, but {missing} is missing.")
         symbols = tuple(by_id[i] for i in range(len(by_id)))
-        if unit != "bpe":
+        if unit is not None and unit != "bpe":
             return cls(symbols, unit)
-        if not scored:
-            raise ValueError(f"{path.parent / SCORES_FILE}: no such file; it has the scores of the pieces in {path}.")
-        scores = _read_scores(scored[0]) if scored[0].name == SCORES_FILE else model_scores(scored[0])
-        lacking = next((symbol for symbol in symbols if symbol not in scores), None)
-        if lacking is not None:
-            raise ValueError(f"{scored[0]}: lacks {lacking!r} of tokens.txt; is it of another model?")
-        return cls(symbols, unit, tuple(scores[symbol] for symbol in symbols))
+        scores = piece_scores(path.parent, symbols)
+        if scores is None and unit == "bpe":
+            raise ValueError(f"{path.parent / SCORES_FILE}: must have a score for each of the tokens in {path.name}.")
+        return cls(symbols, "char") if scores is None else cls(symbols, "bpe", scores)
 
 
-def _read_scores(path: Path) -> dict[str, float]:
-    """From lines ``piece<tab>score``."""
-    scores = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        piece, _, score = line.rpartition("\t")
-        try:
-            scores[piece] = float(score)
-        except ValueError:
-            raise ValueError(f"{path}:{number}: must be `piece<tab>score`, but is {line!r}.") from None
-    return scores
+def piece_scores(folder: Path, symbols: Iterable[str]) -> tuple[float, ...] | None:
+    """Scores of tokens that are pieces of words, by the ``bpe.vocab`` or ``bpe.model`` beside them.
+
+    None: there is no such file, it lacks some of them (characters beside pieces), or some are single bytes.
+
+    Raises:
+        ValueError: the file cannot be read.
+    """
+    path = next((folder / name for name in (SCORES_FILE, _MODEL_FILE) if (folder / name).is_file()), None)
+    if path is None:
+        return None
+    scores = read_scores(path) if path.name == SCORES_FILE else model_scores(path)
+    found = [scores.get(symbol) if not symbol.startswith("<0x") else None for symbol in symbols]
+    return None if None in found else tuple(score for score in found if score is not None)
+
+
+def tidied(text: str) -> str:
+    """One blank between words, and none beside ideographs; what looks like the mark of a word is a blank, too."""
+    return " ".join(close_gaps(text.replace(SPACE, " ")).split())
 
 
 def close_gaps(text: str) -> str:
@@ -223,7 +229,7 @@ def close_gaps(text: str) -> str:
 def build_token_table(
     texts: Iterable[str], unit: Unit, *, keep_spaces: bool = False, vocab_size: int | None = None
 ) -> TokenTable:
-    """A table of the special tokens and every unit of the texts, in order of first appearance.
+    """A table of the special tokens and every unit of the texts, in order of first appearance; pieces, likeliest first.
 
     Args:
         texts: transcripts.
@@ -235,8 +241,7 @@ def build_token_table(
         ValueError: see `learn_pieces`.
     """
     if unit == "bpe":
-        spelt = (" ".join(close_gaps(text.replace(SPACE, " ")).split()) for text in texts)
-        scores = learn_pieces(spelt, vocab_size or DEFAULT_VOCAB_SIZE, SPECIAL)
+        scores = learn_pieces(map(tidied, texts), vocab_size or DEFAULT_VOCAB_SIZE, SPECIAL)
         return TokenTable(tuple(scores), unit, tuple(scores.values()))
     splitter = TokenTable((*SPECIAL, SPACE) if keep_spaces and unit == "char" else SPECIAL, unit)
     seen: dict[str, None] = dict.fromkeys(SPECIAL)

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from stateless_transducer.text.symbols import SymbolTable
-from stateless_transducer.text.tokens import BLANK, SCORES_FILE, SPECIAL, UNKNOWN, TokenTable
+from stateless_transducer.text.tokens import BLANK, SCORES_FILE, SPECIAL, UNKNOWN, TokenTable, piece_scores
 
 _NO_TOKEN = re.compile(r"#\d+")
 
@@ -29,9 +29,9 @@ def read_vocabulary(path: Path, vocab_size: int) -> Vocabulary:
     """
     table = SymbolTable.read(path)
     table.check(path, vocab_size)
-    if (path.parent / "lang.json").is_file() or _is_of_characters(table, vocab_size) or _is_of_pieces(table, path):
+    if (path.parent / "lang.json").is_file() or _is_of_characters(table, vocab_size):
         return TokenTable.read(path)
-    return table
+    return _of_pieces(table, path.parent, vocab_size) or table
 
 
 def _is_of_characters(table: SymbolTable, vocab_size: int) -> bool:
@@ -41,8 +41,15 @@ def _is_of_characters(table: SymbolTable, vocab_size: int) -> bool:
     return are_whole and all(len(symbol) == 1 or symbol in SPECIAL for symbol in symbols)
 
 
-def _is_of_pieces(table: SymbolTable, path: Path) -> bool:
-    """Whether a `TokenTable` of pieces of words can be made of the file: none of them is a byte."""
-    spells_bytes = table.is_byte_level or any(symbol.startswith("<0x") for symbol in table.symbols.values())
-    has_marks = BLANK in table.ids and UNKNOWN in table.ids
-    return (path.parent / SCORES_FILE).is_file() and has_marks and not spells_bytes
+def _of_pieces(table: SymbolTable, folder: Path, vocab_size: int) -> TokenTable | None:
+    """A `TokenTable` of pieces of words, if a ``bpe.vocab`` has the scores of all that the model says."""
+    symbols = tuple(table.symbols[i] for i in range(vocab_size))
+    is_whole = len(set(symbols)) == vocab_size and symbols[0] == BLANK and UNKNOWN in symbols
+    if table.is_byte_level or not is_whole or not (folder / SCORES_FILE).is_file():
+        return None
+    try:
+        scores = piece_scores(folder, symbols)
+    except ValueError:
+        # without it the model still says text; hotwords, which need it, tell
+        return None
+    return None if scores is None else TokenTable(symbols, "bpe", scores)

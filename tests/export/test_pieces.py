@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -83,6 +84,23 @@ def test_pieces_make_words_and_spell_hotwords(folder, wave, name):
 def test_sherpa_finds_the_same_with_the_scores_beside_the_model(folder, wave):
     assert _sherpas(folder / "onnx", wave, hotwords=False) == "ka misun"
     assert _sherpas(folder / "onnx", wave, hotwords=True) == "katosun"
+
+
+def test_info_knows_the_scores(folder, capsys):
+    scores = folder / "onnx" / "bpe.vocab"
+    before = scores.read_text(encoding="utf-8")
+    assert main(["info", str(folder / "onnx")]) == 0
+    assert "bpe.vocab" in capsys.readouterr().out
+    scores.write_text(before.replace("-9", "-8"), encoding="utf-8")
+    assert main(["info", str(folder / "onnx"), "--output-format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["changed_since_export"] == ["bpe.vocab"]
+    scores.write_text(before, encoding="utf-8")
+
+
+def test_no_scores_stay_behind_from_another_model(folder, talker, tmp_path):
+    for model in (folder / "model.pt", talker / "model.pt"):
+        assert main(["export", "onnx", "--checkpoint", str(model), "--output", str(tmp_path / "onnx")]) == 0
+    assert not (tmp_path / "onnx" / "bpe.vocab").exists()
 
 
 def test_torch_export_has_the_scores_in_it(folder):

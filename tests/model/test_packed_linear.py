@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import platform
+
 import pytest
 import torch
 
@@ -25,6 +27,14 @@ def test_product_is_that_of_a_plain_linear_map(dtype, outputs, device):
         )
 
 
+@pytest.mark.skipif(
+    not torch.backends.mkldnn.is_available() or platform.machine() != "x86_64", reason="torch without oneDNN on x86"
+)
+def test_large_weight_is_packed():
+    assert PackedLinear(torch.randn(600, 512), torch.randn(600))._product is packed_linear._packed_product
+    assert PackedLinear(torch.randn(7, 512), torch.randn(7))._product is packed_linear._plain_product
+
+
 def test_later_changes_of_the_weight_do_not_count():
     for outputs in (7, 600):
         weight, bias, x = torch.randn(outputs, 512), torch.randn(outputs), torch.randn(3, 512)
@@ -42,9 +52,9 @@ def test_without_a_packed_product_a_plain_one_serves(error, monkeypatch):
     def product(x, packed, bias):
         if error is not None:
             raise error
-        return torch.nn.functional.linear(x, torch.zeros(600, 512), bias)
+        return torch.nn.functional.linear(x.flip(1), weight, bias)
 
-    monkeypatch.setattr(packed_linear, "_packed_product", product)
     weight, bias, x = torch.randn(600, 512), torch.randn(600), torch.randn(3, 512)
+    monkeypatch.setattr(packed_linear, "_packed_product", product)
     wanted = torch.nn.functional.linear(x, weight, bias)
     torch.testing.assert_close(PackedLinear(weight, bias)(x), wanted, rtol=0, atol=TOLERANCE[torch.float32])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import pickle
 import random
 import sys
 
@@ -70,13 +71,37 @@ def test_unknown_characters_stand_alone_and_are_told(table):
     assert table.unknown_units("kaßto ßé") == ["ß", "ß", "é"]
     ids = table.encode("kaßto")
     assert ids.count(table.unknown_id) == 1 and table.decode(ids).startswith("ka<unk>")
-    assert table.encode("<unk>").count(table.unknown_id) > 0 and table.encode("▁ka") == table.encode("ka")
+    assert table.split("<unk>")[1:2] == ["<"] and table.encode("▁ka") == table.encode("ka")
 
 
 def test_ideographs_are_spelt_as_one_word_however_they_are_cut():
     table = build_token_table(["今天 天气 ok", "天气 好"], "bpe", vocab_size=14)
     assert table.encode("今天 天气") == table.encode("今天天气")
-    assert table.decode(table.encode("天 气 ok go")) == table.decode(table.encode("天气ok go"))
+    assert table.decode(table.encode("天 气 ok ok")) == "天气ok ok"
+
+
+def test_names_of_special_tokens_in_a_text_are_text():
+    table = build_token_table(["a<unk>b <blk> <sos/eos>"], "bpe", vocab_size=40)
+    assert table.symbols[:3] == SPECIAL and table.unknown_units("a<unk>b <blk> <sos/eos>") == []
+    assert table.decode(table.encode("<blk> a")) == "<blk> a" and table.blank_id not in table.encode("<blk>")
+
+
+def test_characters_that_sentencepiece_cannot_have_are_unknown():
+    table = build_token_table(["ka\u2585to", "m\0i", "re\ud800"], "bpe", vocab_size=30)
+    assert table.unknown_units("ka\u2585to m\0i") == ["\u2585", "\0"]
+    with pytest.raises(ValueError, match="training texts are empty"):
+        build_token_table(["\u2585"], "bpe")
+
+
+def test_bare_marks_of_words_leave_no_blanks(table):
+    ids = [table.ids["▁"], table.ids["▁"], *table.encode("kato"), table.ids["▁"]]
+    assert table.decode(ids) == "kato"
+
+
+def test_table_goes_to_other_processes(table):
+    """As a table does whose texts have been counted already."""
+    wanted = table.encode("kato mi")
+    assert pickle.loads(pickle.dumps(table)).encode("kato mi") == wanted
 
 
 def test_fewer_tokens_where_the_texts_offer_no_more():
@@ -120,9 +145,10 @@ def test_written_table_is_read_back(table, tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, r"bpe\.vocab: no such file"),
+        (None, r"bpe\.vocab: must have a score for each of the tokens in tokens\.txt"),
         ("<blk>\t0\nka\tx\n", r"bpe\.vocab:2: must be `piece<tab>score`"),
-        ("<blk>\t0\n", r"bpe\.vocab: lacks '<sos/eos>' of tokens\.txt"),
+        ("<blk>\tnan\n", r"bpe\.vocab:1: must be `piece<tab>score`"),
+        ("<blk>\t0\n", r"bpe\.vocab: must have a score for each of the tokens in tokens\.txt"),
     ],
 )
 def test_scores_that_cannot_be_are_told(table, tmp_path, content, message):
@@ -159,6 +185,12 @@ def test_icefalls_folder_is_read(tmp_path):
     (folder / "bpe.model").write_bytes(b"no model")
     with pytest.raises(ValueError, match=r"bpe\.model: cannot be read as a model of sentencepiece"):
         TokenTable.read(folder)
+    with (folder / "bpe.model").open("wb") as file:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(_texts(400)), model_writer=file, model_type="bpe", vocab_size=60, minloglevel=2
+        )
+    with pytest.raises(ValueError, match=r"bpe\.model: is no unigram model"):
+        TokenTable.read(folder)
 
 
 @pytest.mark.parametrize(("unit", "scores"), [("bpe", ()), ("bpe", (0.0,)), ("char", (0.0,) * 4)])
@@ -185,3 +217,34 @@ def test_pieces_that_are_bytes_are_somebody_elses(table, tmp_path):
     bytes_too.write(tmp_path)
     (tmp_path / "lang.json").unlink()
     assert isinstance(read_vocabulary(tmp_path / "tokens.txt", len(bytes_too)), SymbolTable)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "vocab"),
+    [
+        ("你 90\n好 91\n", ""),
+        ("", "no score\n"),
+        ("", "ka\tnan\n"),
+    ],
+    ids=["characters beside pieces", "bad line", "no number"],
+)
+def test_somebody_elses_folder_still_says_text(table, tmp_path, tokens, vocab):
+    """What cannot be spelt does not keep the ids from being read."""
+    table.write(tmp_path)
+    (tmp_path / "lang.json").unlink()
+    for name, more in (("tokens.txt", tokens), ("bpe.vocab", vocab)):
+        (tmp_path / name).write_text((tmp_path / name).read_text(encoding="utf-8") + more, encoding="utf-8")
+    found = read_vocabulary(tmp_path / "tokens.txt", len(table) + 2 * bool(tokens))
+    assert isinstance(found, SymbolTable) and found.decode(table.encode("kato mi")) == "kato mi"
+    if tokens:
+        # in training, they are what they were before there were pieces
+        assert TokenTable.read(tmp_path).unit == "char"
+
+
+def test_marks_behind_the_tokens_and_of_the_files_do_not_count(table, tmp_path):
+    table.write(tmp_path)
+    (tmp_path / "lang.json").unlink()
+    for name, more in (("tokens.txt", "<s> 90\n#0 91\n"), ("bpe.vocab", "\n<s> 0\n")):
+        content = (tmp_path / name).read_text(encoding="utf-8") + more
+        (tmp_path / name).write_text(content, encoding="utf-8-sig")
+    assert read_vocabulary(tmp_path / "tokens.txt", len(table)) == table

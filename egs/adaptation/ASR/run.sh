@@ -5,7 +5,7 @@
 #
 # About 3 minutes on two CPU cores. Started again, it goes on where it stopped.
 set -euo pipefail
-trap 'exit 130' INT TERM   # told to stop, training saves and ends well: what comes after it must not begin
+trap 'exit 130' INT   # after Ctrl-C training saves and ends well: what comes after it must not begin
 demo=$(realpath "${1:?name the folder of the demo}")
 here=$(cd "$(dirname "$0")" && pwd)
 

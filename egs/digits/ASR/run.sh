@@ -7,7 +7,7 @@
 # some of it. Tokens are letters: a model of ten words as tokens leaves out every third of the digits that are said twice in a
 # row (docs/experiments.md). About 20 minutes on one CPU core. Started again, it goes on where it stopped.
 set -euo pipefail
-trap 'exit 130' INT TERM   # told to stop, training saves and ends well: what comes after it must not begin
+trap 'exit 130' INT   # after Ctrl-C training saves and ends well: what comes after it must not begin
 digits=${1:?name the folder with manifest.tsv and strings.tsv}
 here=$(cd "$(dirname "$0")" && pwd)
 precision=${PRECISION:-auto}   # bf16 on a CPU with AMX: 1.5 times as fast

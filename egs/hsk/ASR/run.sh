@@ -7,7 +7,7 @@
 # thousand and more tokens with a handful of examples each are learnt by a model that already hears the letters, and not
 # by a new one (docs/experiments.md). About an hour on one CPU core with AMX. Started again, it goes on where it stopped.
 set -euo pipefail
-trap 'exit 130' INT TERM   # told to stop, training saves and ends well: what comes after it must not begin
+trap 'exit 130' INT   # after Ctrl-C training saves and ends well: what comes after it must not begin
 hsk=${1:?name the folder with manifest.tsv}
 precision=${PRECISION:-auto}   # bf16 on a CPU with AMX: 1.5 times as fast
 

@@ -7,7 +7,7 @@
 # to listen. Short utterances come first, as their alignments are few (docs/experiments.md). An hour and a
 # quarter on one CPU core. Started again, it goes on where it stopped.
 set -euo pipefail
-trap 'exit 130' INT TERM   # told to stop, training saves and ends well: what comes after it must not begin
+trap 'exit 130' INT   # after Ctrl-C training saves and ends well: what comes after it must not begin
 so762=${1:?name the folder with manifest.tsv}
 precision=${PRECISION:-auto}   # bf16 on a CPU with AMX: 1.5 times as fast
 
