@@ -17,7 +17,14 @@ from stateless_transducer.commands.flags import parse
 from stateless_transducer.data.config import Limits, PrepareConfig
 from stateless_transducer.data.corpora.table import TableColumns, hold_out, read_folder, read_table
 from stateless_transducer.data.corpora.utterance import Problem, Utterance
-from stateless_transducer.text.tokens import DEFAULT_VOCAB_SIZE, TokenTable, Unit, build_token_table, check_vocab_size
+from stateless_transducer.text.tokens import (
+    DEFAULT_VOCAB_SIZE,
+    TokenTable,
+    Unit,
+    build_token_table,
+    check_vocab_size,
+    has_ideographs,
+)
 
 _NUM_EXAMPLES = 20
 
@@ -140,6 +147,8 @@ def _token_table(lang_dir: Path, train_texts: Sequence[str], options: Options, i
     tokens = build_token_table(
         train_texts, options.token, keep_spaces=options.token == "char", vocab_size=options.vocab_size
     )
+    if tokens.unit == "bpe" and any(map(has_ideographs, train_texts)):
+        say("`--token bpe` is for alphabetic scripts; in Chinese, a sentence is one word: `--token char`?")
     tokens.write(lang_dir, corpus=options.prefix)
     say(f"{lang_dir}: {len(tokens)} tokens")
     return tokens

@@ -226,6 +226,11 @@ def close_gaps(text: str) -> str:
     return _CJK_GAP.sub("", text)
 
 
+def has_ideographs(text: str) -> bool:
+    """Whether some character is of a script that puts no blanks between words: CJK."""
+    return re.search(f"[{_CJK}]", text) is not None
+
+
 def build_token_table(
     texts: Iterable[str], unit: Unit, *, keep_spaces: bool = False, vocab_size: int | None = None
 ) -> TokenTable:

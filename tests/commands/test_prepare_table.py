@@ -200,6 +200,7 @@ def test_prepare_table_reads_folder_and_holds_out(tmp_path, monkeypatch):
     ran = _run(tmp_path / "in", *flags[:2], "--token", "bpe", "--vocab-size", 30, "--dev-share", 0.5, "--num-jobs", 1)
     assert ran.status == 0, ran.err
     pieces = TokenTable.read(tmp_path / "out" / "lang_bpe_30")
+    assert "`--token bpe` is for alphabetic scripts" not in ran.out
     assert pieces.unit == "bpe" and f"--lang-dir {tmp_path / 'out' / 'lang_bpe_30'}" in ran.out
     assert "dev: " in ran.out and set(pieces.unknown_units("one two three")) < set("onetwhr")
 
@@ -260,3 +261,11 @@ def test_another_source_with_the_same_prefix_is_refused(prepared, corpus, data_d
 def test_prepare_table_checks_options(wrong, message):
     with pytest.raises(ValueError, match=message):
         prepare_table.Options(Path("t.csv"), **wrong)
+
+
+def test_pieces_of_chinese_are_advised_against(tmp_path):
+    (tmp_path / "all.csv").write_text("path,text,split\na.wav,今天 天气 ok,train\n", encoding="utf-8")
+    soundfile.write(tmp_path / "a.wav", _tone(8000, 1), 8000)
+    ran = _run(tmp_path / "all.csv", "--data-dir", tmp_path / "data", "--num-jobs", 1, "--token", "bpe")
+    assert ran.status == 0, ran.err
+    assert "`--token bpe` is for alphabetic scripts" in ran.out
