@@ -19,7 +19,7 @@ transducer prepare table joined/table.tsv --prefix digits --token char --speeds 
 transducer prepare musan --corpus-dir noise
 transducer train --prefix digits --lang-dir data/lang_char --exp-dir exp --num-epochs 2 --resume true \
   --precision "$precision" --valid-interval 600 --save-every 500 \
-  --optimizer adamw --warm-step 400 --peak-lr 2e-3 --weight-decay 0.05 --ctc-loss-scale 0.5 --ctc-epochs 1 \
+  --optimizer adamw --warm-step 400 --peak-lr 2e-3 --weight-decay 0.05 --ctc-loss-scale 0.5 --ctc-epochs 2 \
   --num-layers 4 --attention-dim 96 --num-heads 4 --feedforward-dim 384 --conv-kernel 15 --subsampling-channels 32 \
   --joiner-dim 96 --dropout 0.1 --max-duration 48 --num-workers 0 --min-utterance-s 0.2 --enable-musan true \
   --vtlp-range 0.1 --gain-range-db 10 --equalizer-range-db 10 \
