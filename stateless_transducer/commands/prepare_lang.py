@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +10,8 @@ from tyro.conf import Positional, arg
 
 from stateless_transducer.commands.console import say
 from stateless_transducer.commands.flags import parse
-from stateless_transducer.text.tokens import Unit, build_token_table, check_vocab_size
+from stateless_transducer.data.config import TokenConfig
+from stateless_transducer.text.tokens import build_token_table
 
 
 @dataclass(frozen=True)
@@ -23,15 +24,11 @@ class Options:
     """Folder to write."""
     data_dir: Path = Path("data")
     """Folder that holds manifests/."""
-    token: Unit = "char"
-    """Unit of the model's output; bpe: pieces of words."""
-    vocab_size: int | None = None
-    """Number of tokens with `--token bpe`; None: 500."""
+    tokens: TokenConfig = field(default_factory=TokenConfig)
 
     def __post_init__(self) -> None:
         if not self.prefixes:
             raise ValueError("Name at least one corpus.")
-        check_vocab_size(self.vocab_size, self.token)
 
 
 def main(program: str, arguments: list[str]) -> int:
@@ -54,6 +51,7 @@ def run(options: Options) -> None:
         if not path.is_file():
             raise ValueError(f"{path} is missing; run `transducer prepare` first.")
     texts = [text for prefix in options.prefixes for text in read_texts(manifest_dir, prefix, "train")]
-    tokens = build_token_table(texts, options.token, keep_spaces=options.token == "char", vocab_size=options.vocab_size)
+    kind = options.tokens
+    tokens = build_token_table(texts, kind.token, keep_spaces=kind.token == "char", vocab_size=kind.num_pieces)
     tokens.write(options.lang_dir)
     say(f"{options.lang_dir}: {len(tokens)} tokens")

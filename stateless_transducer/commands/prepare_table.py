@@ -14,17 +14,10 @@ from tyro.conf import Positional
 
 from stateless_transducer.commands.console import progress_bar, say
 from stateless_transducer.commands.flags import parse
-from stateless_transducer.data.config import Limits, PrepareConfig
+from stateless_transducer.data.config import Limits, PrepareConfig, TokenConfig
 from stateless_transducer.data.corpora.table import TableColumns, hold_out, read_folder, read_table
 from stateless_transducer.data.corpora.utterance import Problem, Utterance
-from stateless_transducer.text.tokens import (
-    DEFAULT_VOCAB_SIZE,
-    TokenTable,
-    Unit,
-    build_token_table,
-    check_vocab_size,
-    has_ideographs,
-)
+from stateless_transducer.text.tokens import TokenTable, build_token_table, has_ideographs
 
 _NUM_EXAMPLES = 20
 
@@ -37,14 +30,11 @@ class Options:
     """Table (.tsv, .csv, .jsonl), or folder of sound files with a .txt of the same name beside each."""
     prefix: str = "table"
     """Name of the corpus: manifests and cuts begin with it."""
-    token: Unit = "char"
-    """Unit of the model's output, bpe: pieces of words; tokens are those of the training texts."""
-    vocab_size: int | None = None
-    """Number of tokens with `--token bpe`; None: 500."""
     audio_dir: Path | None = None
     """What relative paths in the table are relative to; None: the table's folder."""
     dev_share: float = 0.0
     """Share of the training utterances to hold out as dev, by speaker, if no dev is there; 0: none."""
+    tokens: TokenConfig = field(default_factory=TokenConfig)
     columns: TableColumns = field(default_factory=TableColumns)
     prepare: PrepareConfig = field(default_factory=PrepareConfig)
     limits: Limits = field(default_factory=Limits)
@@ -54,7 +44,6 @@ class Options:
             raise ValueError(f"`--dev-share` must be between 0 and 0.5, but is {self.dev_share:g}.")
         if not re.fullmatch(r"[\w.-]+", self.prefix):
             raise ValueError(f"`--prefix` must be letters, digits and `_.-`, but is {self.prefix!r}.")
-        check_vocab_size(self.vocab_size, self.token)
 
 
 def main(program: str, arguments: list[str]) -> int:
@@ -126,10 +115,7 @@ def _read(options: Options) -> tuple[list[Utterance], list[Problem]]:
 
 def _lang_dir(options: Options) -> Path:
     """``lang_char``, ``lang_word``, ``lang_bpe_500``; with the corpus in its name if it has another corpus's tokens."""
-    data_dir, kind = options.prepare.data_dir, options.token
-    if kind == "bpe":
-        kind += f"_{options.vocab_size or DEFAULT_VOCAB_SIZE}"
-    usual = f"lang_{kind}"
+    data_dir, usual = options.prepare.data_dir, f"lang_{options.tokens.name}"
     if not (data_dir / usual / "tokens.txt").exists():
         return data_dir / usual
     settings = data_dir / usual / "lang.json"
@@ -137,16 +123,15 @@ def _lang_dir(options: Options) -> Path:
     if owner == options.prefix:
         return data_dir / usual
     say(f"{data_dir / usual} has the tokens of {owner or 'another corpus'} and stays as it is")
-    return data_dir / f"lang_{options.prefix}_{kind}"
+    return data_dir / f"lang_{options.prefix}_{options.tokens.name}"
 
 
 def _token_table(lang_dir: Path, train_texts: Sequence[str], options: Options, is_new: bool) -> TokenTable:
     if (lang_dir / "tokens.txt").exists() and not is_new:
         say(f"{lang_dir}/tokens.txt: already there - skipping")
         return TokenTable.read(lang_dir)
-    tokens = build_token_table(
-        train_texts, options.token, keep_spaces=options.token == "char", vocab_size=options.vocab_size
-    )
+    kind = options.tokens
+    tokens = build_token_table(train_texts, kind.token, keep_spaces=kind.token == "char", vocab_size=kind.num_pieces)
     if tokens.unit == "bpe" and any(map(has_ideographs, train_texts)):
         say("`--token bpe` is for alphabetic scripts; in Chinese, a sentence is one word: `--token char`?")
     tokens.write(lang_dir, corpus=options.prefix)

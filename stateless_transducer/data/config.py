@@ -7,6 +7,8 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from stateless_transducer.text.tokens import Unit
+
 
 @dataclass(frozen=True)
 class SpecAugmentConfig:
@@ -123,6 +125,36 @@ class Limits:
                 f"`--min-utterance-s` must be at least 0.1 and at most `--max-utterance-s` ({self.max_utterance_s:g}), "
                 f"but is {self.min_utterance_s:g}."
             )
+
+
+@dataclass(frozen=True)
+class TokenConfig:
+    """The model's tokens: those of the training texts."""
+
+    token: Unit = "char"
+    """Unit of the model's output; bpe: pieces of words."""
+    vocab_size: int | None = None
+    """Number of tokens with `--token bpe`; None: 500."""
+
+    def __post_init__(self) -> None:
+        if self.vocab_size is None:
+            return
+        if self.token != "bpe":
+            raise ValueError(
+                f"`--vocab-size` is for `--token bpe`; the number of {self.token} tokens follows from the texts."
+            )
+        if self.vocab_size < 1:
+            raise ValueError(f"`--vocab-size` must be at least 1, but is {self.vocab_size}.")
+
+    @property
+    def num_pieces(self) -> int:
+        """Of words, with `--token bpe`."""
+        return 500 if self.vocab_size is None else self.vocab_size
+
+    @property
+    def name(self) -> str:
+        """As in the name of the folder: char, word, bpe_500."""
+        return f"bpe_{self.num_pieces}" if self.token == "bpe" else self.token
 
 
 @dataclass(frozen=True)

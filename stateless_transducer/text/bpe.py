@@ -13,8 +13,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-WORD_START = "\u2581"
-"""What the first piece of a word begins with."""
+SPACE = "\u2581"
+"""The sign of sentencepiece and sherpa-onnx for a blank; the first piece of a word begins with it."""
 _MOST_SENTENCES = 1_000_000
 """So many texts, drawn by chance, are enough to learn from."""
 _DROPPED = str.maketrans("", "", "\0\u2585")
@@ -76,7 +76,7 @@ def learn_pieces(texts: Iterable[str], vocab_size: int, special: tuple[str, ...]
     texts = [text.translate(_DROPPED).encode("utf-8", "ignore").decode() for text in texts]
     characters = {c for text in texts for c in text if not c.isspace()}
     # each character is a token, and the mark of a word's beginning
-    least = len(characters | {WORD_START}) + len(special)
+    least = len(characters | {SPACE}) + len(special)
     if not characters:
         raise ValueError("`--token bpe`: the training texts are empty.")
     if vocab_size < least:
@@ -128,9 +128,9 @@ def model_scores(path: Path) -> dict[str, float]:
     except (OSError, RuntimeError) as err:
         raise ValueError(f"{path}: cannot be read as a model of sentencepiece ({err}).") from err
     scores = _scores(processor)
-    segmenter, letters = Segmenter(scores), "".join(scores).replace(WORD_START, "")
+    segmenter, letters = Segmenter(scores), "".join(scores).replace(SPACE, "")
     words = [letters[start : start + 9] for start in range(0, min(len(letters), 2000), 9)]
-    unlike = sum(list(segmenter.pieces(WORD_START + word)) != processor.encode_as_pieces(word) for word in words)
+    unlike = sum(list(segmenter.pieces(SPACE + word)) != processor.encode_as_pieces(word) for word in words)
     # where two ways score the same, either may be taken; models of other types are unlike nearly everywhere
     if unlike > len(words) / 4:
         raise ValueError(

@@ -9,23 +9,21 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from stateless_transducer.files import write_text
-from stateless_transducer.text.bpe import WORD_START, Segmenter, learn_pieces, model_scores, read_scores
+from stateless_transducer.text.bpe import SPACE, Segmenter, learn_pieces, model_scores, read_scores
 
 Unit = Literal["char", "word", "bpe"]
 
-BLANK, SOS_EOS, UNKNOWN, SPACE = "<blk>", "<sos/eos>", "<unk>", WORD_START
+BLANK, SOS_EOS, UNKNOWN = "<blk>", "<sos/eos>", "<unk>"
 SPECIAL = (BLANK, SOS_EOS, UNKNOWN)
 
 SCORES_FILE, _MODEL_FILE = "bpe.vocab", "bpe.model"
-DEFAULT_VOCAB_SIZE = 500
-"""Of pieces of words."""
 
 # a blank that separates words: not beside a CJK ideograph, where it only tells how a transcript was cut
 _CJK = "\u2e80-\u303f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff00-\uffef"
@@ -192,7 +190,7 @@ class TokenTable:
             missing = next(i for i in range(len(by_id)) if i not in by_id)
             raise ValueError(f"{path}: ids must run from 0 without a gap, but {missing} is missing.")
         symbols = tuple(by_id[i] for i in range(len(by_id)))
-        if unit is not None and unit != "bpe":
+        if unit not in (None, "bpe"):
             return cls(symbols, unit)
         scores = piece_scores(path.parent, symbols)
         if scores is None and unit == "bpe":
@@ -200,7 +198,7 @@ class TokenTable:
         return cls(symbols, "char") if scores is None else cls(symbols, "bpe", scores)
 
 
-def piece_scores(folder: Path, symbols: Iterable[str]) -> tuple[float, ...] | None:
+def piece_scores(folder: Path, symbols: Sequence[str]) -> tuple[float, ...] | None:
     """Scores of tokens that are pieces of words, by the ``bpe.vocab`` or ``bpe.model`` beside them.
 
     None: there is no such file, it lacks some of them (characters beside pieces), or some are single bytes.
@@ -212,8 +210,9 @@ def piece_scores(folder: Path, symbols: Iterable[str]) -> tuple[float, ...] | No
     if path is None:
         return None
     scores = read_scores(path) if path.name == SCORES_FILE else model_scores(path)
-    found = [scores.get(symbol) if not symbol.startswith("<0x") else None for symbol in symbols]
-    return None if None in found else tuple(score for score in found if score is not None)
+    if any(symbol not in scores or symbol.startswith("<0x") for symbol in symbols):
+        return None
+    return tuple(scores[symbol] for symbol in symbols)
 
 
 def tidied(text: str) -> str:
@@ -232,7 +231,7 @@ def has_ideographs(text: str) -> bool:
 
 
 def build_token_table(
-    texts: Iterable[str], unit: Unit, *, keep_spaces: bool = False, vocab_size: int | None = None
+    texts: Iterable[str], unit: Unit, *, keep_spaces: bool = False, vocab_size: int = 500
 ) -> TokenTable:
     """A table of the special tokens and every unit of the texts, in order of first appearance; pieces, likeliest first.
 
@@ -240,30 +239,16 @@ def build_token_table(
         texts: transcripts.
         unit: characters, words, or pieces of words.
         keep_spaces: add `SPACE` if a text has a blank between two words of an alphabetic script.
-        vocab_size: number of pieces of words, see `learn_pieces`; None: `DEFAULT_VOCAB_SIZE`.
+        vocab_size: number of pieces of words, see `learn_pieces`.
 
     Raises:
         ValueError: see `learn_pieces`.
     """
     if unit == "bpe":
-        scores = learn_pieces(map(tidied, texts), vocab_size or DEFAULT_VOCAB_SIZE, SPECIAL)
+        scores = learn_pieces(map(tidied, texts), vocab_size, SPECIAL)
         return TokenTable(tuple(scores), unit, tuple(scores.values()))
     splitter = TokenTable((*SPECIAL, SPACE) if keep_spaces and unit == "char" else SPECIAL, unit)
     seen: dict[str, None] = dict.fromkeys(SPECIAL)
     for text in texts:
         seen.update(dict.fromkeys(splitter.split(text)))
     return TokenTable(tuple(seen), unit)
-
-
-def check_vocab_size(vocab_size: int | None, unit: Unit) -> None:
-    """Hold ``--vocab-size`` to ``--token``.
-
-    Raises:
-        ValueError: it is not positive, or the unit's number of tokens is not chosen.
-    """
-    if vocab_size is None:
-        return
-    if unit != "bpe":
-        raise ValueError(f"`--vocab-size` is for `--token bpe`; the number of {unit} tokens follows from the texts.")
-    if vocab_size < 1:
-        raise ValueError(f"`--vocab-size` must be at least 1, but is {vocab_size}.")
