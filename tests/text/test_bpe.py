@@ -67,6 +67,10 @@ def test_words_are_cut_as_sentencepiece_cuts_them():
         assert list(ours.pieces("▁" + word)) == theirs.encode_as_pieces(word), word
 
 
+def test_character_without_a_piece_of_its_own_is_spelt_by_a_longer_one():
+    assert Segmenter({"▁": -1.0, "a": -1.0, "ßa": -9.0}).pieces("▁ßaß") == ("▁", "ßa", "ß")
+
+
 def test_unknown_characters_stand_alone_and_are_told(table):
     assert table.unknown_units("kaßto ßé") == ["ß", "ß", "é"]
     ids = table.encode("kaßto")
