@@ -155,6 +155,19 @@ def _guarded(program: str, run: Callable[[], int], *, torch_extra: str = "train"
         message = f"{err}: pip install 'stateless-transducer[{extra}]'." if extra else _without_traceback(str(err))
         print(f"{program}: error: {message}", file=sys.stderr)
         return 1
+    except (MemoryError, RuntimeError) as err:
+        if os.environ.get("TRANSDUCER_TRACEBACK") or not _is_out_of_memory(err):
+            raise
+        said = f" ({str(err).splitlines()[0]})" if str(err) else ""
+        advice = "lower `--max-duration`, of transcription `--batch-seconds`"
+        print(f"{program}: error: out of memory{said}; {advice}.", file=sys.stderr)
+        return 1
+
+
+def _is_out_of_memory(err: Exception) -> bool:
+    """Of the machine or of a GPU; torch is not imported to ask."""
+    is_cpu = isinstance(err, MemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(err)
+    return is_cpu or type(err).__name__ == "OutOfMemoryError"
 
 
 def _without_traceback(message: str) -> str:

@@ -5,11 +5,14 @@ Letters: N utterances, T_in feature frames, F mel bins, U tokens.
 
 from __future__ import annotations
 
+import hashlib
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import count, islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -262,6 +265,20 @@ class TrainingLoader:
             random=np.random.default_rng(seed) if config.shuffle else None,
         )
         return [begin + batch for batch in planned]
+
+    @cached_property
+    def contents(self) -> dict[str, Any]:
+        """What the plans follow from, by the name that a user knows it by; equal ones give equal plans."""
+        config, digest = self._config, hashlib.sha256()
+        for values in (self._numbers, self._lengths.seconds, self._lengths.num_frames, self._lengths.num_tokens):
+            digest.update(np.ascontiguousarray(values).tobytes())
+        names = ("max_duration", "max_cells", "num_buckets", "shuffle", "drop_last", "mix_prob")
+        return {
+            **{f"--{name.replace('_', '-')}": getattr(config, name) for name in names},
+            "--seed": self._seed,
+            "processes times --accumulate-grad": self._world_size * self._accumulate,
+            "utterances to learn from": f"{len(self._lengths)} ({digest.hexdigest()[:8]})",
+        }
 
     def seconds(self, plan: Sequence[np.ndarray]) -> float:
         """Of speech in a plan, or in some updates of it."""

@@ -58,7 +58,8 @@ class DataConfig:
     mix_prob: float = 0.2
     """Share of an epoch's batches that are of the second corpus; the first one is heard whole, once an epoch."""
     max_duration: float = 200.0
-    """Seconds of speech in a batch, padding counted: utterances times the longest one."""
+    """Seconds of speech in a batch, padding counted: utterances times the longest one. It holds for the mean of all
+    processes; of what they cannot share evenly, some get one utterance more."""
     max_cells: int = 2_000_000
     """Places in the lattices of a batch, T x (U + 1) an utterance, padding counted, at most; 0: any number."""
     num_buckets: int = 15

@@ -6,8 +6,8 @@ Letters: N utterances, T_in feature frames, U tokens.
 from __future__ import annotations
 
 import gc
+import math
 import os
-import resource
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -22,6 +22,7 @@ from stateless_transducer.ops.masks import MIN_FEATURE_FRAMES, subsampled_lens
 from stateless_transducer.training.distributed import Rank
 from stateless_transducer.training.learner import Learner, autocast_dtype
 from stateless_transducer.training.objective import Objective
+from stateless_transducer.training.progress import peak_bytes
 from stateless_transducer.training.trainer import Plan
 
 _GIB = 2**30
@@ -37,7 +38,8 @@ def describe_plan(plan: Plan, rank: Rank) -> str:
     num_all = sum(parameter.numel() for parameter in objective.model.parameters())
     num_learning = sum(parameter.numel() for parameter in objective.parameters() if parameter.requires_grad)
     fixed = fixed_bytes(objective, has_mean=config.optim.ema_decay > 0)
-    worst = worst_batches(lengths, BatchLimits(plan.data_config.max_duration, plan.data_config.max_cells))
+    limits = BatchLimits(plan.data_config.max_duration, plan.data_config.max_cells)
+    worst = worst_batches(lengths, limits, parts=config.world_size * config.optim.accumulate_grad)
     activations = max(activation_bytes(plan, objective, *shape) for shape in worst)
     sizes = plan.model_config
     return "\n".join(
@@ -66,16 +68,19 @@ def fixed_bytes(objective: Objective, *, has_mean: bool) -> int:
     return 4 * (sum(parameter.numel() for parameter in parameters) * (2 if has_mean else 1) + 3 * learning)
 
 
-def worst_batches(lengths: Lengths, limits: BatchLimits) -> list[tuple[int, int, int]]:
-    """(N, T_in, U) of the largest batches that a plan may hold: of the longest utterances, of the largest lattices."""
+def worst_batches(lengths: Lengths, limits: BatchLimits, parts: int) -> list[tuple[int, int, int]]:
+    """(N, T_in, U) of the largest batches that a plan may hold: of the longest utterances, of the largest lattices.
+
+    The limits are kept by all parts together: of what does not divide evenly, some get an utterance more.
+    """
     found = []
     for key in (lengths.seconds, lengths.num_cells, lengths.num_tokens):
         i = int(key.argmax())
         seconds, num_frames, num_tokens = lengths.seconds[i], int(lengths.num_frames[i]), int(lengths.num_tokens[i])
-        count = int(limits.max_duration / seconds)
+        together = int(limits.max_duration * parts / seconds)
         if limits.max_cells:
-            count = min(count, limits.max_cells // max(1, int(lengths.num_cells[i])))
-        found.append((max(1, count), num_frames, num_tokens))
+            together = min(together, limits.max_cells * parts // max(1, int(lengths.num_cells[i])))
+        found.append((max(1, math.ceil(together / parts)), num_frames, num_tokens))
     return sorted(set(found))
 
 
@@ -177,11 +182,12 @@ def _needed(plan: Plan, rank: Rank, duration: float) -> float | None:
     config = replace(plan.config, world_size=1)
     learner = Learner(plan.build_objective().to(rank.device), config, Rank(0, 1, rank.device), model_size=1)
     limits = BatchLimits(duration, plan.data_config.max_cells)
+    parts = plan.config.world_size * plan.config.optim.accumulate_grad
     is_gpu = rank.device.type == "cuda"
     if is_gpu:
         torch.cuda.reset_peak_memory_stats(rank.device)
     try:
-        for shape in worst_batches(plan.lengths, limits):
+        for shape in worst_batches(plan.lengths, limits, parts):
             batch = made_up_batch(*shape, plan)
             update = Update([batch], batch.seconds, int(batch.token_lens.sum()))
             for step in (1, 2):
@@ -195,4 +201,4 @@ def _needed(plan: Plan, rank: Rank, duration: float) -> float | None:
             torch.cuda.empty_cache()
     if is_gpu:
         return float(torch.cuda.max_memory_reserved(rank.device))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
+    return peak_bytes()

@@ -22,6 +22,12 @@ from stateless_transducer import __version__
 from stateless_transducer.files import write_text
 
 
+def peak_bytes() -> float:
+    """The most of the machine's memory that this process has taken."""
+    kept = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return float(kept if sys.platform == "darwin" else kept * 1024)
+
+
 def open_log(
     log_dir: Path, stem: str, *, rank: int = 0, world_size: int = 1, to_console: bool = True
 ) -> logging.Logger:
@@ -149,7 +155,7 @@ class TrainingDisplay:
         """GiB, the most that this process has taken: of the GPU, or of the machine."""
         if self._device.type == "cuda":
             return torch.cuda.max_memory_reserved(self._device) / 2**30
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        return peak_bytes() / 2**30
 
     def advance(self, seconds: float, *, where: str, loss: float) -> None:
         """A batch is done; ``where`` names epoch and batch."""

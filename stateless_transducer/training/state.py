@@ -6,8 +6,11 @@ Random numbers are drawn from seed and number of the batch, so no generator's st
 from __future__ import annotations
 
 import math
+import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ from stateless_transducer.checkpoint import (
     saved_batches,
     saved_epochs,
 )
+from stateless_transducer.files import replacing
 from stateless_transducer.training.config import TrainConfig
 from stateless_transducer.training.learner import Learner
 
@@ -58,6 +62,8 @@ class Position:
     """Batches of it that are done."""
     best: dict[str, float] = field(default_factory=lambda: {"train": math.inf, "valid": math.inf})
     """Lowest losses of an epoch."""
+    best_epoch: dict[str, int] = field(default_factory=dict)
+    """Which epoch had each of them."""
     num_bad: int = 0
     """Batches in a row without a finite loss."""
     recent: Mean = field(default_factory=_recent)
@@ -73,18 +79,20 @@ class Position:
         """As plain values."""
         means = {name: [mean.total, mean.weight] for name, mean in (("recent", self.recent), ("whole", self.whole))}
         numbers = {name: getattr(self, name) for name in ("step", "epoch", "batch", "num_bad")}
-        return {**numbers, "best": dict(self.best), "means": means}
+        return {**numbers, "best": dict(self.best), "best_epoch": dict(self.best_epoch), "means": means}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The inverse of `state_dict`."""
         for name in ("step", "epoch", "batch", "num_bad"):
             setattr(self, name, state[name])
-        self.best = dict(state["best"])
+        self.best, self.best_epoch = dict(state["best"]), dict(state.get("best_epoch", {}))
         for name, mean in (("recent", self.recent), ("whole", self.whole)):
             mean.total, mean.weight = state["means"][name]
 
 
-def training_state(learner: Learner, position: Position, config: TrainConfig) -> dict[str, Any]:
+def training_state(
+    learner: Learner, position: Position, config: TrainConfig, contents: Mapping[str, Any]
+) -> dict[str, Any]:
     """What `restore` takes."""
     extra = {"ctc_head": learner.objective.ctc_head, "simple_joiner": learner.objective.simple_joiner}
     return {
@@ -93,20 +101,33 @@ def training_state(learner: Learner, position: Position, config: TrainConfig) ->
         **{name: None if module is None else on_cpu(module.state_dict()) for name, module in extra.items()},
         "ema": None if learner.mean is None else on_cpu(learner.mean.state_dict()),
         "options": _options_of_state(config),
+        "contents": dict(contents),
         "position": position.state_dict(),
     }
 
 
-def restore(checkpoint: Checkpoint, learner: Learner, position: Position, config: TrainConfig) -> None:
+def restore(
+    checkpoint: Checkpoint, learner: Learner, position: Position, config: TrainConfig, contents: Mapping[str, Any]
+) -> None:
     """Go on where a checkpoint was written.
 
+    Args:
+        checkpoint: with its training state.
+        learner: gets the weights, and the optimiser's state.
+        position: becomes the checkpoint's.
+        config: of the run that goes on.
+        contents: what its epochs consist of, see `TrainingLoader.contents`.
+
     Raises:
-        ValueError: options have changed on which the optimiser's state depends.
+        ValueError: options have changed on which the optimiser's state depends; or, in the middle of an epoch, what
+            the epoch consists of.
     """
     state: Mapping[str, Any] = checkpoint.training_state or {}
     for flag, value in _options_of_state(config).items():
         if state["options"].get(flag, value) != value:
             raise ValueError(f"`{flag}` was {state['options'][flag]} before; going on, it cannot become {value}.")
+    if state["position"]["batch"]:
+        _check_same_epoch(state.get("contents", {}), contents, state["position"]["epoch"])
     objective = learner.objective
     objective.model.load_state_dict(checkpoint.weights)
     for name, module in (("ctc_head", objective.ctc_head), ("simple_joiner", objective.simple_joiner)):
@@ -118,6 +139,17 @@ def restore(checkpoint: Checkpoint, learner: Learner, position: Position, config
         # from here on, if the run had none before
         learner.mean.load_state_dict(state["ema"] or checkpoint.weights)
     position.load_state_dict(state["position"])
+
+
+def _check_same_epoch(before: Mapping[str, Any], now: Mapping[str, Any], epoch: int) -> None:
+    """The batches that are done must be the first ones of the same plan: others would be skipped, or heard twice."""
+    changed = [f"`{name}` was {before[name]} and is {now[name]}" for name in before if before[name] != now.get(name)]
+    if changed:
+        again = f"`--start-epoch {epoch}` (from the end of the epoch before)" if epoch else "another `--exp-dir`"
+        raise ValueError(
+            f"The checkpoint is from the middle of epoch {epoch}, which cannot go on with other batches: "
+            f"{'; '.join(changed)}. Give what was given before, or {again}."
+        )
 
 
 def _options_of_state(config: TrainConfig) -> dict[str, Any]:
@@ -177,6 +209,48 @@ def load_resumable(path: Path, start_epoch: int = 0) -> Checkpoint:
     if start_epoch and (epoch, batch) != (start_epoch, 0):
         raise ValueError(f"{path} was another file: it goes on with epoch {epoch}, not {start_epoch}.")
     return checkpoint
+
+
+def set_aside_later(exp_dir: Path, position: Position) -> Path | None:
+    """Move away what a run wrote behind a position that ``--start-epoch`` has gone back to.
+
+    `--resume` would take it for the newest, averaging would mix both runs. The best epochs become those of what stays.
+
+    Returns:
+        The new folder with all of it; None if there was nothing.
+    """
+    later = [epoch_path(exp_dir, n) for n in saved_epochs(exp_dir) if n >= position.epoch]
+    later += [batch_path(exp_dir, step) for step in saved_batches(exp_dir) if step > position.step]
+    if not later:
+        return None
+    folder = next(path for n in count(1) if not (path := exp_dir / f"abandoned-{n}").exists())
+    folder.mkdir()
+    for path in later:
+        path.rename(folder / path.name)
+    for name in position.best:
+        path = best_path(exp_dir, name)
+        if path.exists():
+            path.rename(folder / path.name)
+        epoch = position.best_epoch.get(name)
+        if epoch is not None and epoch_path(exp_dir, epoch).exists():
+            link_or_copy(epoch_path(exp_dir, epoch), path)
+        else:
+            position.best[name] = math.inf
+    return folder
+
+
+def best_path(exp_dir: Path, name: str) -> Path:
+    """``best-train-loss.pt``, ``best-valid-loss.pt``."""
+    return exp_dir / f"best-{name}-loss.pt"
+
+
+def link_or_copy(path: Path, to: Path) -> None:
+    """A second name for the same file, where the file system has that: checkpoints are a gigabyte each."""
+    with replacing(to) as temporary:
+        try:
+            os.link(path, temporary)
+        except OSError:
+            shutil.copyfile(path, temporary)
 
 
 def on_cpu(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

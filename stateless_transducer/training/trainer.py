@@ -5,10 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import os
-import shutil
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass
 
 import torch
 
@@ -18,7 +15,6 @@ from stateless_transducer.data.batches import TrainingLoader, TrainingSet
 from stateless_transducer.data.config import DataConfig
 from stateless_transducer.data.plan import Lengths
 from stateless_transducer.features import FbankConfig
-from stateless_transducer.files import replacing
 from stateless_transducer.model.config import ModelConfig
 from stateless_transducer.model.transducer import build_model
 from stateless_transducer.text.tokens import TokenTable
@@ -29,7 +25,17 @@ from stateless_transducer.training.learner import Learner, Learnt
 from stateless_transducer.training.objective import Objective
 from stateless_transducer.training.optim import freeze
 from stateless_transducer.training.progress import TrainingDisplay
-from stateless_transducer.training.state import Position, load_resumable, on_cpu, restore, resumable, training_state
+from stateless_transducer.training.state import (
+    Position,
+    best_path,
+    link_or_copy,
+    load_resumable,
+    on_cpu,
+    restore,
+    resumable,
+    set_aside_later,
+    training_state,
+)
 from stateless_transducer.training.stopping import StopRequest
 from stateless_transducer.training.validation import Validation
 
@@ -110,13 +116,21 @@ class Trainer:
 
     def _go_on_from(self, checkpoint: Checkpoint, name: str) -> None:
         plan = self._plan
-        if (checkpoint.model_config, checkpoint.token_table) != (plan.model_config, plan.token_table):
+        before, now = asdict(checkpoint.model_config), asdict(plan.model_config)
+        changed = [f"{key} was {before[key]} and is {now[key]}" for key in now if before[key] != now[key]]
+        if checkpoint.token_table != plan.token_table:
+            changed.append(f"the tokens are others ({len(checkpoint.token_table)} before, {len(plan.token_table)} now)")
+        if changed:
             raise ValueError(
-                f"{name} holds a model of other sizes or tokens than asked for; give the options and `--lang-dir` it "
-                "was trained with, or another `--exp-dir`."
+                f"{name} holds a model of other sizes or tokens than asked for: {'; '.join(changed)}. Give the options "
+                "and `--lang-dir` it was trained with, or another `--exp-dir`."
             )
-        restore(checkpoint, self._learner, self._position, self._config)
+        restore(checkpoint, self._learner, self._position, self._config, self._loader.contents)
         position = self._position
+        if self._config.start_epoch and self._rank.is_main:
+            folder = set_aside_later(self._config.exp_dir, position)
+            if folder is not None:
+                self._logger.warning(f"The checkpoints that were written after {name} are now in {folder}")
         self._logger.info(
             f"Loading checkpoint from {name}: goes on with epoch {position.epoch}, batch {position.batch}, "
             f"{position.step} in all"
@@ -202,7 +216,7 @@ class Trainer:
             position.recent.add(learnt.nll, learnt.num_frames)
             position.whole.add(learnt.nll, learnt.num_frames)
             return
-        if not learnt.num_bad and self._learner.scaler.is_enabled():
+        if not learnt.num_bad and self._learner.scaler.get_scale() > 1:
             # fp16 looks for a scale at which no gradient is infinite
             self._logger.debug(f"Batch {position.step}: gradient scale lowered to {self._learner.scaler.get_scale():g}")
             return
@@ -265,6 +279,7 @@ class Trainer:
         # a NaN is never lower
         position.best = {name: losses[name] if better else position.best[name] for name, better in is_best.items()}
         epoch = position.epoch
+        position.best_epoch |= {name: epoch for name, better in is_best.items() if better}
         position.next_epoch()
         if not self._rank.is_main:
             return
@@ -274,8 +289,7 @@ class Trainer:
         save_checkpoint(path, self._checkpoint(epoch, train_loss, valid_loss))
         for name, better in is_best.items():
             if better:
-                with replacing(self._config.exp_dir / f"best-{name}-loss.pt") as temporary:
-                    _link_or_copy(path, temporary)
+                link_or_copy(path, best_path(self._config.exp_dir, name))
 
     def _save_batch(self) -> None:
         """``checkpoint-N.pt`` within the epoch; older ones than are wanted are removed."""
@@ -305,13 +319,5 @@ class Trainer:
                 "train_loss": train_loss,
                 "valid_loss": valid_loss,
             },
-            training_state=training_state(self._learner, self._position, plan.config),
+            training_state=training_state(self._learner, self._position, plan.config, self._loader.contents),
         )
-
-
-def _link_or_copy(path: Path, temporary: Path) -> None:
-    """A second name for the same file, where the file system has that: checkpoints are a gigabyte each."""
-    try:
-        os.link(path, temporary)
-    except OSError:
-        shutil.copyfile(path, temporary)

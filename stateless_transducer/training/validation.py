@@ -18,6 +18,7 @@ from stateless_transducer.decoding.search import search
 from stateless_transducer.model.frozen import FrozenTransducer
 from stateless_transducer.model.transducer import Transducer
 from stateless_transducer.ops.cells import list_cells
+from stateless_transducer.ops.joiner_scores import JoinerInputs, arc_scores
 from stateless_transducer.ops.lattice import sum_over_paths
 from stateless_transducer.text.tokens import TokenTable
 from stateless_transducer.training.distributed import Rank, sum_over_ranks
@@ -112,12 +113,13 @@ def _occupations(model: Transducer, batch: Batch, *, modified: bool) -> tuple[np
     encoder_out, lens = model.encode(batch.features[:1, : batch.feature_lens[0]], batch.feature_lens[:1])
     T = int(lens)
     decoder_out = model.decoder.all_prefixes(tokens)
-    log_probs = model.join(encoder_out[0, :T, None], decoder_out[0, None]).float().log_softmax(-1)  # (T, U+1, V)
     cells = list_cells(lens, token_lens, T, "modified" if modified else "standard", encoder_out.device)
-    following = torch.nn.functional.pad(tokens[0], (0, 1))[cells.u]
-    sums = sum_over_paths(
-        cells, log_probs[cells.frame, cells.u, model.blank_id], log_probs[cells.frame, cells.u, following]
-    )
+    linear = model.joiner.output_linear
+    following = torch.nn.functional.pad(tokens, (0, 1))
+    # long utterances are left out of training, not of dev: their logits must not be held, either
+    inputs = JoinerInputs(encoder_out[:, :T], decoder_out, following, linear.weight, linear.bias, model.blank_id)
+    blank, symbol, _ = arc_scores(inputs, cells)
+    sums = sum_over_paths(cells, blank, symbol)
     occupied = (sums[1] + sums[2]).float()
     picture = torch.zeros(int(token_lens) + 1, T, device=occupied.device)
     picture[cells.u, cells.frame] = occupied

@@ -11,7 +11,7 @@ import pytest
 import soundfile
 import torch
 
-from stateless_transducer.cli import main
+from stateless_transducer.cli import _guarded, main
 from stateless_transducer.text.tokens import build_token_table
 
 
@@ -187,6 +187,24 @@ def test_malicious_checkpoint_is_not_executed(tmp_path, capsys):
 )
 def test_bad_option_is_named(arguments, message, status, capsys):
     _fails(capsys, arguments, message, status)
+
+
+@pytest.mark.parametrize(
+    ("raised", "said"),
+    [
+        (lambda: torch.empty(10**14), r"\(.*DefaultCPUAllocator: can't allocate memory.*\)"),
+        (lambda: np.empty(10**15), r"\(Unable to allocate .*\)"),
+    ],
+)
+def test_memory_that_is_not_there_is_one_line(raised, said, capsys):
+    assert _guarded("transducer", raised) == 1
+    printed = capsys.readouterr().err
+    assert re.fullmatch(f"transducer: error: out of memory {said}; lower `--max-duration`, .*\n", printed)
+
+
+def test_another_error_of_torch_is_shown_whole():
+    with pytest.raises(RuntimeError, match="shape"):
+        _guarded("transducer", lambda: torch.zeros(2) + torch.zeros(3).reshape(2, 2))
 
 
 def test_help_names_every_command_and_loads_no_torch():

@@ -8,8 +8,10 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file
+from small_corpus import write_small_corpus
 from torch.nn.utils.rnn import pad_sequence
 
+from stateless_transducer.cli import main
 from stateless_transducer.data.batches import Batch, Update
 from stateless_transducer.features import PADDING_VALUE
 from stateless_transducer.icefall import our_name
@@ -21,6 +23,7 @@ from stateless_transducer.training.learner import Learner
 from stateless_transducer.training.objective import Objective
 from stateless_transducer.training.optim import freeze
 from stateless_transducer.training.state import Mean
+from stateless_transducer.training.trainer import Plan
 
 SIZES = ModelConfig(
     vocab_size=9, num_layers=2, attention_dim=16, num_heads=2, feedforward_dim=16, joiner_dim=16, dropout=0
@@ -164,6 +167,24 @@ def test_fp16_scale_never_falls_below_one(device):
     for step in range(1, 5):
         assert _learn(learner, _batch([60], [3]), step=step).is_skipped
     assert learner.scaler.get_scale() == 1
+
+
+def test_fp16_without_a_finite_gradient_at_any_scale_stops(tmp_path, capsys, monkeypatch):
+    """An infinite gradient is no news while the scale still falls; at its lowest it is counted."""
+    corpus = write_small_corpus(tmp_path / "corpus")
+    build = Plan.build_objective
+
+    def build_with_infinite_gradient(plan):
+        objective = build(plan)
+        objective.model.joiner.output_linear.bias.register_hook(lambda gradient: gradient * torch.inf)
+        return objective
+
+    monkeypatch.setattr(Plan, "build_objective", build_with_infinite_gradient)
+    flags = ["--exp-dir", str(tmp_path / "exp"), "--precision", "fp16", "--num-epochs", "15", "--max-bad-batches", "4"]
+    assert main(["train", *corpus, *flags]) == 1
+    assert "4 batches in a row without a finite loss or gradient, the last one with the gradient" in (
+        capsys.readouterr().err
+    )
 
 
 def test_recomputed_layers_give_the_same_update(device):

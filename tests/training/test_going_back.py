@@ -1,0 +1,106 @@
+"""Checkpoints of a run that goes back, or that is asked to go on with other data."""
+
+from __future__ import annotations
+
+import os
+import re
+
+import pytest
+import torch
+from small_corpus import write_small_corpus
+
+from stateless_transducer.checkpoint import load_checkpoint
+from stateless_transducer.cli import main
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """Options of ``transducer train`` for 24 made-up utterances."""
+    torch.manual_seed(1)
+    return ["train", *write_small_corpus(tmp_path_factory.mktemp("corpus")), "--max-duration", "6"]
+
+
+def _step(path):
+    return load_checkpoint(path).provenance["step"]
+
+
+def test_going_back_moves_what_was_written_later_out_of_the_way(corpus, tmp_path, capsys):
+    flags = ["--exp-dir", str(tmp_path), "--num-epochs", "3", "--save-every", "1"]
+    assert main([*corpus, *flags, "--peak-lr", "1e-2"]) == 0
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("*.pt")}
+    first = load_checkpoint(tmp_path / "epoch-0.pt")
+    step_of_first = first.provenance["step"]
+    # another rate, so that the second run is another one; stopped after an epoch
+    flags = ["--exp-dir", str(tmp_path), "--save-every", "1", "--keep-last", "2", "--peak-lr", "1e-3"]
+    assert main([*corpus, *flags, "--num-epochs", "2", "--start-epoch", "1"]) == 0
+    assert f"The checkpoints that were written after {tmp_path}/epoch-0.pt are now in {tmp_path}/abandoned-1" in (
+        capsys.readouterr().err
+    )
+    aside = tmp_path / "abandoned-1"
+    later = {name for name in before if name != "epoch-0.pt"}
+    assert {path.name for path in aside.iterdir()} == later
+    assert all((aside / name).read_bytes() == before[name] for name in later)
+    assert {path.name for path in tmp_path.glob("epoch-*.pt")} == {"epoch-0.pt", "epoch-1.pt"}
+    assert not torch.equal(*(_bias(folder / "epoch-1.pt") for folder in (tmp_path, aside)))
+    # the newest of the second run are kept, and not those of the first run with higher numbers
+    steps = sorted(_step(path) for path in tmp_path.glob("checkpoint-*.pt"))
+    last = _step(tmp_path / "epoch-1.pt")
+    assert steps == [last - 2, last - 1] and step_of_first < steps[0]
+    # whatever was best of what is left
+    valid = {n: load_checkpoint(tmp_path / f"epoch-{n}.pt").provenance["valid_loss"] for n in (0, 1)}
+    best = load_checkpoint(tmp_path / "best-valid-loss.pt").provenance
+    assert best["valid_loss"] == min(valid.values()) and best["epoch"] == min(valid, key=valid.__getitem__)
+    # and --resume goes on with the second run
+    assert main([*corpus, *flags, "--num-epochs", "3", "--resume", "true"]) == 0
+    assert f"Loading checkpoint from {tmp_path}/epoch-1.pt" in capsys.readouterr().err
+
+
+def _bias(path):
+    return load_checkpoint(path).weights["joiner.output_linear.bias"]
+
+
+def test_going_back_to_the_best_epoch_keeps_it_the_best(corpus, tmp_path):
+    """After an epoch that is worse than the one before, the best one is still known."""
+    flags = ["--exp-dir", str(tmp_path), "--num-epochs", "2"]
+    assert main([*corpus, *flags, "--peak-lr", "1e-2"]) == 0
+    assert main([*corpus, *flags, "--start-epoch", "1", "--peak-lr", "1e3", "--max-bad-batches", "1000"]) == 0
+    epochs = [load_checkpoint(tmp_path / f"epoch-{n}.pt").provenance for n in (0, 1)]
+    assert epochs[0]["valid_loss"] < epochs[1]["valid_loss"]
+    assert load_checkpoint(tmp_path / "best-valid-loss.pt").provenance["epoch"] == 0
+
+
+@pytest.fixture(scope="module")
+def halfway(corpus, tmp_path_factory):
+    """A checkpoint from the middle of an epoch, and no other one."""
+    folder = tmp_path_factory.mktemp("halfway")
+    assert main([*corpus, "--exp-dir", str(folder), "--num-epochs", "1", "--save-every", "2"]) == 0
+    for path in folder.glob("*.pt"):
+        if path.name != "checkpoint-2.pt":
+            path.unlink()
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--max-duration", "3"], "`--max-duration` was 6.0 and is 3.0"),
+        (["--seed", "5"], "`--seed` was 42 and is 5"),
+        (["--accumulate-grad", "2"], "`processes times --accumulate-grad` was 1 and is 2"),
+        (["--max-utterance-s", "1"], r"`utterances to learn from` was 24 \(\w+\) and is 18 \(\w+\)"),
+    ],
+)
+def test_the_middle_of_an_epoch_does_not_go_on_with_other_batches(corpus, halfway, capsys, change, message):
+    flags = ["--exp-dir", str(halfway), "--num-epochs", "1", "--resume", "true"]
+    names = set(os.listdir(halfway))
+    assert main([*corpus, *flags, *change]) == 1
+    printed = capsys.readouterr().err.splitlines()[-1]
+    assert "from the middle of epoch 0, which cannot go on with other batches" in printed
+    assert re.search(message, printed) and printed.endswith("Give what was given before, or another `--exp-dir`.")
+    assert set(os.listdir(halfway)) == names
+
+
+def test_the_end_of_an_epoch_goes_on_with_other_batches(corpus, tmp_path):
+    flags = ["--exp-dir", str(tmp_path), "--num-epochs"]
+    assert main([*corpus, *flags, "1"]) == 0
+    assert main([*corpus, *flags, "2", "--resume", "true", "--max-duration", "3"]) == 0
+    assert _step(tmp_path / "epoch-1.pt") > 2 * _step(tmp_path / "epoch-0.pt")
