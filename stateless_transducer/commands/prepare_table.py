@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from tyro.conf import Positional
 
 from stateless_transducer.commands.console import progress_bar, say
 from stateless_transducer.commands.flags import parse
-from stateless_transducer.data.config import Limits, PrepareConfig, TokenConfig
-from stateless_transducer.data.corpora.table import TableColumns, hold_out, read_folder, read_table
+from stateless_transducer.data.config import DataConfig, Limits, PrepareConfig, TokenConfig
+from stateless_transducer.data.corpora.table import TableColumns, hold_out, paired_files, read_folder, read_table
 from stateless_transducer.data.corpora.utterance import Problem, Utterance
+from stateless_transducer.files import fingerprint
 from stateless_transducer.text.tokens import TokenTable, build_token_table, has_ideographs
 
 _NUM_EXAMPLES = 20
+_SMALL_S = 100 * 3600.0
+_FOR_SMALL_CORPORA = (
+    "--optimizer adamw --peak-lr 1e-3 --warm-step 1000 --ctc-loss-scale 0.5 --ctc-epochs 10 --num-epochs 20"
+)
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,7 @@ def run(options: Options) -> None:
     is_new = prepare_manifests(
         lambda: _read(options),
         source=options.source,
-        transcripts=options.source,
+        depends_on=_what_counts(options),
         prefix=options.prefix,
         config=config,
         limits=options.limits,
@@ -93,7 +99,23 @@ def run(options: Options) -> None:
         if config.strict:
             raise ValueError(f"`--strict`: {report}")
         say(report)
-    say(f"next: transducer train --manifest-dir {config.fbank_dir} --prefix {options.prefix} --lang-dir {lang_dir}")
+    _say_what_follows(options, lang_dir)
+
+
+def _say_what_follows(options: Options, lang_dir: Path) -> None:
+    """The command to train with; small corpora do not get anywhere with the tutorial's learning rates."""
+    from stateless_transducer.data.manifests import read_durations
+
+    config, durations = options.prepare, read_durations(options.prepare.manifest_dir, options.prefix, "train")
+    usual = DataConfig().max_utterance_s
+    num_longer, longest = sum(duration > usual for duration in durations), math.ceil(max(durations))
+    command = f"transducer train --manifest-dir {config.fbank_dir} --prefix {options.prefix} --lang-dir {lang_dir}"
+    if num_longer:
+        say(f"{num_longer} of {len(durations)} training utterances are longer than {usual:g} s: left out by default")
+        command += f" --max-utterance-s {longest}"
+    if sum(durations) < _SMALL_S:
+        command += f" \\\n  {_FOR_SMALL_CORPORA}"
+    say(f"next: {command}")
 
 
 def _read(options: Options) -> tuple[list[Utterance], list[Problem]]:
@@ -111,6 +133,19 @@ def _read(options: Options) -> tuple[list[Utterance], list[Problem]]:
         utterances, what_moved = hold_out(utterances, options.dev_share)
         say(what_moved)
     return utterances, problems
+
+
+def _what_counts(options: Options) -> dict[str, Any]:
+    """What the utterances follow from: they are read again when it has changed."""
+    source = options.source
+    what, files = ("the files", paired_files(source)) if source.is_dir() else ("the table", [source])
+    named = {f"--{name.replace('_', '-')}": value for name, value in asdict(options.columns).items()}
+    return {
+        what: fingerprint(files),
+        "--dev-share": options.dev_share,
+        "--audio-dir": None if options.audio_dir is None else str(options.audio_dir.resolve()),
+        **named,
+    }
 
 
 def _lang_dir(options: Options) -> Path:

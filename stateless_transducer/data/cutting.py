@@ -14,24 +14,55 @@ import numpy as np
 from lhotse import MonoCut, Recording, SupervisionSegment
 from lhotse.cut import Cut
 
-from stateless_transducer.audio import read_audio, resample
+from stateless_transducer.audio import read_audio, resample, stream_audio
 from stateless_transducer.features import FbankConfig, fbank
 
 Source = tuple[Recording, SupervisionSegment | None]
 """A recording and what is said in it."""
 
 
+_SAME_S = 1e-3
+"""What is shorter than the file by less than this is the whole file."""
+
+_PART = "part"
+"""Name, in a cut's custom fields, of where an utterance is in its file: start and duration in seconds, at speed 1."""
+
+
+def read_source(source: Source, sample_rate: int) -> np.ndarray:
+    """Samples (S,) of a recording, or of the part of it in which something is said.
+
+    Raises:
+        AudioError: the sound file cannot be read.
+    """
+    recording, supervision = source
+    return _read(sound_file(recording), sample_rate, _part_of(recording, supervision))
+
+
+def _part_of(recording: Recording, supervision: SupervisionSegment | None) -> tuple[float, float] | None:
+    """Start and duration in seconds; None: the whole."""
+    if supervision is None or (supervision.start == 0 and supervision.duration > recording.duration - _SAME_S):
+        return None
+    return supervision.start, supervision.duration
+
+
+def _read(path: Path, sample_rate: int, part: Sequence[float] | None) -> np.ndarray:
+    if part is None:
+        return read_audio(path, sample_rate)
+    start_s, duration_s = part
+    return np.concatenate(list(stream_audio(path, sample_rate, start_s=start_s, duration_s=duration_s)))
+
+
 class Cutter(Protocol):
     """Makes cuts of a recording; a frozen dataclass, since it is sent to processes and its repr names its result."""
 
     def __call__(self, source: Source, samples: np.ndarray, sample_rate: int) -> Iterator[tuple[MonoCut, np.ndarray]]:
-        """Cuts without features, with the samples (S,) of each."""
+        """Cuts without features, with the samples (S,) of each; given is what `read_source` reads."""
         ...
 
 
 @dataclass(frozen=True)
 class WholeAtSpeeds:
-    """The whole recording once at each speed: resampled, so at 0.9 it is 1/0.9 times as long, and lower."""
+    """All that was read, once at each speed: resampled, so at 0.9 it is 1/0.9 times as long, and lower."""
 
     speeds: tuple[float, ...]
 
@@ -40,6 +71,7 @@ class WholeAtSpeeds:
         recording, supervision = source
         assert supervision is not None, recording.id
         at_rate = recording if recording.sampling_rate == sample_rate else recording.resample(sample_rate)
+        part = _part_of(recording, supervision)
         for speed in self.speeds:
             perturbed = at_speed(samples, speed, sample_rate)
             id_ = recording.id + ("" if speed == 1.0 else f"_sp{speed:g}")
@@ -55,11 +87,12 @@ class WholeAtSpeeds:
             )
             cut = MonoCut(
                 id=id_,
-                start=0.0,
+                start=0.0 if part is None else part[0] / speed,
                 duration=duration,
                 channel=0,
                 supervisions=[said],
                 recording=at_rate if speed == 1.0 else at_rate.perturb_speed(speed),
+                custom=None if part is None else {_PART: list(part)},
             )
             yield cut, perturbed
 
@@ -107,8 +140,11 @@ def samples_of(cut: Cut, sample_rate: int) -> np.ndarray:
         AudioError: the sound file cannot be read.
     """
     assert isinstance(cut, MonoCut) and cut.recording is not None, cut.id
-    samples = read_audio(sound_file(cut.recording), sample_rate)
+    part = (cut.custom or {}).get(_PART)
+    samples = _read(sound_file(cut.recording), sample_rate, part)
     samples = at_speed(samples, _speed(cut.recording.transforms or ()), sample_rate)
+    if part is not None:
+        return samples
     start = round(cut.start * sample_rate)
     return samples[start : start + round(cut.duration * sample_rate)]
 

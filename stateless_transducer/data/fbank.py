@@ -19,9 +19,9 @@ import numpy as np
 from lhotse import LilcomChunkyWriter, MonoCut
 from lhotse.features import Features
 
-from stateless_transducer.audio import AudioError, read_audio
+from stateless_transducer.audio import AudioError
 from stateless_transducer.data.corpora.utterance import Problem
-from stateless_transducer.data.cutting import Cutter, Source, sound_file
+from stateless_transducer.data.cutting import Cutter, Source, read_source
 from stateless_transducer.features import FbankConfig, fbank
 from stateless_transducer.files import replacing, write_text
 
@@ -115,7 +115,7 @@ def _make(part: _Part) -> None:
         for source in part.sources:
             recording, _ = source
             try:
-                samples = read_audio(sound_file(recording), part.config.sample_rate)
+                samples = read_source(source, part.config.sample_rate)
             except AudioError as err:
                 problems.append(Problem("unreadable audio", recording.id, str(err)))
                 continue

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 from lhotse import AudioSource, Recording, RecordingSet, SupervisionSegment, SupervisionSet, load_manifest
 
@@ -13,6 +16,9 @@ from stateless_transducer.audio import AudioError, audio_duration
 from stateless_transducer.data.config import Limits
 from stateless_transducer.data.corpora.utterance import SPLITS, Problem, Utterance, describe_problems, problem_rows
 from stateless_transducer.files import replacing, write_text
+
+_ROUNDING_S = 0.1
+"""So much may a part of a file end behind it: tables are written with few digits."""
 
 
 def problems_path(manifest_dir: Path, prefix: str) -> Path:
@@ -55,6 +61,11 @@ def read_texts(manifest_dir: Path, prefix: str, split: str) -> list[str]:
     return [segment.text or "" for segment in load_manifest(manifest_path(manifest_dir, prefix, "supervisions", split))]
 
 
+def read_durations(manifest_dir: Path, prefix: str, split: str) -> list[float]:
+    """Seconds of the utterances of a split, at speed 1, in the order of its manifest."""
+    return [segment.duration for segment in load_manifest(manifest_path(manifest_dir, prefix, "supervisions", split))]
+
+
 def read_manifests(manifest_dir: Path, prefix: str, split: str) -> list[tuple[Recording, SupervisionSegment]]:
     """Recordings, and what is said in them, in the order of the manifests.
 
@@ -86,14 +97,16 @@ def write_manifests(
         ValueError: ``strict`` and there is a problem; or nothing is left.
     """
     found = list(problems)
-    checked: dict[str, list[tuple[Utterance, float, int]]] = {}
+    checked: dict[str, list[_Checked]] = {}
+    # of many utterances in one file, the file is looked at once
+    duration_of = lru_cache(maxsize=None)(audio_duration)
     with ThreadPoolExecutor(num_jobs) as pool:
-        results = pool.map(lambda utterance: _check(utterance, limits), utterances)
-        for done, (utterance, result) in enumerate(zip(utterances, results, strict=True), 1):
+        results = pool.map(lambda utterance: _check(utterance, limits, duration_of), utterances)
+        for done, result in enumerate(results, 1):
             if isinstance(result, Problem):
                 found.append(result)
             else:
-                checked.setdefault(utterance.split, []).append((utterance, *result))
+                checked.setdefault(result.utterance.split, []).append(result)
             if progress is not None:
                 progress(done, len(utterances))
     write_text(problems_path(manifest_dir, prefix), "kind\tid\tdetail\n" + problem_rows(found))
@@ -106,22 +119,40 @@ def write_manifests(
         _write_split(manifest_dir, prefix, split, checked[split])
     return CorpusSummary(
         num_utterances={split: len(checked[split]) for split in splits},
-        hours={split: sum(row[1] for row in checked[split]) / 3600 for split in splits},
-        num_speakers={split: len({row[0].speaker for row in checked[split]}) for split in splits},
+        hours={split: sum(row.duration for row in checked[split]) / 3600 for split in splits},
+        num_speakers={split: len({row.utterance.speaker for row in checked[split]}) for split in splits},
         problems=tuple(found),
     )
 
 
-def _check(utterance: Utterance, limits: Limits) -> Problem | tuple[float, int]:
-    """Seconds and sample rate, or what is wrong."""
+class _Checked(NamedTuple):
+    """An utterance that can be used."""
+
+    utterance: Utterance
+    duration: float
+    """Seconds of it."""
+    file_duration: float
+    """Seconds of the file that it is in."""
+    sample_rate: int
+
+
+def _check(
+    utterance: Utterance, limits: Limits, duration_of: Callable[[Path], tuple[float, int]]
+) -> Problem | _Checked:
+    """What is known of it, or what is wrong."""
     if not utterance.text.strip():
         return Problem("empty text", utterance.id, "")
     if not utterance.path.is_file():
         return Problem("missing audio", utterance.id, str(utterance.path))
     try:
-        duration, rate = audio_duration(utterance.path)
+        file_duration, rate = duration_of(utterance.path)
     except AudioError as err:
         return Problem("unreadable audio", utterance.id, str(err))
+    left = file_duration - utterance.start_s
+    if left <= 0 or _ROUNDING_S < utterance.duration_s - left < math.inf:
+        detail = f"{utterance.start_s:g} s and {utterance.duration_s:g} s of {utterance.path}, {file_duration:.2f} s"
+        return Problem("beyond the audio", utterance.id, detail)
+    duration = min(utterance.duration_s, left)
     if duration < limits.min_utterance_s:
         return Problem("too short", utterance.id, f"{duration:.2f} s < {limits.min_utterance_s:g} s")
     if duration > limits.max_utterance_s:
@@ -130,23 +161,24 @@ def _check(utterance: Utterance, limits: Limits) -> Problem | tuple[float, int]:
     if rate_of_speech > limits.max_chars_per_second:
         detail = f"{rate_of_speech:.0f} characters a second > {limits.max_chars_per_second:g}"
         return Problem("too much text", utterance.id, detail)
-    return duration, rate
+    return _Checked(utterance, duration, file_duration, rate)
 
 
-def _write_split(manifest_dir: Path, prefix: str, split: str, rows: list[tuple[Utterance, float, int]]) -> None:
-    sounds = [(utterance.id, utterance.path, duration, rate) for utterance, duration, rate in rows]
+def _write_split(manifest_dir: Path, prefix: str, split: str, rows: list[_Checked]) -> None:
+    # one recording an utterance, also where several are in one file
+    sounds = [(row.utterance.id, row.utterance.path, row.file_duration, row.sample_rate) for row in rows]
     write_recordings(manifest_path(manifest_dir, prefix, "recordings", split), sounds)
     supervisions = SupervisionSet.from_segments(
         SupervisionSegment(
-            id=utterance.id,
-            recording_id=utterance.id,
-            start=0.0,
-            duration=duration,
+            id=row.utterance.id,
+            recording_id=row.utterance.id,
+            start=row.utterance.start_s,
+            duration=row.duration,
             channel=0,
-            text=utterance.text,
-            speaker=utterance.speaker,
+            text=row.utterance.text,
+            speaker=row.utterance.speaker,
         )
-        for utterance, duration, _ in rows
+        for row in rows
     )
     with replacing(manifest_path(manifest_dir, prefix, "supervisions", split)) as temporary:
         supervisions.to_file(temporary)

@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager
 from dataclasses import asdict
@@ -34,7 +34,7 @@ def prepare_manifests(
     read: Callable[[], tuple[Sequence[Utterance], Sequence[Problem]]],
     *,
     source: Path,
-    transcripts: Path,
+    depends_on: Mapping[str, Any],
     prefix: str,
     config: PrepareConfig,
     limits: Limits,
@@ -46,7 +46,7 @@ def prepare_manifests(
     Args:
         read: gives the utterances, and what is wrong with the others.
         source: folder or table that is read.
-        transcripts: the file whose change tells that the corpus has changed.
+        depends_on: all else that the utterances follow from, as plain values, by the names that users know it by.
         prefix: name of the corpus.
         config: where to, and how.
         limits: what utterances must keep to.
@@ -60,7 +60,7 @@ def prepare_manifests(
         ValueError: the manifests that are there are another source's.
     """
     done = manifests_stamp(config.manifest_dir, prefix)
-    now = _stamp(source, transcripts, limits)
+    now = json.loads(json.dumps({"source": str(source.resolve()), "limits": asdict(limits), **depends_on}))
     if manifests_are_there(done, now, prefix, say=say):
         return False
     utterances, problems = read()
@@ -112,16 +112,6 @@ def manifests_are_there(done: Path, now: dict[str, Any], prefix: str, *, say: Sa
         return False
     say(f"{name}: already there - skipping (remove {done} to make them again)")
     return True
-
-
-def _stamp(source: Path, transcripts: Path, limits: Limits) -> dict[str, Any]:
-    """On what manifests depend, and what is cheap to look at."""
-    found = transcripts.stat() if transcripts.is_file() else None
-    return {
-        "source": str(source.resolve()),
-        "transcripts": None if found is None else [found.st_size, found.st_mtime_ns],
-        "limits": asdict(limits),
-    }
 
 
 def prepared_splits(manifest_dir: Path, prefix: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections import Counter
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from lhotse import CutSet
 from stateless_transducer.cli import main
 from stateless_transducer.commands import prepare_table
 from stateless_transducer.data import preparation
+from stateless_transducer.data.cutting import features_from_sound
 from stateless_transducer.text.tokens import TokenTable
 
 # file -> sample rate, channels, how soundfile is to write it
@@ -124,6 +126,7 @@ def test_prepare_table_succeeds_in_spite_of_bad_rows(prepared):
     assert prepared.status == 0, prepared.err
     assert "left out: 8" in prepared.out
     assert "next: transducer train --manifest-dir " in prepared.out
+    assert "--optimizer adamw" in prepared.out and "--max-utterance-s" not in prepared.out
 
 
 def test_prepare_table_makes_cuts_of_every_good_file(cuts):
@@ -240,6 +243,97 @@ def test_changed_table_gets_new_tokens_in_the_same_folder(tmp_path):
         assert ran.status == 0, ran.err
         assert set(text) < set(TokenTable.read(tmp_path / "data" / "lang_char").symbols)
     assert [path.name for path in (tmp_path / "data").glob("lang_*")] == ["lang_char"]
+
+
+def test_parts_of_a_file_become_utterances_of_their_own(tmp_path):
+    """NeMo's manifests: offset and duration. Each part has the features that a file of it alone would have."""
+    rate = 22050
+    rng = np.random.default_rng(0)
+    whole = rng.uniform(-0.5, 0.5, 6 * rate) * np.repeat([1, 0.01, 0.1], 2 * rate)
+    soundfile.write(tmp_path / "talk.wav", whole, rate)
+    parts = {"loud": (0.0, 2.0), "faint": (2.0, 1.5), "fair": (4.0, 2.02)}
+    rows = [
+        {"audio_filepath": "talk.wav", "offset": start, "duration": seconds, "text": text}
+        for text, (start, seconds) in parts.items()
+    ]
+    rows.append({"audio_filepath": "talk.wav", "offset": 5.0, "duration": 1.5, "text": "beyond"})
+    for name, (start, seconds) in parts.items():
+        soundfile.write(tmp_path / f"{name}.wav", whole[round(start * rate) :][: round(seconds * rate)], rate)
+        rows.append({"audio_filepath": f"{name}.wav", "text": f"{name} alone"})
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    ran = _run(tmp_path / "t.jsonl", "--data-dir", tmp_path / "data", "--num-jobs", 1, "--speeds", 0.9, 1.1)
+    assert ran.status == 0, ran.err
+    problems = (tmp_path / "data" / "manifests" / "table_problems.tsv").read_text().splitlines()[1:]
+    assert problems == [
+        f"beyond the audio\ttalk-0005000-0006500\t5 s and 1.5 s of {tmp_path}/talk.wav, 6.00 s",
+    ]
+    cuts = CutSet.from_file(tmp_path / "data" / "fbank" / "table_cuts_train.jsonl.gz").to_eager()
+    assert len(cuts) == 3 * 6
+    for name, (start, seconds) in parts.items():
+        end = min(6.0, start + seconds)
+        for speed, suffix in ((1.0, ""), (0.9, "_sp0.9"), (1.1, "_sp1.1")):
+            cut = cuts[f"talk-{round(start * 1000):07d}-{round((start + seconds) * 1000):07d}{suffix}"]
+            alone = cuts[name + suffix]
+            assert cut.supervisions[0].text == name and cut.supervisions[0].start == 0
+            assert cut.start == pytest.approx(start / speed) and cut.duration == alone.duration
+            assert cut.duration == pytest.approx((end - start) / speed, abs=1e-3)
+            assert np.array_equal(cut.load_features(), alone.load_features())
+            # what is stored in steps of 1/256 is what comes from the sound
+            assert np.abs(features_from_sound(cut) - cut.load_features()).max() <= 1 / 256
+
+
+def test_what_training_would_leave_out_by_default_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(preparation, "prepare_features", lambda *_, **__: None)
+    for name, seconds in (("long", 14.2), ("short", 2.0)):
+        soundfile.write(tmp_path / f"{name}.wav", np.zeros(round(8000 * seconds)), 8000)
+    (tmp_path / "t.csv").write_text("path,text\nlong.wav,one\nshort.wav,two\n")
+    ran = _run(tmp_path / "t.csv", "--data-dir", tmp_path / "data", "--num-jobs", 1)
+    assert "1 of 2 training utterances are longer than 12 s: left out by default\n" in ran.out
+    assert " --max-utterance-s 15 \\\n  --optimizer adamw " in ran.out
+
+
+@pytest.mark.parametrize(
+    ("flags", "name"),
+    [
+        (("--dev-share", 0.5), "--dev-share"),
+        (("--text-column", "other"), "--text-column"),
+        (("--split-column", "other"), "--split-column"),
+        (("--audio-dir", "moved"), "--audio-dir"),
+    ],
+)
+def test_changed_options_are_not_skipped(tmp_path, monkeypatch, flags, name):
+    monkeypatch.setattr(preparation, "prepare_features", lambda *_, **__: None)
+    monkeypatch.chdir(tmp_path)
+    for folder in (".", "moved"):
+        Path(folder).mkdir(exist_ok=True)
+        for i in range(2):
+            soundfile.write(f"{folder}/{i}.wav", _tone(8000, 1), 8000)
+    Path("t.csv").write_text("path,text,other\n0.wav,one,train\n1.wav,two,test\n")
+    usual = ("t.csv", "--data-dir", "data", "--num-jobs", 1)
+    first = _run(*usual)
+    assert first.status == 0 and "already there" not in first.out, first.err
+    assert "already there - skipping" in _run(*usual).out
+    changed = _run(*usual, *flags)
+    assert changed.status == 0, changed.err
+    assert f"data/manifests/table_*: made anew, since these changed: {name}\n" in changed.out
+
+
+def test_changed_folder_is_not_skipped(tmp_path, monkeypatch):
+    """A sound that has come, a text that was corrected; but not what the command itself has written into the folder."""
+    monkeypatch.chdir(tmp_path)
+    for i in range(2):
+        soundfile.write(f"{i}.wav", _tone(8000, 1), 8000)
+        Path(f"{i}.txt").write_text("one")
+    flags = (".", "--num-jobs", 1, "--perturb-speed", "false")
+    assert _run(*flags).status == 0
+    assert "data/manifests/table_*: already there - skipping" in _run(*flags).out
+    Path("1.txt").write_text("three")
+    ran = _run(*flags)
+    assert "made anew, since these changed: the files\n" in ran.out
+    assert {"t", "h", "r"} < set(TokenTable.read(Path("data/lang_char")).symbols)
+    soundfile.write("2.wav", _tone(8000, 1), 8000)
+    Path("2.txt").write_text("four")
+    assert "train        3 utterances" in _run(*flags).out
 
 
 def test_another_source_with_the_same_prefix_is_refused(prepared, corpus, data_dir, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 
@@ -263,6 +264,53 @@ def test_read_table_leaves_missing_text_to_checks(tmp_path):
     utterances, problems = _read(tmp_path / "t.csv", "path,text\na.wav,\n")
     assert utterances[0].text == ""
     assert not problems
+
+
+@pytest.mark.parametrize(
+    ("header", "cells", "part", "id_"),
+    [
+        ("offset,duration", "1.5,0.25", (1.5, 0.25), "talk-0001500-0001750"),
+        ("start,end", "1.5,1.75", (1.5, 0.25), "talk-0001500-0001750"),
+        ("begin,stop,dur", "1.5,9,0.25", (1.5, 0.25), "talk-0001500-0001750"),
+        ("start,end", "1.5,", (1.5, math.inf), "talk-0001500"),
+        ("start,end", ",1.75", (0.0, 1.75), "talk-0000000-0001750"),
+        ("start,end", ",", (0.0, math.inf), "talk"),
+        # of a whole file it is said for information, in whatever unit
+        ("duration,end", "00:03,?", (0.0, math.inf), "talk"),
+    ],
+)
+def test_read_table_reads_parts_of_files(tmp_path, header, cells, part, id_):
+    utterances, problems = _read(tmp_path / "t.csv", f"path,text,{header}\ntalk.wav,a,{cells}\n")
+    assert not problems
+    (utterance,) = utterances
+    assert (utterance.start_s, utterance.duration_s) == part
+    assert utterance.id == id_
+
+
+def test_read_table_takes_columns_of_parts_of_flags(tmp_path):
+    columns = TableColumns(start_column="from", duration_column="lasts")
+    table = "path,text,from,lasts,start\ntalk.wav,a,2,3,soon\n"
+    utterances, _ = _read(tmp_path / "t.csv", table, columns)
+    assert (utterances[0].start_s, utterances[0].duration_s) == (2.0, 3.0)
+    with pytest.raises(ValueError, match="`--end-column` till needs a column of starts \\(`--start-column`\\)"):
+        _read(tmp_path / "t.csv", "path,text,till\ntalk.wav,a,2\n", TableColumns(end_column="till"))
+
+
+@pytest.mark.parametrize(
+    ("cells", "detail"),
+    [
+        ("a,1", "`offset` is 'a', not a number of seconds"),
+        ("0,1 s", "`duration` is '1 s', not a number of seconds"),
+        ("-1,1", "begins at -1 s and is 1 s long"),
+        ("1,0", "begins at 1 s and is 0 s long"),
+        ("1,nan", "begins at 1 s and is nan s long"),
+        ("inf,1", "begins at inf s and is 1 s long"),
+    ],
+)
+def test_read_table_reports_parts_that_cannot_be(tmp_path, cells, detail):
+    utterances, problems = _read(tmp_path / "t.csv", f"path,text,offset,duration\na.wav,a,0,1\nb.wav,b,{cells}\n")
+    assert [u.id for u in utterances] == ["a-0000000-0001000"]
+    assert [(p.kind, p.id, p.detail) for p in problems] == [("bad row", "line 3", detail)]
 
 
 def test_read_folder_pairs_files_of_same_name(tmp_path):

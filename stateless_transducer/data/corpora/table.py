@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +23,11 @@ _USUAL_NAMES = {
     "text": ("text", "sentence", "transcript", "transcription"),
     "speaker": ("speaker", "speaker_id", "spk", "client_id"),
     "split": ("split", "subset", "set", "partition"),
+    "start": ("start", "offset", "begin", "start_time"),
+    "end": ("end", "stop", "end_time"),
+    "duration": ("duration", "dur"),
 }
+_PART_ROLES = ("start", "end", "duration")
 _SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("dev", "valid", "validation", "val", "development"), "dev"),
@@ -39,7 +44,8 @@ class TableColumns:
     """What the columns of a table are called; None: found by the usual names, whatever their case."""
 
     id_column: str | None = None
-    """Column of the ids (id, utt, utt_id, key, ...); a table without: the path without suffix, `-` for `/`."""
+    """Column of the ids (id, utt, utt_id, key, ...); a table without: the path without suffix, `-` for `/`, and of a
+    part of a file begin and end in milliseconds."""
     path_column: str | None = None
     """Column of the sound files (path, wav, audio, audio_filepath, file, ...)."""
     text_column: str | None = None
@@ -48,6 +54,13 @@ class TableColumns:
     """Column of the speakers (speaker, speaker_id, spk, client_id); a table without: all `unknown`."""
     split_column: str | None = None
     """Column of the splits (split, subset, set, partition); a table without: all `train`."""
+    start_column: str | None = None
+    """Column of where utterances begin in their files, in seconds (start, offset, begin, start_time); a table without:
+    each is a whole file."""
+    end_column: str | None = None
+    """Column of where they end, in seconds (end, stop, end_time); it counts beside a start."""
+    duration_column: str | None = None
+    """Column of how long they are, in seconds (duration, dur); it counts beside a start."""
 
 
 def read_table(
@@ -120,6 +133,14 @@ def read_folder(folder: Path) -> tuple[list[Utterance], list[Problem]]:
     for path in texts.values():
         problems.append(Problem("text without audio", _printable(_id_of(path.relative_to(folder))), _printable(path)))
     return utterances, problems
+
+
+def paired_files(folder: Path) -> list[Path]:
+    """The files that `read_folder` makes utterances of, and no others: what else is in the folder may change."""
+    files = list(_walk(folder))
+    sounds = {path.parent / path.stem for path in files if path.suffix.lower() in SOUND_SUFFIXES}
+    wanted = {".txt", *SOUND_SUFFIXES}
+    return [path for path in files if path.parent / path.stem in sounds and path.suffix.lower() in wanted]
 
 
 def hold_out(utterances: Sequence[Utterance], share: float) -> tuple[list[Utterance], str]:
@@ -224,6 +245,11 @@ def _choose_columns(found: Sequence[str], columns: TableColumns, path: Path) -> 
         named = asdict(columns)[f"{role}_column"]
         if named is not None and named not in found:
             raise ValueError(f"`--{role}-column` {named}: {path} has no such column; {there}.")
+        if role in _PART_ROLES[1:] and "start" not in chosen:
+            # of whole files it is said for information
+            if named is not None:
+                raise ValueError(f"`--{role}-column` {named} needs a column of starts (`--start-column`); {there}.")
+            continue
         detected = (name for wanted in usual for name in found if name.lower() == wanted)
         name = next(detected, None) if named is None else named
         if name is not None:
@@ -243,12 +269,40 @@ def _utterance(row: Mapping[str, object] | str, chosen: Mapping[str, str], folde
         raise ValueError(row)
     cells = {role: _cell(row.get(name), name) for role, name in chosen.items()}
     path = _possible(PurePath(cells.get("path", "")))
-    id_ = " ".join(cells.get("id", "").split()) or _id_of(path)
+    start_s, duration_s = _part(*(_seconds(cells.get(role, ""), chosen.get(role, "")) for role in _PART_ROLES))
+    id_ = " ".join(cells.get("id", "").split()) or _id_of(path) + _part_name(start_s, duration_s)
     speaker, split = cells.get("speaker") or "unknown", cells.get("split") or "train"
     if not re.fullmatch(r"[\w.-]+", split):
         raise ValueError(f"split {_printable(split)!r}: only letters, digits and `_.-` can be part of a file's name")
     text = " ".join(cells.get("text", "").split())
-    return Utterance(id_, folder / path, text, speaker, _SPLIT_NAMES.get(split.lower(), split))
+    return Utterance(id_, folder / path, text, speaker, _SPLIT_NAMES.get(split.lower(), split), start_s, duration_s)
+
+
+def _seconds(cell: str, column: str) -> float | None:
+    if not cell:
+        return None
+    try:
+        return float(cell)
+    except ValueError as err:
+        raise ValueError(f"`{_printable(column)}` is {_printable(cell)[:80]!r}, not a number of seconds") from err
+
+
+def _part(start: float | None, end: float | None, duration: float | None) -> tuple[float, float]:
+    """Start and duration; without a start, it is the beginning of the file, without an end, its end."""
+    start = start or 0.0
+    if duration is None:
+        duration = math.inf if end is None else end - start
+    if not (0 <= start < math.inf and duration > 0):
+        raise ValueError(f"begins at {start:g} s and is {duration:g} s long")
+    return start, duration
+
+
+def _part_name(start_s: float, duration_s: float) -> str:
+    """``-0001500-0003200``: behind the file's name."""
+    if start_s == 0 and duration_s == math.inf:
+        return ""
+    end = "" if duration_s == math.inf else f"-{round((start_s + duration_s) * 1000):07d}"
+    return f"-{round(start_s * 1000):07d}{end}"
 
 
 def _cell(value: object, column: str) -> str:

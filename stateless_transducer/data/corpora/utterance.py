@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ ProblemKind = Literal[
     "too short",
     "too long",
     "too much text",
+    "beyond the audio",
     "bad row",
 ]
 
@@ -33,6 +35,10 @@ class Utterance:
     text: str
     speaker: str
     split: str
+    start_s: float = 0.0
+    """Where it begins in the file."""
+    duration_s: float = math.inf
+    """How long it is; infinite: to the end of the file."""
 
 
 @dataclass(frozen=True)
