@@ -56,12 +56,14 @@ _GROUPS: tuple[tuple[str, dict[str, tuple[str, str]]], ...] = (
         {
             "transcribe": ("transcribe", "sound files to text"),
             "stream": ("stream", "sound to text while it comes in, with a streaming model as sherpa-onnx runs them"),
+            "serve": ("serve", "a server: sound files and live sound to text, and a page to try it"),
         },
     ),
 )
 # a package that may be absent -> the extra that brings it
 _EXTRAS = {
     "distributed": "dask",
+    "fastapi": "serve",
     "lhotse": "train",
     "lilcom": "train",
     "matplotlib": "train",
@@ -71,6 +73,7 @@ _EXTRAS = {
     "safetensors": "torch",
     "tensorboard": "train",
     "torch": "torch",
+    "uvicorn": "serve",
 }
 # commands that need more than torch -> the extra that brings torch as well
 _NEEDS = {"decode": "train", "demo": "train", "export onnx": "export", "train": "train"}

@@ -49,3 +49,28 @@ def test_recordings_stand_between_silences(folder):
     assert rate == 16000 and len(samples) == 1600 + 1600 + 800 + 1600 + 0 + 1600 + 3200
     levels = [samples[i] for i in (0, 1700, 3300, 4100, 5700, 7300)]
     assert levels == pytest.approx([0, 0.1, 0, 0.3, 0.2, 0], abs=1e-3)
+
+
+def test_noise_is_in_the_recordings_of_training_strings_and_not_in_the_silences(folder):
+    plain, _ = _of_all(folder)
+    noisy, rows = _of_all(folder, "--noise-share", "1", "--noise-snr-db", "20", "20")
+    again, _ = _of_all(folder, "--noise-share", "1", "--noise-snr-db", "20", "20")
+    for id_, row in rows.items():
+        noise = noisy[id_] - plain[id_]
+        assert np.array_equal(noisy[id_], again[id_])
+        if row["split"] == "dev":
+            assert not noise.any()
+            continue
+        is_silent = plain[id_] == 0
+        assert not noise[is_silent].any()
+        snr = np.mean(plain[id_][~is_silent] ** 2) / np.mean(noise[~is_silent] ** 2)
+        assert 10 * np.log10(snr) == pytest.approx(20, abs=0.1)
+        # below 4 kHz, where the speech of such recordings is
+        power = np.abs(np.fft.rfft(noise)) ** 2
+        assert power[: len(power) // 2].sum() > 0.95 * power.sum()
+    assert not np.array_equal(noisy["train0"], noisy["train1"])
+
+
+def _of_all(folder, *options):
+    rows = _joined(folder, *options)
+    return {id_: soundfile.read(folder / "out" / row["path"])[0] for id_, row in rows.items()}, rows

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -26,7 +26,7 @@ from stateless_transducer.features import PADDING_VALUE, fbank
 from stateless_transducer.ops.masks import MIN_FEATURE_FRAMES, SUBSAMPLING
 from stateless_transducer.serving.config import DetailConfig, SegmentConfig
 from stateless_transducer.serving.model import Model, Precision, model_of, open_model
-from stateless_transducer.serving.segments import Piece, cut, make_voice_activity
+from stateless_transducer.serving.segments import Piece, PieceStream, cut, make_voice_activity
 from stateless_transducer.serving.spans import token_spans
 from stateless_transducer.serving.transcript import Alternative, Segment, Transcript
 from stateless_transducer.text.tokens import TokenTable
@@ -41,6 +41,8 @@ _LOG = logging.getLogger(__name__)
 _POOL_BATCHES = 4
 # of a batch, what the shortest piece fills of its row at least: padding is worked on like speech
 _LEAST_FILLED = 0.75
+# of live sound, what is listened to together: a quarter of a second
+_LIVE_FRAMES = 8
 
 
 @dataclass(frozen=True)
@@ -249,23 +251,45 @@ class Recognizer:
         """The pieces of each sound, and behind them its end or what is wrong with it."""
         for sound in sounds:
             warnings: list[str] = []
-            num_samples = 0
-
-            def counted(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-                nonlocal num_samples
-                for block in blocks:
-                    num_samples += len(block)
-                    yield block
-
             try:
-                blocks = counted(self._blocks(sound, channel, warnings.append))
-                yield from cut(blocks, self.sample_rate, self._segments, self._voice)
+                duration = yield from self.pieces(sound, channel=channel, warn=warnings.append)
             except AudioError as err:
                 yield err
                 continue
             for warning in warnings:
                 _LOG.warning(warning)
-            yield _End(round(num_samples / self.sample_rate, 3), tuple(warnings))
+            yield _End(duration, tuple(warnings))
+
+    def pieces(
+        self, sound: Sound, *, channel: int | None = None, warn: Callable[[str], None]
+    ) -> Generator[Piece, None, float]:
+        """The pieces of one sound that are to be recognised, as `recognise` takes them.
+
+        Args:
+            sound: see `transcribe`.
+            channel: see `transcribe`.
+            warn: called with what is odd about the sound.
+
+        Returns:
+            The seconds of the sound.
+
+        Raises:
+            AudioError: it cannot be read.
+        """
+        num_samples = 0
+
+        def counted() -> Iterator[np.ndarray]:
+            nonlocal num_samples
+            for block in self._blocks(sound, channel, warn):
+                num_samples += len(block)
+                yield block
+
+        yield from cut(counted(), self.sample_rate, self._segments, self._voice)
+        return round(num_samples / self.sample_rate, 3)
+
+    def live_pieces(self) -> PieceStream:
+        """For sound that is still coming in, at `sample_rate`: pieces end at pauses."""
+        return PieceStream(self.sample_rate, self._segments.max_segment_s, self._voice, _LIVE_FRAMES)
 
     def _blocks(self, sound: Sound, channel: int | None, warn: Callable[[str], None]) -> Iterable[np.ndarray]:
         if isinstance(sound, np.ndarray):
@@ -280,9 +304,14 @@ class Recognizer:
     def _drain(
         self, pool: Sequence[Piece | _End | AudioError], batch_seconds: float
     ) -> Iterator[Segment | _End | AudioError]:
-        """The pool in its order, its pieces recognised in batches of like length."""
-        pieces = {place: item for place, item in enumerate(pool) if isinstance(item, Piece)}
-        by_length = sorted(pieces, key=lambda place: -len(pieces[place].samples))
+        """The pool in its order, with segments for pieces."""
+        segments = iter(self.recognise([item for item in pool if isinstance(item, Piece)], batch_seconds))
+        for item in pool:
+            yield next(segments) if isinstance(item, Piece) else item
+
+    def recognise(self, pieces: Sequence[Piece], batch_seconds: float = 100.0) -> list[Segment]:
+        """What is said in each piece, of one sound or of many; they are recognised in batches of like length."""
+        by_length = sorted(range(len(pieces)), key=lambda place: -len(pieces[place].samples))
         segments: dict[int, Segment] = {}
         while by_length:
             longest = len(pieces[by_length[0]].samples)
@@ -290,8 +319,7 @@ class Recognizer:
             size = sum(len(pieces[place].samples) >= _LEAST_FILLED * longest for place in by_length[:most])
             batch, by_length = by_length[:size], by_length[size:]
             segments.update(zip(batch, self._search([pieces[place] for place in batch]), strict=True))
-        for place, item in enumerate(pool):
-            yield segments[place] if isinstance(item, Piece) else item
+        return [segments[place] for place in range(len(pieces))]
 
     def _search(self, pieces: Sequence[Piece]) -> list[Segment]:
         features = [self.features(piece.samples) for piece in pieces]

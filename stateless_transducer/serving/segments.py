@@ -91,40 +91,69 @@ def cut(blocks: Iterable[np.ndarray], sample_rate: int, config: SegmentConfig, v
         kept.append(block)
         length += len(block)
         if length > config.max_segment_s * sample_rate:
-            yield from _pieces(itertools.chain(kept, blocks), sample_rate, config.max_segment_s, voice)
+            stream = PieceStream(sample_rate, config.max_segment_s, voice)
+            for each in itertools.chain(kept, blocks):
+                yield from stream.accept(each)
+            yield from stream.finish()
             return
     if length:
         yield Piece(0, np.concatenate(kept))
 
 
-def _pieces(
-    blocks: Iterable[np.ndarray], sample_rate: int, max_segment_s: float, voice: VoiceActivity
-) -> Iterator[Piece]:
-    frame = round(FRAME_S * sample_rate)
-    cutter, ear = _Cutter(int(max_segment_s * sample_rate / frame)), voice.listen()
-    kept, first = np.zeros(0, np.float32), 0  # the samples that may still be needed, and how many came before them
-    for chunk in _chunks(blocks, frame * _FRAMES_AT_ONCE):
-        kept = np.concatenate([kept, chunk])
+class PieceStream:
+    """The pieces of a sound that comes in bit by bit.
+
+    Args:
+        sample_rate: of the sound.
+        max_segment_s: how long pieces may be.
+        voice: what finds speech.
+        frames_at_once: frames that are listened to together: fewer are slower, and wait less for the end of a piece.
+    """
+
+    def __init__(
+        self, sample_rate: int, max_segment_s: float, voice: VoiceActivity, frames_at_once: int = _FRAMES_AT_ONCE
+    ) -> None:
+        self._frame = round(FRAME_S * sample_rate)
+        self._size = self._frame * frames_at_once
+        self._cutter, self._hear = _Cutter(int(max_segment_s * sample_rate / self._frame)), voice.listen()
+        self._unheard = np.zeros(0, np.float32)
+        # the samples that may still be needed, and how many came before them
+        self._kept, self._first = np.zeros(0, np.float32), 0
+
+    def accept(self, samples: np.ndarray) -> Iterator[Piece]:
+        """Take the next samples (S,), any number of them; the pieces that have ended within them."""
+        self._unheard = np.concatenate([self._unheard, samples])
+        while len(self._unheard) >= self._size:
+            chunk, self._unheard = self._unheard[: self._size], self._unheard[self._size :]
+            yield from self._listen(chunk)
+
+    def finish(self) -> Iterator[Piece]:
+        """No more comes: the last pieces."""
+        if len(self._unheard):
+            yield from self._listen(self._unheard)
+        for region in self._cutter.finish():
+            yield self._piece(*region)
+
+    @property
+    def unfinished(self) -> Piece | None:
+        """What has been heard of a piece that has not ended; None: nobody speaks."""
+        start = self._cutter.open_since
+        return None if start is None else self._piece(start, self._first + len(self._kept))
+
+    def _listen(self, chunk: np.ndarray) -> Iterator[Piece]:
+        frame = self._frame
+        self._kept = np.concatenate([self._kept, chunk])
         # the last frame of the sound is filled up with silence
         frames = np.pad(chunk, (0, -len(chunk) % frame)).reshape(-1, frame)
-        for start, end in cutter.regions(ear(frames), loudness(frames)):
-            yield Piece(start * frame, kept[start * frame - first : end * frame - first])
-        unneeded = min(cutter.needed * frame - first, len(kept))
-        kept, first = kept[unneeded:], first + unneeded
-    for start, end in cutter.finish():
-        yield Piece(start * frame, kept[start * frame - first : end * frame - first])
+        for region in self._cutter.regions(self._hear(frames), loudness(frames)):
+            yield self._piece(*region)
+        unneeded = min(self._cutter.needed * frame - self._first, len(self._kept))
+        self._kept, self._first = self._kept[unneeded:], self._first + unneeded
 
-
-def _chunks(blocks: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
-    """Blocks of any lengths in equal ones; the last may be shorter."""
-    kept = np.zeros(0, np.float32)
-    for block in blocks:
-        kept = np.concatenate([kept, block])
-        whole = len(kept) // size * size
-        yield from (kept[i : i + size] for i in range(0, whole, size))
-        kept = kept[whole:]
-    if len(kept):
-        yield kept
+    def _piece(self, start: int, end: int) -> Piece:
+        """From one frame to another."""
+        frame, first = self._frame, self._first
+        return Piece(start * frame, self._kept[start * frame - first : end * frame - first])
 
 
 def loudness(frames: np.ndarray) -> np.ndarray:
@@ -142,6 +171,11 @@ class _Cutter:
         self._open: int | None = None  # where the present piece begins
         self._spoken = 0  # behind the last frame of speech
         self._loudness: list[float] = []  # since the present piece began
+
+    @property
+    def open_since(self) -> int | None:
+        """Where the present piece begins; None: there is none."""
+        return self._open
 
     @property
     def needed(self) -> int:

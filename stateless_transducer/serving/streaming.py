@@ -50,7 +50,7 @@ class Stream:
             raise ValueError("The stream is finished; make a new one for more sound.")
         if sample_rate < 1000:
             raise ValueError(f"`sample_rate` must be at least 1000 Hz, but is {sample_rate}.")
-        self._fbank.accept(_as_wave(samples), sample_rate)
+        self._fbank.accept(as_wave(samples), sample_rate)
 
     def finish(self) -> None:
         """Say that no more sound comes; as much silence is appended as lets the last words out."""
@@ -154,6 +154,11 @@ class StreamingRecognizer:
         return self._fbank_config.sample_rate
 
     @property
+    def vocab_size(self) -> int:
+        """Ids that the model says."""
+        return self._model.vocab_size
+
+    @property
     def latency_s(self) -> float:
         """The most seconds from a sound to the chunk that decodes it, without computing and resampling.
 
@@ -188,7 +193,7 @@ class StreamingRecognizer:
         greedy_search_chunk(model, encoder_out, [stream._hypothesis for stream in streams], streams[0]._silent)
 
 
-def _as_wave(samples: np.ndarray) -> np.ndarray:
+def as_wave(samples: np.ndarray) -> np.ndarray:
     """Checked samples as float32 in [-1, 1]; a bad one would spoil the state of the stream for good."""
     samples = np.asarray(samples)
     if samples.ndim != 1:

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Join single recordings into longer utterances: connected digits from single digits, phrases from words.
 
-    ./join_strings.py --recordings manifest.tsv --strings strings.tsv --output-dir joined
+    ./join_strings.py --recordings manifest.tsv --strings strings.tsv --output-dir joined [--noise-share 0.6]
 
 ``manifest.tsv`` has columns id, path; ``strings.tsv`` has id, speaker, split, text, segments (ids of recordings) and
 gaps_ms (silences before, between and behind them: one more than segments). Writes ``<output-dir>/<split>/<id>.wav`` and
-``<output-dir>/table.tsv`` for ``transducer prepare table``.
+``<output-dir>/table.tsv`` for ``transducer prepare table``. With ``--noise-share``, that part of the training strings
+has a noise in the recordings, not in the silences: as if they had been recorded elsewhere, with another microphone.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ from __future__ import annotations
 import argparse
 import csv
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
 import soundfile
+from make_noise import RATE, coloured_noise
 
-from stateless_transducer.audio import AudioError, read_audio
+from stateless_transducer.audio import AudioError, read_audio, resample
 
 
 def main() -> int:
@@ -27,6 +30,10 @@ def main() -> int:
     parser.add_argument("--strings", type=Path, required=True, help="table of what to join")
     parser.add_argument("--output-dir", type=Path, required=True)
     parser.add_argument("--sample-rate", type=int, default=16000, help="of what is written")
+    parser.add_argument("--noise-share", type=float, default=0.0, help="share of the training strings with noise")
+    parser.add_argument(
+        "--noise-snr-db", type=float, nargs=2, default=(5.0, 30.0), help="how far their noise is below the speech"
+    )
     parser.add_argument("--limit", type=int, default=None, help="join no more than this many a split")
     arguments = parser.parse_args()
     try:
@@ -54,7 +61,12 @@ def join_all(arguments: argparse.Namespace) -> int:
             if id_ not in sounds:
                 sounds[id_] = read_audio(paths[id_], arguments.sample_rate)
         gaps = [round(float(gap) / 1000 * arguments.sample_rate) for gap in row["gaps_ms"].split()]
-        joined = join([sounds[id_] for id_ in segments], gaps)
+        recordings = [sounds[id_] for id_ in segments]
+        rng = np.random.default_rng(zlib.crc32(row["id"].encode()))
+        if split == "train" and rng.random() < arguments.noise_share:
+            snr_db = rng.uniform(*arguments.noise_snr_db)
+            recordings = with_noise(recordings, snr_db, arguments.sample_rate, rng)
+        joined = join(recordings, gaps)
         path = arguments.output_dir / split / f"{row['id']}.wav"
         path.parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(path, joined, arguments.sample_rate, subtype="PCM_16")
@@ -64,6 +76,16 @@ def join_all(arguments: argparse.Namespace) -> int:
         writer.writerow(("id", "path", "speaker", "split", "text"))
         writer.writerows(rows)
     return len(rows)
+
+
+def with_noise(sounds: list[np.ndarray], snr_db: float, sample_rate: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """One noise of one colour through all of them, so many decibels below their mean power."""
+    sizes = [len(sound) for sound in sounds]
+    noise = coloured_noise(rng, sum(sizes) * RATE // sample_rate + 2)
+    noise = resample(noise.astype(np.float32), RATE, sample_rate)[: sum(sizes)]
+    power = np.mean(np.concatenate(sounds) ** 2)
+    noise *= np.sqrt(power / np.mean(noise**2)) * 10 ** (-snr_db / 20)
+    return [sound + piece for sound, piece in zip(sounds, np.split(noise, np.cumsum(sizes)[:-1]), strict=True)]
 
 
 def join(sounds: list[np.ndarray], gaps: list[int]) -> np.ndarray:

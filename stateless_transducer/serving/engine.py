@@ -1,0 +1,146 @@
+"""One door for the server to models of both kinds: of whole utterances, and streaming."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from stateless_transducer.audio import stream_audio
+from stateless_transducer.export.onnx_graph import Graph, find_graph, find_tokens, is_streaming
+from stateless_transducer.serving.batcher import Batcher
+from stateless_transducer.serving.config import BatchConfig
+from stateless_transducer.serving.live import LiveSession, PiecewiseSession, StreamingSession
+from stateless_transducer.serving.recognizer import Recognizer
+from stateless_transducer.serving.streaming import StreamingRecognizer
+from stateless_transducer.serving.transcript import Segment, Transcript
+from stateless_transducer.text.vocabulary import Vocabulary, read_vocabulary
+
+_PIECES_AHEAD = 8
+"""Of one sound, that wait for the model at a time: who sends an hour does not keep the others waiting for long."""
+
+
+class Engine(Protocol):
+    """A model that many people use at once; its methods may be called from any threads."""
+
+    token_table: Vocabulary
+
+    def transcribe(self, sound: BinaryIO, *, channel: int | None = None) -> Transcript:
+        """All that is said in a sound file.
+
+        Raises:
+            AudioError: it cannot be read.
+            BusyError: too much is waiting.
+        """
+        ...
+
+    def live(self, sample_rate: int) -> LiveSession:
+        """A sound that is still coming in."""
+        ...
+
+    @property
+    def waiting_s(self) -> float:
+        """Seconds of audio that are waiting."""
+        ...
+
+    def close(self) -> None:
+        """Finish what has been begun."""
+        ...
+
+
+class PiecewiseEngine:
+    """A model of whole utterances."""
+
+    def __init__(self, recognizer: Recognizer, config: BatchConfig) -> None:
+        """A recogniser, and how its users share it."""
+        self._recognizer, self.token_table = recognizer, recognizer.token_table
+        self._batcher = Batcher(
+            lambda pieces: recognizer.recognise(pieces, config.batch_seconds),
+            recognizer.sample_rate,
+            batch_seconds=config.batch_seconds,
+            max_wait_ms=config.max_wait_ms,
+            max_waiting_s=config.max_waiting_s,
+        )
+
+    def transcribe(self, sound: BinaryIO, *, channel: int | None = None) -> Transcript:
+        """See `Engine`."""
+        warnings: list[str] = []
+        waiting: deque[Future[Segment]] = deque()
+        segments: list[Segment] = []
+        pieces, duration = self._recognizer.pieces(sound, channel=channel, warn=warnings.append), 0.0
+        while True:
+            try:
+                waiting.append(self._batcher.submit(next(pieces)))
+            except StopIteration as end:
+                duration = end.value
+                break
+            if len(waiting) >= _PIECES_AHEAD:
+                segments.append(waiting.popleft().result())
+        segments += [each.result() for each in waiting]
+        text = self.token_table.join(segment.text for segment in segments)
+        return Transcript(text, duration, tuple(segments), tuple(warnings))
+
+    def live(self, sample_rate: int) -> LiveSession:
+        """See `Engine`."""
+        recognizer = self._recognizer
+        pieces, model_rate = recognizer.live_pieces(), recognizer.sample_rate
+        return PiecewiseSession(pieces, self._batcher, sample_rate=sample_rate, model_rate=model_rate)
+
+    @property
+    def waiting_s(self) -> float:
+        """See `Engine`."""
+        return self._batcher.waiting_s
+
+    def close(self) -> None:
+        """See `Engine`."""
+        self._batcher.close()
+
+
+class StreamingEngine:
+    """A streaming model: sound files, too, are listened to from front to back."""
+
+    waiting_s = 0.0
+
+    def __init__(self, recognizer: StreamingRecognizer, token_table: Vocabulary) -> None:
+        """A recogniser and its tokens."""
+        self._recognizer, self.token_table = recognizer, token_table
+
+    def transcribe(self, sound: BinaryIO, *, channel: int | None = None) -> Transcript:
+        """See `Engine`."""
+        rate, warnings, num_samples = self._recognizer.sample_rate, [], 0
+        session = self.live(rate)
+
+        def heard() -> Iterator[Segment]:
+            nonlocal num_samples
+            for samples in stream_audio(sound, rate, channel=channel, warn=warnings.append):
+                num_samples += len(samples)
+                yield from (each.segment for each in session.accept(samples) if each.is_final)
+            yield from (each.segment for each in session.finish() if each.is_final)
+
+        segments = tuple(heard())
+        text = self.token_table.join(segment.text for segment in segments)
+        return Transcript(text, round(num_samples / rate, 3), segments, tuple(warnings))
+
+    def live(self, sample_rate: int) -> LiveSession:
+        """See `Engine`."""
+        return StreamingSession(self._recognizer, sample_rate)
+
+    def close(self) -> None:
+        """See `Engine`."""
+
+
+def is_streaming_folder(path: Path) -> bool:
+    """Whether a model is a folder of graphs that go on from chunk to chunk."""
+    return path.is_dir() and is_streaming(Graph(find_graph(path, "encoder", prefer_int8=True), 1))
+
+
+def open_streaming_engine(folder: Path, *, num_threads: int) -> StreamingEngine:
+    """An engine with a streaming model.
+
+    Raises:
+        ValueError: see `StreamingRecognizer.from_pretrained`.
+    """
+    recognizer = StreamingRecognizer.from_pretrained(folder, num_threads=num_threads)
+    return StreamingEngine(recognizer, read_vocabulary(find_tokens(folder), recognizer.vocab_size))

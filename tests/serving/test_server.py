@@ -1,0 +1,364 @@
+"""A real server on a loopback port: what it answers is what the recogniser says, for many at once, files and live."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import httpx
+import numpy as np
+import pytest
+import soundfile
+import uvicorn
+from processes import listen_to_sigint
+from tiny_talker import say, some_text
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
+
+from stateless_transducer.cli import main
+from stateless_transducer.commands.serve import _listening
+from stateless_transducer.serving.config import BatchConfig, SegmentConfig
+from stateless_transducer.serving.engine import PiecewiseEngine, open_streaming_engine
+from stateless_transducer.serving.formats import document
+from stateless_transducer.serving.recognizer import Recognizer
+from stateless_transducer.serving.server import create_app
+from stateless_transducer.serving.streaming import StreamingRecognizer
+
+SEGMENTS = SegmentConfig(vad="energy", max_segment_s=5.0)
+
+
+@contextmanager
+def _served(engine, **options):
+    """The address of a server that runs in a thread."""
+    with _listening("127.0.0.1", 0) as listener:
+        config = uvicorn.Config(create_app(engine, "talker", **options), log_level="warning")
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+@pytest.fixture(scope="module")
+def recognizer(talker):
+    return Recognizer.from_pretrained(talker / "onnx", segments=SEGMENTS, num_threads=1)
+
+
+@pytest.fixture(scope="module")
+def address(recognizer):
+    with _served(PiecewiseEngine(recognizer, BatchConfig()), max_upload_mb=1.0, max_live=2) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def sounds(tmp_path_factory):
+    """Files of one sentence and of many, of several rates, with what is said in them."""
+    folder, rng, made = tmp_path_factory.mktemp("sounds"), np.random.default_rng(3), {}
+    for number in range(6):
+        texts = [some_text(rng) for _ in range(1 if number < 4 else 5)]
+        wave = np.concatenate([np.concatenate([say(text, rng), np.zeros(16000, np.float32)]) for text in texts])
+        path = folder / f"{number}.wav"
+        soundfile.write(path, wave, 16000)
+        made[path] = texts
+    return made
+
+
+def _ask(address, path, **fields):
+    with path.open("rb") as file:
+        return httpx.post(
+            f"{address}/v1/audio/transcriptions", files={"file": (path.name, file)}, data=fields, timeout=60
+        )
+
+
+def test_many_at_once_get_what_each_would_get_alone(address, recognizer, sounds):
+    paths = list(sounds) * 3
+    with ThreadPoolExecutor(len(paths)) as pool:
+        answers = list(pool.map(lambda path: _ask(address, path, response_format="verbose_json").json(), paths))
+    num_found = 0
+    for path, answer in zip(paths, answers, strict=True):
+        (alone,) = recognizer.transcribe([path])
+        assert answer["text"] == alone.text
+        num_found += len(set(sounds[path]) & {segment["text"] for segment in answer["segments"]})
+        assert answer["duration"] == alone.duration and answer["warnings"] == list(alone.warnings)
+        for found, wanted in zip(answer["segments"], alone.segments, strict=True):
+            for name in ("text", "start", "end", "starts", "ends"):
+                assert found[name] == json.loads(json.dumps(getattr(wanted, name)))
+            # other company in the batch, other rounding
+            assert found["confidences"] == pytest.approx(wanted.confidences, abs=2e-3)
+    # and the model knows what it says
+    assert num_found > 0.6 * sum(map(len, sounds.values())) * 3
+
+
+@pytest.mark.parametrize("wanted", ["json", "text", "srt", "vtt", "tsv", "TextGrid"])
+def test_each_format_is_the_one_that_transcribe_writes(address, recognizer, sounds, wanted):
+    path = list(sounds)[-1]
+    (alone,) = recognizer.transcribe([path])
+    answer = _ask(address, path, response_format=wanted, model="whisper-1", language="zh")
+    assert answer.status_code == 200
+    if wanted == "json":
+        assert answer.json() == {"text": alone.text}
+    elif wanted == "text":
+        assert answer.text == alone.text + "\n"
+    else:
+        assert answer.text == document(wanted, path.name, alone, recognizer.token_table)
+        assert answer.headers["content-type"].startswith({"vtt": "text/vtt"}.get(wanted, "text/"))
+
+
+def test_a_channel_can_be_chosen(address, sounds, tmp_path):
+    path = next(iter(sounds))
+    wave, rate = soundfile.read(path)
+    soundfile.write(tmp_path / "two.wav", np.stack([np.zeros_like(wave), wave], axis=1), rate)
+    assert _ask(address, tmp_path / "two.wav", channel=1).json()["text"] == sounds[path][0]
+    assert _ask(address, tmp_path / "two.wav", channel=0).json()["text"] == ""
+    error = _ask(address, tmp_path / "two.wav", channel=2)
+    assert error.status_code == 400 and "channel" in error.json()["error"]["message"]
+
+
+def test_what_cannot_be_used_is_said_in_a_line(address, sounds, tmp_path):
+    def refused(answer, status, message):
+        assert answer.status_code == status
+        error = answer.json()["error"]
+        assert error["code"] == status and re.search(message, error["message"]), error
+        assert "Traceback" not in answer.text
+
+    (tmp_path / "no.wav").write_bytes(b"hello" * 100)
+    refused(_ask(address, tmp_path / "no.wav"), 400, r"^no\.wav: not a sound file")
+    refused(_ask(address, next(iter(sounds)), response_format="docx"), 400, "`response_format`: Input should be 'json'")
+    refused(httpx.post(f"{address}/v1/audio/transcriptions"), 400, "`file`: Field required")
+    refused(httpx.get(f"{address}/nowhere"), 404, "Not Found")
+    (tmp_path / "large.wav").write_bytes(bytes(2**20 + 1))
+    refused(_ask(address, tmp_path / "large.wav"), 413, "The request is larger than 1 MiB")
+
+
+def test_a_large_request_of_unknown_length_is_refused(address):
+    def parts():
+        yield b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n'
+        for _ in range(40):
+            yield bytes(2**16)
+
+    headers = {"content-type": "multipart/form-data; boundary=x"}
+    answer = httpx.post(f"{address}/v1/audio/transcriptions", content=parts(), headers=headers)
+    assert answer.status_code == 413 and "larger than 1 MiB" in answer.json()["error"]["message"]
+
+
+def test_who_comes_when_too_much_is_waiting_is_told_to_come_again(recognizer, sounds):
+    engine = PiecewiseEngine(recognizer, BatchConfig(max_waiting_s=0.1))
+    has_begun, may_go_on, recognise = threading.Event(), threading.Event(), engine._batcher._recognise
+
+    def slowly(pieces):
+        has_begun.set()
+        assert may_go_on.wait(10)
+        return recognise(pieces)
+
+    engine._batcher._recognise = slowly
+    path = next(iter(sounds))
+    with _served(engine) as address, ThreadPoolExecutor(1) as pool:
+        first = pool.submit(_ask, address, path)
+        assert has_begun.wait(10)
+        second = _ask(address, path)
+        assert httpx.get(f"{address}/health").json()["waiting_s"] > 0.1
+        may_go_on.set()
+        assert first.result().json()["text"] == sounds[path][0]
+    assert second.status_code == 503 and second.headers["retry-after"] == "10"
+    assert re.match(r"\d+ s of audio are waiting; try again later", second.json()["error"]["message"])
+
+
+def test_the_page_and_what_it_asks_for(address):
+    page = httpx.get(f"{address}/")
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    for asked in re.findall(r'(?:fetch\("|new URL\(`)([\w/]+)', page.text):
+        # a WebSocket's address is no page
+        assert asked == "v1/live" or httpx.get(f"{address}/{asked}").status_code in (200, 405)
+    # nothing of it comes from elsewhere
+    assert not re.findall(r"(?:src|href)=(?!.data:)|https?://|@import", page.text)
+    health = httpx.get(f"{address}/health").json()
+    assert health == {"status": "ok", "model": "talker", "waiting_s": 0.0, "live": 0}
+    assert httpx.get(f"{address}/v1/models").json()["data"][0]["id"] == "talker"
+
+
+def _listen(address, wave, *, options="", size=1600, dtype="<i2"):
+    """All that a server says about a sound."""
+    with connect(f"{address.replace('http', 'ws')}/v1/live{options}") as socket:
+        if dtype == "<i2":
+            wave = np.round(wave * 32767)
+        for start in range(0, len(wave), size):
+            socket.send(wave[start : start + size].astype(dtype).tobytes())
+        socket.send("end")
+        return [json.loads(message) for message in socket]
+
+
+@pytest.mark.parametrize(
+    ("options", "rate", "size", "dtype"),
+    [("", 16000, 1600, "<i2"), ("?sample_rate=48000&format=f32le", 48000, 7001, "<f4")],
+)
+def test_live_sound_is_final_at_each_pause(address, recognizer, options, rate, size, dtype):
+    rng = np.random.default_rng(5)
+    waves = [np.concatenate([say(text, rng), np.zeros(16000, np.float32)]) for text in ("今天", "天气很好", "好吗")]
+    wave, ends = np.concatenate(waves), np.cumsum([len(each) / 16000 for each in waves])
+    said = wave
+    if rate != 16000:
+        wave = np.repeat(wave, rate // 16000)
+    heard = _listen(address, wave, options=options, size=size, dtype=dtype)
+    assert heard[-1] == {"type": "end"}
+    final = [each for each in heard if each["type"] == "final"]
+    assert len(final) == 3
+    for each, begin, end in zip(final, [0, *ends], ends, strict=False):
+        assert begin - 0.3 < each["start"] < each["end"] < end
+        (alone,) = recognizer.transcribe([said[round(each["start"] * 16000) : round(each["end"] * 16000)]])
+        assert each["text"] == alone.text != ""
+    # times are those of the whole sound
+    assert all(each["start"] <= each["starts"][0] <= each["ends"][-1] <= each["end"] for each in final)
+
+
+def test_an_utterance_that_goes_on_is_told_so_far(address):
+    rng = np.random.default_rng(6)
+    wave = np.concatenate([say("今天气很好吗", rng), np.zeros(16000, np.float32)])
+    with connect(f"{address.replace('http', 'ws')}/v1/live") as socket:
+        heard = []
+        samples = np.round(wave * 32767).astype("<i2")
+        for start in range(0, len(samples), 8000):
+            socket.send(samples[start : start + 8000].tobytes())
+            time.sleep(0.1)
+        socket.send("end")
+        heard = [json.loads(message) for message in socket]
+    kinds = [each["type"] for each in heard]
+    assert kinds[0] == "partial" and kinds[-2:] == ["final", "end"]
+    partial = [each["text"] for each in heard if each["type"] == "partial"]
+    assert heard[-2]["text"] == "今天气很好吗" and len(partial[0]) < 6
+
+
+@pytest.mark.parametrize(
+    ("options", "data", "message"),
+    [
+        (
+            "?sample_rate=10",
+            None,
+            "`sample_rate` must be in 1000..384000, `format` s16le or f32le, but they are 10 and",
+        ),
+        ("?format=mp3", None, "but they are 16000 and 'mp3'"),
+        ("", b"abc", "A message of 3 bytes ends in the middle of a sample"),
+        ("?format=f32le", np.array([np.nan], "<f4").tobytes(), "must be floats in"),
+    ],
+)
+def test_live_sound_that_cannot_be_is_refused(address, options, data, message):
+    with connect(f"{address.replace('http', 'ws')}/v1/live{options}") as socket:
+        if data is not None:
+            socket.send(data)
+        told = json.loads(socket.recv())
+        assert told["type"] == "error" and message in told["message"]
+        with pytest.raises(ConnectionClosed) as closed:
+            socket.recv()
+    assert closed.value.rcvd is not None and closed.value.rcvd.code == 1007
+    assert httpx.get(f"{address}/health").json()["live"] == 0
+
+
+def test_so_many_may_speak_at_a_time(address):
+    where = f"{address.replace('http', 'ws')}/v1/live"
+    with connect(where) as first, connect(where) as second:
+        for socket in (first, second):
+            socket.send(bytes(3200))
+        _wait(lambda: httpx.get(f"{address}/health").json()["live"] == 2)
+        with connect(where) as third:
+            assert "2 sounds are coming in already" in json.loads(third.recv())["message"]
+    _wait(lambda: httpx.get(f"{address}/health").json()["live"] == 0)
+
+
+def _wait(condition):
+    for _ in range(200):
+        if condition():
+            return
+        time.sleep(0.05)
+    raise AssertionError("it did not come to be")
+
+
+def test_a_streaming_model_is_served_too(tiny_model, tmp_path):
+    tiny = tiny_model()
+    rng = np.random.default_rng(0)
+    wave = (0.1 * rng.standard_normal(48000)).astype(np.float32)
+    soundfile.write(tmp_path / "a.wav", wave, 16000, subtype="FLOAT")
+    recognizer = StreamingRecognizer.from_pretrained(tiny.folder)
+    stream = recognizer.create_stream()
+    stream.accept(wave, 16000)
+    stream.finish()
+    while recognizer.advance([stream]):
+        pass
+    wanted = stream.result
+    assert wanted.text
+    with _served(open_streaming_engine(tiny.folder, num_threads=1)) as address:
+        found = _ask(address, tmp_path / "a.wav", response_format="verbose_json").json()
+        assert found["text"] == wanted.text and found["duration"] == 3.0
+        assert found["segments"][0]["times"] == list(wanted.times)
+        heard = _listen(address, wave, options="?format=f32le", dtype="<f4")
+        assert heard[-2]["type"] == "final" and heard[-2]["text"] == wanted.text
+        assert {each["type"] for each in heard[:-2]} == {"partial"}
+
+
+def test_the_command_serves_until_it_is_interrupted(talker, sounds):
+    command = [sys.executable, "-m", "stateless_transducer.cli", "serve", str(talker / "onnx"), "--port", "0"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=listen_to_sigint
+    )
+    assert process.stdout is not None
+    said = process.stdout.readline()
+    match = re.fullmatch(rf"serving {talker}/onnx on (http://127\.0\.0\.1:\d+) - Ctrl-C stops it\n", said)
+    assert match, said
+    path = next(iter(sounds))
+    _wait(lambda: _answers(match[1]))
+    assert _ask(match[1], path).json()["text"] == sounds[path][0]
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 0
+    assert process.communicate() == ("", "")
+
+
+def _answers(address):
+    try:
+        return httpx.get(f"{address}/health").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--port", "70000"], "`--port` must be in 0..65535, but is 70000"),
+        (["--max-live", "0"], "`--max-live` must be at least 1, but is 0"),
+        (["--batch-seconds", "0"], "`--batch-seconds` must be above 0 s, but is 0"),
+        (["--max-wait-ms", "-1"], "`--max-wait-ms` must be in 0..1000, but is -1"),
+        (["--ssl-keyfile", "k.pem"], "`--ssl-keyfile` belongs to a `--ssl-certfile`"),
+        (["--ssl-certfile", "c.pem"], "`--ssl-certfile` c.pem: no such file"),
+        (["--host", "192.0.2.1"], "`--host` 192.0.2.1, `--port` 8000: cannot be listened on: "),
+    ],
+)
+def test_options_that_cannot_be_are_named(talker, capsys, flags, message):
+    try:
+        assert main(["serve", str(talker / "onnx"), *flags]) == 1
+    except SystemExit as err:
+        assert err.code == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_port_that_is_taken_and_a_model_that_is_not_there(tmp_path, capsys):
+    with _listening("127.0.0.1", 0) as taken:
+        port = str(taken.getsockname()[1])
+        assert main(["serve", str(tmp_path), "--port", port]) == 1
+        assert f"`--host` 127.0.0.1, `--port` {port}: cannot be listened on: Address already in use" in (
+            capsys.readouterr().err
+        )
+    assert main(["serve", str(tmp_path / "no.pt"), "--port", "0"]) == 1
+    assert f"{tmp_path}/no.pt: no such model" in capsys.readouterr().err
+
+
+def test_a_streaming_model_has_no_other_search(tiny_model, capsys):
+    flags = ["--port", "0", "--decoding-method", "modified_beam_search"]
+    assert main(["serve", str(tiny_model().folder), *flags]) == 1
+    assert "is a streaming model: it knows no other than its greedy search" in capsys.readouterr().err
