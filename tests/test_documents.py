@@ -21,6 +21,14 @@ def test_example_of_the_loss_runs():
     assert names["encoder_out"].grad is not None
 
 
+def test_example_of_a_model_of_ones_own_runs(capsys):
+    text = (ROOT / "docs" / "decoding.md").read_text(encoding="utf-8")
+    (example,) = (block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "class Mine" in block)
+    exec(example, {"__name__": "example"})
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3 and lines[2] == "() () 0.0" and len(eval(lines[0].split(") (")[0] + ")")) > 3
+
+
 def test_links_lead_somewhere():
     assert len(DOCUMENTS) > 10
     links = [

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +18,16 @@ def test_public_name_is_there(name):
 def test_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         stateless_transducer.nothing  # noqa: B018
+
+
+def test_public_names_are_listed_and_typed():
+    """What is loaded when it is asked for is spelt out a second time for those who only read: the same, from there."""
+    assert set(stateless_transducer.__all__) <= set(dir(stateless_transducer))
+    file = Path(stateless_transducer.__file__)
+    assert (file.parent / "py.typed").exists()
+    typed = re.findall(r"from stateless_transducer\.(\S+) import \(?([\w\s,]+)\)?\n", file.read_text())
+    found = {name: module for module, names in typed for name in re.findall(r"(\w+) as \1", names)}
+    assert found == stateless_transducer._MODULES
 
 
 def test_importing_the_package_loads_no_torch():

@@ -12,7 +12,14 @@ import pytest
 
 EGS = Path(__file__).parents[1] / "egs"
 # what each recipe would make first, and takes as it is
-THERE = ("joined/table.tsv", "noise/x.wav", "travel/table.tsv", "corpus/model.pt", "corpus/manifest.tsv")
+THERE = (
+    "joined/table.tsv",
+    "joined_clean/table.tsv",
+    "noise/x.wav",
+    "travel/table.tsv",
+    "corpus/model.pt",
+    "corpus/manifest.tsv",
+)
 TRANSDUCER = """#!/usr/bin/env bash
 [ "$1" = train ] && trap 'exit 0' INT
 echo "$1" >> {log}

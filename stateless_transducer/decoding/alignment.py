@@ -19,7 +19,7 @@ import numpy as np
 from stateless_transducer.decoding.arrays import Array, gather, like, log_sum_exp, to_numpy, without_gradients
 from stateless_transducer.decoding.hypothesis import Hypothesis
 from stateless_transducer.decoding.options import PLAIN, LogitOptions
-from stateless_transducer.decoding.recognisable import Steps, on_host
+from stateless_transducer.decoding.recognisable import Steps, asked_in
 
 BAND = 3
 """Cells above and below the path that the search found; the others carry next to nothing."""
@@ -57,8 +57,15 @@ def align(
         hypotheses: N.
         max_symbols_per_frame: 1: paths say one token a frame at most, as of modified beam search; otherwise any number.
         options: adjustments of the logits.
+
+    Raises:
+        ValueError: shapes or lens cannot be; a hypothesis says more on a frame than paths may.
     """
-    model, encoder_out, encoder_out_lens = on_host(model, encoder_out, encoder_out_lens)
+    if max_symbols_per_frame == 1:
+        crowded = (n for n, each in enumerate(hypotheses) if len(set(each.frames)) < len(each.frames))
+        if (n := next(crowded, None)) is not None:
+            raise ValueError(f"Hypothesis {n} says several tokens on a frame: give `max_symbols_per_frame=None`.")
+    model, encoder_out, encoder_out_lens = asked_in(model, encoder_out, encoder_out_lens)
     bands = [
         _Band.around(hypothesis, int(length), model)
         for hypothesis, length in zip(hypotheses, to_numpy(encoder_out_lens), strict=True)

@@ -96,16 +96,19 @@ def in_float32(x: Array) -> Array:
 
 
 def without_gradients(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-    """Run a function in torch's inference mode, where torch is in use at all."""
+    """Run a function without torch's gradients, where torch is in use at all.
+
+    Not in inference mode: what somebody's model makes on the way and keeps could not be trained with afterwards.
+    """
 
     @wraps(function)
     def quiet(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
-        with _inference_mode():
+        with _no_gradients():
             return function(*args, **kwargs)
 
     return quiet
 
 
-def _inference_mode() -> AbstractContextManager[Any]:
+def _no_gradients() -> AbstractContextManager[Any]:
     torch = sys.modules.get("torch")
-    return torch.inference_mode() if torch is not None else nullcontext()
+    return torch.no_grad() if torch is not None else nullcontext()

@@ -7,13 +7,15 @@ The paper's sums over prefixes of hypotheses are left out, as in icefall.
 
 from __future__ import annotations
 
+import math
+
 from stateless_transducer.decoding.arrays import Array, is_on_host, without_gradients
 from stateless_transducer.decoding.beam_arrays import search_in_arrays
 from stateless_transducer.decoding.beam_walks import search_by_walks
 from stateless_transducer.decoding.fusion import Scorer
-from stateless_transducer.decoding.hypothesis import Hypothesis, rank
-from stateless_transducer.decoding.options import PLAIN, LogitOptions
-from stateless_transducer.decoding.recognisable import Steps, on_host
+from stateless_transducer.decoding.hypothesis import LOST, Hypothesis, rank
+from stateless_transducer.decoding.options import PLAIN, LogitOptions, check_beam_size
+from stateless_transducer.decoding.recognisable import Steps, asked_in
 
 
 @without_gradients
@@ -47,13 +49,21 @@ def beam_search(
 
     Returns:
         For each utterance its hypotheses, best first; their score is the log-probability of all their paths that were
-        followed, and what the scorer added.
+        followed, and what the scorer added. An empty one with score NaN for an utterance for which the model gives no
+        numbers.
+
+    Raises:
+        ValueError: shapes, lens or ``beam_size`` cannot be.
     """
-    model, encoder_out, encoder_out_lens = on_host(model, encoder_out, encoder_out_lens)
+    check_beam_size(beam_size)
+    model, encoder_out, encoder_out_lens = asked_in(model, encoder_out, encoder_out_lens)
     search = search_by_walks if is_on_host(encoder_out) else search_in_arrays
     found = search(model, encoder_out, encoder_out_lens, beam_size, options, scorer)
 
     def goodness(hypothesis: Hypothesis) -> float:
         return float(rank(hypothesis.score, len(hypothesis.tokens), model.context_size, length_norm))
 
-    return [sorted(own, key=goodness, reverse=True) for own in found]
+    def is_lost(own: list[Hypothesis]) -> bool:
+        return not own or any(math.isnan(each.score) for each in own)
+
+    return [[LOST] if is_lost(own) else sorted(own, key=goodness, reverse=True) for own in found]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from tyro.conf import arg
 
@@ -37,6 +37,10 @@ class SearchConfig:
     """beam_search, modified_beam_search: hypotheses are ranked by log-probability / length ^ this; 0: by the whole."""
 
     def __post_init__(self) -> None:
+        if self.decoding_method not in get_args(Method):
+            wanted = ", ".join(get_args(Method))
+            raise ValueError(f"`--decoding-method` must be one of {wanted}, but is {self.decoding_method!r}.")
+
         for name in ("max_sym_per_frame", "beam_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`--{name.replace('_', '-')}` must be at least 1, but is {getattr(self, name)}.")

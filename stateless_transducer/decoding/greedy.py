@@ -18,9 +18,9 @@ from stateless_transducer.decoding.arrays import (
     to_numpy,
     without_gradients,
 )
-from stateless_transducer.decoding.hypothesis import Hypothesis
+from stateless_transducer.decoding.hypothesis import LOST, Hypothesis
 from stateless_transducer.decoding.options import PLAIN, LogitOptions, Schedule
-from stateless_transducer.decoding.recognisable import Steps, on_host
+from stateless_transducer.decoding.recognisable import Steps, asked_in
 
 # an utterance looks so many frames ahead, as long as all together do not ask for more rows
 _MOST_AHEAD, _ROWS_AT_ONCE = 8, 32
@@ -47,16 +47,22 @@ def greedy_search(
         options: adjustments of the logits.
 
     Returns:
-        N hypotheses, whose score is the sum of their tokens' log-probabilities.
+        N hypotheses, whose score is the sum of their tokens' log-probabilities; an empty one with score NaN for an
+        utterance for which the model gives no numbers.
+
+    Raises:
+        ValueError: shapes, lens or ``max_symbols_per_frame`` cannot be.
     """
-    model, encoder_out, encoder_out_lens = on_host(model, encoder_out, encoder_out_lens)
+    if max_symbols_per_frame < 1:
+        raise ValueError(f"`max_symbols_per_frame` must be at least 1, but is {max_symbols_per_frame}.")
+    model, encoder_out, encoder_out_lens = asked_in(model, encoder_out, encoder_out_lens)
     if is_on_host(encoder_out):
         return _search_ahead(model, encoder_out, encoder_out_lens, max_symbols_per_frame, options)
     xp, device = namespace(encoder_out), device_of(encoder_out)
     schedule = Schedule.of(encoder_out_lens)
     N, T, blank = len(schedule.lens), len(schedule.running), model.blank_id
     contexts = xp.full((N, model.context_size), blank, dtype=xp.int64, device=device)
-    decoder_out = model.predict(contexts)
+    decoder_out = xp.asarray(model.predict(contexts), copy=True)
     symbols = xp.full((T, max_symbols_per_frame, N), blank, dtype=xp.int64, device=device)
     log_probs = xp.zeros((T, max_symbols_per_frame, N), dtype=xp.float32, device=device)
     every = xp.arange(N, device=device)
@@ -86,7 +92,8 @@ def _search_ahead(
     """
     lens, blank = encoder_out_lens.astype(np.int64), model.blank_id
     contexts = np.full((len(lens), model.context_size), blank, np.int64)
-    decoder_out = model.predict(contexts)
+    decoder_out = model.predict(contexts).copy()
+    is_lost = np.zeros(len(lens), bool)
     # of each utterance: the next frame, and how many symbols it has said already
     t, said = np.zeros_like(lens), np.zeros_like(lens)
     events: list[tuple[np.ndarray, ...]] = []
@@ -96,6 +103,8 @@ def _search_ahead(
         frames = np.arange(len(owners)) + (t[running] - (ahead.cumsum() - ahead)).repeat(ahead)
         logits = options.adjust(model.join(encoder_out[owners, frames], decoder_out[owners]), blank)
         symbols = logits.argmax(1)
+        # the largest of numbers and no number is no number
+        is_lost[owners[np.isnan(logits[np.arange(len(owners)), symbols])]] = True
         says = (symbols != blank).nonzero()[0]
         speaking, first = np.unique(owners[says], return_index=True)
         says = says[first]
@@ -109,7 +118,7 @@ def _search_ahead(
         contexts[speaking] = np.concatenate([contexts[speaking, 1:], symbol[:, None]], axis=1)
         decoder_out[speaking] = model.predict(contexts[speaking])
         events.append((speaking, frame, symbol, logits[says].max(1) - log_sum_exp(logits[says])))
-    return _of_events(events, len(lens))
+    return [LOST if lost else own for own, lost in zip(_of_events(events, len(lens)), is_lost, strict=True)]
 
 
 def _of_events(events: Sequence[tuple[np.ndarray, ...]], N: int) -> list[Hypothesis]:
@@ -133,6 +142,9 @@ def _collect(symbols: np.ndarray, log_probs: np.ndarray, blank: int) -> list[Hyp
     sure = log_probs.transpose(2, 0, 1).reshape(N, T * S)
     hypotheses = []
     for row, own in zip(rows, sure, strict=True):
+        if np.isnan(own).any():
+            hypotheses.append(LOST)
+            continue
         (places,) = (row != blank).nonzero()
         hypotheses.append(
             Hypothesis(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +30,10 @@ class Hypothesis:
     """Log-probability of each token where it was emitted."""
     score: float = 0.0
     """Log-probability of the whole, as the search that found it counts; see there."""
+
+
+LOST = Hypothesis((), (), (), math.nan)
+"""What is found where the model gives no numbers."""
 
 
 def rank(scores: ArrayLike, num_tokens: ArrayLike, context_size: int, length_norm: float) -> np.ndarray:

@@ -22,9 +22,9 @@ from stateless_transducer.decoding.arrays import (
     without_gradients,
 )
 from stateless_transducer.decoding.fusion import Scorer, best_symbols
-from stateless_transducer.decoding.hypothesis import Hypothesis, extended_hash, rank
-from stateless_transducer.decoding.options import PLAIN, LogitOptions, Schedule
-from stateless_transducer.decoding.recognisable import Steps, on_host
+from stateless_transducer.decoding.hypothesis import LOST, Hypothesis, extended_hash, rank
+from stateless_transducer.decoding.options import PLAIN, LogitOptions, Schedule, check_beam_size
+from stateless_transducer.decoding.recognisable import Steps, asked_in
 
 
 @without_gradients
@@ -57,9 +57,14 @@ def modified_beam_search(
 
     Returns:
         For each utterance its hypotheses, 1 to K, best first; their score is the log-probability of all their paths
-        that the beam kept, and what the scorer added.
+        that the beam kept, and what the scorer added. An empty one with score NaN for an utterance for which the
+        model gives no numbers.
+
+    Raises:
+        ValueError: shapes, lens or ``beam_size`` cannot be.
     """
-    model, encoder_out, encoder_out_lens = on_host(model, encoder_out, encoder_out_lens)
+    check_beam_size(beam_size)
+    model, encoder_out, encoder_out_lens = asked_in(model, encoder_out, encoder_out_lens)
     schedule = Schedule.of(encoder_out_lens)
     beam = _Beam.start(model, encoder_out, len(schedule.running), beam_size, 0 if scorer is None else scorer.state_size)
     if scorer is not None:
@@ -192,7 +197,10 @@ class _Beam:
         best = _merge(best, hashes, num_tokens, self.every_place)
         largest = xp.max(best, axis=1, keepdims=True)
         self.offset[:R] += largest[:, 0]
-        self.log_probs[:R], self.hashes[:R], self.num_tokens[:R] = best - largest, hashes, num_tokens
+        # where the model gives no numbers, nothing is left
+        with np.errstate(invalid="ignore"):
+            self.log_probs[:R] = best - largest
+        self.hashes[:R], self.num_tokens[:R] = hashes, num_tokens
 
     def finish(self, lens: np.ndarray, running: list[int], length_norm: float) -> list[list[Hypothesis]]:
         """Ranked hypotheses of each utterance, read back along the parents."""
@@ -214,6 +222,7 @@ class _Beam:
                     _hypothesis(said[:, k].nonzero()[0], symbols[:, n, k], log_probs[:, n, k], totals[n, order[n, k]])
                     for k in range(num_live[n])
                 ]
+                or [LOST]
             )
         return results
 

@@ -26,10 +26,12 @@ class LogitOptions:
             raise ValueError(f"`temperature` must be above 0, but is {self.temperature}.")
 
     def adjust(self, logits: Array, blank_id: int) -> Array:
-        """(..., V) -> (..., V), in float32 at least; the logits may be used up."""
+        """(..., V) -> (..., V), in float32 at least."""
         logits = in_float32(logits)
-        if self.temperature != 1:
-            logits = logits / self.temperature
+        if self.temperature == 1 and not self.blank_penalty:
+            return logits
+        # a new array: the given one is the model's
+        logits = logits / self.temperature
         if self.blank_penalty:
             logits[..., blank_id] -= self.blank_penalty
         return logits
@@ -37,6 +39,12 @@ class LogitOptions:
 
 PLAIN = LogitOptions()
 """The model's own distribution."""
+
+
+def check_beam_size(beam_size: int) -> None:
+    """Raises ValueError."""
+    if beam_size < 1:
+        raise ValueError(f"`beam_size` must be at least 1, but is {beam_size}.")
 
 
 @dataclass(frozen=True)

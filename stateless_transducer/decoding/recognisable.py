@@ -6,21 +6,25 @@ Letters: N utterances, T_in feature frames, F mel bins, T encoder frames, V voca
 from __future__ import annotations
 
 import sys
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from stateless_transducer.decoding.arrays import Array, is_on_host
+from stateless_transducer.decoding.arrays import Array, is_on_host, to_numpy
 
 
 class Steps(Protocol):
-    """What a search needs of a model once the encoder has run; it gives arrays of the kind that it is given."""
+    """What a search needs of a model once the encoder has run; it gives arrays of the kind that it is given.
+
+    It is asked about N hypotheses at once, whichever utterances and frames they belong to. Rows must not depend on one
+    another: a network is to be in evaluation mode. What it gives is not written to.
+    """
 
     blank_id: int
     context_size: int
 
     def predict(self, contexts: Array) -> Array:
-        """(N, context_size) -> decoder_out (N, D)."""
+        """(N, context_size), int64, the last tokens, blanks before the first -> decoder_out (N, D)."""
         ...
 
     def join(self, encoder_out: Array, decoder_out: Array) -> Array:
@@ -36,26 +40,65 @@ class Recognisable(Steps, Protocol):
         ...
 
 
-def on_host(model: Steps, encoder_out: Array, encoder_out_lens: Array) -> tuple[Steps, Array, Array]:
-    """Torch tensors on the CPU become NumPy arrays, in the same memory, and the model one that takes them.
+def asked_in(model: Steps, encoder_out: Array, encoder_out_lens: Array) -> tuple[Steps, Array, Array]:
+    """Model and frames as a search works with them, checked.
 
-    A search is many small operations; NumPy starts each in a fraction of the time that torch does. Other arrays stay.
+    Torch tensors on the CPU become NumPy arrays, in the same memory where they are float32, and the model one that
+    takes them: a search is many small operations, and NumPy starts each in a fraction of the time that torch does.
+    Other arrays stay.
+
+    Raises:
+        ValueError: shapes or lens cannot be; of the model's answers, when it gives them.
     """
+    shape, lens = tuple(encoder_out.shape), to_numpy(encoder_out_lens)
+    if len(shape) != 3:
+        raise ValueError(f"`encoder_out` must be (N, T, D), but is {shape}.")
+    N, T, _ = shape
+    if lens.shape != (N,) or lens.dtype.kind not in "iu":
+        raise ValueError(
+            f"`encoder_out_lens` must be {N} integers, one for each row of `encoder_out` {shape}, "
+            f"but is {lens.shape} of {lens.dtype}."
+        )
+    # an utterance too short for the subsampling has fewer than no frames
+    if N and lens.max() > T:
+        raise ValueError(f"`encoder_out_lens` must be at most T = {T}, but reach {lens.max()}.")
     if isinstance(encoder_out, np.ndarray) or not is_on_host(encoder_out):
-        return model, encoder_out, encoder_out_lens
-    return _OnHost(model), encoder_out.detach().numpy(), encoder_out_lens.numpy()
+        return _Checked(model), encoder_out, encoder_out_lens
+    return _Checked(_OnHost(model, encoder_out.dtype)), encoder_out.detach().float().numpy(), lens
 
 
-class _OnHost:
-    """A model of torch's that is asked in NumPy arrays."""
+class _Checked:
+    """A model whose answers have the shapes that they must have."""
 
     def __init__(self, model: Steps) -> None:
         self._model, self.blank_id, self.context_size = model, model.blank_id, model.context_size
 
+    def predict(self, contexts: Array) -> Array:
+        decoder_out = self._model.predict(contexts)
+        if decoder_out.ndim != 2 or len(decoder_out) != len(contexts):
+            wanted = f"contexts {tuple(contexts.shape)} must give decoder_out ({len(contexts)}, D)"
+            raise ValueError(f"The model's `predict`: {wanted}, but they give {tuple(decoder_out.shape)}.")
+        return decoder_out
+
+    def join(self, encoder_out: Array, decoder_out: Array) -> Array:
+        logits = self._model.join(encoder_out, decoder_out)
+        if logits.ndim != 2 or len(logits) != len(encoder_out):
+            wanted = f"two {tuple(encoder_out.shape)} must give logits ({len(encoder_out)}, V)"
+            raise ValueError(f"The model's `join`: {wanted}, but they give {tuple(logits.shape)}.")
+        return logits
+
+
+class _OnHost:
+    """A model of torch's that is asked in NumPy arrays of float32, whatever it computes in."""
+
+    def __init__(self, model: Steps, dtype: Any) -> None:
+        self._model, self._dtype = model, dtype
+        self.blank_id, self.context_size = model.blank_id, model.context_size
+
     def predict(self, contexts: np.ndarray) -> np.ndarray:
-        return self._model.predict(sys.modules["torch"].from_numpy(contexts)).numpy()
+        return self._model.predict(sys.modules["torch"].from_numpy(contexts)).float().numpy()
 
     def join(self, encoder_out: np.ndarray, decoder_out: np.ndarray) -> np.ndarray:
         torch = sys.modules["torch"]
-        logits = self._model.join(torch.from_numpy(encoder_out), torch.from_numpy(decoder_out))
-        return logits.float().numpy()
+        rows = (torch.from_numpy(each).to(self._dtype) for each in (encoder_out, decoder_out))
+        return self._model.join(*rows).float().numpy()

@@ -5,6 +5,7 @@ Letters: N utterances, T_in feature frames, F mel bins.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from stateless_transducer.decoding.arrays import Array, device_of, namespace, without_gradients
@@ -36,7 +37,7 @@ def search(
         ValueError: the model gives no number for some utterance.
     """
     every = search_nbest(model, features, feature_lens, config, scorer)
-    if lost := [n for n, found in enumerate(every) if not found]:
+    if lost := [n for n, found in enumerate(every) if math.isnan(found[0].score)]:
         raise ValueError(f"The model's output is not finite for utterance {lost[0] + 1} of a batch of {len(every)}.")
     return [found[0] for found in every]
 
@@ -57,6 +58,9 @@ def search_nbest(
         feature_lens: (N,); an utterance too short for one encoder frame gives an empty hypothesis.
         config: which search.
         scorer: what else counts in a beam; `make_scorer` gives that of the configuration.
+
+    Raises:
+        ValueError: the configuration names hotwords or a language model, and there is no scorer.
     """
     return search_encoded(model, *encode(model, features, feature_lens), config, scorer)
 
@@ -71,6 +75,11 @@ def search_encoded(
     model: Steps, encoder_out: Array, encoder_out_lens: Array, config: SearchConfig, scorer: Scorer | None = None
 ) -> list[list[Hypothesis]]:
     """`search_nbest` of what `encode` gives."""
+    if scorer is None and (config.hotwords_file is not None or config.ngram_lm is not None):
+        raise ValueError(
+            "`hotwords_file` and `ngram_lm` are read by `make_scorer(config, token_table)`: give what it returns as "
+            "`scorer`."
+        )
     options = logit_options(config)
     if config.decoding_method == "greedy_search":
         best = greedy_search(

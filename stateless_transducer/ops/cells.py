@@ -85,10 +85,10 @@ def list_cells(
     """
     # on the host: the number of cells must be known there to allocate them; contiguous, since a kernel reads them
     lens, words = (each.cpu().long().contiguous() for each in (encoder_out_lens, token_lens))
-    t = torch.arange(num_frames)
+    t = torch.arange(num_frames, device="cpu")
     lens_, words_ = lens[:, None], words[:, None]
     if topology == "standard":
-        low, high = torch.zeros(1, dtype=torch.int64), words_
+        low, high = torch.zeros(1, dtype=torch.int64, device="cpu"), words_
     else:
         frames_left = lens_ - t - (1 if topology == "modified" else 0)
         low, high = (words_ - frames_left).clamp(min=0), torch.minimum(t, words_)

@@ -174,14 +174,14 @@ class _Grid:
 
     def __init__(self, cells: Cells, *, is_two_way: bool) -> None:
         device = cells.frame.device
-        exits = torch.tensor(cells.exits)
+        exits = torch.tensor(cells.exits, device="cpu")
         order = exits.argsort(descending=True, stable=True)
         line, lines_each = torch.empty_like(order), 2 if is_two_way else 1
-        line[order] = lines_each * torch.arange(len(order))
+        line[order] = lines_each * torch.arange(len(order), device="cpu")
         self.shape = (lines_each * len(exits), int(exits.max()) + 1, cells.max_tokens + 2)
         self.clock_size = self.shape[2]
         # lines that still run at each clock
-        self.running = (lines_each * (exits >= torch.arange(self.shape[1])[:, None]).sum(1)).tolist()
+        self.running = (lines_each * (exits >= torch.arange(self.shape[1], device="cpu")[:, None]).sum(1)).tolist()
         exits, line = exits.to(device, non_blocking=True), line.to(device, non_blocking=True)
         line_size = self.shape[1] * self.shape[2]
         self.exit_places = line * line_size + exits * self.clock_size + cells.token_lens

@@ -111,11 +111,12 @@ def _rows_of_frames(logits: Tensor, T: int, num_frames: Tensor, num_tokens: Tens
     if logits.dim() == 4:
         if len(logits) != len(num_frames):
             raise ValueError(f"`logits` hold {len(logits)} utterances, but `logit_lengths` {len(num_frames)}.")
-        return torch.arange(len(logits) * T) * logits.shape[2]
+        return torch.arange(len(logits) * T, device="cpu") * logits.shape[2]
     sizes = num_frames * (num_tokens + 1)
     if int(sizes.sum()) != len(logits):
         raise ValueError(
             f"Packed `logits` must have a row for each of the sum(T * (U+1)) = {int(sizes.sum())} cells, but have "
             f"{len(logits)} rows."
         )
-    return (torch.arange(T) * (num_tokens + 1)[:, None] + (sizes.cumsum(0) - sizes)[:, None]).flatten()
+    t = torch.arange(T, device=num_tokens.device)
+    return (t * (num_tokens + 1)[:, None] + (sizes.cumsum(0) - sizes)[:, None]).flatten()

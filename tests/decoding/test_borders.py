@@ -1,0 +1,156 @@
+"""What somebody else's model and arrays may get wrong: a sentence that names it, never a wrong transcript."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from as_on_a_device import beam_search_in_arrays
+from test_searches import Toy
+
+from stateless_transducer.decoding.alignment import align
+from stateless_transducer.decoding.beam import beam_search
+from stateless_transducer.decoding.config import SearchConfig
+from stateless_transducer.decoding.greedy import greedy_search
+from stateless_transducer.decoding.hypothesis import LOST, Hypothesis
+from stateless_transducer.decoding.modified_beam import modified_beam_search
+from stateless_transducer.decoding.options import LogitOptions
+from stateless_transducer.decoding.search import search_encoded
+
+SEARCHES = [greedy_search, beam_search, modified_beam_search, beam_search_in_arrays]
+
+
+@pytest.fixture(params=SEARCHES, ids=lambda search: search.__name__)
+def search(request):
+    return request.param
+
+
+def _best(found):
+    return [each if isinstance(each, Hypothesis) else each[0] for each in found]
+
+
+@pytest.mark.parametrize(
+    ("shape", "lens", "message"),
+    [
+        ((2, 16), [2, 2], r"`encoder_out` must be \(N, T, D\), but is \(2, 16\)"),
+        ((3, 4, 16), [4, 4], r"`encoder_out_lens` must be 3 integers, one for each row .* but is \(2,\) of int64"),
+        ((2, 4, 16), [4.0, 4.0], r"must be 2 integers, .* but is \(2,\) of float32"),
+        ((2, 4, 16), [[4, 4]], r"must be 2 integers, .* but is \(1, 2\) of int64"),
+        # a flat index would reach the neighbour's frames
+        ((2, 4, 16), [6, 4], "`encoder_out_lens` must be at most T = 4, but reach 6"),
+    ],
+)
+def test_lens_that_do_not_fit_are_refused(search, shape, lens, message):
+    with pytest.raises(ValueError, match=message):
+        search(Toy(), torch.zeros(shape), torch.tensor(lens))
+
+
+def test_answers_of_another_shape_are_refused(search):
+    """As icefall's decoder and joiner have them: an argmax over the wrong axis would say nothing, without a word."""
+
+    class Wide(Toy):
+        def predict(self, contexts):
+            return super().predict(contexts)[:, None]
+
+    class Wider(Toy):
+        def join(self, encoder_out, decoder_out):
+            return super().join(encoder_out, decoder_out)[:, None]
+
+    given = torch.randn(2, 4, 16), torch.tensor([4, 4])
+    with pytest.raises(ValueError, match=r"`predict`: .* must give decoder_out \(\d, D\), but .*1, 16\)"):
+        search(Wide(), *given)
+    with pytest.raises(ValueError, match=r"`join`: two \(\d+, 16\) must give logits \(\d+, V\), but .*, 1, 12\)"):
+        search(Wider(), *given)
+
+
+@pytest.mark.parametrize("blank_id", [0, 11])
+def test_an_utterance_without_numbers_is_lost_alone(search, blank_id):
+    model, encoder_out, lens = Toy(blank_id=blank_id), torch.randn(3, 9, 16), torch.tensor([9, 9, 7])
+    wanted = _best(search(model, encoder_out, lens))
+    encoder_out[1, 4] = torch.nan
+    found = _best(search(model, encoder_out, lens))
+    assert found[1].tokens == LOST.tokens and math.isnan(found[1].score)
+    for n in (0, 2):
+        assert found[n].tokens == wanted[n].tokens and found[n].score == pytest.approx(wanted[n].score, abs=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_model_in_half_precision_is_searched_on_a_cpu(search, dtype):
+    model, encoder_out, lens = Toy(), torch.randn(3, 9, 16), torch.tensor([9, 9, 7])
+    wanted = _best(search(model.to(dtype).float(), encoder_out.to(dtype).float(), lens))
+    found = _best(search(model.to(dtype), encoder_out.to(dtype), lens))
+    same = sum(a.tokens == b.tokens for a, b in zip(found, wanted, strict=True))
+    assert same >= 2 and all(math.isfinite(each.score) for each in found)
+
+
+def test_what_the_model_gives_is_not_written_to(search):
+    class Remembering(Toy):
+        """Gives the same arrays when it is asked the same."""
+
+        def __init__(self):
+            super().__init__()
+            self.known = {}
+
+        def predict(self, contexts):
+            key = tuple(contexts.flatten().tolist())
+            return self.known.setdefault(key, super().predict(contexts))
+
+        def join(self, encoder_out, decoder_out):
+            key = tuple(encoder_out.flatten().tolist() + decoder_out.flatten().tolist())
+            return self.known.setdefault(key, super().join(encoder_out, decoder_out))
+
+    model, encoder_out, lens = Remembering(), torch.randn(1, 9, 16), torch.tensor([9])
+    first = search(model, encoder_out, lens, options=LogitOptions(blank_penalty=0.7))
+    kept = {key: value.clone() for key, value in model.known.items()}
+    again = search(model, encoder_out, lens, options=LogitOptions(blank_penalty=0.7))
+    assert first == again
+    assert all(torch.equal(value, kept[key]) for key, value in model.known.items())
+
+
+def test_searching_leaves_a_model_that_can_be_trained(search):
+    class Lazy(Toy):
+        """Makes a table when it is first needed."""
+
+        table = None
+
+        def join(self, encoder_out, decoder_out):
+            if self.table is None:
+                self.table = torch.eye(16)
+            return super().join(encoder_out @ self.table, decoder_out)
+
+    model = Lazy()
+    search(model, torch.randn(1, 5, 16), torch.tensor([5]))
+    model.join(
+        torch.randn(2, 16, requires_grad=True), model.predict(torch.zeros(2, 2, dtype=torch.int64))
+    ).sum().backward()
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_sizes_below_one_are_refused(size):
+    given = Toy(), torch.randn(1, 5, 16), torch.tensor([5])
+    with pytest.raises(ValueError, match=f"`max_symbols_per_frame` must be at least 1, but is {size}"):
+        greedy_search(*given, max_symbols_per_frame=size)
+    for search in (beam_search, modified_beam_search):
+        with pytest.raises(ValueError, match=f"`beam_size` must be at least 1, but is {size}"):
+            search(*given, beam_size=size)
+
+
+def test_a_method_that_is_none_is_refused():
+    with pytest.raises(ValueError, match="`--decoding-method` must be one of greedy_search, .*, but is 'beam'"):
+        SearchConfig(decoding_method="beam")  # pyright: ignore
+
+
+def test_hotwords_of_a_configuration_are_not_passed_over(tmp_path):
+    config = SearchConfig("modified_beam_search", hotwords_file=tmp_path / "words.txt")
+    with pytest.raises(ValueError, match=r"are read by `make_scorer\(config, token_table\)`"):
+        search_encoded(Toy(), torch.randn(1, 5, 16), torch.tensor([5]), config)
+
+
+def test_aligning_several_symbols_a_frame_must_be_allowed():
+    model, encoder_out, lens = Toy(), torch.randn(1, 5, 16), torch.tensor([5])
+    crowded = Hypothesis((3, 4), (2, 2), (-1.0, -1.0))
+    with pytest.raises(ValueError, match="Hypothesis 0 says several tokens on a frame: give `max_symbols_per_fra"):
+        align(model, encoder_out, lens, [crowded])
+    (found,) = align(model, encoder_out, lens, [crowded], max_symbols_per_frame=None)
+    assert 0 < found.confidence < 1
