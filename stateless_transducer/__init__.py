@@ -3,43 +3,11 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from stateless_transducer.audio import AudioError as AudioError
-    from stateless_transducer.checkpoint import Checkpoint as Checkpoint
-    from stateless_transducer.checkpoint import load_checkpoint as load_checkpoint
-    from stateless_transducer.checkpoint import save_checkpoint as save_checkpoint
-    from stateless_transducer.decoding.config import SearchConfig as SearchConfig
-    from stateless_transducer.decoding.hypothesis import Hypothesis as Hypothesis
-    from stateless_transducer.decoding.search import make_scorer as make_scorer
-    from stateless_transducer.decoding.search import search as search
-    from stateless_transducer.decoding.search import search_nbest as search_nbest
-    from stateless_transducer.features import FbankConfig as FbankConfig
-    from stateless_transducer.icefall import load_icefall as load_icefall
-    from stateless_transducer.icefall import save_icefall as save_icefall
-    from stateless_transducer.model.config import ModelConfig as ModelConfig
-    from stateless_transducer.model.transducer import Transducer as Transducer
-    from stateless_transducer.model.transducer import build_model as build_model
-    from stateless_transducer.ops.joint_loss import joint_transducer_loss as joint_transducer_loss
-    from stateless_transducer.ops.pruned_loss import prune as prune
-    from stateless_transducer.ops.pruned_loss import prune_ranges as prune_ranges
-    from stateless_transducer.ops.pruned_loss import pruned_transducer_loss as pruned_transducer_loss
-    from stateless_transducer.ops.pruned_loss import simple_transducer_loss as simple_transducer_loss
-    from stateless_transducer.ops.transducer_loss import transducer_loss as transducer_loss
-    from stateless_transducer.serving.config import DetailConfig as DetailConfig
-    from stateless_transducer.serving.config import SegmentConfig as SegmentConfig
-    from stateless_transducer.serving.endpoint import EndpointRules as EndpointRules
-    from stateless_transducer.serving.recognizer import Recognizer as Recognizer
-    from stateless_transducer.serving.streaming import StreamingRecognizer as StreamingRecognizer
-    from stateless_transducer.serving.transcript import Alternative as Alternative
-    from stateless_transducer.serving.transcript import Segment as Segment
-    from stateless_transducer.serving.transcript import Transcript as Transcript
-    from stateless_transducer.text.tokens import TokenTable as TokenTable
+from typing import Any
 
 __version__ = "0.1.0"
 
-# public name -> its module; loaded when asked for, since torch takes seconds
+# public name -> its module; loaded when asked for, since torch takes seconds. __init__.pyi tells type checkers the same
 _MODULES = {
     "Alternative": "serving.transcript",
     "AudioError": "audio",
