@@ -4,9 +4,9 @@
     python benchmarks/serve.py [--clients 1 4 16] [--threads 2] [--repeats 3] [--checkpoint model.pt --wavs folder]
 
 Two servers run the same exported model on the same threads: one as it is, one that takes a sound at a time
-(`--batch-seconds 0.1`). So many clients send their next sound as soon as the last one is answered; the servers take turns
-at each number of clients. Seconds of sound answered a second, and how long an answer took: the median and the slowest
-twentieth. The gate: both say the same. Model and sounds are those of `transcribe.py`.
+(`--batch-seconds 0.1`). So many clients send their next sound as soon as the last one is answered; the servers take
+turns at each number of clients. Seconds of sound answered a second, and how long an answer took: the median and the
+slowest twentieth. The gate: both say the same. Model and sounds are those of `transcribe.py`.
 """
 
 from __future__ import annotations
@@ -87,11 +87,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary, ExitStack() as stack:
         paths = prepare(Path(temporary), arguments)
         seconds = sum(soundfile.info(path).duration for path in paths)
-        print_about(
-            about(
-                onnxruntime=onnxruntime.__version__, threads=arguments.threads, files=len(paths), seconds=round(seconds)
-            )
-        )
+        facts = {"threads": arguments.threads, "files": len(paths), "seconds": round(seconds)}
+        print_about(about(onnxruntime=onnxruntime.__version__, **facts))
         addresses = {
             name: stack.enter_context(server(Path(temporary) / "onnx", arguments.threads, flags))
             for name, flags in SERVERS.items()
