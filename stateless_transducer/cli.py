@@ -29,7 +29,7 @@ _GROUPS: tuple[tuple[str, dict[str, tuple[str, str]]], ...] = (
             "prepare musan": ("prepare_musan", "MUSAN, noise to mix into speech: manifests, fbank"),
             "prepare table": (
                 "prepare_table",
-                "your own data: a tsv / csv / jsonl table, or a folder of x.wav + x.txt",
+                "your own data: a tsv / csv / jsonl table, a folder of x.wav + x.txt, or Kaldi's",
             ),
             "prepare lang": ("prepare_lang", "tokens of several prepared corpora together, to train on all of them"),
             "prepare download": ("prepare_download", "fetch AISHELL-1 or MUSAN from OpenSLR and unpack it"),

@@ -16,6 +16,7 @@ from tyro.conf import Positional
 from stateless_transducer.commands.console import progress_bar, say
 from stateless_transducer.commands.flags import parse
 from stateless_transducer.data.config import DataConfig, Limits, PrepareConfig, TokenConfig
+from stateless_transducer.data.corpora.kaldi import kaldi_files, kaldi_folders, read_kaldi
 from stateless_transducer.data.corpora.table import TableColumns, hold_out, paired_files, read_folder, read_table
 from stateless_transducer.data.corpora.utterance import Problem, Utterance
 from stateless_transducer.files import fingerprint
@@ -33,7 +34,8 @@ class Options:
     """Options of ``transducer prepare table``."""
 
     source: Annotated[Path, Positional]
-    """Table (.tsv, .csv, .jsonl), or folder of sound files with a .txt of the same name beside each."""
+    """Table (.tsv, .csv, .jsonl); folder of sound files with a .txt of the same name beside each; Kaldi's data folder
+    (wav.scp, text, perhaps segments and utt2spk), or a folder of such."""
     prefix: str = "table"
     """Name of the corpus: manifests and cuts begin with it."""
     audio_dir: Path | None = None
@@ -119,9 +121,13 @@ def _say_what_follows(options: Options, lang_dir: Path) -> None:
 
 
 def _read(options: Options) -> tuple[list[Utterance], list[Problem]]:
-    """The table or the folder, a part of it held out."""
+    """What the source holds, a part of it held out."""
     source = options.source
-    if source.is_dir():
+    if kaldi_folders(source):
+        if options.columns != TableColumns():
+            raise ValueError(f"`--...-column` are for tables, but {source} is a folder of Kaldi's.")
+        utterances, problems = read_kaldi(source, audio_dir=options.audio_dir)
+    elif source.is_dir():
         if options.audio_dir is not None or options.columns != TableColumns():
             raise ValueError(f"`--audio-dir` and `--...-column` are for tables, but {source} is a folder.")
         utterances, problems = read_folder(source)
@@ -138,7 +144,9 @@ def _read(options: Options) -> tuple[list[Utterance], list[Problem]]:
 def _what_counts(options: Options) -> dict[str, Any]:
     """What the utterances follow from: they are read again when it has changed."""
     source = options.source
-    what, files = ("the files", paired_files(source)) if source.is_dir() else ("the table", [source])
+    what, files = "the table", [source]
+    if source.is_dir():
+        what, files = "the files", kaldi_files(source) or paired_files(source)
     named = {f"--{name.replace('_', '-')}": value for name, value in asdict(options.columns).items()}
     return {
         what: fingerprint(files),

@@ -135,6 +135,11 @@ def read_folder(folder: Path) -> tuple[list[Utterance], list[Problem]]:
     return utterances, problems
 
 
+def split_name(name: str) -> str | None:
+    """``train``, ``dev`` or ``test`` where a name means that."""
+    return _SPLIT_NAMES.get(name.lower())
+
+
 def paired_files(folder: Path) -> list[Path]:
     """The files that `read_folder` makes utterances of, and no others: what else is in the folder may change."""
     files = list(_walk(folder))
