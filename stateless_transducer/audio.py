@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import BinaryIO
 
@@ -28,6 +29,9 @@ _UNREADABLE = (soundfile.SoundFileError, TypeError)
 # of full scale; a 16-bit file that clips has 32767 / 32768
 _CLIPPED, _SILENT = 0.9999, 1e-4
 _MAX_CLIPPED_SHARE = 0.01
+# float files in which somebody forgot to divide by 2^31 can still be used; the square of much more is infinite
+_LARGEST = 1e12
+_RATES = 1000, 1_000_000
 # what is read with a damaged place is lost
 _SAMPLES_AT_ONCE = 4096
 # containers may be cut at the next key frame, or count the encoder's delay
@@ -166,6 +170,9 @@ def _tolerant(blocks: Iterable[Block], name: str, warn: Callable[[str], None] | 
     seconds = 0.0
     try:
         for samples, rate in blocks:
+            # what a header says decides how much memory its samples take at another rate
+            if not _RATES[0] <= rate <= _RATES[1]:
+                raise AudioError(f"{name}: its header says {rate} samples a second, not {_RATES[0]} to {_RATES[1]}.")
             seconds += len(samples) / rate
             yield samples, rate
     except _Damaged as damage:
@@ -210,6 +217,8 @@ def _one_channel(
         if not np.isfinite(mono).all():
             seconds += np.isfinite(mono).argmin() / rate
             raise AudioError(f"{name}: holds samples that are not numbers, the first after {seconds:.2f} s.")
+        if np.abs(mono).max(initial=0) > _LARGEST:
+            raise AudioError(f"{name}: holds samples of {np.abs(mono).max():.1g} times full scale.")
         if warn is not None:
             loudness = np.abs(samples if channel is None else mono)
             clipped += np.count_nonzero(loudness >= _CLIPPED)
@@ -319,7 +328,7 @@ def _soundfile_blocks(source: str | Path | BinaryIO, file: soundfile.SoundFile) 
             break
         read += len(samples)
         yield samples, file.samplerate
-    missing = _missing_of_wav(Path(source), file) if isinstance(source, str | Path) else ""
+    missing = _missing_of_wav(source, file) if isinstance(source, str | Path) or source.seekable() else ""
     if missing:
         raise _Damaged(missing)
     # what mpg123 takes for the length of an mp3 may be an estimate
@@ -339,17 +348,20 @@ def _known_length(file: soundfile.SoundFile) -> int:
     return file.frames
 
 
-def _missing_of_wav(path: Path, file: soundfile.SoundFile) -> str:
+def _missing_of_wav(source: str | Path | BinaryIO, file: soundfile.SoundFile) -> str:
     """What the header of a plain wav says is missing: libsndfile silently reads what is there. Empty if all is."""
     if file.format not in ("WAV", "WAVEX"):
         return ""
-    with path.open("rb") as raw:
+    with Path(source).open("rb") if isinstance(source, str | Path) else nullcontext(source) as raw:
+        raw.seek(0)
         head = raw.read(4096)
+        raw.seek(0, 2)
+        size_of_all = raw.tell()
     position = 12
     while position + 8 <= len(head):
         size = int.from_bytes(head[position + 4 : position + 8], "little")
         if head[position : position + 4] == b"data":
-            there = path.stat().st_size - position - 8
+            there = size_of_all - position - 8
             # streams written to a pipe have 0 or the largest number here: length unknown
             if there < size < 0x7FFFFFFF:
                 return f"truncated: its header says {size} bytes of samples, but {there} are there"
@@ -370,7 +382,9 @@ def _av_blocks(source: str | Path | BinaryIO, name: str, reason: str) -> Iterato
         ) from None
     try:
         file = str(source) if isinstance(source, str | Path) else source
-        container = av.open(file, "r", metadata_errors="replace")
+        # of somebody's upload, too: no list in it may name files of this machine, or addresses
+        options = {} if isinstance(source, str | Path) else {"protocol_whitelist": "pipe"}
+        container = av.open(file, "r", metadata_errors="replace", options=options)
     except av.error.FFmpegError as err:
         where = "" if isinstance(source, str | Path) or source.seekable() else " that can be read from a pipe"
         raise AudioError(f"{name}: not a sound file{where} ({err.strerror}).") from err

@@ -67,11 +67,15 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def size_and_time(path: Path) -> list[int] | None:
+    """Of a file: cheap, and other numbers when it has changed; None if there is none."""
+    found = path.stat() if path.is_file() else None
+    return None if found is None else [found.st_size, found.st_mtime_ns]
+
+
 def fingerprint(paths: Iterable[Path]) -> str:
-    """Of names, sizes and times, not of contents: cheap, and another one when a file has changed, come or gone."""
+    """Of the names of files, their sizes and times: another one when a file has changed, come or gone."""
     digest = hashlib.sha256()
     for path in paths:
-        found = path.stat() if path.exists() else None
-        state = None if found is None else (found.st_size, found.st_mtime_ns)
-        digest.update(f"{path.resolve()}\0{state}\n".encode(errors="surrogateescape"))
+        digest.update(f"{path.resolve()}\0{size_and_time(path)}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()[:16]

@@ -13,9 +13,9 @@ import pytest
 EGS = Path(__file__).parents[1] / "egs"
 # what each recipe would make first, and takes as it is
 THERE = (
-    "joined/table.tsv",
+    "joined_noisy/table.tsv",
     "joined_clean/table.tsv",
-    "noise/x.wav",
+    "noise_8khz/x.wav",
     "travel/table.tsv",
     "corpus/model.pt",
     "corpus/manifest.tsv",

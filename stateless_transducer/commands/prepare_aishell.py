@@ -48,12 +48,12 @@ def run(options: Options) -> None:
 def _prepare_manifests(transcript: Path, options: Options) -> None:
     from stateless_transducer.data.corpora.aishell import read_aishell
     from stateless_transducer.data.preparation import prepare_manifests
-    from stateless_transducer.files import fingerprint
+    from stateless_transducer.files import size_and_time
 
     prepare_manifests(
         lambda: read_aishell(options.corpus_dir),
         source=options.corpus_dir,
-        depends_on={"transcripts": fingerprint([transcript])},
+        depends_on={"transcripts": size_and_time(transcript)},
         prefix=PREFIX,
         config=options.prepare,
         limits=options.limits,

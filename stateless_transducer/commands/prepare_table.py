@@ -19,7 +19,7 @@ from stateless_transducer.data.config import DataConfig, Limits, PrepareConfig, 
 from stateless_transducer.data.corpora.kaldi import kaldi_files, kaldi_folders, read_kaldi
 from stateless_transducer.data.corpora.table import TableColumns, hold_out, paired_files, read_folder, read_table
 from stateless_transducer.data.corpora.utterance import Problem, Utterance
-from stateless_transducer.files import fingerprint
+from stateless_transducer.files import fingerprint, size_and_time
 from stateless_transducer.text.tokens import TokenTable, build_token_table, has_ideographs
 
 _NUM_EXAMPLES = 20
@@ -108,12 +108,15 @@ def _say_what_follows(options: Options, lang_dir: Path) -> None:
     """The command to train with; small corpora do not get anywhere with the tutorial's learning rates."""
     from stateless_transducer.data.manifests import read_durations
 
-    config, durations = options.prepare, read_durations(options.prepare.manifest_dir, options.prefix, "train")
-    usual = DataConfig().max_utterance_s
+    config, usual = options.prepare, DataConfig().max_utterance_s
+    whole = read_durations(config.manifest_dir, options.prefix, "train")
+    durations = [duration / speed for duration in whole for speed in config.all_speeds]
     num_longer, longest = sum(duration > usual for duration in durations), math.ceil(max(durations))
     command = f"transducer train --manifest-dir {config.fbank_dir} --prefix {options.prefix} --lang-dir {lang_dir}"
     if num_longer:
-        say(f"{num_longer} of {len(durations)} training utterances are longer than {usual:g} s: left out by default")
+        copies = " and their copies at other speeds" if len(config.all_speeds) > 1 else ""
+        all_ = f"{len(durations)} training utterances{copies}"
+        say(f"{num_longer} of {all_} are longer than {usual:g} s: left out by default")
         command += f" --max-utterance-s {longest}"
     if sum(durations) < _SMALL_S:
         command += f" \\\n  {_FOR_SMALL_CORPORA}"
@@ -144,12 +147,13 @@ def _read(options: Options) -> tuple[list[Utterance], list[Problem]]:
 def _what_counts(options: Options) -> dict[str, Any]:
     """What the utterances follow from: they are read again when it has changed."""
     source = options.source
-    what, files = "the table", [source]
     if source.is_dir():
-        what, files = "the files", kaldi_files(source) or paired_files(source)
+        what, state = "the files", fingerprint(kaldi_files(source) or paired_files(source))
+    else:
+        what, state = "transcripts", size_and_time(source)
     named = {f"--{name.replace('_', '-')}": value for name, value in asdict(options.columns).items()}
     return {
-        what: fingerprint(files),
+        what: state,
         "--dev-share": options.dev_share,
         "--audio-dir": None if options.audio_dir is None else str(options.audio_dir.resolve()),
         **named,

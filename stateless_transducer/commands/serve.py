@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
+import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from stateless_transducer.commands.console import say
+from stateless_transducer.commands.console import complain, say
 from stateless_transducer.commands.flags import parse
 from stateless_transducer.decoding.config import SearchConfig
 from stateless_transducer.serving.config import BatchConfig, DetailConfig, SegmentConfig
@@ -31,8 +31,12 @@ class Options:
     """Port; 0: any that is free, which is printed."""
     max_upload_mb: float = 1024.0
     """Largest file that is taken, in MiB."""
+    max_uploads: int = 64
+    """Sound files that may be worked on or waiting at a time; more are refused with status 503."""
     max_live: int = 100
     """Sounds that may come in live at a time."""
+    access_log: bool = False
+    """Print a line for each request."""
     ssl_certfile: Path | None = None
     """Certificate, for https: browsers give the microphone to pages from this machine, or over https."""
     ssl_keyfile: Path | None = None
@@ -53,7 +57,7 @@ class Options:
             raise ValueError(f"`--port` must be in 0..65535, but is {self.port}.")
         if not self.max_upload_mb > 0:
             raise ValueError(f"`--max-upload-mb` must be above 0 MiB, but is {self.max_upload_mb:g}.")
-        for name in ("max_live", "num_threads"):
+        for name in ("max_uploads", "max_live", "num_threads"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"`--{name.replace('_', '-')}` must be at least 1, but is {value}.")
@@ -77,26 +81,37 @@ def run(options: Options) -> None:
     Raises:
         ValueError: the model cannot be opened, or the address cannot be listened on.
     """
-    import uvicorn
+    from stateless_transducer.serving.run import serve
+    from stateless_transducer.serving.server import Service
 
-    from stateless_transducer.serving.server import create_app
-
+    certificate = _certificate(options)
     with _listening(options.host, options.port) as listener:
         engine = _open(options)
-        app = create_app(engine, options.model.stem, max_upload_mb=options.max_upload_mb, max_live=options.max_live)
-        scheme = "http" if options.ssl_certfile is None else "https"
-        host, port = listener.getsockname()[:2]
-        say(f"serving {options.model} on {scheme}://{f'[{host}]' if ':' in host else host}:{port} - Ctrl-C stops it")
-        config = uvicorn.Config(
-            app,
-            log_level="warning",
-            ssl_certfile=options.ssl_certfile,
-            ssl_keyfile=options.ssl_keyfile,
-            timeout_graceful_shutdown=30,
+        path = options.model
+        service = Service(
+            engine,
+            path.stem if path.is_file() else path.resolve().name,
+            max_upload_mb=options.max_upload_mb,
+            max_uploads=options.max_uploads,
+            max_live=options.max_live,
         )
-        # it raises the interrupt once more when all is closed
-        with contextlib.suppress(KeyboardInterrupt):
-            uvicorn.Server(config).run(sockets=[listener])
+        scheme = "http" if certificate is None else "https"
+        host, port = listener.getsockname()[:2]
+        say(f"serving {path} on {scheme}://{f'[{host}]' if ':' in host else host}:{port} - Ctrl-C stops it")
+        serve(service, engine, listener, certificate=certificate, has_access_log=options.access_log, say=complain)
+
+
+def _certificate(options: Options) -> tuple[Path, Path | None] | None:
+    """The files of a certificate, once they are known to fit."""
+    if options.ssl_certfile is None:
+        return None
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(options.ssl_certfile, options.ssl_keyfile)
+    except ssl.SSLError as err:
+        key = options.ssl_keyfile or "not given: in the same file, then"
+        why = (err.reason or str(err)).replace("_", " ").lower()
+        raise ValueError(f"`--ssl-certfile` {options.ssl_certfile}, `--ssl-keyfile` {key}: {why}.") from err
+    return options.ssl_certfile, options.ssl_keyfile
 
 
 def _listening(host: str, port: int) -> socket.socket:
@@ -113,9 +128,12 @@ def _open(options: Options) -> Engine:
     from stateless_transducer.serving.recognizer import Recognizer
 
     if is_streaming_folder(options.model):
-        if options.search != SearchConfig():
+        if options.search != SearchConfig() or options.details != DetailConfig():
             raise ValueError(f"{options.model} is a streaming model: it knows no other than its greedy search.")
-        return open_streaming_engine(options.model, num_threads=options.num_threads or 1)
+        if options.device not in ("auto", "cpu") or options.precision == "bf16":
+            raise ValueError(f"{options.model} is a streaming model: it runs on the CPU, in fp32 or int8.")
+        is_int8 = options.precision == "int8"
+        return open_streaming_engine(options.model, num_threads=options.num_threads or 1, prefer_int8=is_int8)
     if options.num_threads is not None and not options.model.is_dir():
         import torch
 

@@ -64,6 +64,8 @@ def prepare_manifests(
     if manifests_are_there(done, now, prefix, say=say):
         return False
     utterances, problems = read()
+    # from here on they are not those that it tells of
+    done.unlink(missing_ok=True)
     # an utterance may have moved to another split since
     for folder, kinds in ((config.manifest_dir, ("recordings", "supervisions")), (config.fbank_dir, ("cuts",))):
         for kind in kinds:
@@ -106,7 +108,8 @@ def manifests_are_there(done: Path, now: dict[str, Any], prefix: str, *, say: Sa
             f"{name} were made from {before['source']}, not from {now['source']}. Choose another "
             f"`--prefix` or `--data-dir`, or remove {done} to make them anew."
         )
-    changed = [key for key in now if before.get(key) != now[key]]
+    # an earlier version may not have noted all that counts now
+    changed = [key for key in now if key in before and before[key] != now[key]]
     if changed:
         say(f"{name}: made anew, since these changed: {', '.join(changed)}")
         return False

@@ -104,7 +104,7 @@ def _search_ahead(
         logits = options.adjust(model.join(encoder_out[owners, frames], decoder_out[owners]), blank)
         symbols = logits.argmax(1)
         # the largest of numbers and no number is no number
-        is_lost[owners[np.isnan(logits[np.arange(len(owners)), symbols])]] = True
+        is_lost[owners[~np.isfinite(logits[np.arange(len(owners)), symbols])]] = True
         says = (symbols != blank).nonzero()[0]
         speaking, first = np.unique(owners[says], return_index=True)
         says = says[first]

@@ -13,8 +13,8 @@ from stateless_transducer.serving.segments import Piece
 from stateless_transducer.serving.transcript import Segment
 
 
-class BusyError(Exception):
-    """More sound is waiting than is to wait."""
+class ClosedError(Exception):
+    """Nothing is recognised any more."""
 
 
 class _Order(NamedTuple):
@@ -33,7 +33,6 @@ class Batcher:
         sample_rate: of the pieces.
         batch_seconds: audio worked on at once.
         max_wait_ms: how long a piece waits for others when nothing is being worked on.
-        max_waiting_s: seconds of audio that may wait; more is refused.
     """
 
     def __init__(
@@ -43,10 +42,9 @@ class Batcher:
         *,
         batch_seconds: float = 100.0,
         max_wait_ms: float = 5.0,
-        max_waiting_s: float = 3600.0,
     ) -> None:
         self._recognise, self._sample_rate = recognise, sample_rate
-        self._batch_seconds, self._max_wait_s, self._max_waiting_s = batch_seconds, max_wait_ms / 1000, max_waiting_s
+        self._batch_seconds, self._max_wait_s = batch_seconds, max_wait_ms / 1000
         self._orders: queue.SimpleQueue[_Order | None] = queue.SimpleQueue()
         self._lock, self._waiting_s, self._is_closed = threading.Lock(), 0.0, False
         self._thread = threading.Thread(target=self._work, name="batcher", daemon=True)
@@ -58,24 +56,21 @@ class Batcher:
         return self._waiting_s
 
     def submit(self, piece: Piece) -> Future[Segment]:
-        """The segment of a piece, when it is known.
+        """The segment of a piece, when it is known. Who no longer wants it cancels it.
 
         Raises:
-            BusyError: too much is waiting already.
-            RuntimeError: the batcher is closed.
+            ClosedError: the batcher is closed.
         """
         order = _Order(piece, len(piece.samples) / self._sample_rate, Future())
         with self._lock:
             if self._is_closed:
-                raise RuntimeError("The batcher is closed.")
-            if self._waiting_s > self._max_waiting_s:
-                raise BusyError(f"{self._waiting_s:.0f} s of audio are waiting")
+                raise ClosedError("The model is being closed.")
             self._waiting_s += order.seconds
             self._orders.put(order)
         return order.result
 
     def close(self) -> None:
-        """Recognise what has been submitted, and end."""
+        """End behind the batch that is worked on; what waits fails with `ClosedError`. More than once does no harm."""
         with self._lock:
             self._is_closed = True
             self._orders.put(None)
@@ -86,17 +81,29 @@ class Batcher:
         while not is_last:
             orders, is_last = self._gather()
             # who has gone away in the meantime
-            wanted = [order for order in orders if order.result.set_running_or_notify_cancel()]
-            try:
-                segments = self._recognise([order.piece for order in wanted]) if wanted else []
-            except Exception as err:
-                for order in wanted:
-                    order.result.set_exception(err)
-            else:
-                for order, segment in zip(wanted, segments, strict=True):
-                    order.result.set_result(segment)
+            self._answer([order for order in orders if order.result.set_running_or_notify_cancel()])
             with self._lock:
                 self._waiting_s = max(0.0, self._waiting_s - sum(order.seconds for order in orders))
+
+    def _answer(self, orders: list[_Order]) -> None:
+        if not orders:
+            return
+        if self._is_closed:
+            for order in orders:
+                order.result.set_exception(ClosedError("The model is being closed."))
+            return
+        try:
+            answers = list(zip(orders, self._recognise([order.piece for order in orders]), strict=True))
+        except Exception as err:
+            if len(orders) == 1:
+                orders[0].result.set_exception(err)
+                return
+            # one bad sound must not spoil the others'
+            for order in orders:
+                self._answer([order])
+            return
+        for order, segment in answers:
+            order.result.set_result(segment)
 
     def _gather(self) -> tuple[list[_Order], bool]:
         """A batch, and whether nothing comes behind it."""

@@ -45,12 +45,9 @@ class BatchConfig:
     """Seconds of audio worked on at once; more needs more memory."""
     max_wait_ms: float = 5.0
     """Milliseconds that sound waits for other people's when the model has nothing to do."""
-    max_waiting_s: float = 3600.0
-    """Seconds of audio that may wait; more is refused with status 503."""
 
     def __post_init__(self) -> None:
-        for name in ("batch_seconds", "max_waiting_s"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"`--{name.replace('_', '-')}` must be above 0 s, but is {getattr(self, name):g}.")
+        if not self.batch_seconds > 0:
+            raise ValueError(f"`--batch-seconds` must be above 0 s, but is {self.batch_seconds:g}.")
         if not 0 <= self.max_wait_ms <= 1000:
             raise ValueError(f"`--max-wait-ms` must be in 0..1000, but is {self.max_wait_ms:g}.")

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, Future, TimeoutError
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from stateless_transducer.audio import stream_audio
 from stateless_transducer.export.onnx_graph import Graph, find_graph, find_tokens, is_streaming
-from stateless_transducer.serving.batcher import Batcher
+from stateless_transducer.serving.batcher import Batcher, ClosedError
 from stateless_transducer.serving.config import BatchConfig
 from stateless_transducer.serving.live import LiveSession, PiecewiseSession, StreamingSession
 from stateless_transducer.serving.recognizer import Recognizer
@@ -21,18 +22,33 @@ from stateless_transducer.text.vocabulary import Vocabulary, read_vocabulary
 _PIECES_AHEAD = 8
 """Of one sound, that wait for the model at a time: who sends an hour does not keep the others waiting for long."""
 
+_LOOKS_EVERY_S = 0.5
+"""Whether anybody still waits."""
+
+
+class AbandonedError(Exception):
+    """Nobody waits for the transcript any more."""
+
 
 class Engine(Protocol):
     """A model that many people use at once; its methods may be called from any threads."""
 
     token_table: Vocabulary
 
-    def transcribe(self, sound: BinaryIO, *, channel: int | None = None) -> Transcript:
+    def transcribe(
+        self, sound: BinaryIO, *, channel: int | None = None, is_abandoned: Callable[[], bool]
+    ) -> Transcript:
         """All that is said in a sound file.
+
+        Args:
+            sound: open, and may be read from its beginning again; its ``name`` is that of messages.
+            channel: see `Recognizer.transcribe`.
+            is_abandoned: asked now and then whether to give up.
 
         Raises:
             AudioError: it cannot be read.
-            BusyError: too much is waiting.
+            AbandonedError: it was given up.
+            ClosedError: the engine was closed.
         """
         ...
 
@@ -46,7 +62,7 @@ class Engine(Protocol):
         ...
 
     def close(self) -> None:
-        """Finish what has been begun."""
+        """Give up what has been begun, as soon as that can be. More than once does no harm."""
         ...
 
 
@@ -61,24 +77,34 @@ class PiecewiseEngine:
             recognizer.sample_rate,
             batch_seconds=config.batch_seconds,
             max_wait_ms=config.max_wait_ms,
-            max_waiting_s=config.max_waiting_s,
         )
 
-    def transcribe(self, sound: BinaryIO, *, channel: int | None = None) -> Transcript:
+    def transcribe(
+        self, sound: BinaryIO, *, channel: int | None = None, is_abandoned: Callable[[], bool]
+    ) -> Transcript:
         """See `Engine`."""
         warnings: list[str] = []
         waiting: deque[Future[Segment]] = deque()
         segments: list[Segment] = []
-        pieces, duration = self._recognizer.pieces(sound, channel=channel, warn=warnings.append), 0.0
-        while True:
-            try:
-                waiting.append(self._batcher.submit(next(pieces)))
-            except StopIteration as end:
-                duration = end.value
-                break
-            if len(waiting) >= _PIECES_AHEAD:
-                segments.append(waiting.popleft().result())
-        segments += [each.result() for each in waiting]
+        pieces = self._recognizer.pieces(sound, channel=channel, warn=warnings.append)
+        try:
+            while True:
+                if is_abandoned():
+                    raise AbandonedError
+                try:
+                    waiting.append(self._batcher.submit(next(pieces)))
+                except StopIteration as end:
+                    duration: float = end.value
+                    break
+                if len(waiting) >= _PIECES_AHEAD:
+                    segments.append(_result(waiting.popleft(), is_abandoned))
+            segments += [_result(each, is_abandoned) for each in waiting]
+        except CancelledError as err:
+            raise AbandonedError from err
+        finally:
+            # whatever went wrong, nobody wants the rest
+            for each in waiting:
+                each.cancel()
         text = self.token_table.join(segment.text for segment in segments)
         return Transcript(text, duration, tuple(segments), tuple(warnings))
 
@@ -105,23 +131,32 @@ class StreamingEngine:
 
     def __init__(self, recognizer: StreamingRecognizer, token_table: Vocabulary) -> None:
         """A recogniser and its tokens."""
-        self._recognizer, self.token_table = recognizer, token_table
+        self._recognizer, self.token_table, self._is_closed = recognizer, token_table, False
 
-    def transcribe(self, sound: BinaryIO, *, channel: int | None = None) -> Transcript:
+    def transcribe(
+        self, sound: BinaryIO, *, channel: int | None = None, is_abandoned: Callable[[], bool]
+    ) -> Transcript:
         """See `Engine`."""
         rate, warnings, num_samples = self._recognizer.sample_rate, [], 0
         session = self.live(rate)
 
         def heard() -> Iterator[Segment]:
             nonlocal num_samples
-            for samples in stream_audio(sound, rate, channel=channel, warn=warnings.append):
+            for samples in stream_audio(sound, rate, channel=channel, warn=warnings.append, block_s=1.0):
+                if is_abandoned():
+                    raise AbandonedError
+                if self._is_closed:
+                    raise ClosedError("The model is being closed.")
                 num_samples += len(samples)
                 yield from (each.segment for each in session.accept(samples) if each.is_final)
             yield from (each.segment for each in session.finish() if each.is_final)
 
-        segments = tuple(heard())
+        found = list(heard())
+        duration = round(num_samples / rate, 3)
+        # the model hears silence behind the end of the sound, to let the last words out
+        segments = tuple(replace(each, end=min(each.end, duration)) for each in found)
         text = self.token_table.join(segment.text for segment in segments)
-        return Transcript(text, round(num_samples / rate, 3), segments, tuple(warnings))
+        return Transcript(text, duration, segments, tuple(warnings))
 
     def live(self, sample_rate: int) -> LiveSession:
         """See `Engine`."""
@@ -129,6 +164,16 @@ class StreamingEngine:
 
     def close(self) -> None:
         """See `Engine`."""
+        self._is_closed = True
+
+
+def _result(future: Future[Segment], is_abandoned: Callable[[], bool]) -> Segment:
+    while True:
+        try:
+            return future.result(timeout=_LOOKS_EVERY_S)
+        except TimeoutError:
+            if is_abandoned():
+                raise AbandonedError from None
 
 
 def is_streaming_folder(path: Path) -> bool:
@@ -136,11 +181,11 @@ def is_streaming_folder(path: Path) -> bool:
     return path.is_dir() and is_streaming(Graph(find_graph(path, "encoder", prefer_int8=True), 1))
 
 
-def open_streaming_engine(folder: Path, *, num_threads: int) -> StreamingEngine:
+def open_streaming_engine(folder: Path, *, num_threads: int, prefer_int8: bool = False) -> StreamingEngine:
     """An engine with a streaming model.
 
     Raises:
         ValueError: see `StreamingRecognizer.from_pretrained`.
     """
-    recognizer = StreamingRecognizer.from_pretrained(folder, num_threads=num_threads)
+    recognizer = StreamingRecognizer.from_pretrained(folder, num_threads=num_threads, prefer_int8=prefer_int8)
     return StreamingEngine(recognizer, read_vocabulary(find_tokens(folder), recognizer.vocab_size))

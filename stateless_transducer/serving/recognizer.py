@@ -331,12 +331,20 @@ class Recognizer:
         encoded = encode(model.recognisable, model.place(padded), model.place(lens))
         ranked = search_encoded(model.recognisable, *encoded, config, self._scorer)
         segments = [self._segment(piece, found) for piece, found in zip(pieces, ranked, strict=True)]
+        best = [found[0] for found in ranked]
+        is_lost = [math.isnan(each.score) for each in best]
+        if any(is_lost):
+            _LOG.warning(
+                f"For {sum(is_lost)} of {len(pieces)} pieces of sound the model gives no numbers, and no text."
+            )
         if not self._details.align:
             return segments
-        best = [found[0] for found in ranked]
         options, per_frame = logit_options(config), 1 if config.is_modified else None
         aligned = align(model.recognisable, *encoded, best, max_symbols_per_frame=per_frame, options=options)
-        return [self._aligned(*each) for each in zip(segments, features, aligned, strict=True)]
+        return [
+            segment if lost else self._aligned(segment, own, alignment)
+            for segment, own, alignment, lost in zip(segments, features, aligned, is_lost, strict=True)
+        ]
 
     def _aligned(self, segment: Segment, features: np.ndarray, alignment: Alignment) -> Segment:
         """With the begin, end and confidence of each token."""

@@ -77,8 +77,9 @@ def make_voice_activity(name: Vad) -> VoiceActivity:
 def cut(blocks: Iterable[np.ndarray], sample_rate: int, config: SegmentConfig, voice: VoiceActivity) -> Iterator[Piece]:
     """The pieces of a sound that are to be recognised, in order, none overlapping another.
 
-    A sound of at most ``max_segment_s`` is one piece, whole. Of a longer one, a piece is speech with short silences in
-    it and some silence around it; speech without end is cut at the quietest place of the later half.
+    A sound of at most ``max_segment_s`` is one piece, whole, or none if all its samples are 0. Of a longer one, a piece
+    is speech with short silences in it and some silence around it; speech without end is cut at the quietest place of
+    the later half.
 
     Args:
         blocks: the sound, (S,) each, of any lengths; the pieces do not depend on them.
@@ -96,7 +97,8 @@ def cut(blocks: Iterable[np.ndarray], sample_rate: int, config: SegmentConfig, v
                 yield from stream.accept(each)
             yield from stream.finish()
             return
-    if length:
+    # of nothing at all, models say something
+    if any(block.any() for block in kept):
         yield Piece(0, np.concatenate(kept))
 
 

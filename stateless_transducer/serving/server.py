@@ -1,142 +1,293 @@
 """A recogniser behind HTTP: sound files in the way of OpenAI's API, live sound over a WebSocket, a page to try it.
 
-The page is `page.html`. What computes runs in threads, so that the event loop only passes bytes along.
+The page is `page.html`. What computes runs in threads, some for files and others for live sound, so that neither waits
+for the other, and the event loop only passes bytes along.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+import threading
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, BinaryIO, Literal
 
+import anyio
+import anyio.to_thread
 import numpy as np
 from fastapi import FastAPI, File, Form, Request, UploadFile, WebSocket, WebSocketDisconnect
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
-from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stateless_transducer import __version__
 from stateless_transducer.audio import AudioError
-from stateless_transducer.serving.batcher import BusyError
-from stateless_transducer.serving.engine import Engine
+from stateless_transducer.serving.batcher import ClosedError
+from stateless_transducer.serving.engine import AbandonedError, Engine
 from stateless_transducer.serving.formats import document
-from stateless_transducer.serving.live import Heard
+from stateless_transducer.serving.live import LiveSession
 from stateless_transducer.serving.transcript import Transcript
 
 ResponseFormat = Literal["json", "text", "verbose_json", "srt", "vtt", "tsv", "TextGrid"]
 
 _MEDIA_TYPES = {"vtt": "text/vtt", "tsv": "text/tab-separated-values"}
 _SAMPLES = {"s16le": "<i2", "f32le": "<f4"}
-_TRY_AGAIN_LATER, _BAD_DATA = 1013, 1007  # reasons of WebSockets
+_USUAL_FORMAT = "s16le"
+_RATES = 1000, 384_000
+_MOST_WAITING_S = 600.0
+"""Of one live sound: whoever sends a file as fast as it goes should send it as a file."""
+_TRY_AGAIN_LATER, _GOING_AWAY, _BAD_DATA = 1013, 1001, 1007  # reasons of WebSockets
+_CLIENT_CLOSED = 499
 
 
-def create_app(engine: Engine, name: str, *, max_upload_mb: float = 1024.0, max_live: int = 100) -> FastAPI:
-    """The application; it closes the engine at its end.
+class Service:
+    """The application of one engine, and what a server must know to end it well.
 
     Args:
         engine: recognises.
         name: of the model, as the API gives it.
         max_upload_mb: largest request, in 2**20 bytes.
+        max_uploads: sound files that may be worked on or waiting at a time.
         max_live: sounds that may come in live at a time.
     """
 
-    @asynccontextmanager
-    async def lifespan(_: FastAPI):
-        yield
-        await run_in_threadpool(engine.close)
+    def __init__(
+        self, engine: Engine, name: str, *, max_upload_mb: float = 1024.0, max_uploads: int = 64, max_live: int = 100
+    ) -> None:
+        self._engine, self._name = engine, name
+        self._max_uploads, self._max_live = max_uploads, max_live
+        self.num_uploads = 0
+        # anyio binds a limiter to the event loop in which it is first used
+        self._upload_threads, self._live_threads = (anyio.CapacityLimiter(n) for n in (max_uploads, max_live))
+        self._inboxes: set[_Inbox] = set()
+        self.app = self._make_app(int(max_upload_mb * 2**20))
 
-    app = FastAPI(title="stateless-transducer", version=__version__, lifespan=lifespan)
-    app.add_middleware(_BodyLimit, max_bytes=int(max_upload_mb * 2**20))
-    page = (Path(__file__).parent / "page.html").read_text(encoding="utf-8")
-    num_live = 0
+    @property
+    def num_live(self) -> int:
+        """Sounds that are coming in."""
+        return len(self._inboxes)
 
-    @app.exception_handler(HTTPException)
-    async def refuse(_: Request, err: HTTPException) -> JSONResponse:
-        return _error(err.status_code, str(err.detail), err.headers)
+    async def end_live(self) -> None:
+        """What has come in live is the end: say what is final, and close."""
+        for inbox in self._inboxes:
+            inbox.end()
+        while self._inboxes:
+            await asyncio.sleep(0.02)
 
-    @app.exception_handler(RequestValidationError)
-    async def explain(_: Request, err: RequestValidationError) -> JSONResponse:
-        said = "; ".join(f"`{'.'.join(map(str, each['loc'][1:]))}`: {each['msg']}" for each in err.errors())
-        return _error(400, said)
+    def _make_app(self, max_bytes: int) -> FastAPI:
+        @asynccontextmanager
+        async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+            yield
+            await anyio.to_thread.run_sync(self._engine.close)
 
-    @app.get("/", response_class=HTMLResponse, include_in_schema=False)
-    async def show_page() -> str:
-        return page
+        app = FastAPI(title="stateless-transducer", version=__version__, lifespan=lifespan)
+        app.add_middleware(_Gate, service=self, max_bytes=max_bytes)
+        app.add_exception_handler(HTTPException, _refuse)
+        app.add_exception_handler(RequestValidationError, _explain)
+        app.add_exception_handler(Exception, _apologise)
+        page = (Path(__file__).parent / "page.html").read_text(encoding="utf-8")
 
-    @app.get("/health")
-    async def health() -> dict[str, Any]:
-        """Whether the server works, with which model, and how busy it is."""
-        return {"status": "ok", "model": name, "waiting_s": round(engine.waiting_s, 1), "live": num_live}
+        @app.get("/", response_class=HTMLResponse, include_in_schema=False)
+        async def show_page() -> str:
+            return page
 
-    @app.get("/v1/models")
-    async def models() -> dict[str, Any]:
-        """The one model that is served."""
-        return {"object": "list", "data": [{"id": name, "object": "model", "owned_by": "local"}]}
+        @app.get("/health")
+        async def health() -> dict[str, Any]:
+            """Whether the server works, with which model, and how busy it is."""
+            waiting_s = round(self._engine.waiting_s, 1)
+            busy = {"waiting_s": waiting_s, "uploads": self.num_uploads, "live": self.num_live}
+            return {"status": "ok", "model": self._name, **busy}
 
-    @app.post("/v1/audio/transcriptions", response_model=None)
-    def transcribe(
-        file: Annotated[UploadFile, File(description="Sound or video, of any rate and length.")],
-        response_format: Annotated[ResponseFormat, Form()] = "json",
-        channel: Annotated[int | None, Form(ge=0, description="From 0; left out: the mean of all.")] = None,
-    ) -> Response:
-        """What is said in a sound file. Other fields of OpenAI's API (model, language, ...) are taken and not used."""
+        @app.get("/v1/models")
+        async def models() -> dict[str, Any]:
+            """The one model that is served."""
+            return {"object": "list", "data": [self._model()]}
+
+        @app.get("/v1/models/{name}")
+        async def model(name: str) -> dict[str, Any]:
+            """The same by its name."""
+            if name != self._name:
+                raise HTTPException(404, f"There is no model {name!r}, but {self._name!r}.")
+            return self._model()
+
+        @app.post("/v1/audio/transcriptions", response_model=None)
+        async def transcribe(
+            request: Request,
+            file: Annotated[UploadFile, File(description="Sound or video, of any rate and length.")],
+            response_format: Annotated[ResponseFormat, Form()] = "json",
+            channel: Annotated[int | None, Form(ge=0, description="From 0; left out: the mean of all.")] = None,
+            stream: Annotated[bool, Form(description="Must be false.")] = False,
+        ) -> Response:
+            """What is said in a sound file. Other fields of OpenAI's API (model, language, ...) are not used."""
+            if stream:
+                raise HTTPException(400, "`stream` is not supported: answers come whole; /v1/live is for live sound.")
+            found = await self._transcribe(request, _Upload(file), channel)
+            return _response(response_format, file.filename or "sound", found, self._engine)
+
+        app.add_api_websocket_route("/v1/live", self._live)
+        return app
+
+    def _model(self) -> dict[str, Any]:
+        return {"id": self._name, "object": "model", "created": 0, "owned_by": "local"}
+
+    async def _transcribe(self, request: Request, sound: _Upload, channel: int | None) -> Transcript:
+        is_abandoned = threading.Event()
+        watcher = asyncio.create_task(_set_when_gone(request, is_abandoned))
+        work = partial(self._engine.transcribe, sound.as_file(), channel=channel, is_abandoned=is_abandoned.is_set)
         try:
-            found = engine.transcribe(file.file, channel=channel)
+            return await anyio.to_thread.run_sync(work, limiter=self._upload_threads)
         except AudioError as err:
-            raise HTTPException(400, f"{file.filename}: {str(err).partition(': ')[2] or err}") from err
-        except BusyError as err:
-            raise HTTPException(503, f"{err}; try again later.", {"Retry-After": "10"}) from err
-        return _response(response_format, file.filename or "sound", found, engine)
+            raise HTTPException(400, str(err)) from err
+        except ClosedError as err:
+            raise HTTPException(503, "The server is being stopped.") from err
+        except AbandonedError as err:
+            # for the log alone
+            raise HTTPException(_CLIENT_CLOSED, "The client is gone.") from err
+        finally:
+            is_abandoned.set()
+            watcher.cancel()
 
-    @app.websocket("/v1/live")
-    async def live(socket: WebSocket, sample_rate: int = 16000, format: str = "s16le") -> None:
-        nonlocal num_live
+    async def _live(self, socket: WebSocket) -> None:
         await socket.accept()
-        if not 1000 <= sample_rate <= 384000 or format not in _SAMPLES:
-            wanted = f"`sample_rate` must be in 1000..384000, `format` {' or '.join(_SAMPLES)}"
-            await _close(socket, _BAD_DATA, f"{wanted}, but they are {sample_rate} and {format!r}.")
+        wrong = _wrong_options(socket)
+        if wrong:
+            await _close(socket, _BAD_DATA, wrong)
             return
-        if num_live >= max_live:
-            await _close(socket, _TRY_AGAIN_LATER, f"{num_live} sounds are coming in already; try again later.")
+        if self.num_live >= self._max_live:
+            why = f"{self.num_live} sounds are coming in already; try again later."
+            await _close(socket, _TRY_AGAIN_LATER, why)
             return
-        num_live += 1
+        sample_rate = int(socket.query_params.get("sample_rate", 16000))
+        dtype = _SAMPLES[socket.query_params.get("format", _USUAL_FORMAT)]
+        inbox = _Inbox(socket, dtype, int(_MOST_WAITING_S * sample_rate))
+        self._inboxes.add(inbox)
         try:
-            await _listen(socket, engine, sample_rate, _SAMPLES[format])
+            await self._listen(inbox, socket, sample_rate)
         except WebSocketDisconnect:
             pass
-        except BusyError as err:
-            await _close(socket, _TRY_AGAIN_LATER, f"{err}; try again later.")
+        except ClosedError as err:
+            await _close(socket, _GOING_AWAY, str(err))
         except ValueError as err:
             await _close(socket, _BAD_DATA, str(err))
         finally:
-            num_live -= 1
+            self._inboxes.discard(inbox)
 
-    return app
+    async def _listen(self, inbox: _Inbox, socket: WebSocket, sample_rate: int) -> None:
+        """Samples come in while what came before is worked on."""
+        session = await self._in_thread(partial(self._engine.live, sample_rate))
+        reader = asyncio.create_task(inbox.fill())
+        try:
+            while True:
+                samples, is_over = await inbox.take()
+                if samples is not None:
+                    await self._tell(socket, session, samples)
+                elif reader.done():
+                    # a client that has gone, or data that cannot be
+                    reader.result()
+                if is_over and samples is None:
+                    break
+            await self._tell(socket, session, None)
+            await socket.send_json({"type": "end"})
+            await socket.close()
+        finally:
+            reader.cancel()
+
+    async def _tell(self, socket: WebSocket, session: LiveSession, samples: np.ndarray | None) -> None:
+        """What is heard in the next samples; None: in what is left."""
+        heard = session.finish() if samples is None else session.accept(samples)
+        while (each := await self._in_thread(partial(next, heard, None))) is not None:
+            await socket.send_json({"type": "final" if each.is_final else "partial", **each.segment.known()})
+
+    async def _in_thread(self, work: partial) -> Any:
+        return await anyio.to_thread.run_sync(work, limiter=self._live_threads)
 
 
-async def _listen(socket: WebSocket, engine: Engine, sample_rate: int, dtype: str) -> None:
-    """Until the client says that it is done: binary messages are samples, any text message is the end."""
-    session = await run_in_threadpool(engine.live, sample_rate)
-    while True:
-        message = await socket.receive()
-        if message["type"] == "websocket.disconnect":
-            return
-        if (data := message.get("bytes")) is None:
-            break
-        if len(data) % np.dtype(dtype).itemsize:
-            raise ValueError(f"A message of {len(data)} bytes ends in the middle of a sample.")
-        await _tell(socket, session.accept(np.frombuffer(data, dtype)))
-    await _tell(socket, session.finish())
-    await socket.send_json({"type": "end"})
-    await socket.close()
+class _Inbox:
+    """What a client has sent and nobody has taken: binary messages are samples, any text message is the end."""
+
+    def __init__(self, socket: WebSocket, dtype: str, most_samples: int) -> None:
+        self._socket, self._dtype, self._most = socket, np.dtype(dtype), most_samples
+        self._kept, self._is_over, self._news = bytearray(), False, asyncio.Event()
+
+    async def fill(self) -> None:
+        """Until the end, or until something is wrong; what is wrong is raised."""
+        try:
+            while not self._is_over:
+                message = await self._socket.receive()
+                if message["type"] == "websocket.disconnect":
+                    raise WebSocketDisconnect(message.get("code", 1005))
+                data = message.get("bytes")
+                if data is None:
+                    return
+                if len(data) % self._dtype.itemsize:
+                    raise ValueError(f"A message of {len(data)} bytes ends in the middle of a sample.")
+                self._kept += data
+                if len(self._kept) > self._most * self._dtype.itemsize:
+                    raise ValueError(
+                        f"{_MOST_WAITING_S:g} s of sound are waiting: send it as it is said, or as a file."
+                    )
+                self._news.set()
+        finally:
+            self.end()
+
+    def end(self) -> None:
+        """No more is taken in."""
+        self._is_over = True
+        self._news.set()
+
+    async def take(self) -> tuple[np.ndarray | None, bool]:
+        """All that has gathered, waiting for it if need be, and whether no more comes; None: nothing is there."""
+        if not (self._kept or self._is_over):
+            self._news.clear()
+            await self._news.wait()
+        kept, self._kept = self._kept, bytearray()
+        return (np.frombuffer(bytes(kept), self._dtype) if kept else None), self._is_over
 
 
-async def _tell(socket: WebSocket, heard: Iterator[Heard]) -> None:
-    async for each in iterate_in_threadpool(heard):
-        await socket.send_json({"type": "final" if each.is_final else "partial", **each.segment.known()})
+class _Upload:
+    """An uploaded sound under its own name; temporary files have other names, or none."""
+
+    def __init__(self, file: UploadFile) -> None:
+        self.name, self._file = file.filename or "sound", file.file
+        self.read, self.tell = file.file.read, file.file.tell
+
+    def as_file(self) -> BinaryIO:
+        """As those take it who want no more than these methods."""
+        return self  # pyright: ignore[reportReturnType]
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        # Python 3.10's temporary files do not say where they are
+        self._file.seek(offset, whence)
+        return self._file.tell()
+
+    def seekable(self) -> bool:
+        return True
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+async def _set_when_gone(request: Request, event: threading.Event) -> None:
+    while not await request.is_disconnected():
+        await asyncio.sleep(0.5)
+    event.set()
+
+
+def _wrong_options(socket: WebSocket) -> str:
+    """What is wrong with a WebSocket's query; empty: nothing."""
+    given = dict(socket.query_params)
+    unknown = set(given) - {"sample_rate", "format"}
+    if unknown:
+        return f"There is no option {', '.join(sorted(unknown))}, but `sample_rate` and `format`."
+    rate = given.get("sample_rate", "16000")
+    if not (rate.isdecimal() and _RATES[0] <= int(rate) <= _RATES[1]):
+        return f"`sample_rate` must be a whole number in {_RATES[0]}..{_RATES[1]}, but is {rate}."
+    if given.get("format", _USUAL_FORMAT) not in _SAMPLES:
+        return f"`format` must be {' or '.join(_SAMPLES)}, but is {given['format']}."
+    return ""
 
 
 async def _close(socket: WebSocket, code: int, why: str) -> None:
@@ -164,18 +315,37 @@ def _error(status: int, message: str, headers: Any = None) -> JSONResponse:
     return JSONResponse({"error": {"message": message, "type": kind, "code": status}}, status, headers)
 
 
-class _BodyLimit:
-    """Refuses requests that are too large, before they are stored anywhere."""
+async def _refuse(_: Request, err: Exception) -> Response:
+    assert isinstance(err, HTTPException)
+    return _error(err.status_code, str(err.detail), err.headers)
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
-        self._app, self._max_bytes = app, max_bytes
+
+async def _explain(_: Request, err: Exception) -> Response:
+    assert isinstance(err, RequestValidationError)
+    return _error(400, "; ".join(f"`{'.'.join(map(str, each['loc'][1:]))}`: {each['msg']}" for each in err.errors()))
+
+
+async def _apologise(_: Request, err: Exception) -> Response:
+    """What went wrong is in the server's log."""
+    return _error(500, f"An error of the server's: {type(err).__name__}.")
+
+
+class _Gate:
+    """Refuses what is too large, or too much, before it is stored anywhere."""
+
+    def __init__(self, app: ASGIApp, service: Service, max_bytes: int) -> None:
+        self._app, self._service, self._max_bytes = app, service, max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] != "http" or scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
-        headers = dict(scope["headers"])
-        stated = headers.get(b"content-length", b"0")
+        service = self._service
+        if service.num_uploads >= service._max_uploads:
+            why = f"{service.num_uploads} sounds are being transcribed; try again later."
+            await _error(503, why, {"Retry-After": "10"})(scope, receive, send)
+            return
+        stated = dict(scope["headers"]).get(b"content-length", b"0")
         message = f"The request is larger than {self._max_bytes / 2**20:g} MiB."
         if stated.isdigit() and int(stated) > self._max_bytes:
             await _error(413, message)(scope, receive, send)
@@ -190,4 +360,8 @@ class _BodyLimit:
                 raise HTTPException(413, message)
             return part
 
-        await self._app(scope, counted, send)
+        service.num_uploads += 1
+        try:
+            await self._app(scope, counted, send)
+        finally:
+            service.num_uploads -= 1

@@ -230,6 +230,8 @@ def set_aside_later(exp_dir: Path, position: Position) -> Path | None:
     for name in position.best:
         path = best_path(exp_dir, name)
         if path.exists():
+            if load_checkpoint(path).provenance["epoch"] < position.epoch:
+                continue
             path.rename(folder / path.name)
         epoch = position.best_epoch.get(name)
         if epoch is not None and epoch_path(exp_dir, epoch).exists():

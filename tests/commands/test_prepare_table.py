@@ -288,8 +288,10 @@ def test_what_training_would_leave_out_by_default_is_said(tmp_path, monkeypatch)
         soundfile.write(tmp_path / f"{name}.wav", np.zeros(round(8000 * seconds)), 8000)
     (tmp_path / "t.csv").write_text("path,text\nlong.wav,one\nshort.wav,two\n")
     ran = _run(tmp_path / "t.csv", "--data-dir", tmp_path / "data", "--num-jobs", 1)
-    assert "1 of 2 training utterances are longer than 12 s: left out by default\n" in ran.out
-    assert " --max-utterance-s 15 \\\n  --optimizer adamw " in ran.out
+    copies = "6 training utterances and their copies at other speeds"
+    assert f"3 of {copies} are longer than 12 s: left out by default\n" in ran.out
+    # 14.2 s at a speed of 0.9
+    assert " --max-utterance-s 16 \\\n  --optimizer adamw " in ran.out
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import pytest
 
-from stateless_transducer.serving.batcher import Batcher, BusyError
+from stateless_transducer.serving.batcher import Batcher, ClosedError
 from stateless_transducer.serving.segments import Piece
 from stateless_transducer.serving.transcript import Segment
 
@@ -45,7 +45,7 @@ def gate():
 
 @pytest.fixture
 def batcher(gate):
-    made = Batcher(gate, RATE, batch_seconds=10.0, max_wait_ms=0.0, max_waiting_s=30.0)
+    made = Batcher(gate, RATE, batch_seconds=10.0, max_wait_ms=0.0)
     yield made
     gate.may_go_on.set()
     made.close()
@@ -62,27 +62,25 @@ def test_what_waits_is_recognised_together_up_to_the_limit(gate, batcher):
     assert gate.batches == [[1], [2, 3, 4], [5]]
 
 
-def test_too_much_is_refused_and_nothing_of_it_lost(gate, batcher):
-    kept = [batcher.submit(_piece(10, start=start)) for start in range(4)]
-    with pytest.raises(BusyError, match="40 s of audio are waiting"):
-        batcher.submit(_piece(1))
-    gate.may_go_on.set()
-    assert [each.result(10).text for each in kept] == ["0", "1", "2", "3"]
-    # and then there is room again
-    assert batcher.submit(_piece(1, start=7)).result(10).text == "7"
-
-
-def test_an_error_reaches_those_whose_batch_it_was(gate, batcher):
+def test_one_bad_sound_does_not_spoil_the_others(gate, batcher):
     first = batcher.submit(_piece(1, start=1))
     assert gate.has_begun.wait(10)
-    unlucky = [batcher.submit(_piece(5, start=start)) for start in (12, 13)]
-    later = batcher.submit(_piece(5, start=14))
+    others = [batcher.submit(_piece(1, start=start)) for start in (12, 13, 14)]
     gate.may_go_on.set()
     assert first.result(10).text == "1"
-    for each in unlucky:
-        with pytest.raises(ValueError, match="no luck"):
-            each.result(10)
-    assert later.result(10).text == "14"
+    assert [others[i].result(10).text for i in (0, 2)] == ["12", "14"]
+    with pytest.raises(ValueError, match="no luck"):
+        others[1].result(10)
+    # together first, and then each alone
+    assert gate.batches == [[1], [12, 13, 14], [12], [13], [14]]
+    assert batcher.submit(_piece(1, start=7)).result(10).text == "7" and batcher.waiting_s == 0
+
+
+def test_answers_of_another_number_reach_somebody_too():
+    batcher = Batcher(lambda pieces: [], RATE, max_wait_ms=0.0)
+    with pytest.raises(ValueError, match="shorter"):
+        batcher.submit(_piece(1)).result(10)
+    batcher.close()
 
 
 def test_who_has_gone_away_is_not_worked_for(gate, batcher):
@@ -95,11 +93,19 @@ def test_who_has_gone_away_is_not_worked_for(gate, batcher):
     assert gate.batches == [[1], [3]]
 
 
-def test_closing_ends_what_was_begun_and_takes_no_more(gate):
+def test_closing_ends_behind_the_batch_that_is_worked_on(gate):
     batcher = Batcher(gate, RATE, max_wait_ms=0.0)
-    orders = [batcher.submit(_piece(1, start=start)) for start in range(3)]
+    first = batcher.submit(_piece(1, start=1))
+    assert gate.has_begun.wait(10)
+    later = [batcher.submit(_piece(1, start=start)) for start in (2, 3)]
+    closing = threading.Thread(target=batcher.close)
+    closing.start()
     gate.may_go_on.set()
-    batcher.close()
-    assert [each.result(0).text for each in orders] == ["0", "1", "2"]
-    with pytest.raises(RuntimeError, match="closed"):
+    closing.join(10)
+    assert first.result(0).text == "1" and gate.batches == [[1]]
+    for each in later:
+        with pytest.raises(ClosedError):
+            each.result(0)
+    with pytest.raises(ClosedError):
         batcher.submit(_piece(1))
+    batcher.close()

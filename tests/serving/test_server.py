@@ -28,7 +28,8 @@ from stateless_transducer.serving.config import BatchConfig, SegmentConfig
 from stateless_transducer.serving.engine import PiecewiseEngine, open_streaming_engine
 from stateless_transducer.serving.formats import document
 from stateless_transducer.serving.recognizer import Recognizer
-from stateless_transducer.serving.server import create_app
+from stateless_transducer.serving.run import _Server
+from stateless_transducer.serving.server import Service
 from stateless_transducer.serving.streaming import StreamingRecognizer
 
 SEGMENTS = SegmentConfig(vad="energy", max_segment_s=5.0)
@@ -38,8 +39,9 @@ SEGMENTS = SegmentConfig(vad="energy", max_segment_s=5.0)
 def _served(engine, **options):
     """The address of a server that runs in a thread."""
     with _listening("127.0.0.1", 0) as listener:
-        config = uvicorn.Config(create_app(engine, "talker", **options), log_level="warning")
-        server = uvicorn.Server(config)
+        service = Service(engine, "talker", **options)
+        config = uvicorn.Config(service.app, log_level="error", ws_max_size=2**20)
+        server = _Server(config, service, engine, lambda line: None)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
@@ -136,6 +138,7 @@ def test_what_cannot_be_used_is_said_in_a_line(address, sounds, tmp_path):
     refused(_ask(address, next(iter(sounds)), response_format="docx"), 400, "`response_format`: Input should be 'json'")
     refused(httpx.post(f"{address}/v1/audio/transcriptions"), 400, "`file`: Field required")
     refused(httpx.get(f"{address}/nowhere"), 404, "Not Found")
+    refused(_ask(address, next(iter(sounds)), stream="true"), 400, "`stream` is not supported")
     (tmp_path / "large.wav").write_bytes(bytes(2**20 + 1))
     refused(_ask(address, tmp_path / "large.wav"), 413, "The request is larger than 1 MiB")
 
@@ -151,26 +154,119 @@ def test_a_large_request_of_unknown_length_is_refused(address):
     assert answer.status_code == 413 and "larger than 1 MiB" in answer.json()["error"]["message"]
 
 
-def test_who_comes_when_too_much_is_waiting_is_told_to_come_again(recognizer, sounds):
-    engine = PiecewiseEngine(recognizer, BatchConfig(max_waiting_s=0.1))
+@pytest.fixture
+def slow(recognizer):
+    """An engine that recognises nothing before it may: the engine, that it has begun, that it may go on."""
+    engine = PiecewiseEngine(recognizer, BatchConfig())
     has_begun, may_go_on, recognise = threading.Event(), threading.Event(), engine._batcher._recognise
 
     def slowly(pieces):
         has_begun.set()
-        assert may_go_on.wait(10)
+        assert may_go_on.wait(20)
         return recognise(pieces)
 
     engine._batcher._recognise = slowly
+    yield engine, has_begun, may_go_on
+    may_go_on.set()
+
+
+def test_who_comes_when_too_many_wait_is_told_to_come_again(slow, sounds):
+    engine, has_begun, may_go_on = slow
     path = next(iter(sounds))
-    with _served(engine) as address, ThreadPoolExecutor(1) as pool:
-        first = pool.submit(_ask, address, path)
+    with _served(engine, max_uploads=2) as address, ThreadPoolExecutor(2) as pool:
+        waiting = [pool.submit(_ask, address, path) for _ in range(2)]
         assert has_begun.wait(10)
-        second = _ask(address, path)
+        _wait(lambda: httpx.get(f"{address}/health").json()["uploads"] == 2)
+        # before its body is read
+        refused = _ask(address, path)
+        # who only looks is let in, and so is live sound
         assert httpx.get(f"{address}/health").json()["waiting_s"] > 0.1
+        with connect(f"{address.replace('http', 'ws')}/v1/live") as socket:
+            socket.send("end")
+            assert json.loads(socket.recv()) == {"type": "end"}
         may_go_on.set()
-        assert first.result().json()["text"] == sounds[path][0]
-    assert second.status_code == 503 and second.headers["retry-after"] == "10"
-    assert re.match(r"\d+ s of audio are waiting; try again later", second.json()["error"]["message"])
+        assert {each.result().status_code for each in waiting} == {200}
+    assert refused.status_code == 503 and refused.headers["retry-after"] == "10"
+    assert refused.json()["error"]["message"] == "2 sounds are being transcribed; try again later."
+
+
+def test_a_client_that_has_gone_is_not_worked_for(slow, recognizer, tmp_path):
+    engine, has_begun, may_go_on = slow
+    rng, seen = np.random.default_rng(8), []
+    wave = np.concatenate([np.concatenate([say("今天气很好吗", rng), np.zeros(16000)]) for _ in range(14)])
+    soundfile.write(tmp_path / "long.wav", wave, 16000)
+    slowly = engine._batcher._recognise
+    engine._batcher._recognise = lambda pieces: seen.extend(pieces) or slowly(pieces)
+    with _served(engine) as address:
+        with pytest.raises(httpx.TimeoutException), (tmp_path / "long.wav").open("rb") as file:
+            httpx.post(f"{address}/v1/audio/transcriptions", files={"file": file}, timeout=0.5)
+        assert has_begun.wait(10)
+        # what is worked on keeps the server waiting, and nothing behind it is begun
+        _wait(lambda: httpx.get(f"{address}/health").json()["uploads"] == 0)
+        may_go_on.set()
+        _wait(lambda: httpx.get(f"{address}/health").json()["waiting_s"] == 0)
+    assert len(seen) < len(list(recognizer.pieces(tmp_path / "long.wav", warn=print)))
+
+
+def test_what_comes_in_live_while_the_model_is_busy_is_kept(slow):
+    engine, has_begun, may_go_on = slow
+    rng = np.random.default_rng(5)
+    wave = np.concatenate([np.concatenate([say(text, rng), np.zeros(16000)]) for text in ("天气很好", "好吗", "很好")])
+    with _served(engine) as address, connect(f"{address.replace('http', 'ws')}/v1/live") as socket:
+        samples = np.round(wave * 32767).astype("<i2")
+        for start in range(0, len(samples), 1600):
+            socket.send(samples[start : start + 1600].tobytes())
+        assert has_begun.wait(10)
+        # it still listens: a ping is answered while the model works
+        assert socket.ping().wait(5)
+        socket.send("end")
+        may_go_on.set()
+        heard = [json.loads(message) for message in socket]
+    assert [each["type"] for each in heard].count("final") == 3 and heard[-1] == {"type": "end"}
+
+
+def test_live_sound_is_told_what_is_final_when_the_server_is_stopped(recognizer):
+    rng = np.random.default_rng(5)
+    samples = np.round(np.concatenate([say("天气很好", rng), np.zeros(3200)]) * 32767).astype("<i2")
+    with _served(PiecewiseEngine(recognizer, BatchConfig())) as address:
+        socket = connect(f"{address.replace('http', 'ws')}/v1/live")
+        socket.send(samples.tobytes())
+        _wait(lambda: httpx.get(f"{address}/health").json()["live"] == 1)
+        time.sleep(0.3)
+    heard = [json.loads(message) for message in socket]
+    assert heard[-1] == {"type": "end"} and heard[-2]["type"] == "final" and heard[-2]["text"]
+
+
+def test_an_upload_cannot_name_files_of_the_server(address, sounds, tmp_path, monkeypatch):
+    pytest.importorskip("av")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "secret.wav").write_bytes(next(iter(sounds)).read_bytes())
+    (tmp_path / "list.txt").write_text("ffconcat version 1.0\nfile secret.wav\n")
+    answer = _ask(address, tmp_path / "list.txt")
+    assert answer.status_code == 400 and answer.json()["error"]["message"].startswith("list.txt: ")
+
+
+def test_warnings_and_errors_have_the_files_own_name(address, sounds, tmp_path):
+    wave, rate = soundfile.read(next(iter(sounds)))
+    loud = tmp_path / "loud.wav"
+    soundfile.write(loud, np.clip(wave * 50, -1, 1), rate)
+    (warning,) = _ask(address, loud, response_format="verbose_json").json()["warnings"]
+    assert re.match(r"loud\.wav: clipped", warning)
+    cut = tmp_path / "cut.wav"
+    cut.write_bytes(next(iter(sounds)).read_bytes()[:20000])
+    answer = _ask(address, cut, response_format="verbose_json").json()
+    assert re.match(r"cut\.wav: truncated: its header says", answer["warnings"][0])
+    (tmp_path / "empty.wav").write_bytes(b"")
+    message = _ask(address, tmp_path / "empty.wav").json()["error"]["message"]
+    assert message.startswith("empty.wav: ") and "object at" not in message
+
+
+def test_silence_and_absurd_samples_say_nothing(address, tmp_path):
+    soundfile.write(tmp_path / "zeros.wav", np.zeros(48000), 16000)
+    found = _ask(address, tmp_path / "zeros.wav", response_format="verbose_json").json()
+    assert (found["text"], found["segments"], found["duration"]) == ("", [], 3.0)
+    soundfile.write(tmp_path / "huge.wav", np.full(16000, 3e38), 16000, subtype="FLOAT")
+    assert "holds samples of 3e+38 times full scale" in _ask(address, tmp_path / "huge.wav").json()["error"]["message"]
 
 
 def test_the_page_and_what_it_asks_for(address):
@@ -182,8 +278,10 @@ def test_the_page_and_what_it_asks_for(address):
     # nothing of it comes from elsewhere
     assert not re.findall(r"(?:src|href)=(?!.data:)|https?://|@import", page.text)
     health = httpx.get(f"{address}/health").json()
-    assert health == {"status": "ok", "model": "talker", "waiting_s": 0.0, "live": 0}
+    assert health == {"status": "ok", "model": "talker", "waiting_s": 0.0, "uploads": 0, "live": 0}
     assert httpx.get(f"{address}/v1/models").json()["data"][0]["id"] == "talker"
+    assert httpx.get(f"{address}/v1/models/talker").json()["object"] == "model"
+    assert httpx.get(f"{address}/v1/models/other").status_code == 404
 
 
 def _listen(address, wave, *, options="", size=1600, dtype="<i2"):
@@ -240,12 +338,10 @@ def test_an_utterance_that_goes_on_is_told_so_far(address):
 @pytest.mark.parametrize(
     ("options", "data", "message"),
     [
-        (
-            "?sample_rate=10",
-            None,
-            "`sample_rate` must be in 1000..384000, `format` s16le or f32le, but they are 10 and",
-        ),
-        ("?format=mp3", None, "but they are 16000 and 'mp3'"),
+        ("?sample_rate=10", None, "`sample_rate` must be a whole number in 1000..384000, but is 10."),
+        ("?sample_rate=44100.5", None, "but is 44100.5."),
+        ("?format=mp3", None, "`format` must be s16le or f32le, but is mp3."),
+        ("?samplerate=8000", None, "There is no option samplerate, but `sample_rate` and `format`."),
         ("", b"abc", "A message of 3 bytes ends in the middle of a sample"),
         ("?format=f32le", np.array([np.nan], "<f4").tobytes(), "must be floats in"),
     ],
@@ -308,16 +404,18 @@ def test_the_command_serves_until_it_is_interrupted(talker, sounds):
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=listen_to_sigint
     )
-    assert process.stdout is not None
-    said = process.stdout.readline()
-    match = re.fullmatch(rf"serving {talker}/onnx on (http://127\.0\.0\.1:\d+) - Ctrl-C stops it\n", said)
-    assert match, said
-    path = next(iter(sounds))
-    _wait(lambda: _answers(match[1]))
-    assert _ask(match[1], path).json()["text"] == sounds[path][0]
-    process.send_signal(signal.SIGINT)
-    assert process.wait(30) == 0
-    assert process.communicate() == ("", "")
+    try:
+        assert process.stdout is not None
+        said = process.stdout.readline()
+        match = re.fullmatch(rf"serving {talker}/onnx on (http://127\.0\.0\.1:\d+) - Ctrl-C stops it\n", said)
+        assert match, said
+        _wait(lambda: _answers(match[1]))
+        assert _ask(match[1], next(iter(sounds))).json()["text"]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+        assert process.communicate() == ("", "")
+    finally:
+        process.kill()
 
 
 def _answers(address):
@@ -333,6 +431,7 @@ def _answers(address):
         (["--port", "70000"], "`--port` must be in 0..65535, but is 70000"),
         (["--max-live", "0"], "`--max-live` must be at least 1, but is 0"),
         (["--batch-seconds", "0"], "`--batch-seconds` must be above 0 s, but is 0"),
+        (["--max-uploads", "0"], "`--max-uploads` must be at least 1, but is 0"),
         (["--max-wait-ms", "-1"], "`--max-wait-ms` must be in 0..1000, but is -1"),
         (["--ssl-keyfile", "k.pem"], "`--ssl-keyfile` belongs to a `--ssl-certfile`"),
         (["--ssl-certfile", "c.pem"], "`--ssl-certfile` c.pem: no such file"),

@@ -8,7 +8,7 @@
 # letters: a model of ten words as tokens leaves out every third of the digits that are said twice in a row
 # (docs/experiments.md). About 35 minutes on one CPU core. Started again, it goes on where it stopped.
 #
-# SEED=1 ./run.sh FOLDER is another run.
+# SEED=1 ./run.sh FOLDER, in another working folder, is another run.
 set -euo pipefail
 trap 'exit 130' INT   # after Ctrl-C training saves and ends well: what comes after it must not begin
 digits=${1:?name the folder with manifest.tsv and strings.tsv}
@@ -22,12 +22,12 @@ join() {   # FOLDER OPTIONS...
     --recordings "$digits/manifest.tsv" --strings "$digits/strings.tsv" --output-dir "$folder" "$@"
 }
 
-join joined --noise-share 0.6
+join joined_noisy --noise-share 0.6
 join joined_clean
-transducer prepare table joined/table.tsv --prefix digits --token char --speeds 0.86 1.16
+transducer prepare table joined_noisy/table.tsv --prefix digits --token char --speeds 0.86 1.16
 transducer prepare table joined_clean/table.tsv --prefix clean --token char --speeds 0.86 1.16
-[ -d noise ] || python3 "$here/make_noise.py" noise
-transducer prepare musan --corpus-dir noise
+[ -d noise_8khz ] || python3 "$here/make_noise.py" noise_8khz
+transducer prepare musan --corpus-dir noise_8khz
 
 train() {   # OPTIONS...
   transducer train --lang-dir data/lang_char --resume true --seed "${SEED:-42}" \
