@@ -19,6 +19,9 @@ class OptimConfig:
     """Batches until the learning rate peaks."""
     peak_lr: float = 1e-3
     """adamw: highest learning rate."""
+    decay_epochs: int = 0
+    """adamw: epochs over which the learning rate falls. More than are trained leave it high at the end, which is better
+    for a model that is only to be begun from; 0: as many as are trained."""
     weight_decay: float = 0.01
     """adamw: pull of the weights to zero."""
     max_grad_norm: float = 5.0
@@ -41,7 +44,7 @@ class OptimConfig:
         for name in ("lr_factor", "peak_lr", "max_grad_norm"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"`--{name.replace('_', '-')}` must be above 0, but is {getattr(self, name):g}.")
-        for name in ("weight_decay", "ctc_loss_scale", "ctc_epochs"):
+        for name in ("weight_decay", "ctc_loss_scale", "ctc_epochs", "decay_epochs"):
             if getattr(self, name) < 0:
                 raise ValueError(f"`--{name.replace('_', '-')}` must be at least 0, but is {getattr(self, name):g}.")
         if not 0 <= self.modified_transducer_prob <= 1:

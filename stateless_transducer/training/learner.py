@@ -81,7 +81,7 @@ class Learner:
             update: what to learn from.
             step: its number over all epochs, from 1.
             epoch: from 0.
-            done: share of the whole training that is done, 0..1.
+            done: share of the epochs over which the rate falls that is done, 0..1 and beyond.
             wants_stop: whether this process was asked to stop.
 
         Raises:

@@ -13,7 +13,7 @@ from stateless_transducer.training.config import FineTuneConfig, OptimConfig
 from stateless_transducer.training.objective import Objective
 
 Schedule = Callable[[int, float], float]
-"""(Number of the step, from 1; share of the whole training done, 0..1) -> learning rate."""
+"""(Number of the step, from 1; share done of the epochs over which the rate falls) -> learning rate."""
 
 
 def noam_schedule(*, factor: float, model_size: int, warm_step: int) -> Schedule:
@@ -22,7 +22,7 @@ def noam_schedule(*, factor: float, model_size: int, warm_step: int) -> Schedule
 
 
 def cosine_schedule(*, peak: float, warm_step: int) -> Schedule:
-    """Half a cosine from ``peak`` down to a hundredth of it over the training, and a linear start of ``warm_step``."""
+    """Half a cosine from ``peak`` down to a hundredth of it, where it stays, and a linear start of ``warm_step``."""
 
     def rate(step: int, done: float) -> float:
         cosine = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))

@@ -178,7 +178,7 @@ class Trainer:
                 update,
                 step=position.step + 1,
                 epoch=position.epoch,
-                done=(position.epoch + heard / whole) / config.num_epochs,
+                done=(position.epoch + heard / whole) / (config.optim.decay_epochs or config.num_epochs),
                 wants_stop=self._stop.name is not None,
             )
             heard += update.seconds

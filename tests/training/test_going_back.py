@@ -104,3 +104,11 @@ def test_the_end_of_an_epoch_goes_on_with_other_batches(corpus, tmp_path):
     assert main([*corpus, *flags, "1"]) == 0
     assert main([*corpus, *flags, "2", "--resume", "true", "--max-duration", "3"]) == 0
     assert _step(tmp_path / "epoch-1.pt") > 2 * _step(tmp_path / "epoch-0.pt")
+
+
+def test_a_rate_that_falls_over_more_epochs_is_that_of_a_longer_run(corpus, tmp_path):
+    flags = ["--warm-step", "1", "--peak-lr", "1e-3"]
+    for name, more in {"whole": ["2"], "part": ["1", "--decay-epochs", "2"], "short": ["1"]}.items():
+        assert main([*corpus, "--exp-dir", str(tmp_path / name), *flags, "--num-epochs", *more]) == 0
+    whole, part, short = (_bias(tmp_path / name / "epoch-0.pt") for name in ("whole", "part", "short"))
+    assert torch.equal(whole, part) and not torch.equal(whole, short)
