@@ -188,6 +188,9 @@ def resumable(config: TrainConfig) -> Path | None:
                 "or choose another folder."
             )
         return None
+    # later ones are of a run that was longer, before `--start-epoch` went back
+    reached = [n for n in there if n < config.num_epochs]
+    newest = [epoch_path(folder, n) for n in reached[-1:]] + [batch_path(folder, n) for n in within[-1:]]
     if len(newest) < 2:
         return newest[0] if newest else None
     return max(newest, key=lambda path: load_resumable(path).provenance["step"])
@@ -211,15 +214,16 @@ def load_resumable(path: Path, start_epoch: int = 0) -> Checkpoint:
     return checkpoint
 
 
-def set_aside_later(exp_dir: Path, position: Position) -> Path | None:
+def set_aside_later(exp_dir: Path, position: Position, num_epochs: int) -> Path | None:
     """Move away what a run wrote behind a position that ``--start-epoch`` has gone back to.
 
-    `--resume` would take it for the newest, averaging would mix both runs. The best epochs become those of what stays.
+    It would be overwritten, and `--resume` would take it for the newest. Epochs that the new run does not come to stay.
+    The best epochs become those of what was before the position.
 
     Returns:
         The new folder with all of it; None if there was nothing.
     """
-    later = [epoch_path(exp_dir, n) for n in saved_epochs(exp_dir) if n >= position.epoch]
+    later = [epoch_path(exp_dir, n) for n in saved_epochs(exp_dir) if position.epoch <= n < num_epochs]
     later += [batch_path(exp_dir, step) for step in saved_batches(exp_dir) if step > position.step]
     if not later:
         return None

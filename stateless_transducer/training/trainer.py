@@ -128,7 +128,7 @@ class Trainer:
         restore(checkpoint, self._learner, self._position, self._config, self._loader.contents)
         position = self._position
         if self._config.start_epoch and self._rank.is_main:
-            folder = set_aside_later(self._config.exp_dir, position)
+            folder = set_aside_later(self._config.exp_dir, position, self._config.num_epochs)
             if folder is not None:
                 self._logger.warning(f"The checkpoints that were written after {name} are now in {folder}")
         self._logger.info(

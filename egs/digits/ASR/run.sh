@@ -46,6 +46,6 @@ train --prefix digits --exp-dir exp --num-epochs 3 --ctc-epochs 3 --peak-lr 1.5e
 for split in dev test; do
   [ -f "data/fbank/digits_cuts_$split.jsonl.gz" ] || continue
   for method in greedy_search modified_beam_search; do
-    transducer decode --prefix digits --exp-dir exp --test-sets $split --avg 1 --decoding-method $method
+    transducer decode --prefix digits --exp-dir exp --test-sets $split --avg 3 --decoding-method $method
   done
 done
