@@ -38,7 +38,7 @@ train() {   # OPTIONS...
     --spec-aug-time-warp-factor 0 --num-frame-masks 2 --frames-mask-size 15 --num-feature-masks 2 --features-mask-size 15 "$@"
 }
 
-# its learning rate is still high at the end: what has settled is harder to teach (docs/experiments.md)
+# its learning rate is still high at the end, for it is only begun from
 train --prefix clean --exp-dir exp_clean --num-epochs 1 --decay-epochs 2 --ctc-epochs 1 --peak-lr 2e-3 \
   --num-layers 4 --attention-dim 96 --num-heads 4 --feedforward-dim 384 --conv-kernel 15 --subsampling-channels 32 \
   --joiner-dim 96
