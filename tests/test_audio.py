@@ -309,3 +309,14 @@ def test_silence_and_clipping_are_remarked(tmp_path):
     ]
     _, warnings = _stream(tmp_path / "loud.wav")
     assert re.search(r"loud.wav: clipped: 7\d.\d % of its samples are at full scale", warnings[0])
+
+
+@pytest.mark.parametrize("rate", [1, 999, 1_000_001, 2_000_000_000])
+def test_a_rate_that_no_sound_has_is_refused(tmp_path, rate):
+    """It would be resampled to gigabytes, or not be cut into blocks at all."""
+    soundfile.write(tmp_path / "a.wav", np.zeros(100, np.int16), 8000)
+    header = bytearray((tmp_path / "a.wav").read_bytes())
+    header[24:28] = rate.to_bytes(4, "little")
+    (tmp_path / "a.wav").write_bytes(header)
+    with pytest.raises(AudioError, match=f"a.wav: its header says {rate} samples a second, not 1000 to 1000000"):
+        list(stream_audio(tmp_path / "a.wav", 16000))

@@ -81,15 +81,14 @@ def run(options: Options) -> None:
     Raises:
         ValueError: the model cannot be opened, or the address cannot be listened on.
     """
-    from stateless_transducer.serving.run import serve
+    from stateless_transducer.serving.lifecycle import serve
     from stateless_transducer.serving.server import Service
 
     certificate = _certificate(options)
     with _listening(options.host, options.port) as listener:
-        engine = _open(options)
         path = options.model
         service = Service(
-            engine,
+            _open(options),
             path.stem if path.is_file() else path.resolve().name,
             max_upload_mb=options.max_upload_mb,
             max_uploads=options.max_uploads,
@@ -98,7 +97,7 @@ def run(options: Options) -> None:
         scheme = "http" if certificate is None else "https"
         host, port = listener.getsockname()[:2]
         say(f"serving {path} on {scheme}://{f'[{host}]' if ':' in host else host}:{port} - Ctrl-C stops it")
-        serve(service, engine, listener, certificate=certificate, has_access_log=options.access_log, say=complain)
+        serve(service, listener, certificate=certificate, has_access_log=options.access_log, say=complain)
 
 
 def _certificate(options: Options) -> tuple[Path, Path | None] | None:

@@ -19,7 +19,7 @@ import numpy as np
 from stateless_transducer.decoding.arrays import Array, gather, like, log_sum_exp, to_numpy, without_gradients
 from stateless_transducer.decoding.hypothesis import Hypothesis
 from stateless_transducer.decoding.options import PLAIN, LogitOptions
-from stateless_transducer.decoding.recognisable import Steps, asked_in
+from stateless_transducer.decoding.recognisable import Steps, search_inputs
 
 BAND = 3
 """Cells above and below the path that the search found; the others carry next to nothing."""
@@ -65,7 +65,7 @@ def align(
         crowded = (n for n, each in enumerate(hypotheses) if len(set(each.frames)) < len(each.frames))
         if (n := next(crowded, None)) is not None:
             raise ValueError(f"Hypothesis {n} says several tokens on a frame: give `max_symbols_per_frame=None`.")
-    model, encoder_out, encoder_out_lens = asked_in(model, encoder_out, encoder_out_lens)
+    model, encoder_out, encoder_out_lens = search_inputs(model, encoder_out, encoder_out_lens)
     bands = [
         _Band.around(hypothesis, int(length), model)
         for hypothesis, length in zip(hypotheses, to_numpy(encoder_out_lens), strict=True)

@@ -78,13 +78,13 @@ def gather(x: Array, places: Array) -> Array:
 
 
 def log_sum_exp(x: Array) -> Array:
-    """Over the last axis; -inf where all are."""
+    """Over the last axis; -inf where all are, no finite number where one is +inf or NaN."""
     if not isinstance(x, np.ndarray):
         return x.logsumexp(-1)
     largest = x.max(-1, keepdims=True)
     largest[largest == -np.inf] = 0
-    shifted = x - largest
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):
+        shifted = x - largest
         return np.log(np.exp(shifted, out=shifted).sum(-1)) + largest[..., 0]
 
 

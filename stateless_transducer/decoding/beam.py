@@ -15,7 +15,7 @@ from stateless_transducer.decoding.beam_walks import search_by_walks
 from stateless_transducer.decoding.fusion import Scorer
 from stateless_transducer.decoding.hypothesis import LOST, Hypothesis, rank
 from stateless_transducer.decoding.options import PLAIN, LogitOptions, check_beam_size
-from stateless_transducer.decoding.recognisable import Steps, asked_in
+from stateless_transducer.decoding.recognisable import Steps, search_inputs
 
 
 @without_gradients
@@ -56,7 +56,7 @@ def beam_search(
         ValueError: shapes, lens or ``beam_size`` cannot be.
     """
     check_beam_size(beam_size)
-    model, encoder_out, encoder_out_lens = asked_in(model, encoder_out, encoder_out_lens)
+    model, encoder_out, encoder_out_lens = search_inputs(model, encoder_out, encoder_out_lens)
     search = search_by_walks if is_on_host(encoder_out) else search_in_arrays
     found = search(model, encoder_out, encoder_out_lens, beam_size, options, scorer)
 

@@ -20,7 +20,7 @@ from stateless_transducer.decoding.arrays import (
 )
 from stateless_transducer.decoding.hypothesis import LOST, Hypothesis
 from stateless_transducer.decoding.options import PLAIN, LogitOptions, Schedule
-from stateless_transducer.decoding.recognisable import Steps, asked_in
+from stateless_transducer.decoding.recognisable import Steps, search_inputs
 
 # an utterance looks so many frames ahead, as long as all together do not ask for more rows
 _MOST_AHEAD, _ROWS_AT_ONCE = 8, 32
@@ -55,7 +55,7 @@ def greedy_search(
     """
     if max_symbols_per_frame < 1:
         raise ValueError(f"`max_symbols_per_frame` must be at least 1, but is {max_symbols_per_frame}.")
-    model, encoder_out, encoder_out_lens = asked_in(model, encoder_out, encoder_out_lens)
+    model, encoder_out, encoder_out_lens = search_inputs(model, encoder_out, encoder_out_lens)
     if is_on_host(encoder_out):
         return _search_ahead(model, encoder_out, encoder_out_lens, max_symbols_per_frame, options)
     xp, device = namespace(encoder_out), device_of(encoder_out)

@@ -24,7 +24,7 @@ from stateless_transducer.decoding.arrays import (
 from stateless_transducer.decoding.fusion import Scorer, best_symbols
 from stateless_transducer.decoding.hypothesis import LOST, Hypothesis, extended_hash, rank
 from stateless_transducer.decoding.options import PLAIN, LogitOptions, Schedule, check_beam_size
-from stateless_transducer.decoding.recognisable import Steps, asked_in
+from stateless_transducer.decoding.recognisable import Steps, search_inputs
 
 
 @without_gradients
@@ -64,7 +64,7 @@ def modified_beam_search(
         ValueError: shapes, lens or ``beam_size`` cannot be.
     """
     check_beam_size(beam_size)
-    model, encoder_out, encoder_out_lens = asked_in(model, encoder_out, encoder_out_lens)
+    model, encoder_out, encoder_out_lens = search_inputs(model, encoder_out, encoder_out_lens)
     schedule = Schedule.of(encoder_out_lens)
     beam = _Beam.start(model, encoder_out, len(schedule.running), beam_size, 0 if scorer is None else scorer.state_size)
     if scorer is not None:

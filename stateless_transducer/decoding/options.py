@@ -60,7 +60,7 @@ class Schedule:
 
     @classmethod
     def of(cls, encoder_out_lens: Array) -> Schedule:
-        """The one place where a search waits for the device before its end."""
+        """Waits for the device, before the first frame."""
         lens = to_numpy(encoder_out_lens).astype(np.int64)
         order = np.argsort(-lens, kind="stable")
         longest = int(lens.max()) if len(lens) else 0

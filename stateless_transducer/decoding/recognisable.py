@@ -40,7 +40,7 @@ class Recognisable(Steps, Protocol):
         ...
 
 
-def asked_in(model: Steps, encoder_out: Array, encoder_out_lens: Array) -> tuple[Steps, Array, Array]:
+def search_inputs(model: Steps, encoder_out: Array, encoder_out_lens: Array) -> tuple[Steps, Array, Array]:
     """Model and frames as a search works with them, checked.
 
     Torch tensors on the CPU become NumPy arrays, in the same memory where they are float32, and the model one that

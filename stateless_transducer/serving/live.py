@@ -121,9 +121,8 @@ class PiecewiseSession:
     def finish(self) -> Iterator[Heard]:
         """See `LiveSession`."""
         if self._resampler is not None:
-            yield from self._final(
-                self._pieces.accept(self._resampler.resample_chunk(np.zeros(0, np.float32), last=True))
-            )
+            rest = self._resampler.resample_chunk(np.zeros(0, np.float32), last=True)
+            yield from self._final(self._pieces.accept(rest))
         yield from self._final(self._pieces.finish())
 
     def _final(self, pieces: Iterator[Piece]) -> Iterator[Heard]:

@@ -140,7 +140,7 @@ class PieceStream:
     def unfinished(self) -> Piece | None:
         """What has been heard of a piece that has not ended; None: nobody speaks."""
         start = self._cutter.open_since
-        return None if start is None else self._piece(start, self._first + len(self._kept))
+        return None if start is None else self._piece(start)
 
     def _listen(self, chunk: np.ndarray) -> Iterator[Piece]:
         frame = self._frame
@@ -152,10 +152,11 @@ class PieceStream:
         unneeded = min(self._cutter.needed * frame - self._first, len(self._kept))
         self._kept, self._first = self._kept[unneeded:], self._first + unneeded
 
-    def _piece(self, start: int, end: int) -> Piece:
-        """From one frame to another."""
+    def _piece(self, start: int, end: int | None = None) -> Piece:
+        """From one frame to another, or to the last sample."""
         frame, first = self._frame, self._first
-        return Piece(start * frame, self._kept[start * frame - first : end * frame - first])
+        stop = None if end is None else end * frame - first
+        return Piece(start * frame, self._kept[start * frame - first : stop])
 
 
 def loudness(frames: np.ndarray) -> np.ndarray:

@@ -77,6 +77,11 @@ class Service:
         while self._inboxes:
             await asyncio.sleep(0.02)
 
+    def give_up(self) -> None:
+        """What is being worked on is answered with 503 as soon as that can be."""
+        # the engine waits for its batch; whoever calls this, a signal's handler perhaps, must not
+        threading.Thread(target=self._engine.close, daemon=True).start()
+
     def _make_app(self, max_bytes: int) -> FastAPI:
         @asynccontextmanager
         async def lifespan(_: FastAPI) -> AsyncIterator[None]:

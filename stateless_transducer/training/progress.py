@@ -89,6 +89,7 @@ def describe_run(exp_dir: Path, config: Mapping[str, Any], command: str) -> None
         f"Made by stateless-transducer {__version__} (torch {torch.__version__}), {made}, with\n\n    {command}\n\n"
         "epoch-N.pt, checkpoint-N.pt  checkpoints: model, front end, tokens, and the state to go on with\n"
         "best-*-loss.pt               those with the lowest training and validation loss\n"
+        "abandoned-N/                 what was written later, when --start-epoch went back\n"
         "config.json                  all options\n"
         "log/log-train-*              the log; log/metrics.jsonl the same in numbers\n"
         "tensorboard/                 tensorboard --logdir tensorboard\n\n"

@@ -320,6 +320,19 @@ def test_changed_options_are_not_skipped(tmp_path, monkeypatch, flags, name):
     assert f"data/manifests/table_*: made anew, since these changed: {name}\n" in changed.out
 
 
+def test_a_reading_that_fails_does_not_pass_for_the_one_before(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    soundfile.write("0.wav", _tone(8000, 1), 8000)
+    Path("t.csv").write_text("path,text,empty\n0.wav,one,\n")
+    usual = ("t.csv", "--data-dir", "data", "--num-jobs", 1, "--perturb-speed", "false")
+    assert _run(*usual).status == 0
+    failed = _run(*usual, "--text-column", "empty")
+    assert failed.status == 1 and "No utterance is usable" in failed.err
+    again = _run(*usual)
+    assert again.status == 0, again.err
+    assert "train        1 utterances" in again.out
+
+
 def test_changed_folder_is_not_skipped(tmp_path, monkeypatch):
     """A sound that has come, a text that was corrected; but not what the command itself has written into the folder."""
     monkeypatch.chdir(tmp_path)

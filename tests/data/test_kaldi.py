@@ -23,7 +23,7 @@ def _write(folder: Path, **files: str) -> Path:
 
 
 def test_a_folder_without_segments(tmp_path):
-    folder = _write(tmp_path / "lists", wav_scp="a sounds/a.wav\nb /far/b.flac\n", text="b two  words\na one\n")
+    folder = _write(tmp_path / "lists", wav_scp="a\tsounds/a.wav\nb /far/b.flac\n", text="b two  words\na one\n")
     utterances, problems = read_kaldi(folder, audio_dir=tmp_path)
     assert not problems
     assert [(u.id, u.text, u.speaker, u.split) for u in utterances] == [

@@ -18,7 +18,7 @@ from stateless_transducer.decoding.fusion import Hotwords
 from stateless_transducer.decoding.greedy import greedy_search
 from stateless_transducer.decoding.modified_beam import modified_beam_search
 from stateless_transducer.decoding.options import LogitOptions
-from stateless_transducer.decoding.recognisable import asked_in
+from stateless_transducer.decoding.recognisable import search_inputs
 
 LENS = [9, 23, 0, 17, 1]
 
@@ -78,7 +78,7 @@ def test_beam_search_in_arrays_walks_as_it_does_in_python(beam_size, context_siz
         given = (beam_size, LogitOptions(blank_penalty=0.5), scorer)
         with torch.inference_mode():
             in_arrays = search_in_arrays(toy, encoder_out, lens, *given)
-            by_walks = search_by_walks(*asked_in(toy, encoder_out, lens), *given)
+            by_walks = search_by_walks(*search_inputs(toy, encoder_out, lens), *given)
         for mine, other in zip(in_arrays, by_walks, strict=True):
             wanted = {h.tokens: h for h in other}
             assert {h.tokens: h.frames for h in mine} == {h.tokens: h.frames for h in other}

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from as_on_a_device import beam_search_in_arrays
+from as_on_a_device import beam_search_in_arrays, greedy_search_in_arrays, modified_beam_search_in_arrays
 from test_searches import Toy
 
 from stateless_transducer.decoding.alignment import align
@@ -18,7 +18,8 @@ from stateless_transducer.decoding.modified_beam import modified_beam_search
 from stateless_transducer.decoding.options import LogitOptions
 from stateless_transducer.decoding.search import search_encoded
 
-SEARCHES = [greedy_search, beam_search, modified_beam_search, beam_search_in_arrays]
+SEARCHES = [greedy_search, beam_search, modified_beam_search]
+SEARCHES += [greedy_search_in_arrays, beam_search_in_arrays, modified_beam_search_in_arrays]
 
 
 @pytest.fixture(params=SEARCHES, ids=lambda search: search.__name__)
@@ -62,6 +63,23 @@ def test_answers_of_another_shape_are_refused(search):
         search(Wide(), *given)
     with pytest.raises(ValueError, match=r"`join`: two \(\d+, 16\) must give logits \(\d+, V\), but .*, 1, 12\)"):
         search(Wider(), *given)
+
+
+@pytest.mark.parametrize("blank_id", [0, 11])
+def test_infinite_logits_are_no_numbers_either(search, blank_id):
+    class Sudden(Toy):
+        """Endlessly sure of a token, or of the blank, on a frame."""
+
+        def join(self, encoder_out, decoder_out):
+            logits = super().join(encoder_out, decoder_out)
+            logits[encoder_out[:, 0] == 100, token] = torch.inf
+            return logits
+
+    encoder_out, lens = torch.randn(2, 9, 16), torch.tensor([9, 9])
+    encoder_out[0, 4, 0] = 100
+    for token in (5, blank_id):
+        found = _best(search(Sudden(blank_id=blank_id), encoder_out, lens))
+        assert math.isnan(found[0].score) and not math.isnan(found[1].score), token
 
 
 @pytest.mark.parametrize("blank_id", [0, 11])

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from stateless_transducer.audio import AudioError
 from stateless_transducer.checkpoint import Checkpoint
@@ -216,3 +217,11 @@ def test_absent_device_is_named():
         choose_device("gpu")
     with pytest.raises(ValueError, match=r"`--device` cuda:99: torch sees \d+ GPUs"):
         choose_device("cuda:99")
+
+
+def test_a_model_that_gives_no_numbers_has_no_text_and_no_confidence(checkpoint, caplog):
+    checkpoint.weights["joiner.output_linear.bias"][:] = torch.nan
+    recognizer = Recognizer(checkpoint)
+    (found,) = recognizer.transcribe([np.random.default_rng(0).standard_normal(16000).astype(np.float32)])
+    assert found.text == "" and found.segments[0].confidence is None
+    assert "the model gives no numbers" in caplog.text

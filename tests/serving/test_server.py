@@ -27,8 +27,8 @@ from stateless_transducer.commands.serve import _listening
 from stateless_transducer.serving.config import BatchConfig, SegmentConfig
 from stateless_transducer.serving.engine import PiecewiseEngine, open_streaming_engine
 from stateless_transducer.serving.formats import document
+from stateless_transducer.serving.lifecycle import _Server
 from stateless_transducer.serving.recognizer import Recognizer
-from stateless_transducer.serving.run import _Server
 from stateless_transducer.serving.server import Service
 from stateless_transducer.serving.streaming import StreamingRecognizer
 
@@ -41,7 +41,7 @@ def _served(engine, **options):
     with _listening("127.0.0.1", 0) as listener:
         service = Service(engine, "talker", **options)
         config = uvicorn.Config(service.app, log_level="error", ws_max_size=2**20)
-        server = _Server(config, service, engine, lambda line: None)
+        server = _Server(config, service, lambda line: None)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
@@ -235,6 +235,39 @@ def test_live_sound_is_told_what_is_final_when_the_server_is_stopped(recognizer)
         time.sleep(0.3)
     heard = [json.loads(message) for message in socket]
     assert heard[-1] == {"type": "end"} and heard[-2]["type"] == "final" and heard[-2]["text"]
+
+
+def test_a_second_signal_gives_up_with_a_status(slow, tmp_path):
+    """The first lets requests come to their end; and whoever has not, is told so, once the batch is done."""
+    engine, has_begun, may_go_on = slow
+    rng, told = np.random.default_rng(8), []
+    wave = np.concatenate([np.concatenate([say("今天气很好吗", rng), np.zeros(16000)]) for _ in range(14)])
+    soundfile.write(tmp_path / "long.wav", wave, 16000)
+    with _listening("127.0.0.1", 0) as listener, ThreadPoolExecutor(1) as pool:
+        service = Service(engine, "talker")
+        server = _Server(uvicorn.Config(service.app, log_level="error"), service, told.append)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        answer = pool.submit(_ask, f"http://127.0.0.1:{listener.getsockname()[1]}", tmp_path / "long.wav")
+        assert has_begun.wait(10)
+        server.handle_exit(signal.SIGINT, None)
+        _wait(lambda: told)
+        assert not answer.done()
+        server.handle_exit(signal.SIGINT, None)
+        time.sleep(0.3)
+        may_go_on.set()
+        refused = answer.result(20)
+        thread.join(20)
+    assert told == ["finishing 1 sound files and 0 live sounds; Ctrl-C again gives them up"]
+    assert refused.status_code == 503 and refused.json()["error"]["message"] == "The server is being stopped."
+    assert not thread.is_alive()
+
+
+def test_a_certificate_that_is_none_is_named(talker, tmp_path, capsys):
+    (tmp_path / "c.pem").write_text("no certificate")
+    assert main(["serve", str(talker / "onnx"), "--port", "0", "--ssl-certfile", str(tmp_path / "c.pem")]) == 1
+    printed = " ".join(capsys.readouterr().err.split())
+    assert f"`--ssl-certfile` {tmp_path}/c.pem, `--ssl-keyfile` not given: in the same file, then: " in printed
 
 
 def test_an_upload_cannot_name_files_of_the_server(address, sounds, tmp_path, monkeypatch):

@@ -30,7 +30,8 @@ def main() -> int:
     parser.add_argument("--strings", type=Path, required=True, help="table of what to join")
     parser.add_argument("--output-dir", type=Path, required=True)
     parser.add_argument("--sample-rate", type=int, default=16000, help="of what is written")
-    parser.add_argument("--noise-share", type=float, default=0.0, help="share of the training strings with noise")
+    parser.add_argument("--noise-share", type=float, default=0.0, help="share of a split's strings with noise")
+    parser.add_argument("--noise-split", default="train", help="which split; dev shows how much noise a model stands")
     parser.add_argument(
         "--noise-snr-db", type=float, nargs=2, default=(5.0, 30.0), help="how far their noise is below the speech"
     )
@@ -63,7 +64,7 @@ def join_all(arguments: argparse.Namespace) -> int:
         gaps = [round(float(gap) / 1000 * arguments.sample_rate) for gap in row["gaps_ms"].split()]
         recordings = [sounds[id_] for id_ in segments]
         rng = np.random.default_rng(zlib.crc32(row["id"].encode()))
-        if split == "train" and rng.random() < arguments.noise_share:
+        if split == arguments.noise_split and rng.random() < arguments.noise_share:
             snr_db = rng.uniform(*arguments.noise_snr_db)
             recordings = with_noise(recordings, snr_db, arguments.sample_rate, rng)
         joined = join(recordings, gaps)

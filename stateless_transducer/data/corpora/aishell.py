@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from stateless_transducer.data.corpora.id_lines import read_id_lines
 from stateless_transducer.data.corpora.utterance import SPLITS, Problem, Utterance
 
 
@@ -23,7 +24,7 @@ def read_aishell(corpus_dir: Path) -> tuple[list[Utterance], list[Problem]]:
                 f"`--corpus-dir` {corpus_dir} is not AISHELL's: {wanted.relative_to(corpus_dir)} is missing. "
                 "Name the folder that holds data_aishell/."
             )
-    texts, problems = read_transcript(transcript)
+    texts, problems = read_id_lines(transcript)
     utterances = []
     for split in SPLITS:
         for path in sorted((wav_dir / split).glob("*/*.wav")):
@@ -39,22 +40,3 @@ def read_aishell(corpus_dir: Path) -> tuple[list[Utterance], list[Problem]]:
             "data_aishell/wav/train/S0002/BAC009S0002W0122.wav; the speakers' archives in wav/ must be unpacked."
         )
     return utterances, problems
-
-
-def read_transcript(path: Path) -> tuple[dict[str, str], list[Problem]]:
-    """Lines ``id word word ...`` as id -> text, words still separated by blanks."""
-    texts: dict[str, str] = {}
-    problems: list[Problem] = []
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as err:
-        raise ValueError(f"{path} must be UTF-8, but byte {err.start} is not; convert it (iconv -t UTF-8).") from err
-    for line in lines:
-        id_, _, text = line.strip().partition(" ")
-        if not id_:
-            continue
-        if id_ in texts:
-            problems.append(Problem("duplicate id", id_, f"again in {path.name}"))
-            continue
-        texts[id_] = " ".join(text.split())
-    return texts, problems

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from stateless_transducer.data.corpora.aishell import read_transcript
+from stateless_transducer.data.corpora.id_lines import read_id_lines
 from stateless_transducer.data.corpora.table import split_name
 from stateless_transducer.data.corpora.utterance import Problem, Utterance
 
@@ -52,13 +52,13 @@ def _read_one(folder: Path, split: str, audio_dir: Path) -> tuple[list[Utterance
     for name in ("wav.scp", "text"):
         if not (folder / name).is_file():
             raise ValueError(f"{folder} has no file {name}; a folder of Kaldi's has wav.scp and text.")
-    sounds, problems = read_transcript(folder / "wav.scp")
-    texts, wrong = read_transcript(folder / "text")
+    sounds, problems = read_id_lines(folder / "wav.scp")
+    texts, wrong = read_id_lines(folder / "text")
     problems += wrong
     has_segments = (folder / "segments").is_file()
-    segments, wrong = read_transcript(folder / "segments") if has_segments else ({id_: id_ for id_ in sounds}, [])
+    segments, wrong = read_id_lines(folder / "segments") if has_segments else ({id_: id_ for id_ in sounds}, [])
     problems += wrong
-    speakers = read_transcript(folder / "utt2spk")[0] if (folder / "utt2spk").is_file() else {}
+    speakers = read_id_lines(folder / "utt2spk")[0] if (folder / "utt2spk").is_file() else {}
     utterances: list[Utterance] = []
     for id_, text in texts.items():
         if id_ not in segments:

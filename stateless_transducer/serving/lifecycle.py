@@ -6,14 +6,12 @@ import asyncio
 import contextlib
 import signal
 import socket
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
 import uvicorn
 
-from stateless_transducer.serving.engine import Engine
 from stateless_transducer.serving.server import Service
 
 _GRACE_S = 30.0
@@ -23,7 +21,6 @@ _MOST_BYTES_A_MESSAGE = 2**20
 
 def serve(
     service: Service,
-    engine: Engine,
     listener: socket.socket,
     *,
     certificate: tuple[Path, Path | None] | None = None,
@@ -33,8 +30,7 @@ def serve(
     """Until SIGINT or SIGTERM; a second one gives up what is still being worked on.
 
     Args:
-        service: the application.
-        engine: of the application; it is closed at the end.
+        service: the application, which closes its engine at the end.
         listener: takes the connections.
         certificate: file and key, for https.
         has_access_log: print a line for each request.
@@ -52,21 +48,20 @@ def serve(
     )
     # uvicorn raises the interrupt once more when all is closed
     with contextlib.suppress(KeyboardInterrupt):
-        _Server(config, service, engine, say).run(sockets=[listener])
-    engine.close()
+        _Server(config, service, say).run(sockets=[listener])
 
 
 class _Server(uvicorn.Server):
     """uvicorn's, but live sound is told what is final before it is closed, and giving up answers with a status."""
 
-    def __init__(self, config: uvicorn.Config, service: Service, engine: Engine, say: Callable[[str], None]) -> None:
+    def __init__(self, config: uvicorn.Config, service: Service, say: Callable[[str], None]) -> None:
         super().__init__(config)
-        self._service, self._engine, self._say = service, engine, say
+        self._service, self._say = service, say
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._captured_signals.append(sig)
         if self.should_exit:
-            self._give_up()
+            self._service.give_up()
         self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -74,14 +69,10 @@ class _Server(uvicorn.Server):
         if uploads or live:
             again = "Ctrl-C again" if signal.SIGINT in self._captured_signals else "another signal"
             self._say(f"finishing {uploads} sound files and {live} live sounds; {again} gives them up")
-        timer = asyncio.get_running_loop().call_later(_GRACE_S, self._give_up)
+        timer = asyncio.get_running_loop().call_later(_GRACE_S, self._service.give_up)
         try:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._service.end_live(), _GRACE_S)
             await super().shutdown(sockets)
         finally:
             timer.cancel()
-
-    def _give_up(self) -> None:
-        # it waits for the batch that is worked on; the event loop must not
-        threading.Thread(target=self._engine.close, daemon=True).start()

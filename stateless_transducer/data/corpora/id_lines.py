@@ -1,0 +1,31 @@
+"""Files of lines ``id words ...``: AISHELL's transcript, all of Kaldi's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from stateless_transducer.data.corpora.utterance import Problem
+
+
+def read_id_lines(path: Path) -> tuple[dict[str, str], list[Problem]]:
+    """Id -> the words behind it, with a blank between; an id that comes again is a problem.
+
+    Raises:
+        ValueError: the file is not UTF-8.
+    """
+    values: dict[str, str] = {}
+    problems: list[Problem] = []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as err:
+        raise ValueError(f"{path} must be UTF-8, but byte {err.start} is not; convert it (iconv -t UTF-8).") from err
+    for line in lines:
+        words = line.split()
+        if not words:
+            continue
+        id_, value = words[0], " ".join(words[1:])
+        if id_ in values:
+            problems.append(Problem("duplicate id", id_, f"again in {path.name}"))
+            continue
+        values[id_] = value
+    return values, problems
