@@ -70,6 +70,17 @@ def test_going_back_to_the_best_epoch_keeps_it_the_best(corpus, tmp_path):
     assert load_checkpoint(tmp_path / "best-valid-loss.pt").provenance["epoch"] == 0
 
 
+def test_the_best_epoch_stays_the_best_without_its_own_file(corpus, tmp_path):
+    flags = ["--exp-dir", str(tmp_path), "--num-epochs"]
+    assert main([*corpus, *flags, "1"]) == 0
+    assert main([*corpus, *flags, "3", "--resume", "true", "--peak-lr", "1e3", "--max-bad-batches", "1000"]) == 0
+    best = (tmp_path / "best-valid-loss.pt").read_bytes()
+    assert load_checkpoint(tmp_path / "best-valid-loss.pt").provenance["epoch"] == 0
+    (tmp_path / "epoch-0.pt").unlink()
+    assert main([*corpus, *flags, "3", "--start-epoch", "2", "--peak-lr", "1e3", "--max-bad-batches", "1000"]) == 0
+    assert (tmp_path / "best-valid-loss.pt").read_bytes() == best
+
+
 @pytest.fixture(scope="module")
 def halfway(corpus, tmp_path_factory):
     """A checkpoint from the middle of an epoch, and no other one."""
