@@ -37,7 +37,7 @@ class Instant:
 
 @pytest.mark.parametrize(("takes", "num_partial"), [(0.0, 9), (0.1, 9), (0.3, 5), (2.0, 1)])
 def test_an_utterance_is_heard_again_as_often_as_there_is_time(takes, num_partial):
-    """4.8 s until the pause is known: every half a second, and less often where that would take more than 0.3 of the time."""
+    """4.8 s until the pause is known: every half a second, less often where that took more than 0.3 of the time."""
     clock = Clock()
     model = Instant(clock, takes)
     pieces = PieceStream(RATE, 20.0, Energy(), frames_at_once=8)
