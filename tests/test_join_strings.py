@@ -69,6 +69,8 @@ def test_noise_is_in_the_recordings_of_training_strings_and_not_in_the_silences(
         power = np.abs(np.fft.rfft(noise)) ** 2
         assert power[: len(power) // 2].sum() > 0.95 * power.sum()
     assert not np.array_equal(noisy["train0"], noisy["train1"])
+    other, _ = _of_all(folder, "--noise-share", "1", "--noise-split", "dev")
+    assert [id_ for id_ in rows if not np.array_equal(other[id_], plain[id_])] == ["dev0", "dev1", "dev2"]
 
 
 def _of_all(folder, *options):

@@ -5,7 +5,7 @@
 
 ``manifest.tsv`` has columns id, path; ``strings.tsv`` has id, speaker, split, text, segments (ids of recordings) and
 gaps_ms (silences before, between and behind them: one more than segments). Writes ``<output-dir>/<split>/<id>.wav`` and
-``<output-dir>/table.tsv`` for ``transducer prepare table``. With ``--noise-share``, that part of the training strings
+``<output-dir>/table.tsv`` for ``transducer prepare table``. With ``--noise-share``, that part of a split's strings
 has a noise in the recordings, not in the silences: as if they had been recorded elsewhere, with another microphone.
 """
 
