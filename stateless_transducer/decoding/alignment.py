@@ -91,6 +91,8 @@ class _Band:
 
     num_frames: int
     num_tokens: int
+    width: int
+    """W."""
     lowest: np.ndarray
     """(T,): the fewest tokens said on each frame."""
     frames: np.ndarray
@@ -103,20 +105,22 @@ class _Band:
     def near(self, t: int) -> range:
         """Cells of a frame that a token may follow."""
         first = int(self.lowest[t])
-        return range(first, min(self.num_tokens, first + 2 * BAND + 1))
+        return range(first, min(self.num_tokens, first + self.width))
 
     @classmethod
     def around(cls, hypothesis: Hypothesis, num_frames: int, model: Steps) -> _Band:
         tokens = np.array(hypothesis.tokens, np.int64)
         U, T, C = len(tokens), num_frames, model.context_size
-        said = np.searchsorted(np.array(hypothesis.frames, np.int64), np.arange(T), side="left")
-        width = min(2 * BAND + 1, U + 1)
+        said = np.searchsorted(np.array(hypothesis.frames, np.int64), np.arange(T + 1), side="left")
+        # all that the path says on a frame is in it
+        most = int(np.diff(said).max(initial=1))
+        said, width = said[:-1], min(2 * BAND + most, U + 1)
         lowest = (said - BAND).clip(0, U + 1 - width)
         u = (lowest[:, None] + np.arange(width)).reshape(-1)
         padded = np.concatenate([np.full(C, model.blank_id), tokens, [model.blank_id]])
         # the context of cell u is the C tokens before place u of the padded row
         contexts = padded[u[:, None] + np.arange(C)]
-        return cls(T, U, lowest, np.repeat(np.arange(T), width), contexts, padded[u + C])
+        return cls(T, U, width, lowest, np.repeat(np.arange(T), width), contexts, padded[u + C])
 
 
 def _arc_scores(

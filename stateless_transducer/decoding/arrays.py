@@ -54,7 +54,10 @@ def like(values: Any, array: Array) -> Array:
 
 
 def top(x: Array, k: int) -> tuple[Array, Array]:
-    """(R, V) -> values and places of the k largest of each row, largest first, (R, k) each."""
+    """(R, V) -> values and places of the k largest of each row, largest first, (R, k) each.
+
+    Where fewer than k are above -inf, the values of the rest are -inf, and their places any.
+    """
     if not isinstance(x, np.ndarray):
         return x.topk(k)
     if k > _SMALL_K:
@@ -64,11 +67,13 @@ def top(x: Array, k: int) -> tuple[Array, Array]:
         places = np.take_along_axis(np.broadcast_to(places, values.shape), order, axis=1)
         return np.take_along_axis(values, order, axis=1), places
     # a few times the largest is three times as fast as a partition
-    rest, rows, places = x.copy(), np.arange(len(x)), np.empty((len(x), k), np.int64)
+    rest, rows = x.copy(), np.arange(len(x))
+    values, places = np.empty((len(x), k), x.dtype), np.empty((len(x), k), np.int64)
     for i in range(k):
         places[:, i] = rest.argmax(1)
+        values[:, i] = rest[rows, places[:, i]]
         rest[rows, places[:, i]] = -np.inf
-    return np.take_along_axis(x, places, axis=1), places
+    return values, places
 
 
 def gather(x: Array, places: Array) -> Array:

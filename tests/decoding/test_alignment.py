@@ -113,6 +113,17 @@ def test_band_is_wide_enough_where_the_model_is_sure():
 
 
 @torch.no_grad()
+def test_band_holds_all_that_is_said_on_a_frame(monkeypatch):
+    model, frames, lens = Toy(), torch.randn(1, 5, 16), torch.tensor([5])
+    crowded = Hypothesis((1, 2, 3, 1, 2, 3, 1, 2, 3), (1,) * 8 + (4,), (0.0,) * 9)
+    (found,) = align(model, frames, lens, [crowded], max_symbols_per_frame=None)
+    monkeypatch.setattr(alignment, "BAND", 100)
+    (whole,) = align(model, frames, lens, [crowded], max_symbols_per_frame=None)
+    assert all(0 < each <= 1 for each in found.confidences)
+    assert 0.5 * whole.confidence < found.confidence <= whole.confidence
+
+
+@torch.no_grad()
 def test_times_follow_one_another():
     model, encoder_out, lens = Toy(), torch.randn(2, 60, 16), torch.tensor([60, 31])
     hypotheses = [ranked[0] for ranked in modified_beam_search(model, encoder_out, lens, beam_size=4)]

@@ -125,6 +125,15 @@ def test_top_is_topk(k):
         np.testing.assert_array_equal(mine, other.numpy())
 
 
+@pytest.mark.parametrize("k", [3, 12])
+def test_top_gives_no_value_twice_where_few_are_above_minus_infinity(k):
+    x = np.full((2, 15), -np.inf, np.float32)
+    x[0, 4], x[1, [2, 7]] = 5.0, [1.0, 3.0]
+    values, places = arrays.top(x, k)
+    assert values[0].tolist() == [5.0] + [-np.inf] * (k - 1) and places[0, 0] == 4
+    assert values[1].tolist() == [3.0, 1.0] + [-np.inf] * (k - 2) and places[1, :2].tolist() == [7, 2]
+
+
 def test_log_sum_exp_keeps_minus_infinity():
     x = torch.tensor([[-torch.inf, -torch.inf], [0.0, -torch.inf], [800.0, 800.0]])
     np.testing.assert_allclose(arrays.log_sum_exp(x.numpy()), x.logsumexp(-1).numpy(), rtol=1e-6)
