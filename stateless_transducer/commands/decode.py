@@ -1,4 +1,4 @@
-"""``transducer decode``: an averaged model on prepared test sets."""
+"""``transducer decode``: the mean of checkpoints, or a model, on prepared test sets."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from stateless_transducer.averaging import Average
 from stateless_transducer.commands.console import progress_bar, say, table
@@ -17,10 +17,12 @@ from stateless_transducer.commands.flags import parse
 from stateless_transducer.decoding.config import SearchConfig
 
 if TYPE_CHECKING:
+    import torch
+
     from stateless_transducer.checkpoint import Checkpoint
     from stateless_transducer.data.index import CutIndex
+    from stateless_transducer.decoding.recognisable import Recognisable
     from stateless_transducer.evaluation import TestResult
-    from stateless_transducer.model.frozen import FrozenTransducer
     from stateless_transducer.text.tokens import TokenTable
 
 
@@ -31,6 +33,12 @@ class Options:
     exp_dir: Path = Path("transducer_stateless_modified/exp")
     """Folder with the checkpoints; results go to <exp-dir>/log/<decoding-method>/."""
     average: Average = field(default_factory=Average)
+    model: Path | None = None
+    """Decode with this model file or folder of ONNX graphs instead; results go to log/<decoding-method>/ beside it."""
+    precision: Literal["fp32", "bf16", "int8"] = "fp32"
+    """Of matrix products: fp32; of checkpoints also bf16, of a folder int8."""
+    device: str = "auto"
+    """Where to compute: cpu, cuda, cuda:1, ...; auto: the first GPU if there is one. ONNX graphs run on the CPU."""
     manifest_dir: Path = Path("data/fbank")
     """Folder with the prepared cuts."""
     prefix: str = "aishell"
@@ -44,6 +52,30 @@ class Options:
     on_the_fly_feats: bool = False
     """Compute features from the sound, instead of reading the stored ones."""
     search: SearchConfig = field(default_factory=SearchConfig)
+
+    def __post_init__(self) -> None:
+        if self.model is not None and self.average != Average():
+            raise ValueError("`--model` is taken as it is: `--epoch`, `--iter`, `--avg`, `--use-ema` choose nothing.")
+
+    @property
+    def folder(self) -> Path:
+        """Of the results, log/ in it."""
+        return self.exp_dir if self.model is None else self.model.parent
+
+
+class _Decoder(NamedTuple):
+    """What test sets are decoded with."""
+
+    model: Recognisable
+    tokens: TokenTable
+    device: torch.device | None
+    """None: the model takes NumPy arrays."""
+    name: str
+    """In the names of the results."""
+    made_of: list[str]
+    """Checkpoints that it is the mean of, or the model."""
+    num_parameters: int | None = None
+    """If they are known."""
 
 
 def main(program: str, arguments: list[str]) -> int:
@@ -61,32 +93,27 @@ def run(options: Options, *, accept: Callable[[Checkpoint], None] | None = None)
     """
     from stateless_transducer.data.batches import load_index
     from stateless_transducer.evaluation import CONFIDENCE, metric_name, write_results
-    from stateless_transducer.model.frozen import FrozenTransducer
-    from stateless_transducer.training.distributed import device_of
     from stateless_transducer.training.progress import open_log
 
     cuts = {split: load_index(options.manifest_dir, options.prefix, split) for split in options.test_sets}
-    checkpoint = options.average.of(options.exp_dir)
-    if accept is not None:
-        accept(checkpoint)
-    averaged, tokens, search = checkpoint.provenance["averaged"], checkpoint.token_table, options.search
-    name = f"{Path(averaged[-1]).stem}-avg-{len(averaged)}{'-use-ema' if options.average.use_ema else ''}"
-    name = f"{name}-{search.suffix(checkpoint.model_config.context_size)}"
-    folder, device = options.exp_dir / "log" / search.decoding_method, device_of(0)
+    decoder, search = _of_checkpoints(options, accept) if options.model is None else _of_model(options), options.search
+    name = f"{decoder.name}-{search.suffix(decoder.model.context_size)}"
+    folder = options.folder / "log" / search.decoding_method
     log = open_log(folder, f"log-decode-{name}")
     log.info("Decoding started")
-    log.info(f"Device: {device}")
-    log.info(f"averaging {averaged}")
-    log.info(f"Number of model parameters: {sum(weight.numel() for weight in checkpoint.weights.values())}")
-    model, rows = FrozenTransducer(checkpoint.model().to(device)), defaultdict(list)
+    log.info(f"Device: {decoder.device or 'cpu'}")
+    log.info(f"{'averaging' if options.model is None else 'model'} {decoder.made_of}")
+    if decoder.num_parameters is not None:
+        log.info(f"Number of model parameters: {decoder.num_parameters}")
+    rows = defaultdict(list)
     for split, its_cuts in cuts.items():
-        result = _search(options, split, its_cuts, model, tokens, log)
-        label = split if options.prefix == _own_corpus(options.exp_dir) else f"{options.prefix}-{split}"
-        counted = [(metric_name(tokens), folder, result)]
+        result = _search(options, split, its_cuts, decoder, log)
+        label = split if options.prefix == _own_corpus(options.folder) else f"{options.prefix}-{split}"
+        counted = [(metric_name(decoder.tokens), folder, result)]
         if result.in_words is not None:
             counted.append(("WER", folder / "wer", result.in_words))
         for metric, where, each in counted:
-            files = write_results(where, label, name, each, metric=metric, config=search, averaged=averaged)
+            files = write_results(where, label, name, each, metric=metric, config=search, averaged=decoder.made_of)
             _tell(log, label, search.key, metric, files, each)
             rows[metric].append(_row(split, search.decoding_method, each))
     log.info("Done!")
@@ -96,20 +123,50 @@ def run(options: Options, *, accept: Callable[[Checkpoint], None] | None = None)
         say("\n" + table(header, its_rows) + "\n")
 
 
+def _of_checkpoints(options: Options, accept: Callable[[Checkpoint], None] | None) -> _Decoder:
+    from stateless_transducer.serving.model import choose_device, model_of
+
+    checkpoint, device = options.average.of(options.exp_dir), choose_device(options.device)
+    if accept is not None:
+        accept(checkpoint)
+    averaged = checkpoint.provenance["averaged"]
+    name = f"{Path(averaged[-1]).stem}-avg-{len(averaged)}{'-use-ema' if options.average.use_ema else ''}"
+    model = model_of(checkpoint, device=device, precision=options.precision).recognisable
+    num_parameters = sum(weight.numel() for weight in checkpoint.weights.values())
+    return _Decoder(model, checkpoint.token_table, device, name + _suffix(options.precision), averaged, num_parameters)
+
+
+def _of_model(options: Options) -> _Decoder:
+    from stateless_transducer.serving.model import choose_device, open_model
+    from stateless_transducer.text.tokens import TokenTable
+
+    assert options.model is not None
+    model = open_model(options.model, device=options.device, precision=options.precision)
+    if not isinstance(model.token_table, TokenTable):
+        raise ValueError(
+            f"`--model` {options.model}: its tokens.txt holds pieces of words without their scores (bpe.vocab), in "
+            "which no transcript can be counted."
+        )
+    device = None if options.model.is_dir() else choose_device(options.device)
+    name = options.model.resolve().stem + _suffix(options.precision)
+    return _Decoder(model.recognisable, model.token_table, device, name, [str(options.model)])
+
+
+def _suffix(precision: str) -> str:
+    return "" if precision == "fp32" else f"-{precision}"
+
+
 def _own_corpus(exp_dir: Path) -> str:
     """Name of the corpus that the model was trained on: its results are known by the split alone."""
     path = exp_dir / "config.json"
     return json.loads(path.read_text(encoding="utf-8"))["data"]["prefix"] if path.exists() else "aishell"
 
 
-def _search(
-    options: Options, split: str, cuts: CutIndex, model: FrozenTransducer, tokens: TokenTable, log: logging.Logger
-) -> TestResult:
+def _search(options: Options, split: str, cuts: CutIndex, decoder: _Decoder, log: logging.Logger) -> TestResult:
     """All of a test set."""
     from stateless_transducer.data.batches import evaluation_batches
     from stateless_transducer.data.config import DataConfig
     from stateless_transducer.evaluation import evaluate
-    from stateless_transducer.training.distributed import device_of
 
     data = DataConfig(
         manifest_dir=options.manifest_dir,
@@ -129,8 +186,8 @@ def _search(
             if number % interval == 0:
                 log.debug(f"batch {number}/?, cuts processed until now is {done}")
 
-        batches = evaluation_batches(cuts, tokens, data)
-        return evaluate(model, batches, tokens, options.search, device=device_of(0), progress=show)
+        batches = evaluation_batches(cuts, decoder.tokens, data)
+        return evaluate(decoder.model, batches, decoder.tokens, options.search, device=decoder.device, progress=show)
 
 
 def _tell(log: logging.Logger, split: str, key: str, metric: str, files: Sequence[Path], result: TestResult) -> None:

@@ -1,17 +1,21 @@
-"""``transducer decode`` of a model whose tokens spell words: errors in characters and words, or in words alone."""
+"""``transducer decode``: words and characters counted, and models given as such."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
+import pytest
 import torch
 from lhotse import CutSet
 from small_corpus import make_cut
 from tiny_talker import SIZES
 
+from stateless_transducer.averaging import Average
 from stateless_transducer.checkpoint import Checkpoint, save_checkpoint
 from stateless_transducer.cli import main
+from stateless_transducer.commands.decode import Options
 from stateless_transducer.features import FbankConfig
 from stateless_transducer.model.transducer import build_model
 from stateless_transducer.text.recogs import read_recogs
@@ -20,16 +24,61 @@ from stateless_transducer.text.tokens import build_token_table
 TEXTS = {"a": "the cat sat", "b": "on a mat"}
 
 
-def _decode(tmp_path, tokens):
-    """The folder of the results."""
+def _prepare(tmp_path, tokens):
+    """A checkpoint, and a test set."""
     sizes = replace(SIZES, vocab_size=len(tokens))
     network = build_model(sizes)
     save_checkpoint(tmp_path / "exp" / "epoch-0.pt", Checkpoint(network.state_dict(), sizes, FbankConfig(), tokens))
     cuts = [make_cut(tmp_path / "feats", id_, 1.0, text, torch.randn(100, 80)) for id_, text in TEXTS.items()]
     CutSet.from_cuts(cuts).to_file(tmp_path / "aishell_cuts_test.jsonl.gz")
+
+
+def _decode(tmp_path, tokens):
+    """The folder of the results."""
+    _prepare(tmp_path, tokens)
     given = ["--exp-dir", str(tmp_path / "exp"), "--manifest-dir", str(tmp_path), "--avg", "1"]
     assert main(["decode", *given]) == 0
     return tmp_path / "exp" / "log" / "greedy_search"
+
+
+def _figures(folder):
+    """Of the only result there, and its recogs."""
+    (result,), (recogs,) = folder.glob("result-test-*.json"), folder.glob("recogs-test-*.txt")
+    found = json.loads(result.read_text())
+    return found["name"], found["averaged"], found["error_rate"], recogs.read_text()
+
+
+def test_model_files_and_folders_get_the_rate_of_their_checkpoint(tmp_path):
+    tokens = build_token_table(TEXTS.values(), "char", keep_spaces=True)
+    name, _, *wanted = _figures(_decode(tmp_path, tokens))
+    assert name.startswith("epoch-0-avg-1")
+    model, folder = tmp_path / "file" / "model.pt", tmp_path / "folder" / "graphs"
+    assert main(["average", "--exp-dir", str(tmp_path / "exp"), "--avg", "1", "--output", str(model)]) == 0
+    assert main(["export", "onnx", "--checkpoint", str(model), "--output", str(folder)]) == 0
+    for path in (model, folder):
+        assert main(["decode", "--model", str(path), "--manifest-dir", str(tmp_path)]) == 0
+        name, made_of, *found = _figures(path.parent / "log" / "greedy_search")
+        assert name.startswith(f"{path.stem}-context-2") and made_of == [str(path)]
+        assert found == wanted
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--precision", "int8"], "`--precision` int8 is one of ONNX folders"),
+        (["--device", "cuda:7"], "`--device` cuda:7: torch sees"),
+    ],
+)
+def test_what_a_model_cannot_do_is_an_error(tmp_path, given, said, capsys):
+    _prepare(tmp_path, build_token_table(TEXTS.values(), "char", keep_spaces=True))
+    model = tmp_path / "exp" / "epoch-0.pt"
+    assert main(["decode", "--model", str(model), "--manifest-dir", str(tmp_path), *given]) != 0
+    assert said in capsys.readouterr().err
+
+
+def test_nothing_is_averaged_beside_a_model():
+    with pytest.raises(ValueError, match="`--model` is taken as it is: `--epoch`"):
+        Options(model=Path("model.pt"), average=Average(avg=2))
 
 
 def test_results_are_in_characters_and_in_words(tmp_path, capsys):
