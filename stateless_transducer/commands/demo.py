@@ -129,6 +129,10 @@ def train_options(options: Options, data_dir: Path, exp_dir: Path) -> train.Opti
             min_utterance_s=0.3,
             num_workers=0,
             enable_musan=False,
+            # espeak-ng neither waits before it speaks nor speaks for long
+            silence_s=0.5,
+            join_up_to_s=12.0,
+            lengthen_from_epoch=5,
             spec_augment=SpecAugmentConfig(
                 spec_aug_time_warp_factor=0, features_mask_size=20, num_frame_masks=0, spec_aug_probability=1.0
             ),

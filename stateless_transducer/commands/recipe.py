@@ -29,11 +29,11 @@ class IdleDataOptions:
     bucketing_sampler: str | None = None
     """Batches are always of utterances of like length; see `--num-buckets` of train.py."""
     concatenate_cuts: str | None = None
-    """Utterances are never joined to longer ones."""
+    """Utterances are joined to longer ones with `--join-up-to-s` of train.py."""
     duration_factor: str | None = None
-    """Of those."""
+    """See there."""
     gap: str | None = None
-    """Of those."""
+    """Silence is put around utterances with `--silence-s` of train.py."""
     return_cuts: str | None = None
     """A batch always knows its utterances."""
 

@@ -1,4 +1,4 @@
-"""What training does to features: other vocal tracts, levels and microphones, noise, SpecAugment (arXiv 1904.08779).
+"""What training does to features: silence, other voices, levels and microphones, noise, SpecAugment (arXiv 1904.08779).
 
 All that is random follows from the seed, the epoch and the utterance's id. So it does not matter which process loads an
 utterance, and with which others; and a resumed run repeats it.
@@ -23,10 +23,13 @@ from torch import Tensor
 
 from stateless_transducer.data.config import DataConfig, SpecAugmentConfig
 from stateless_transducer.data.manifests import noise_cuts_path
+from stateless_transducer.data.plan import SECONDS_A_FRAME
 from stateless_transducer.features import SILENCE_VALUE, FbankConfig
 
 _NOISE_PROBABILITY = 0.5
 _SNR_DB = (10.0, 20.0)
+_QUIET_SHARE, _LEAST_QUIET = 0.1, 5
+"""Of an utterance, the frames that count as its silence: a share, and how many at least."""
 
 
 class Augment:
@@ -39,6 +42,8 @@ class Augment:
         vtlp_range: how far the frequency axis is stretched at most, as a share.
         gain_range_db: how far the level is changed at most.
         equalizer_range_db: how far the timbre is changed at most.
+        silence_frames: of silence at either end, at most.
+        silence_from_epoch: the first with silence.
     """
 
     def __init__(
@@ -50,14 +55,19 @@ class Augment:
         vtlp_range: float = 0.0,
         gain_range_db: float = 0.0,
         equalizer_range_db: float = 0.0,
+        silence_frames: int = 0,
+        silence_from_epoch: int = 0,
     ) -> None:
         self._seed, self._noise, self._vtlp_range = seed, noise, vtlp_range
         self._gain_range_db, self._equalizer_range_db = gain_range_db, equalizer_range_db
+        self._silence_frames, self._silence_from_epoch = silence_frames, silence_from_epoch
         self._spec_augment = None if spec_augment is None else _spec_augment(spec_augment)
 
     def __call__(self, features: Tensor, id_: str, epoch: int) -> Tensor:
-        """(T_in, F) -> (T_in, F)."""
+        """(T_in, F) -> the same number of frames, and those of the silence."""
         key = f"{self._seed} {epoch} {id_}"
+        if self._silence_frames and epoch >= self._silence_from_epoch:
+            features = _with_silence(features, self._silence_frames, random.Random(f"silence {key}"))
         if self._vtlp_range:
             factor = 1 + random.Random(f"vtlp {key}").uniform(-self._vtlp_range, self._vtlp_range)
             features = torch.from_numpy(stretched(features.numpy(), factor))
@@ -81,10 +91,19 @@ def training_augment(config: DataConfig, seed: int) -> Augment | None:
     if config.enable_musan and path.exists():
         noise = [cut.features for cut in CutSet.from_jsonl_lazy(path)]  # pyright: ignore
     spec_augment = config.spec_augment if config.enable_spec_aug else None
-    ranges = {name: getattr(config, name) for name in ("vtlp_range", "gain_range_db", "equalizer_range_db")}
-    if not (noise or spec_augment or any(ranges.values())):
+    sizes = {name: getattr(config, name) for name in ("vtlp_range", "gain_range_db", "equalizer_range_db")}
+    sizes["silence_frames"] = round(config.silence_s / SECONDS_A_FRAME)
+    if not (noise or spec_augment or any(sizes.values())):
         return None
-    return Augment(seed, noise=noise, spec_augment=spec_augment, **ranges)
+    return Augment(seed, noise=noise, spec_augment=spec_augment, silence_from_epoch=config.lengthen_from_epoch, **sizes)
+
+
+def _with_silence(features: Tensor, most: int, draw: random.Random) -> Tensor:
+    """Up to ``most`` frames at either end, each drawn from the utterance's quietest."""
+    count = min(len(features), max(_LEAST_QUIET, round(_QUIET_SHARE * len(features))))
+    quietest = features.mean(1).topk(count, largest=False).indices.tolist()
+    before, behind = ([draw.choice(quietest) for _ in range(draw.randint(0, most))] for _ in range(2))
+    return features[[*before, *range(len(features)), *behind]]
 
 
 def _with_gain(features: Tensor, decibels: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ from stateless_transducer.data.config import DataConfig
 from stateless_transducer.data.cutting import features_from_sound
 from stateless_transducer.data.index import CutIndex, JoinedIndex, open_index
 from stateless_transducer.data.manifests import manifest_path
-from stateless_transducer.data.plan import BatchLimits, Lengths, mix, plan_epoch
+from stateless_transducer.data.plan import BatchLimits, Lengths, join, mix, plan_epoch
 from stateless_transducer.features import PADDING_VALUE
 from stateless_transducer.ops.masks import MIN_FEATURE_FRAMES, subsampled_lens
 from stateless_transducer.text.tokens import TokenTable
@@ -45,7 +45,7 @@ class Batch:
     token_lens: Tensor
     """(N,), int64."""
     ids: tuple[str, ...]
-    """Of the utterances."""
+    """Of the utterances; of those that are joined, with a + between them."""
     texts: tuple[str, ...]
     """Transcripts."""
 
@@ -67,10 +67,11 @@ class Batch:
 
 @dataclass(frozen=True)
 class Piece:
-    """What is loaded at once: utterances by their number in the index."""
+    """What is loaded at once."""
 
     epoch: int
-    numbers: np.ndarray
+    chains: Sequence[np.ndarray]
+    """Utterances by their number in the index; those of a chain become one."""
 
 
 class TransducerDataset(Dataset):
@@ -87,10 +88,14 @@ class TransducerDataset(Dataset):
         self._index, self._token_table, self._augment, self._on_the_fly = index, token_table, augment, on_the_fly
 
     def __getitem__(self, piece: Piece) -> Batch:  # noqa: D105
-        cuts = [self._index.cut(number) for number in piece.numbers]
-        features = [self._features(cut, piece.epoch) for cut in cuts]
-        texts = tuple(cut.supervisions[0].text or "" for cut in cuts)
-        return make_batch(features, texts, tuple(cut.id for cut in cuts), self._token_table)
+        features, texts, ids = [], [], []
+        for chain in piece.chains:
+            cuts = [self._index.cut(number) for number in chain]
+            features.append(torch.cat([self._features(cut, piece.epoch) for cut in cuts]))
+            spoken = [cut.supervisions[0].text or "" for cut in cuts]
+            texts.append(spoken[0] if len(spoken) == 1 else self._token_table.join(spoken))
+            ids.append("+".join(cut.id for cut in cuts))
+        return make_batch(features, tuple(texts), tuple(ids), self._token_table)
 
     def _features(self, cut: Cut, epoch: int) -> Tensor:
         """(T_in, F)."""
@@ -237,12 +242,13 @@ class TrainingLoader:
     def plan(self, epoch: int) -> list[np.ndarray]:
         """Utterances of each update, of all processes; numbers within the training set, those mixed in behind it."""
         shuffle, prob = self._config.shuffle, self._config.mix_prob
-        first = self._plan(0, self._num_first, (self._seed, epoch))
+        lengths = self._lengthened(epoch)
+        first = self._plan(lengths, 0, self._num_first, (self._seed, epoch))
         if len(self._lengths) == self._num_first:
             return first
         wanted, second = round(len(first) * prob / (1 - prob)), []
         for time in count(1):
-            again = self._plan(self._num_first, len(self._lengths), (self._seed, epoch, time))
+            again = self._plan(lengths, self._num_first, len(lengths), (self._seed, epoch, time))
             if not again:
                 raise ValueError(
                     f"`--mix-prefix` {self._config.mix_prefix} does not fill a batch; lower `--max-duration`."
@@ -253,11 +259,16 @@ class TrainingLoader:
         # NumPy takes a zero at the end for nothing
         return mix(first, second[:wanted], np.random.default_rng((self._seed, epoch, 0, 1)) if shuffle else None)
 
-    def _plan(self, begin: int, end: int, seed: tuple[int, ...]) -> list[np.ndarray]:
+    def _lengthened(self, epoch: int) -> Lengths:
+        """What the utterances may be in an epoch."""
+        config = self._config
+        return self._lengths if epoch < config.lengthen_from_epoch else self._lengths.longer(2 * config.silence_s)
+
+    def _plan(self, lengths: Lengths, begin: int, end: int, seed: tuple[int, ...]) -> list[np.ndarray]:
         """Of the utterances from one number to another."""
         config = self._config
         planned = plan_epoch(
-            self._lengths.of(np.arange(begin, end)),
+            lengths.of(np.arange(begin, end)),
             BatchLimits(config.max_duration, config.max_cells),
             num_buckets=config.num_buckets,
             parts=self._world_size * self._accumulate,
@@ -273,6 +284,7 @@ class TrainingLoader:
         for values in (self._numbers, self._lengths.seconds, self._lengths.num_frames, self._lengths.num_tokens):
             digest.update(np.ascontiguousarray(values).tobytes())
         names = ("max_duration", "max_cells", "num_buckets", "shuffle", "drop_last", "mix_prob")
+        names += ("silence_s", "lengthen_from_epoch")
         return {
             **{f"--{name.replace('_', '-')}": getattr(config, name) for name in names},
             "--seed": self._seed,
@@ -292,14 +304,27 @@ class TrainingLoader:
             first: number of the first update that is wanted.
             plan: what `plan` gave.
         """
-        plan = (self.plan(epoch) if plan is None else plan)[first:]
+        plan = self.plan(epoch) if plan is None else plan
         lengths, parts = self._lengths, self._world_size * self._accumulate
         mine = range(self._rank * self._accumulate, (self._rank + 1) * self._accumulate)
-        pieces = [Piece(epoch, self._numbers[chosen[part::parts]]) for chosen in plan for part in mine]
+        pieces = [
+            Piece(epoch, [self._numbers[chain] for chain in self._chains(chosen[part::parts], epoch, number, part)])
+            for number, chosen in enumerate(plan[first:], start=first)
+            for part in mine
+        ]
         batches = iter(_loader(self._dataset, pieces, self._config.num_workers))
-        for chosen in plan:
+        for chosen in plan[first:]:
             own = list(islice(batches, self._accumulate))
             yield Update(own, float(lengths.seconds[chosen].sum()), int(lengths.num_tokens[chosen].sum()))
+
+    def _chains(self, numbers: np.ndarray, epoch: int, update: int, part: int) -> list[np.ndarray]:
+        """The utterances of a batch as they are joined, or each alone."""
+        config = self._config
+        if not config.join_up_to_s or epoch < config.lengthen_from_epoch:
+            return list(numbers[:, None])
+        # NumPy takes a zero at the end for nothing
+        random = np.random.default_rng((self._seed, epoch, update, part, 1))
+        return join(numbers, self._lengthened(epoch), config.max_cells, config.join_up_to_s, random)
 
 
 def evaluation_batches(
@@ -325,7 +350,8 @@ def evaluation_batches(
     lengths = Lengths(index.seconds, index.num_frames, np.zeros(len(index), np.int64)).of(numbers)
     plan = plan_epoch(lengths, BatchLimits(config.max_duration), num_buckets=1)
     dataset = TransducerDataset(index, token_table, on_the_fly=config.on_the_fly_feats)
-    yield from _loader(dataset, [Piece(0, numbers[chosen]) for chosen in plan[rank::world_size]], config.num_workers)
+    pieces = [Piece(0, list(numbers[chosen][:, None])) for chosen in plan[rank::world_size]]
+    yield from _loader(dataset, pieces, config.num_workers)
 
 
 def _loader(dataset: TransducerDataset, pieces: Sequence[Piece], num_workers: int) -> DataLoader:

@@ -86,6 +86,14 @@ class DataConfig:
     """Make each training utterance louder or softer by up to this many decibels, for level not to matter; 0: none."""
     equalizer_range_db: float = 0.0
     """Change its timbre by up to this many decibels, smoothly over frequency, as other microphones would; 0: none."""
+    silence_s: float = 0.0
+    """Put silence of up to so many seconds before and behind each training utterance, made of its quietest frames: for
+    corpora that are cut where speech begins and ends; 0: none."""
+    join_up_to_s: float = 0.0
+    """In half of the batches, join utterances to longer ones of up to so many seconds, for models that are to hear long
+    sound; 0: never."""
+    lengthen_from_epoch: int = 0
+    """First epoch with either; at the beginning, a model learns to speak sooner without."""
     on_the_fly_feats: bool = False
     """Compute features from the sound while loading, instead of reading the stored ones."""
 
@@ -101,6 +109,11 @@ class DataConfig:
         for name in ("gain_range_db", "equalizer_range_db"):
             if not 0 <= getattr(self, name) <= 40:
                 raise ValueError(f"`--{name.replace('_', '-')}` must be in 0..40, but is {getattr(self, name):g}.")
+        for name, most in (("silence_s", 5), ("join_up_to_s", 300)):
+            if not 0 <= getattr(self, name) <= most:
+                raise ValueError(f"`--{name.replace('_', '-')}` must be in 0..{most}, but is {getattr(self, name):g}.")
+        if self.lengthen_from_epoch < 0:
+            raise ValueError(f"`--lengthen-from-epoch` must be at least 0, but is {self.lengthen_from_epoch}.")
         if self.max_cells < 0:
             raise ValueError(f"`--max-cells` must be at least 0, but is {self.max_cells}.")
         if self.num_buckets < 1:

@@ -27,11 +27,10 @@ import numpy as np
 from lhotse.cut import Cut
 from lhotse.serialization import deserialize_item
 
+from stateless_transducer.data.plan import SECONDS_A_FRAME
 from stateless_transducer.data.shar import shar_files, shar_folders, shar_lines
 from stateless_transducer.files import replacing
 from stateless_transducer.text.tokens import TokenTable
-
-_SECONDS_A_FRAME = 0.01
 
 
 @dataclass(frozen=True)
@@ -187,11 +186,11 @@ def _lengths(cut: dict) -> tuple[float, int]:
     """Seconds and feature frames."""
     if cut["type"] != "MonoCut":
         whole = deserialize_item(cut)
-        return whole.duration, whole.num_frames or round(whole.duration / _SECONDS_A_FRAME)
+        return whole.duration, whole.num_frames or round(whole.duration / SECONDS_A_FRAME)
     features = cut.get("features")
     if features is not None and features["duration"] == cut["duration"]:
         return cut["duration"], features["num_frames"]
-    return cut["duration"], round(cut["duration"] / _SECONDS_A_FRAME)
+    return cut["duration"], round(cut["duration"] / SECONDS_A_FRAME)
 
 
 def _text(cut: dict) -> str:

@@ -8,12 +8,17 @@ many they are.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from stateless_transducer.ops.masks import subsampled_lens
+
+SECONDS_A_FRAME = 0.01
+_JOINED_SHARE = 0.5
+"""Of the batches, those whose utterances are joined."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,11 @@ class Lengths:
             np.concatenate([self.num_frames, other.num_frames]),
             np.concatenate([self.num_tokens, other.num_tokens]),
         )
+
+    def longer(self, seconds: float) -> Lengths:
+        """Each by so many seconds."""
+        num_frames = self.num_frames + round(seconds / SECONDS_A_FRAME)
+        return Lengths(self.seconds + seconds, num_frames, self.num_tokens)
 
     @property
     def num_cells(self) -> np.ndarray:
@@ -94,6 +104,39 @@ def plan_epoch(
         batches = _wide_enough(batches, parts)
         batches = [batches[i] for i in random.permutation(len(batches))]
     return [_longest_first(batch, lengths) for batch in batches]
+
+
+def join(
+    numbers: np.ndarray, lengths: Lengths, max_cells: int, up_to_s: float, random: np.random.Generator
+) -> list[np.ndarray]:
+    """The utterances of a batch in chains, each to become one, or every one alone; longest first.
+
+    Args:
+        numbers: of the utterances, longest first.
+        lengths: of all utterances.
+        max_cells: see `BatchLimits`; a lattice grows with the square of its chain.
+        up_to_s: seconds of a chain, at most.
+        random: which batches, how long, who with whom.
+    """
+    most = longest_chain(lengths.of(numbers), max_cells, up_to_s)
+    if random.random() >= _JOINED_SHARE or most < 2:
+        return [numbers[i : i + 1] for i in range(len(numbers))]
+    num_chains = math.ceil(len(numbers) / random.integers(2, most, endpoint=True))
+    chains = np.array_split(random.permutation(numbers), num_chains)
+    return sorted(chains, key=lambda chain: -lengths.seconds[chain].sum())
+
+
+def longest_chain(lengths: Lengths, max_cells: int, up_to_s: float) -> int:
+    """How many of these utterances may be joined."""
+    count = min(len(lengths), int(up_to_s / lengths.seconds.max()))
+    frames, tokens = int(lengths.num_frames.max()), int(lengths.num_tokens.max())
+
+    def cells(k: int) -> int:
+        return math.ceil(len(lengths) / k) * int(subsampled_lens(np.array(k * frames))) * (k * tokens + 1)
+
+    while count > 1 and max_cells and cells(count) > max_cells:
+        count -= 1
+    return max(1, count)
 
 
 def mix(first: list[np.ndarray], second: list[np.ndarray], random: np.random.Generator | None) -> list[np.ndarray]:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from stateless_transducer.data.batches import Batch, Update
-from stateless_transducer.data.plan import BatchLimits, Lengths
+from stateless_transducer.data.plan import BatchLimits, Lengths, longest_chain
 from stateless_transducer.features import PADDING_VALUE
 from stateless_transducer.ops.masks import MIN_FEATURE_FRAMES, subsampled_lens
 from stateless_transducer.training.distributed import Rank
@@ -38,8 +38,7 @@ def describe_plan(plan: Plan, rank: Rank) -> str:
     num_all = sum(parameter.numel() for parameter in objective.model.parameters())
     num_learning = sum(parameter.numel() for parameter in objective.parameters() if parameter.requires_grad)
     fixed = fixed_bytes(objective, has_mean=config.optim.ema_decay > 0)
-    limits = BatchLimits(plan.data_config.max_duration, plan.data_config.max_cells)
-    worst = worst_batches(lengths, limits, parts=config.world_size * config.optim.accumulate_grad)
+    worst = _worst(plan, plan.data_config.max_duration)
     activations = max(activation_bytes(plan, objective, *shape) for shape in worst)
     sizes = plan.model_config
     return "\n".join(
@@ -68,19 +67,39 @@ def fixed_bytes(objective: Objective, *, has_mean: bool) -> int:
     return 4 * (sum(parameter.numel() for parameter in parameters) * (2 if has_mean else 1) + 3 * learning)
 
 
-def worst_batches(lengths: Lengths, limits: BatchLimits, parts: int) -> list[tuple[int, int, int]]:
-    """(N, T_in, U) of the largest batches that a plan may hold: of the longest utterances, of the largest lattices.
+def _worst(plan: Plan, max_duration: float) -> list[tuple[int, int, int]]:
+    data, config = plan.data_config, plan.config
+    return worst_batches(
+        plan.lengths.longer(2 * data.silence_s),
+        BatchLimits(max_duration, data.max_cells),
+        config.world_size * config.optim.accumulate_grad,
+        data.join_up_to_s,
+    )
+
+
+def worst_batches(
+    lengths: Lengths, limits: BatchLimits, parts: int, join_up_to_s: float = 0.0
+) -> list[tuple[int, int, int]]:
+    """(N, T_in, U) of the largest batches that a plan may hold: of the longest utterances, of the largest lattices, and
+    of those that are joined.
 
     The limits are kept by all parts together: of what does not divide evenly, some get an utterance more.
     """
-    found = []
-    for key in (lengths.seconds, lengths.num_cells, lengths.num_tokens):
+    found, keys = [], [lengths.seconds, lengths.num_cells, lengths.num_tokens]
+    if join_up_to_s:
+        # whose chains come nearest to their limit
+        keys.append(lengths.seconds * (join_up_to_s // lengths.seconds))
+    for key in keys:
         i = int(key.argmax())
         seconds, num_frames, num_tokens = lengths.seconds[i], int(lengths.num_frames[i]), int(lengths.num_tokens[i])
         together = int(limits.max_duration * parts / seconds)
         if limits.max_cells:
             together = min(together, limits.max_cells * parts // max(1, int(lengths.num_cells[i])))
-        found.append((max(1, math.ceil(together / parts)), num_frames, num_tokens))
+        N = max(1, math.ceil(together / parts))
+        chain = longest_chain(lengths.of(np.full(N, i)), limits.max_cells, join_up_to_s)
+        for rows in (N, math.ceil(N / chain)):
+            k = math.ceil(N / rows)
+            found.append((rows, k * num_frames, k * num_tokens))
     return sorted(set(found))
 
 
@@ -181,13 +200,11 @@ def _needed(plan: Plan, rank: Rank, duration: float) -> float | None:
     """Most bytes that two updates with the worst batches take; None: more than there is."""
     config = replace(plan.config, world_size=1)
     learner = Learner(plan.build_objective().to(rank.device), config, Rank(0, 1, rank.device), model_size=1)
-    limits = BatchLimits(duration, plan.data_config.max_cells)
-    parts = plan.config.world_size * plan.config.optim.accumulate_grad
     is_gpu = rank.device.type == "cuda"
     if is_gpu:
         torch.cuda.reset_peak_memory_stats(rank.device)
     try:
-        for shape in worst_batches(plan.lengths, limits, parts):
+        for shape in _worst(plan, duration):
             batch = made_up_batch(*shape, plan)
             update = Update([batch], batch.seconds, int(batch.token_lens.sum()))
             for step in (1, 2):
