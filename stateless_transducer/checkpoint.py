@@ -249,6 +249,17 @@ def saved_batches(exp_dir: Path) -> list[int]:
     return _numbers(exp_dir, "checkpoint")
 
 
+def is_training_checkpoint(path: Path, exp_dir: Path) -> bool:
+    """Whether a file is, or would be, one of those that training in a folder writes and goes on from."""
+    path = path.resolve()
+    if path.parent == exp_dir.resolve() and re.fullmatch(r"(epoch|checkpoint)-\d+\.pt", path.name):
+        return True
+    # another name of one: a link
+    there = [epoch_path(exp_dir, number) for number in saved_epochs(exp_dir)]
+    there += [batch_path(exp_dir, number) for number in saved_batches(exp_dir)]
+    return path.exists() and any(path.samefile(each) for each in there)
+
+
 def _numbers(exp_dir: Path, kind: str) -> list[int]:
     numbers = (path.stem.removeprefix(f"{kind}-") for path in exp_dir.glob(f"{kind}-*.pt"))
     return sorted(int(number) for number in numbers if number.isdecimal())

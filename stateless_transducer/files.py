@@ -28,6 +28,23 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
 
 
+def check_output(output: Path, **inputs: Path) -> None:
+    """Refuse an ``--output`` that is one of the inputs, by whatever name: what is read would be lost.
+
+    Args:
+        output: what is to be written.
+        inputs: what is read, by the names of their options.
+
+    Raises:
+        ValueError: it is one of them.
+    """
+    for name, path in inputs.items():
+        if output.exists() and path.exists() and output.samefile(path):
+            raise ValueError(
+                f"`--output` {output} is the file that `--{name.replace('_', '-')}` {path} names; name another one."
+            )
+
+
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text, all or nothing."""
     with replacing(path) as temporary:

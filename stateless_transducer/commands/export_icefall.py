@@ -28,8 +28,10 @@ def main(program: str, arguments: list[str]) -> int:
 def run(options: Options) -> None:
     """Read and write."""
     from stateless_transducer.checkpoint import load_checkpoint
+    from stateless_transducer.files import check_output
     from stateless_transducer.icefall import save_icefall
 
+    check_output(options.output, checkpoint=options.checkpoint)
     checkpoint = load_checkpoint(options.checkpoint)
     save_icefall(options.output, checkpoint)
     say(f"{options.output}: {len(checkpoint.weights)} tensors; `--context-size` {checkpoint.model_config.context_size}")

@@ -44,7 +44,9 @@ def main(program: str, arguments: list[str]) -> int:
 def run(options: Options) -> None:
     """Read and write."""
     from stateless_transducer.checkpoint import load_checkpoint, save_checkpoint
+    from stateless_transducer.files import check_output
 
+    check_output(options.output, checkpoint=options.checkpoint)
     checkpoint = load_checkpoint(options.checkpoint)
     if options.ending == ".safetensors":
         save_checkpoint(options.output, replace(checkpoint, training_state=None))

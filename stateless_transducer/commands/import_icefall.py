@@ -30,9 +30,11 @@ def main(program: str, arguments: list[str]) -> int:
 def run(options: Options) -> None:
     """Read, check and write."""
     from stateless_transducer.checkpoint import save_checkpoint
+    from stateless_transducer.files import check_output
     from stateless_transducer.icefall import load_icefall
     from stateless_transducer.text.tokens import TokenTable
 
+    check_output(options.output, checkpoint=options.checkpoint)
     checkpoint = load_icefall(options.checkpoint, TokenTable.read(options.lang_dir))
     save_checkpoint(options.output, checkpoint)
     sizes, num_parameters = checkpoint.model_config, sum(weight.numel() for weight in checkpoint.weights.values())

@@ -42,9 +42,11 @@ def main(program: str, arguments: list[str]) -> int:
 def run(options: Options) -> None:
     """Transcribe the examples and write the page."""
     from stateless_transducer.checkpoint import load_checkpoint
+    from stateless_transducer.files import check_output
     from stateless_transducer.serving.recognizer import Recognizer
     from stateless_transducer.serving.report import Example, write_report
 
+    check_output(options.output, model=options.model)
     checkpoint = load_checkpoint(options.model)
     recognizer = Recognizer(checkpoint)
     waves = [recognizer.read(path) for path in options.sounds]

@@ -189,9 +189,11 @@ def _stated_seconds(sounds: list[NamedSound]) -> float | None:
 def _run_manifest(options: Options, manifest: Path, output: Path) -> int:
     """Append a line for each sound that the output lacks."""
     from stateless_transducer.audio import AudioError
+    from stateless_transducer.files import check_output
     from stateless_transducer.serving.formats import json_line
     from stateless_transducer.serving.manifest import finished_ids, read_manifest
 
+    check_output(output, manifest=manifest)
     rows = read_manifest(manifest)
     finished = finished_ids(output)
     left = [row for row in rows if row.id not in finished]

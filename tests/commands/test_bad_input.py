@@ -168,6 +168,37 @@ def test_malicious_checkpoint_is_not_executed(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        ("import", "checkpoint"),
+        ("export icefall", "checkpoint"),
+        ("export torch", "checkpoint"),
+        ("report --exp-dir exp", "model"),
+        ("transcribe m.pt", "manifest"),
+    ],
+)
+def test_input_is_not_written_over(tmp_path, capsys, command, name):
+    given, link = tmp_path / "p.pt", tmp_path / "link.jit.pt"
+    given.write_text("kept")
+    link.symlink_to(given)
+    message = f"`--output` {link} is the file that `--{name}` {given} names; name another one."
+    _fails(capsys, [*command.split(), f"--{name}", given, "--output", link], message)
+    assert given.read_text() == "kept"
+
+
+@pytest.mark.parametrize("output", ["epoch-5.pt", "checkpoint-20.pt", "epoch-6.pt", "sub/../epoch-5.pt", "link.pt"])
+def test_average_takes_the_place_of_no_checkpoint(tmp_path, capsys, output):
+    exp_dir = tmp_path / "exp"
+    (exp_dir / "sub").mkdir(parents=True)
+    for name in ("epoch-5.pt", "checkpoint-20.pt"):
+        (exp_dir / name).write_text("kept")
+    (exp_dir / "link.pt").hardlink_to(exp_dir / "epoch-5.pt")
+    message = f"`--output` {exp_dir}/{output} would be taken for a checkpoint of the training in `--exp-dir` {exp_dir};"
+    _fails(capsys, ["average", "--exp-dir", exp_dir, "--output", exp_dir / output], message)
+    assert (exp_dir / "epoch-5.pt").read_text() == "kept"
+
+
+@pytest.mark.parametrize(
     ("arguments", "message", "status"),
     [
         (["train", "--max-duration", "-3"], "`--max-duration` must be above 0 s, but is -3", 2),
