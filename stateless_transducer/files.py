@@ -14,18 +14,38 @@ from pathlib import Path
 def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary name beside ``path`` to write to; rename it to ``path`` if all went well, else remove it.
 
-    The folder is made if need be.
+    The folder is made if need be. A link stays one: the file that it leads to is replaced.
     """
+    path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     # the suffix stays: writers choose the format (and compression) by it
-    temporary = path.with_name(f".{path.stem[:100]}.{os.getpid()}.partial{path.suffix}")
+    temporary = path.with_name(f".{_beginning(path.stem)}.{os.getpid()}.partial{path.suffix}")
     try:
         yield temporary
+        # before it has its name: after a power cut, a name may stand for nothing otherwise
+        _sync(temporary)
         os.replace(temporary, path)
+        # not every file system can do that with a folder
+        with suppress(OSError):
+            _sync(path.parent)
     except BaseException:
         with suppress(OSError):
             temporary.unlink()
         raise
+
+
+def _beginning(name: str) -> str:
+    """100 bytes at most, and whole characters: file systems count the bytes of a name."""
+    return os.fsencode(name)[:100].decode(errors="ignore")
+
+
+def _sync(path: Path) -> None:
+    """Have the disk hold what was written to a file, or which names a folder holds."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def check_output(output: Path, **inputs: Path) -> None:
@@ -61,7 +81,7 @@ def filling(folder: Path, *, owned: Iterable[str] = ()) -> Iterator[Path]:
     """
     folder = folder.absolute()
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name[:100]}.{os.getpid()}.partial")
+    temporary = folder.with_name(f".{_beginning(folder.name)}.{os.getpid()}.partial")
     temporary.mkdir()
     try:
         yield temporary

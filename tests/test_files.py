@@ -1,8 +1,57 @@
 from __future__ import annotations
 
+import os
+
 import pytest
 
-from stateless_transducer.files import check_output
+from stateless_transducer.files import check_output, filling, replacing, write_text
+
+
+def test_link_stays_and_its_target_is_written(tmp_path):
+    target, link = tmp_path / "disk" / "a.txt", tmp_path / "a.txt"
+    target.parent.mkdir()
+    target.write_text("old")
+    link.symlink_to(target)
+    write_text(link, "new")
+    assert link.is_symlink() and target.read_text() == "new"
+    target.unlink()
+    write_text(link, "newer")
+    assert link.is_symlink() and target.read_text() == "newer"
+
+
+@pytest.mark.parametrize(
+    "name", [f"{'天' * 82}.json", f"a{'天' * 81}", f"{'a' * 250}.json"], ids=["characters", "no suffix", "letters"]
+)
+def test_name_may_be_as_long_as_the_file_system_lets_it(tmp_path, name):
+    write_text(tmp_path / name, "a")
+    with filling(tmp_path / "in" / name) as folder:
+        write_text(folder / "a", "a")
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == [name]
+    assert (tmp_path / "in" / name / "a").is_file()
+
+
+def test_content_is_on_the_disk_before_its_name_is(tmp_path, monkeypatch):
+    """A power cut, as far as a test can have one: the order of what the system is asked for."""
+    asked = []
+    fsync, replace = os.fsync, os.replace
+
+    def _fsync(descriptor):
+        asked.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", _fsync)
+    monkeypatch.setattr(os, "replace", lambda old, new: (asked.append("replace"), replace(old, new)))
+    with replacing(tmp_path / "a.pt") as temporary:
+        temporary.write_text("a")
+    assert asked == [str(temporary), "replace", str(tmp_path)]
+
+
+def test_nothing_stays_of_what_was_not_finished(tmp_path):
+    (tmp_path / "a").write_text("old")
+    with pytest.raises(RuntimeError), replacing(tmp_path / "a") as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert [path.name for path in tmp_path.iterdir()] == ["a"] and (tmp_path / "a").read_text() == "old"
 
 
 @pytest.mark.parametrize("name", ["a.pt", "folder/../a.pt", "link.pt", "same.pt"])
