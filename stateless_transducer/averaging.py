@@ -66,6 +66,8 @@ class Average:
         epoch = there[-1] if self.epoch is None else self.epoch
         # the first epochs do an average no good
         avg = self.avg or max(1, min(10, (epoch + 1) // 2))
+        if avg > epoch + 1:
+            raise ValueError(f"`--avg` must be at most {epoch + 1}, the number of epochs up to {epoch}, but is {avg}.")
         return range(epoch - avg + 1, epoch + 1), there, epoch_path
 
 

@@ -13,14 +13,15 @@ import struct
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.serialization import add_safe_globals, clear_safe_globals, get_safe_globals
 
+from stateless_transducer import __version__
 from stateless_transducer.features import FbankConfig
 from stateless_transducer.files import replacing
 from stateless_transducer.model.config import ModelConfig
@@ -28,6 +29,8 @@ from stateless_transducer.model.transducer import Transducer, build_model
 from stateless_transducer.text.tokens import TokenTable
 
 _FORMAT = "stateless-transducer-1"
+
+Settings = TypeVar("Settings", ModelConfig, FbankConfig)
 
 
 @dataclass(frozen=True)
@@ -92,15 +95,19 @@ def load_checkpoint(path: Path) -> Checkpoint:
         is_icefalls = isinstance(content, dict) and "model" in content
         way_out = "; one of icefall's becomes a model with `transducer import`" if is_icefalls else ""
         raise ValueError(f"{path} is not a checkpoint of stateless-transducer (format {_FORMAT}){way_out}.")
-    return from_own_format(content)
+    return from_own_format(path, content)
 
 
-def from_own_format(content: Mapping[str, Any]) -> Checkpoint:
-    """What `save_checkpoint` was given, of what it wrote."""
+def from_own_format(path: Path, content: Mapping[str, Any]) -> Checkpoint:
+    """What `save_checkpoint` was given, of what it wrote to a file.
+
+    Raises:
+        ValueError: a later version of this program wrote it, and more than this one knows.
+    """
     return Checkpoint(
         weights=content["model"],
-        model_config=ModelConfig(**content["model_config"]),
-        fbank_config=FbankConfig(**content["fbank_config"]),
+        model_config=_settings(path, ModelConfig, content["model_config"]),
+        fbank_config=_settings(path, FbankConfig, content["fbank_config"]),
         token_table=TokenTable.from_facts(content["tokens"]),
         provenance=content["provenance"],
         training_state=content["training_state"],
@@ -136,11 +143,21 @@ def _load_safetensors(path: Path) -> Checkpoint:
         raise ValueError(f"{path} is not a checkpoint of stateless-transducer (format {_FORMAT}).")
     return Checkpoint(
         weights=weights,
-        model_config=ModelConfig(**json.loads(metadata["model_config"])),
-        fbank_config=FbankConfig(**json.loads(metadata["fbank_config"])),
+        model_config=_settings(path, ModelConfig, json.loads(metadata["model_config"])),
+        fbank_config=_settings(path, FbankConfig, json.loads(metadata["fbank_config"])),
         token_table=TokenTable.from_facts(json.loads(metadata["tokens"])),
         provenance=json.loads(metadata["provenance"]),
     )
+
+
+def _settings(path: Path, kind: type[Settings], said: Mapping[str, Any]) -> Settings:
+    unknown = said.keys() - {each.name for each in fields(kind)}
+    if unknown:
+        raise ValueError(
+            f"{path} is of a later version of stateless-transducer than this one, {__version__}, which does not know "
+            f"{', '.join(f'`{name}`' for name in sorted(unknown))}; use that version."
+        )
+    return kind(**said)
 
 
 def _safetensors() -> Any:

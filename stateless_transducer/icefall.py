@@ -106,7 +106,7 @@ def load_either(path: Path, lang_dir: Path) -> Checkpoint:
         return load_checkpoint(path)
     content = read_archive(path, _allowed())
     if is_own_format(content):
-        return from_own_format(content)
+        return from_own_format(path, content)
     return _from_content(path, content, TokenTable.read(lang_dir))
 
 

@@ -4,7 +4,7 @@ import os
 import pickle
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 
 import pytest
@@ -77,7 +77,9 @@ def test_average_is_the_mean(tmp_path):
     ("epoch", "avg", "message"),
     [
         (5, 2, r"`--epoch` 5 `--avg` 2 needs epoch-4.pt, epoch-5.pt, but .*epoch-4.pt, epoch-5.pt.*epoch-0.pt there"),
-        (0, 3, r"epoch--2.pt, epoch--1.pt is not in"),
+        (0, 3, r"`--avg` must be at most 1, the number of epochs up to 0, but is 3"),
+        (5, 10, r"`--avg` must be at most 6, the number of epochs up to 5, but is 10"),
+        (None, 2, r"`--avg` must be at most 1, the number of epochs up to 0, but is 2"),
         (0, 0, "`--avg` must be at least 1, but is 0"),
     ],
 )
@@ -175,6 +177,20 @@ def test_bad_checkpoint_is_refused_and_not_executed(tmp_path, case):
     with pytest.raises(ValueError, match=message):
         load_checkpoint(tmp_path / "m.pt")
     assert not (tmp_path / "x").exists()
+
+
+@dataclass(frozen=True)
+class _LaterConfig(ModelConfig):
+    wings: int = 2
+
+
+@pytest.mark.parametrize("name", ["m.pt", "m.safetensors"])
+def test_checkpoint_of_a_later_version_is_said_to_be_one(tmp_path, name):
+    save_checkpoint(tmp_path / name, _checkpoint(model_config=_LaterConfig(**asdict(SIZES))))
+    with pytest.raises(
+        ValueError, match=rf"{name} is of a later version .* this one, \S+, which does not know `wings`"
+    ):
+        load_checkpoint(tmp_path / name)
 
 
 _FILL = """
