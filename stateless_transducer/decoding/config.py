@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 from tyro.conf import arg
+
+from stateless_transducer.files import sha256
 
 Method = Literal["greedy_search", "beam_search", "modified_beam_search"]
 
@@ -67,7 +70,11 @@ class SearchConfig:
         return self.decoding_method if self.decoding_method == "greedy_search" else f"beam_size_{self.beam_size}"
 
     def suffix(self, context_size: int) -> str:
-        """Tail of the names of result files, as icefall's."""
+        """Tail of the names of result files, as icefall's.
+
+        Raises:
+            OSError: a file of hotwords or n-grams cannot be read.
+        """
         if self.decoding_method == "greedy_search":
             suffix = f"context-{context_size}-max-sym-per-frame-{self.max_sym_per_frame}"
         else:
@@ -78,9 +85,15 @@ class SearchConfig:
         if self.temperature != 1:
             suffix += f"-temperature-{self.temperature:g}"
         if self.hotwords_file is not None:
-            suffix += f"-{self.hotwords_file.stem}-score-{self.hotwords_score:g}"
+            suffix += f"-{_name_and_hash(self.hotwords_file)}-score-{self.hotwords_score:g}"
         if self.ngram_lm is not None:
-            suffix += f"-{self.ngram_lm.name.partition('.')[0]}-scale-{self.lm_scale:g}"
+            suffix += f"-{_name_and_hash(self.ngram_lm)}-scale-{self.lm_scale:g}"
         if self.length_norm != 1:
             suffix += f"-length-norm-{self.length_norm:g}"
         return suffix
+
+
+def _name_and_hash(path: Path) -> str:
+    """``names-1b4f0e98``: another one when the content is another one, and the same wherever the file lies."""
+    name = re.sub(r"\.(txt|arpa(\.gz)?)$", "", path.name)
+    return f"{name}-{sha256(path)[:8]}"

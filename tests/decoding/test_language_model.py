@@ -14,6 +14,7 @@ from stateless_transducer.decoding.fusion import Hotwords, SumOfScorers
 from stateless_transducer.decoding.language_model import NeuralScorer, NgramScorer
 from stateless_transducer.decoding.modified_beam import modified_beam_search
 from stateless_transducer.decoding.search import make_scorer
+from stateless_transducer.files import sha256
 from stateless_transducer.text.ngram import read_arpa
 from stateless_transducer.text.tokens import build_token_table
 
@@ -138,7 +139,8 @@ def test_configuration_makes_the_scorer(arpa, tmp_path, device):
     hotwords = tmp_path / "names.txt"
     hotwords.write_text("ad\n")
     config = SearchConfig("modified_beam_search", hotwords_file=hotwords, ngram_lm=arpa, lm_scale=0.5)
-    assert config.suffix(2) == "modified_beam_search-beam-size-4-names-score-2-lm-scale-0.5"
+    names = rf"names-{sha256(hotwords)[:8]}-score-2-lm-{sha256(arpa)[:8]}-scale-0.5"
+    assert config.suffix(2) == f"modified_beam_search-beam-size-4-{names}"
     model, encoder_out, lens = _problem(device)
     scorer = make_scorer(config, TOKENS)
     assert scorer.state_size == 2

@@ -173,6 +173,26 @@ def test_results_of_other_settings_have_other_names():
     assert len(set(names)) == len(names) - 1  # greedy search has no beam
 
 
+@pytest.mark.parametrize(
+    ("option", "files"),
+    [
+        ("ngram_lm", ["lm.3gram.arpa", "lm.4gram.arpa.gz", "b/lm.3gram.arpa"]),
+        ("hotwords_file", ["names.txt", "names", "b/names.txt"]),
+    ],
+)
+def test_results_with_other_files_have_other_names(tmp_path, option, files):
+    (tmp_path / "b").mkdir()
+    suffixes = []
+    for name in [*files, files[0]]:
+        # the last takes the place of the first
+        (tmp_path / name).write_text(f"{len(suffixes)}")
+        suffixes.append(SearchConfig("modified_beam_search", **{option: tmp_path / name}).suffix(2))
+    assert len(set(suffixes)) == len(suffixes)
+    (tmp_path / "b" / files[0]).write_bytes((tmp_path / files[0]).read_bytes())
+    moved = SearchConfig("modified_beam_search", **{option: tmp_path / "b" / files[0]})
+    assert moved.suffix(2) == suffixes[-1]
+
+
 @pytest.mark.parametrize("setting", ["beam_size", "max_sym_per_frame", "temperature"])
 def test_bad_setting_is_named(setting):
     with pytest.raises(ValueError, match=rf"`--{setting.replace('_', '-')}` must be (at least 1|above 0), but is 0"):
