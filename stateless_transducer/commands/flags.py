@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from typing import TypeVar, get_type_hints
@@ -79,6 +80,18 @@ def _registry() -> ConstructorRegistry:
             str_from_instance=lambda value: [str(value).lower()],
         )
 
+    @registry.primitive_rule
+    def _number(type_info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[float] | None:
+        if type_info.type is not float:
+            return None
+        return PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="FLOAT",
+            instance_from_str=lambda words: _number_of(words[0]),
+            is_instance=lambda value: isinstance(value, int | float) and not isinstance(value, bool),
+            str_from_instance=lambda value: [str(value)],
+        )
+
     return registry
 
 
@@ -86,3 +99,11 @@ def _truth_of(word: str) -> bool:
     if word.lower() not in _TRUE + _FALSE:
         raise ValueError(f"must be true or false, but is {word!r}")
     return word.lower() in _TRUE
+
+
+def _number_of(word: str) -> float:
+    number = float(word)
+    # bounds of the dataclasses are not asked about these
+    if not math.isfinite(number):
+        raise ValueError(f"must be a finite number, but is {word!r}")
+    return number

@@ -205,6 +205,8 @@ def test_average_takes_the_place_of_no_checkpoint(tmp_path, capsys, output):
         (["train", "--modified-transducer-prob", "1.5"], "`--modified-transducer-prob` must be in 0..1, but is 1.5", 2),
         (["train", "--start-epoch", "30"], r"`--start-epoch` must be in 0..29 \(`--num-epochs` 30\), but is 30", 2),
         (["train", "--num-epochs", "many"], "many", 2),
+        (["decode", "--temperature", "inf"], "--temperature: must be a finite number, but is 'inf'", 2),
+        (["transcribe", "m.pt", "--blank-penalty", "nan"], "--blank-penalty: must be a finite number, but is 'nan'", 2),
         (["train", "--enable-spec-aug", "maybe"], "must be true or false, but is 'maybe'", 2),
         (["train", "--ctc-loss-scale", "-1"], "`--ctc-loss-scale` must be at least 0, but is -1", 2),
         (["train", "--gain-range-db", "41"], "`--gain-range-db` must be in 0..40, but is 41", 2),
