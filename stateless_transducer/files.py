@@ -71,6 +71,15 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def read_lines(path: Path) -> list[str]:
+    """Lines of UTF-8 text that somebody may have written by hand: without the mark that Windows puts before it.
+
+    Only line feeds and carriage returns end a line: what else `str.splitlines` takes for an end, a transcript or a name
+    may hold.
+    """
+    return path.read_text(encoding="utf-8-sig").split("\n")
+
+
 @contextmanager
 def filling(folder: Path, *, owned: Iterable[str] = ()) -> Iterator[Path]:
     """Give a temporary folder beside ``folder`` to write to; move its files to ``folder`` if all went well.

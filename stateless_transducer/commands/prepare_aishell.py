@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -69,7 +70,8 @@ def _prepare_lang(transcript: Path, lang_dir: Path) -> None:
 
     if not transcript.is_file():
         raise ValueError(f"`--corpus-dir`: {transcript} is missing.")
-    texts = list(read_id_lines(transcript)[0].values())
+    # as the manifests have them
+    texts = [unicodedata.normalize("NFC", text) for text in read_id_lines(transcript)[0].values()]
     if lang_is_of(lang_dir, texts):
         say(f"{lang_dir}/tokens.txt: already there - skipping")
         return

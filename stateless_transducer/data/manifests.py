@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -93,9 +94,12 @@ def write_manifests(
 ) -> CorpusSummary:
     """Check every utterance's sound and text, write the manifests of the good ones and a table of the problems.
 
+    Texts are written in Unicode's form NFC: an accent is part of its letter, as people count characters.
+
     Raises:
         ValueError: ``strict`` and there is a problem; or nothing is left.
     """
+    utterances = [replace(each, text=unicodedata.normalize("NFC", each.text)) for each in utterances]
     found = list(problems)
     checked: dict[str, list[_Checked]] = {}
     # of many utterances in one file, the file is looked at once

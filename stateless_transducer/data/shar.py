@@ -16,6 +16,8 @@ from pathlib import Path
 import numpy as np
 from lhotse.features.io import FeaturesReader, MemoryLilcomReader, register_reader
 
+from stateless_transducer.files import read_lines
+
 _LILCOM, _NUMPY = ".llc", ".npy"
 
 
@@ -27,7 +29,7 @@ def shar_folders(source: Path) -> list[Path]:
     """
     folders = [source]
     if source.is_file():
-        named = source.read_text(encoding="utf-8").splitlines()
+        named = read_lines(source)
         folders = [source.parent / line.strip() for line in named if line.strip()]
     for folder in folders:
         if not _shards(folder):

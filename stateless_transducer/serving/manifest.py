@@ -16,6 +16,7 @@ from pathlib import Path
 
 from stateless_transducer.audio import AudioError
 from stateless_transducer.decoding.config import SearchConfig
+from stateless_transducer.files import read_lines
 from stateless_transducer.serving.config import DetailConfig, SegmentConfig
 from stateless_transducer.serving.model import Precision
 from stateless_transducer.serving.recognizer import Recognizer, Stretch
@@ -78,7 +79,7 @@ def read_manifest(path: Path) -> list[Row]:
     if not path.is_file():
         raise ValueError(f"`--manifest` {path}: no such file.")
     rows: dict[str, Row] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_lines(path), 1):
         if not line.strip():
             continue
         try:

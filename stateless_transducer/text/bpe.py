@@ -13,6 +13,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from stateless_transducer.files import read_lines
+
 SPACE = "\u2581"
 """The sign of sentencepiece and sherpa-onnx for a blank; the first piece of a word begins with it."""
 _MOST_SENTENCES = 1_000_000
@@ -147,7 +149,7 @@ def read_scores(path: Path) -> dict[str, float]:
     """
     scores = {}
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_lines(path)
     except (OSError, UnicodeDecodeError) as err:
         raise ValueError(f"{path}: cannot be read as pieces and scores: {err}") from err
     for number, line in enumerate(lines, 1):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
+from stateless_transducer.files import read_lines
 from stateless_transducer.text.tokens import TokenTable
 
 HotwordPhrase = tuple[tuple[int, ...], float]
@@ -20,7 +23,7 @@ def read_hotwords(path: Path, token_table: TokenTable, score: float) -> list[Hot
         ValueError: the file cannot be read, holds no phrase, or a phrase that the token table cannot spell.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_lines(path)
     except (OSError, UnicodeDecodeError) as err:
         raise ValueError(f"{path}: cannot be read as a list of hotwords: {err}") from err
     scored = []
@@ -32,6 +35,8 @@ def read_hotwords(path: Path, token_table: TokenTable, score: float) -> list[Hot
             scored.append((phrase, float(own)))
         except ValueError:
             raise ValueError(f"{path}:{number}: `{own}` behind the colon is not a number.") from None
+        if not math.isfinite(scored[-1][1]):
+            raise ValueError(f"{path}:{number}: `{own}` behind the colon is not a finite number.")
     found = spell_hotwords([(phrase, own) for phrase, own in scored if phrase], token_table, str(path))
     if not found:
         raise ValueError(f"{path}: holds no phrase.")
@@ -48,6 +53,8 @@ def spell_hotwords(
     """
     found = []
     for phrase, score in scored:
+        # as the texts that a model learns from
+        phrase = unicodedata.normalize("NFC", phrase)
         unknown = token_table.unknown_units(phrase)
         if unknown:
             raise ValueError(

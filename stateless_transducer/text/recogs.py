@@ -6,6 +6,7 @@ import ast
 import re
 from pathlib import Path
 
+from stateless_transducer.files import read_lines
 from stateless_transducer.text.scoring import ScoredUtterance
 
 # recipes with token times write two more fields, which say nothing about errors
@@ -21,13 +22,12 @@ def read_recogs(path: Path) -> tuple[ScoredUtterance, ...]:
     if not path.is_file():
         raise ValueError(f"{path}: no such file.")
     try:
-        text = path.read_text(encoding="utf-8")
+        lines = read_lines(path)
     except UnicodeDecodeError as err:
         raise ValueError(f"{path} is not a recogs file: it is not UTF-8 ({err.reason} at byte {err.start}).") from err
     # id -> field -> units
     found: dict[str, dict[str, tuple[str, ...]]] = {}
-    # not splitlines: the characters that it takes for line ends, too, may be in an id
-    for number, line in enumerate(text.split("\n"), 1):
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         where = f"{path}, line {number}"

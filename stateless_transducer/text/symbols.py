@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from stateless_transducer.text.tokens import SPACE, UNKNOWN, Unit, close_gaps
+from stateless_transducer.text.tokens import SPACE, UNKNOWN, Unit, close_gaps, read_symbols
 
 # a byte that the model's tokens cannot spell otherwise
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
@@ -86,29 +86,8 @@ class SymbolTable:
 
     @classmethod
     def read(cls, path: Path) -> SymbolTable:
-        """Read lines of ``symbol id``; a line with an id alone stands for a blank between words.
-
-        Raises:
-            ValueError: no such file, or a line that cannot be.
-        """
-        try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
-        except FileNotFoundError:
-            raise ValueError(f"{path}: no such file.") from None
-        except UnicodeDecodeError:
-            raise ValueError(f"{path}: is not UTF-8 text.") from None
-        symbols: dict[int, str] = {}
-        for number, line in enumerate(lines, 1):
-            fields = line.split()
-            if not fields:
-                continue
-            if len(fields) > 2 or not fields[-1].isdecimal():
-                raise ValueError(f"{path}:{number}: must be `symbol id`, but is {line!r}.")
-            symbol, i = (fields[0] if len(fields) == 2 else SPACE), int(fields[-1])
-            if i in symbols:
-                raise ValueError(f"{path}:{number}: id {i} stands for {symbols[i]!r} already.")
-            symbols[i] = symbol
-        return cls(symbols)
+        """Read a file, see `read_symbols`."""
+        return cls(read_symbols(path))
 
 
 def _spell(symbols: list[str]) -> bytes:

@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from stateless_transducer.files import write_text
+from stateless_transducer.files import read_lines, write_text
 from stateless_transducer.text.bpe import SPACE, Segmenter, learn_pieces, model_scores, read_scores
 
 Unit = Literal["char", "word", "bpe"]
@@ -170,22 +170,12 @@ class TokenTable:
         if not path.is_file():
             raise ValueError(f"`--lang-dir` {lang_dir} holds no tokens.txt; make it with `transducer prepare`.")
         settings = path.parent / "lang.json"
-        unit: Unit | None = None
-        if settings.is_file():
-            unit = json.loads(settings.read_text(encoding="utf-8"))["unit"]
-        by_id: dict[int, str] = {}
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-            fields = line.split()
-            if len(fields) != 2 or not fields[1].isdecimal():
-                raise ValueError(f"{path}:{number}: must be `symbol id`, but is {line!r}.")
-            symbol, i = fields[0], int(fields[1])
-            if unit != "word" and re.fullmatch(r"#\d+", symbol):
-                continue
-            if unit == "word":
-                symbol = symbol.removeprefix(SPACE)
-            if i in by_id:
-                raise ValueError(f"{path}:{number}: id {i} stands for {by_id[i]!r} already.")
-            by_id[i] = symbol
+        unit = _read_unit(settings) if settings.is_file() else None
+        by_id = read_symbols(path)
+        if unit == "word":
+            by_id = {i: symbol.removeprefix(SPACE) for i, symbol in by_id.items()}
+        else:
+            by_id = {i: symbol for i, symbol in by_id.items() if not re.fullmatch(r"#\d+", symbol)}
         if sorted(by_id) != list(range(len(by_id))):
             missing = next(i for i in range(len(by_id)) if i not in by_id)
             raise ValueError(f"{path}: ids must run from 0 without a gap, but {missing} is missing.")
@@ -196,6 +186,41 @@ class TokenTable:
         if scores is None and unit == "bpe":
             raise ValueError(f"{path.parent / SCORES_FILE}: must have a score for each of the tokens in {path.name}.")
         return cls(symbols, "char") if scores is None else cls(symbols, "bpe", scores)
+
+
+def read_symbols(path: Path) -> dict[int, str]:
+    """Id -> symbol, of lines ``symbol id``; a line with an id alone stands for a blank between words.
+
+    Raises:
+        ValueError: no such file, or a line that cannot be.
+    """
+    try:
+        lines = read_lines(path)
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file.") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: is not UTF-8 text.") from None
+    symbols: dict[int, str] = {}
+    for number, line in enumerate(lines, 1):
+        fields = line.split()
+        if not fields:
+            continue
+        if len(fields) > 2 or not fields[-1].isdecimal():
+            raise ValueError(f"{path}:{number}: must be `symbol id`, but is {line!r}.")
+        symbol, i = (fields[0] if len(fields) == 2 else SPACE), int(fields[-1])
+        if i in symbols:
+            raise ValueError(f"{path}:{number}: id {i} stands for {symbols[i]!r} already.")
+        symbols[i] = symbol
+    return symbols
+
+
+def _read_unit(settings: Path) -> Unit:
+    """What a ``lang.json`` says; `TokenTable` checks it."""
+    try:
+        return json.loads(settings.read_bytes())["unit"]
+    except (ValueError, TypeError, KeyError) as err:
+        wanted = '{"unit": "char"}, or "word" or "bpe"'
+        raise ValueError(f"{settings}: must be {wanted}; mend it, or remove it if it is of another program.") from err
 
 
 def piece_scores(folder: Path, symbols: Sequence[str]) -> tuple[float, ...] | None:

@@ -14,6 +14,7 @@ from stateless_transducer.cli import main
 from stateless_transducer.features import FbankConfig
 from stateless_transducer.model.config import ModelConfig
 from stateless_transducer.model.transducer import build_model
+from stateless_transducer.serving.manifest import read_manifest
 from stateless_transducer.text.tokens import build_token_table
 
 TOKENS = build_token_table(["今天天气很好"], "char")
@@ -73,6 +74,14 @@ def test_manifest_gives_an_object_a_row(folder, transcribe, capsys):
     # the same as without a manifest
     assert main(["transcribe", str(folder / "model.pt"), str(folder / "2.wav"), "--output-format", "json"]) == 0
     _same({"id": "2", **json.loads(capsys.readouterr().out)}, found[2])
+
+
+def test_manifest_of_another_system_is_read(tmp_path):
+    """Windows puts a mark before the text; JSON may hold what ends a line elsewhere."""
+    lines = ['\ufeff{"id": "1", "path": "a\u2028b.wav"}', '{"id": "2\x85", "path": "b.wav"}', ""]
+    (tmp_path / "in.jsonl").write_bytes("\r\n".join(lines).encode())
+    first, second = read_manifest(tmp_path / "in.jsonl")
+    assert (first.sound.path.name, second.id) == ("a\u2028b.wav", "2\x85")
 
 
 def test_second_run_does_what_the_first_left(folder, transcribe):

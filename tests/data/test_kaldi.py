@@ -60,6 +60,12 @@ def test_segments_speakers_and_what_is_wrong(tmp_path):
     }
 
 
+def test_mark_and_line_ends_are_no_part_of_a_text(tmp_path):
+    folder = _write(tmp_path, wav_scp="\ufeffa a.wav\r\n", text="\ufeffa one\u2028two\r\n")
+    ((utterance,), problems) = read_kaldi(folder)
+    assert not problems and (utterance.id, utterance.text) == ("a", "one two")
+
+
 def test_what_is_missing_is_named(tmp_path):
     folder = _write(tmp_path / "train", wav_scp="a a.wav\n")
     with pytest.raises(ValueError, match=f"{folder} has no file text"):

@@ -7,6 +7,7 @@ from lhotse import CutSet
 from sounds import write_aishell
 
 from stateless_transducer.cli import main
+from stateless_transducer.data.manifests import read_texts
 from stateless_transducer.text.tokens import TokenTable
 
 
@@ -51,6 +52,18 @@ def test_each_step_writes_its_files_and_no_others(prepare, tmp_path, capsys):
     assert printed.count("already there - skipping") == 4, "manifests, dev, test, tokens"
     assert f"{cuts}: made anew, for the speeds have changed" in printed and f"{cuts}: done" in printed
     assert [cut.id[16:] for cut in CutSet.from_file(cuts)] == ["", "_sp0.9", "_sp1.1"] * 2
+
+
+def test_accent_is_part_of_its_letter_in_texts_and_tokens(prepare, tmp_path):
+    transcript = tmp_path / "corpus" / "data_aishell" / "transcript" / "aishell_transcript_v0.8.txt"
+    decomposed = transcript.read_text(encoding="utf-8").replace("明天", "cafe\u0301")
+    transcript.write_text(decomposed, encoding="utf-8")
+    for step in ("manifests", "lang"):
+        assert prepare("--step", step) == 0
+    data = tmp_path / "data"
+    assert "\u0301" not in TokenTable.read(data / "lang_char").symbols
+    texts = [text for split in ("train", "dev", "test") for text in read_texts(data / "manifests", "aishell", split)]
+    assert any("caf\u00e9" in text for text in texts) and not any("\u0301" in text for text in texts)
 
 
 def test_changed_texts_make_the_tokens_anew(prepare, tmp_path, capsys):

@@ -15,9 +15,19 @@ def test_file_is_read(tmp_path):
     assert read_hotwords(path, TABLE, 2.0) == [((ids["天"], ids["气"]), 4.0), ((ids["很"], ids["好"]), 3.0)]
 
 
+def test_file_of_another_system_is_read(tmp_path):
+    """Windows puts a mark before the text; an accent may be a character of its own."""
+    table, path = build_token_table(["caf\u00e9"], "char"), tmp_path / "words.txt"
+    path.write_bytes("\ufeffcafe\u0301\r\ncaf\u00e9\r\n".encode())
+    first, second = read_hotwords(path, table, 1.0)
+    assert first == second and first[0] == tuple(table.encode("caf\u00e9"))
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
+        ("天气\n很好 :nan\n", r"words.txt:2: `nan` behind the colon is not a finite number"),
+        ("天气 :-inf\n", r"words.txt:1: `-inf` behind the colon is not a finite number"),
         ("天气 :many\n", r"words.txt:1: `many` behind the colon is not a number"),
         ("\n\n", "words.txt: holds no phrase"),
         ("天气\n雷雨\n", r"cannot spell `雷雨`: it lacks '雷', '雨'"),

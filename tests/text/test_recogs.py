@@ -19,6 +19,11 @@ def _written(tmp_path, text):
     return path
 
 
+def test_mark_that_windows_puts_before_a_text_is_no_part_of_the_id(tmp_path):
+    (utterance,) = read_recogs(_written(tmp_path, "\ufeffa:\tref=['b']\na:\thyp=[]\n"))
+    assert utterance == ScoredUtterance("a", ("b",), ())
+
+
 def test_icefalls_file_is_what_it_was_made_from():
     made_from = json.loads((GOLDEN / "results_input.json").read_text(encoding="utf-8"))
     expected = [

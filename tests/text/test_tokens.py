@@ -4,6 +4,7 @@ import pytest
 
 from stateless_transducer.text.lang import write_char_lang
 from stateless_transducer.text.tokens import SPECIAL, TokenTable, build_token_table
+from stateless_transducer.text.vocabulary import read_vocabulary
 
 
 def test_char_lang_equals_icefalls(golden, tmp_path):
@@ -52,6 +53,25 @@ def test_token_file_itself_is_read(tmp_path):
     table = build_token_table(["a b"], "word")
     table.write(tmp_path)
     assert TokenTable.read(tmp_path / "tokens.txt") == table
+
+
+def test_characters_of_others_are_read_as_their_pieces_are(tmp_path):
+    """As sherpa-onnx reads them: a mark before the text, an id alone for a blank, empty lines."""
+    path = tmp_path / "tokens.txt"
+    path.write_bytes("\ufeff<blk> 0\r\n<unk> 1\r\na 2\r\n 3\r\nb 4\r\n\r\n".encode())
+    table = TokenTable.read(path)
+    assert table == TokenTable(("<blk>", "<unk>", "a", "\u2581", "b")) == read_vocabulary(path, 5)
+    assert table.decode(table.encode("a b")) == "a b"
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "unit", '"char"'])
+def test_settings_without_the_unit_are_explained(tmp_path, content):
+    build_token_table(["a"], "char").write(tmp_path)
+    (tmp_path / "lang.json").write_text(content)
+    with pytest.raises(
+        ValueError, match=r'lang.json: must be {"unit": "char"}, or "word" or "bpe"; mend it, or remove'
+    ):
+        TokenTable.read(tmp_path)
 
 
 @pytest.mark.parametrize(

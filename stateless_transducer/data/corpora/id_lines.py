@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from stateless_transducer.data.corpora.utterance import Problem
+from stateless_transducer.files import read_lines
 
 
 def read_id_lines(path: Path) -> tuple[dict[str, str], list[Problem]]:
@@ -16,7 +17,7 @@ def read_id_lines(path: Path) -> tuple[dict[str, str], list[Problem]]:
     values: dict[str, str] = {}
     problems: list[Problem] = []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_lines(path)
     except UnicodeDecodeError as err:
         raise ValueError(f"{path} must be UTF-8, but byte {err.start} is not; convert it (iconv -t UTF-8).") from err
     for line in lines:
