@@ -3,7 +3,7 @@
 Letters: V vocabulary, M n-grams.
 
 The n-grams are a trie in one sorted array: the place of an n-gram follows from the place of its beginning and its last
-token, so ten million of them take 240 MB and no dictionary.
+token, so ten million of them take 240 MB, about 1.5 GB while they are read, and no dictionary.
 """
 
 from __future__ import annotations
@@ -11,8 +11,12 @@ from __future__ import annotations
 import gzip
 import io
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+import zlib
+from array import array
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -87,62 +91,97 @@ def read_arpa(path: Path, token_table: TokenTable) -> Ngrams:
     """
     V = len(token_table)
     ids = {**token_table.ids, "<s>": V, "</s>": V + 1, "<UNK>": token_table.unknown_id}
-    numbers: dict[tuple[int, ...], int] = {(): 0}
-    levels: list[list[tuple[int, int, float, float, tuple[int, ...]]]] = []
+    found = _empty(V)
     try:
-        for order, words, log_prob, backoff in _lines(path):
-            while len(levels) < order:
-                if levels:
-                    _number(levels[-1], numbers)
-                levels.append([])
-            tokens = tuple(ids.get(word, -1) for word in words)
-            parent = numbers.get(tokens[:-1])
-            if parent is not None and tokens[-1] >= 0:
-                levels[-1].append((parent, tokens[-1], log_prob, backoff, tokens))
-    except (OSError, UnicodeDecodeError, EOFError) as err:
+        for order, tokens, scores in _levels(path, ids):
+            found = _with_level(found, order, tokens, scores)
+    except (OSError, UnicodeDecodeError, EOFError, zlib.error) as err:
         raise ValueError(f"{path}: cannot be read as an ARPA file: {err}") from err
-    if not levels:
+    if not found.order:
         raise ValueError(f"{path}: not an ARPA file: it has no `\\1-grams:`.")
-    _number(levels[-1], numbers)
-    found = _assemble(levels, numbers, V, token_table)
+    # those behind nothing
+    known = found.keys[: np.searchsorted(found.keys, V + 2)]
     # blank, start and unknown are no words of a text
-    num_known = len({tokens[0] for *_, tokens in levels[0] if tokens[0] < V})
+    num_known = int((known < V).sum())
     if 2 * num_known < V - 3:
         raise ValueError(
             f"{path}: knows only {num_known} of the model's {V} tokens; its words must be the model's tokens "
             f"({_UNIT_NAMES[token_table.unit]})."
         )
+    own = found.log_probs[1 : len(known) + 1]
+    unknown = own[known == token_table.unknown_id]
+    unigrams = np.full(V + 2, unknown[0] if len(unknown) else _NEVER, np.float32)
+    unigrams[known] = own
+    return replace(found, unigrams=unigrams)
+
+
+def _empty(V: int) -> Ngrams:
+    """Only the empty n-gram."""
+    nothing = np.zeros(1, np.float32)
+    return Ngrams(
+        order=0,
+        vocab_size=V,
+        keys=np.zeros(0, np.int64),
+        log_probs=nothing,
+        backoffs=nothing,
+        suffixes=np.zeros(1, np.int64),
+        lengths=np.zeros(1, np.int8),
+        unigrams=np.full(V + 2, _NEVER, np.float32),
+    )
+
+
+def _with_level(ngrams: Ngrams, order: int, tokens: np.ndarray, scores: np.ndarray) -> Ngrams:
+    """N-grams of the next length (M', order) and their scores (M', 2) added, but for those without their beginning."""
+    parents = np.zeros(len(tokens), np.int64)
+    for column in tokens[:, :-1].T:
+        parents = _children(ngrams, parents, column)
+    there = parents >= 0
+    keys, chosen = np.unique(parents[there] * (ngrams.vocab_size + 2) + tokens[there, -1], return_index=True)
+    scores = scores[there][chosen]
+    return Ngrams(
+        order=order,
+        vocab_size=ngrams.vocab_size,
+        keys=np.concatenate([ngrams.keys, keys]),
+        log_probs=np.concatenate([ngrams.log_probs, scores[:, 0]]),
+        backoffs=np.concatenate([ngrams.backoffs, scores[:, 1]]),
+        suffixes=np.concatenate([ngrams.suffixes, _suffixes(ngrams, keys)]),
+        lengths=np.concatenate([ngrams.lengths, np.full(len(keys), order, np.int8)]),
+        unigrams=ngrams.unigrams,
+    )
+
+
+def _children(ngrams: Ngrams, contexts: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+    """Numbers of the n-grams that contexts and tokens make; -1 where there is none, or no such context."""
+    keys = contexts * (ngrams.vocab_size + 2) + tokens
+    places = np.searchsorted(ngrams.keys, keys)
+    is_there = np.append(ngrams.keys, -1)[places] == keys
+    return np.where(is_there & (contexts >= 0), places + 1, -1)
+
+
+def _suffixes(ngrams: Ngrams, keys: np.ndarray) -> np.ndarray:
+    """Of n-grams one token longer than all these: the token goes on from an ever shorter end of what is before it."""
+    parents, tokens = np.divmod(keys, ngrams.vocab_size + 2)
+    contexts, found = ngrams.suffixes[parents], np.zeros(len(keys), np.int64)
+    left = np.arange(len(keys))
+    while len(left):
+        children = _children(ngrams, contexts[left], tokens[left])
+        found[left] = np.maximum(children, 0)
+        left = left[(children < 0) & (contexts[left] > 0)]
+        contexts[left] = ngrams.suffixes[contexts[left]]
     return found
 
 
-def _number(level: list[tuple[int, int, float, float, tuple[int, ...]]], numbers: dict[tuple[int, ...], int]) -> None:
-    """Sort the n-grams of one length by key and give them the next numbers."""
-    level.sort()
-    first = len(numbers)
-    numbers.update((row[4], first + i) for i, row in enumerate(level))
-
-
-def _assemble(levels, numbers: dict[tuple[int, ...], int], V: int, token_table: TokenTable) -> Ngrams:
-    rows = [row for level in levels for row in level]
-    suffixes = np.zeros(len(rows) + 1, np.int64)
-    for i, (*_, tokens) in enumerate(rows, start=1):
-        shorter = tokens[1:]
-        while shorter not in numbers:
-            shorter = shorter[1:]
-        suffixes[i] = numbers[shorter]
-    unigram_of = {token: log_prob for _, token, log_prob, _, _ in levels[0]}
-    unigrams = np.full(V + 2, unigram_of.get(token_table.unknown_id, _NEVER), np.float32)
-    unigrams[list(unigram_of)] = list(unigram_of.values())
-    return Ngrams(
-        order=len(levels),
-        vocab_size=V,
-        keys=np.array([parent * (V + 2) + token for parent, token, *_ in rows], np.int64),
-        log_probs=np.array([0.0, *(row[2] for row in rows)], np.float32),
-        backoffs=np.array([0.0, *(row[3] for row in rows)], np.float32),
-        suffixes=suffixes,
-        lengths=np.array([0, *(len(row[4]) for row in rows)], np.int8),
-        unigrams=unigrams,
-    )
+def _levels(path: Path, ids: Mapping[str, int]) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Order n, tokens (M', n) and scores (M', 2) of all n-grams of one length that have known tokens alone."""
+    for order, lines in groupby(_lines(path), key=itemgetter(0)):
+        # not lists of lists: a number in them takes ten times as much memory
+        tokens, scores = array("i"), array("f")
+        for _, words, *its_scores in lines:
+            known = [ids[word] for word in words if word in ids]
+            if len(known) == order:
+                tokens.extend(known)
+                scores.extend(its_scores)
+        yield order, np.asarray(tokens).reshape(-1, order), np.asarray(scores).reshape(-1, 2)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, list[str], float, float]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import itertools
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -109,6 +110,27 @@ def test_bad_file_is_named(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(ValueError, match=message):
         read_arpa(path, TOKENS)
+
+
+def test_damaged_file_is_named(tmp_path):
+    path, packed = tmp_path / "lm.arpa.gz", bytearray(gzip.compress(ARPA.encode()))
+    packed[20:60] = bytes(40)
+    path.write_bytes(packed)
+    with pytest.raises(ValueError, match="lm.arpa.gz: cannot be read as an ARPA file: Error -3 while decompressing"):
+        read_arpa(path, TOKENS)
+
+
+def test_reading_takes_little_memory(tmp_path):
+    """Arrays from the start: a tuple, its numbers and its place in a dictionary took over 300 bytes an n-gram."""
+    letters = [chr(0x4E00 + i) for i in range(200)]
+    lines = (f"-1 {a} {b} -0.5" for a in letters for b in letters)
+    path, tokens = tmp_path / "lm.arpa", build_token_table(letters, "char")
+    path.write_text("\n".join(["\\1-grams:", *(f"-1 {a} -0.5" for a in letters), "\\2-grams:", *lines, "\\end\\"]))
+    tracemalloc.start()
+    ngrams = read_arpa(path, tokens)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(ngrams.keys) == 200 + 200**2 and peak < 200 * 200**2, peak / 200**2
 
 
 def test_missing_file_is_named(tmp_path):
