@@ -42,7 +42,7 @@ class Options:
 
     dir: Path = Path("demo")
     """Folder for corpus, prepared data, checkpoints, results and report."""
-    num_epochs: int = 9
+    num_epochs: int = 11
     """Epochs to train."""
     corpus: SyntheticConfig = field(default_factory=SyntheticConfig)
     num_jobs: int = os.cpu_count() or 1

@@ -30,6 +30,8 @@ _NOISE_PROBABILITY = 0.5
 _SNR_DB = (10.0, 20.0)
 _QUIET_SHARE, _LEAST_QUIET = 0.1, 5
 """Of an utterance, the frames that count as its silence: a share, and how many at least."""
+_DIGITAL_SHARE = 0.25
+"""Of utterances, those whose silence is digital."""
 
 
 class Augment:
@@ -99,11 +101,14 @@ def training_augment(config: DataConfig, seed: int) -> Augment | None:
 
 
 def _with_silence(features: Tensor, most: int, draw: random.Random) -> Tensor:
-    """Up to ``most`` frames at either end, each drawn from the utterance's quietest."""
+    """Up to ``most`` frames at either end, each drawn from the utterance's quietest, or of digital silence."""
+    before, behind = draw.randint(0, most), draw.randint(0, most)
+    if draw.random() < _DIGITAL_SHARE:
+        return torch.nn.functional.pad(features, (0, 0, before, behind), value=SILENCE_VALUE)
     count = min(len(features), max(_LEAST_QUIET, round(_QUIET_SHARE * len(features))))
     quietest = features.mean(1).topk(count, largest=False).indices.tolist()
-    before, behind = ([draw.choice(quietest) for _ in range(draw.randint(0, most))] for _ in range(2))
-    return features[[*before, *range(len(features)), *behind]]
+    drawn = draw.choices(quietest, k=before + behind)
+    return features[[*drawn[:before], *range(len(features)), *drawn[before:]]]
 
 
 def _with_gain(features: Tensor, decibels: Tensor) -> Tensor:

@@ -87,8 +87,8 @@ class DataConfig:
     equalizer_range_db: float = 0.0
     """Change its timbre by up to this many decibels, smoothly over frequency, as other microphones would; 0: none."""
     silence_s: float = 0.0
-    """Put silence of up to so many seconds before and behind each training utterance, made of its quietest frames: for
-    corpora that are cut where speech begins and ends; 0: none."""
+    """Put silence of up to so many seconds before and behind each training utterance, made of its quietest frames or
+    digital: for corpora that are cut where speech begins and ends; 0: none."""
     join_up_to_s: float = 0.0
     """In half of the batches, join utterances to longer ones of up to so many seconds, for models that are to hear long
     sound; 0: never."""
