@@ -195,10 +195,15 @@ def _run_manifest(options: Options, manifest: Path, output: Path) -> int:
 
     check_output(output, manifest=manifest)
     rows = read_manifest(manifest)
+    if output.exists() and output.samefile(manifest):
+        raise ValueError(f"`--output` {output} is the file of `--manifest`; name another one.")
     finished = finished_ids(output)
     left = [row for row in rows if row.id not in finished]
     if len(left) < len(rows):
-        say(f"{len(rows) - len(left)} of {len(rows)} sounds are in {output} already - skipping them")
+        say(
+            f"{len(rows) - len(left)} of {len(rows)} sounds are in {output} already - skipping them, whatever model "
+            "and options they were done with; name another `--output` to do them anew"
+        )
     num_failed = 0
     output.parent.mkdir(parents=True, exist_ok=True)
     # appended line by line, not written anew and renamed: what is done must outlive a run that is stopped

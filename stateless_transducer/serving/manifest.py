@@ -24,6 +24,8 @@ from stateless_transducer.serving.transcript import Transcript
 
 # small enough that workers end at about the same time, and that little is lost with one
 _MOST_ROWS_A_TASK, _TASKS_A_WORKER = 32, 8
+# what `formats.json_line` writes first
+_LINE_BEGINS = b'{"id": "'
 
 
 @dataclass(frozen=True)
@@ -108,21 +110,41 @@ def finished_ids(path: Path) -> set[str]:
     """Ids that an output file holds; the half line that a killed run may have left at its end is cut off.
 
     Raises:
-        ValueError: the file is something else.
+        ValueError: the file is something else; it stays as it was.
     """
     if not path.exists():
         return set()
     ids: set[str] = set()
     with path.open("rb+") as file:
         for number, line in enumerate(file, 1):
-            if not line.endswith(b"\n"):
+            is_ended = line.endswith(b"\n")
+            try:
+                ids.add(_id_of_transcript(line))
+            except (ValueError, TypeError, KeyError) as err:
+                if is_ended or not _may_be_half(line):
+                    raise ValueError(f"`--output` {path}:{number} is no transcript; name another file.") from err
                 file.truncate(file.seek(-len(line), 2))
                 break
-            try:
-                ids.add(str(json.loads(line)["id"]))
-            except (ValueError, TypeError, KeyError) as err:
-                raise ValueError(f"`--output` {path}:{number} is no transcript; name another file.") from err
+            if not is_ended:
+                file.write(b"\n")
     return ids
+
+
+def _id_of_transcript(line: bytes) -> str:
+    """Of what `formats.json_line` writes, and no other."""
+    entry = json.loads(line)
+    if not isinstance(entry["segments"], list):
+        raise TypeError
+    return entry["id"]
+
+
+def _may_be_half(line: bytes) -> bool:
+    """Whether a line that is no JSON may have become one of ours."""
+    try:
+        json.loads(line)
+    except ValueError:
+        return _LINE_BEGINS.startswith(line[: len(_LINE_BEGINS)])
+    return False
 
 
 def transcribe_here(

@@ -96,7 +96,8 @@ def test_second_run_does_what_the_first_left(folder, transcribe):
     status, printed, errors = transcribe()
     assert (status, errors) == (0, "")
     assert printed == (
-        f"4 of 6 sounds are in {folder}/out.jsonl already - skipping them\n"
+        f"4 of 6 sounds are in {folder}/out.jsonl already - skipping them, whatever model and options they were done "
+        "with; name another `--output` to do them anew\n"
         f"{folder}/out.jsonl: 2 sounds more, 6 of 6 in all\n"
     )
     ids = [row["id"] for row in _read(folder / "out.jsonl")]
@@ -146,11 +147,40 @@ def test_bad_line_of_a_manifest_is_named(folder, transcribe, line, message):
     assert status == 1 and re.search(message, errors) and not (folder / "out.jsonl").exists()
 
 
-def test_output_that_is_something_else_is_left_alone(folder, transcribe):
-    (folder / "out.jsonl").write_text("my notes\n")
+@pytest.mark.parametrize(
+    "content",
+    [
+        "my notes\n",
+        "my notes",
+        '{"id": "1", "path": "a.wav"}',
+        '{"id": "1", "path": "a.wav"}\n',
+        '["id"]',
+        '{"id": "1", "segments": []}\n{"id": "2"}',
+    ],
+)
+def test_output_that_is_something_else_is_left_alone(folder, transcribe, content):
+    (folder / "out.jsonl").write_text(content)
     status, _, errors = transcribe()
-    assert status == 1 and "out.jsonl:1 is no transcript; name another file" in errors
-    assert (folder / "out.jsonl").read_text() == "my notes\n"
+    number = content.strip().count("\n") + 1
+    assert status == 1 and f"out.jsonl:{number} is no transcript; name another file" in errors
+    assert (folder / "out.jsonl").read_text() == content
+
+
+def test_output_that_is_the_manifest_is_left_alone(folder, transcribe):
+    (folder / "link.jsonl").symlink_to("in.jsonl")
+    before = (folder / "in.jsonl").read_bytes()
+    for name in ("in.jsonl", "../" + folder.name + "/in.jsonl", "link.jsonl"):
+        status, _, errors = transcribe(output=name)
+        assert status == 1 and f"{name} is the file of `--manifest`; name another one." in errors
+    assert (folder / "in.jsonl").read_bytes() == before
+
+
+def test_last_line_that_lacks_only_its_end_is_kept(folder, transcribe):
+    assert transcribe()[0] == 0
+    before = (folder / "out.jsonl").read_bytes()
+    (folder / "out.jsonl").write_bytes(before[:-1])
+    _, printed, _ = transcribe()
+    assert "6 of 6 sounds are in" in printed and (folder / "out.jsonl").read_bytes() == before
 
 
 @pytest.mark.parametrize(
