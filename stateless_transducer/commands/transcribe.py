@@ -34,6 +34,8 @@ class Options:
     """txt: `file<tab>text`; json: an object a sound; srt, vtt: subtitles; TextGrid: Praat's; tsv: a row a segment."""
     output_dir: Path | None = None
     """Write a file for each sound into this folder, too; lines are printed all the same."""
+    existing: Literal["stop", "skip", "replace"] = "stop"
+    """Where `--output-dir` has a file already: stop before any work, leave out its sound, or write it anew."""
     channel: int | None = None
     """Channel to listen to, from 0; None: the mean of all."""
     batch_seconds: float = 100.0
@@ -61,6 +63,8 @@ class Options:
             raise ValueError("`--manifest` names the sounds and `--output` the results: no files, no other outputs.")
         if (self.manifest is None) != (self.output is None) or (self.dask and self.manifest is None):
             raise ValueError("`--manifest` and `--output` belong together; `--dask` needs them.")
+        if self.existing != "stop" and self.output_dir is None:
+            raise ValueError(f"`--existing` {self.existing} needs `--output-dir`.")
         if self.channel is not None and self.channel < 0:
             raise ValueError(f"`--channel` counts from 0, but is {self.channel}.")
         if not self.batch_seconds > 0:
@@ -94,12 +98,14 @@ def run(options: Options) -> int:
     sounds, problems = find_sounds(options.files)
     for problem in problems:
         complain(f"transducer: {problem}")
-    paths = _output_paths(options, sounds)
+    paths, num_named = _output_paths(options, sounds), len(sounds) + len(problems)
+    if paths is not None and options.existing != "replace":
+        sounds, paths = _without_existing(options, sounds, paths)
     num_failed = len(problems)
     if sounds:
         num_failed += _transcribe(options, _job(options).recognizer(), sounds, paths)
     if num_failed:
-        complain(f"transducer: {num_failed} of {len(sounds) + len(problems)} sounds could not be read.")
+        complain(f"transducer: {num_failed} of {num_named} sounds could not be read.")
     return 1 if num_failed else 0
 
 
@@ -116,6 +122,26 @@ def _output_paths(options: Options, sounds: list[NamedSound]) -> list[Path] | No
             f"`--output-format {options.output_format}` of {len(sounds)} sounds needs `--output-dir`: each is a file."
         )
     return None
+
+
+def _without_existing(
+    options: Options, sounds: list[NamedSound], paths: list[Path]
+) -> tuple[list[NamedSound], list[Path]]:
+    """The sounds whose files are not there yet, and these files; a file may be somebody's own work.
+
+    Raises:
+        ValueError: one is there, and the user has not said what that means.
+    """
+    existing = [path for path in paths if path.exists()]
+    if existing and options.existing == "stop":
+        raise ValueError(
+            f"{existing[0]} is there already ({len(existing)} of {len(paths)} files are): `--existing skip` "
+            "does the others, `--existing replace` writes all anew; or name another `--output-dir`."
+        )
+    if existing:
+        complain(f"{len(existing)} of {len(paths)} files are in {options.output_dir} already - skipping them")
+    left = [(sound, path) for sound, path in zip(sounds, paths, strict=True) if not path.exists()]
+    return [sound for sound, _ in left], [path for _, path in left]
 
 
 def _job(options: Options) -> Job:

@@ -129,6 +129,26 @@ def test_output_dir_gets_a_file_for_each_sound_beside_the_lines(transcribe, tmp_
         assert lines[0].startswith(f"{tmp_path}/in/b.wav\t")
 
 
+@pytest.mark.parametrize("wanted", ["txt", "TextGrid"])
+def test_file_that_is_there_is_replaced_only_if_that_is_wanted(transcribe, tmp_path, wanted):
+    for name in ("a", "b", "c"):
+        _write(tmp_path / f"{name}.wav")
+    reference = tmp_path / f"b.{wanted}"
+    reference.write_text("by hand")
+    flags = [tmp_path, "--output-format", wanted, "--output-dir", tmp_path]
+    status, lines, errors = transcribe(*flags)
+    assert (status, lines) == (1, []) and not (tmp_path / f"a.{wanted}").exists()
+    assert f"{reference} is there already (1 of 3 files are): `--existing skip` does the others" in errors
+    status, lines, errors = transcribe(*flags, "--existing", "skip")
+    assert (status, len(lines)) == (0, 2) and (tmp_path / f"c.{wanted}").exists()
+    assert errors == f"1 of 3 files are in {tmp_path} already - skipping them\n"
+    assert reference.read_text() == "by hand"
+    status, lines, errors = transcribe(*flags, "--existing", "skip")
+    assert (status, lines) == (0, []) and "3 of 3 files" in errors
+    status, lines, errors = transcribe(*flags, "--existing", "replace")
+    assert (status, len(lines), errors) == (0, 3, "") and reference.read_text() != "by hand"
+
+
 def test_subtitles_of_one_sound_are_printed_and_of_two_need_a_folder(transcribe, tmp_path):
     names = [_write(tmp_path / f"{i}.wav") for i in range(2)]
     status, lines, _ = transcribe(names[0], "--output-format", "srt")
@@ -172,6 +192,7 @@ def test_max_segment_and_channel_reach_the_recogniser(transcribe, tmp_path):
         (["a.wav", "--max-segment-s", "1000"], "`--max-segment-s` must be in 2..300 s, but is 1000", 2),
         (["a.wav", "--output-format", "doc"], "doc", 2),
         ([], "Name at least one sound", 2),
+        (["a.wav", "--existing", "skip"], "`--existing` skip needs `--output-dir`", 2),
         (["a.wav", "--nbest", "4"], "`--nbest` 4 needs a beam: add `--decoding-method modified_beam_search`", 2),
         (
             ["a.wav", "--nbest", "8", "--method", "beam_search", "--beam-size", "4", "--output-format", "json"],
