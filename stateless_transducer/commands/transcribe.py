@@ -47,7 +47,8 @@ class Options:
     precision: Literal["fp32", "bf16", "int8"] = "fp32"
     """bf16: of a checkpoint, faster on a GPU, and on a CPU with AMX; int8: x.int8.onnx of a folder."""
     manifest: Path | None = None
-    """In place of files: a .jsonl of objects with id, path, and for part of a file start and duration (seconds)."""
+    """In place of files: a table as of `prepare table`, for example a .jsonl of objects with id, path, and for part of
+    a file start, and end or duration (seconds)."""
     output: Path | None = None
     """Of a manifest: a .jsonl with an object a sound; ids that it already holds are skipped."""
     dask: str | None = None

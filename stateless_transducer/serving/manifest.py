@@ -1,13 +1,12 @@
 """Many sounds: a manifest in, results out, on this machine or spread over many; a stopped run goes on where it was.
 
-Both files have an object a line. In: ``id``, ``path``, and for part of a file ``start`` and ``duration``, seconds. Out:
-the ``id`` and what `formats.json_line` writes; times count from the start of the part.
+In: a table as `transducer prepare table` takes it, an object a line for example; texts are not needed. Out: an object a
+line, the ``id`` and what `formats.json_line` writes; times count from the start of the part.
 """
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, as_completed
 from dataclasses import dataclass
@@ -15,8 +14,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from stateless_transducer.audio import AudioError
+from stateless_transducer.data.corpora.table import TableColumns, read_table
 from stateless_transducer.decoding.config import SearchConfig
-from stateless_transducer.files import read_lines
 from stateless_transducer.serving.config import DetailConfig, SegmentConfig
 from stateless_transducer.serving.model import Precision
 from stateless_transducer.serving.recognizer import Recognizer, Stretch
@@ -80,30 +79,10 @@ def read_manifest(path: Path) -> list[Row]:
     """
     if not path.is_file():
         raise ValueError(f"`--manifest` {path}: no such file.")
-    rows: dict[str, Row] = {}
-    for number, line in enumerate(read_lines(path), 1):
-        if not line.strip():
-            continue
-        try:
-            row = _row(json.loads(line), path.parent.absolute())
-        except (ValueError, TypeError, KeyError) as err:
-            wanted = '{"id": ..., "path": ...}, perhaps with "start" and "duration" in seconds'
-            raise ValueError(f"{path}:{number}: must be {wanted}, but is {line[:200]}") from err
-        if row.id in rows:
-            raise ValueError(f"{path}:{number}: id {row.id!r} is there twice.")
-        rows[row.id] = row
-    if not rows:
-        raise ValueError(f"`--manifest` {path} holds no sound.")
-    return list(rows.values())
-
-
-def _row(entry: object, folder: Path) -> Row:
-    if not isinstance(entry, dict):
-        raise TypeError
-    start_s, duration_s = float(entry.get("start", 0.0)), float(entry.get("duration", math.inf))
-    if not (0 <= start_s < math.inf and duration_s > 0 and entry["path"]):
-        raise ValueError
-    return Row(str(entry["id"]), Stretch(folder / entry["path"], start_s, duration_s))
+    found, problems = read_table(path, TableColumns(), audio_dir=path.parent.absolute(), wants_text=False)
+    if problems:
+        raise ValueError(f"`--manifest` {path}: {problems[0].kind}, {problems[0].id}: {problems[0].detail}.")
+    return [Row(each.id, Stretch(each.path, each.start_s, each.duration_s)) for each in found]
 
 
 def finished_ids(path: Path) -> set[str]:

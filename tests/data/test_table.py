@@ -271,7 +271,7 @@ def test_read_table_leaves_missing_text_to_checks(tmp_path):
     [
         ("offset,duration", "1.5,0.25", (1.5, 0.25), "talk-0001500-0001750"),
         ("start,end", "1.5,1.75", (1.5, 0.25), "talk-0001500-0001750"),
-        ("begin,stop,dur", "1.5,9,0.25", (1.5, 0.25), "talk-0001500-0001750"),
+        ("begin,stop,dur", "1.5,1.8,0.25", (1.5, 0.25), "talk-0001500-0001750"),
         ("start,end", "1.5,", (1.5, math.inf), "talk-0001500"),
         ("start,end", ",1.75", (0.0, 1.75), "talk-0000000-0001750"),
         ("start,end", ",", (0.0, math.inf), "talk"),
@@ -294,6 +294,25 @@ def test_read_table_takes_columns_of_parts_of_flags(tmp_path):
     assert (utterances[0].start_s, utterances[0].duration_s) == (2.0, 3.0)
     with pytest.raises(ValueError, match="`--end-column` till needs a column of starts \\(`--start-column`\\)"):
         _read(tmp_path / "t.csv", "path,text,till\ntalk.wav,a,2\n", TableColumns(end_column="till"))
+
+
+def test_read_table_refuses_bounds_that_contradict_one_another(tmp_path):
+    _, (problem,) = _read(tmp_path / "t.csv", "path,text,start,end,duration\na.wav,a,1.5,9,0.25\n")
+    assert problem.detail == "begins at 1.5 s and is 0.25 s long, but ends at 9 s"
+    table = "path,text,offset,start\na.wav,a,1.5,2\n"
+    with pytest.raises(ValueError, match="which one is the start: start, offset\\? Rename all but one"):
+        _read(tmp_path / "t.csv", table)
+    utterances, _ = _read(tmp_path / "t.csv", table, TableColumns(start_column="offset"))
+    assert utterances[0].start_s == 1.5
+
+
+def test_read_table_without_texts_counts_each_bound(tmp_path):
+    rows = '{"audio_filepath": "a.wav", "duration": 2}\n{"id": 7, "audio_filepath": "a.wav", "end": 2.5}\n'
+    utterances, problems = _read(tmp_path / "t.json", rows, wants_text=False)
+    assert not problems and [u.id for u in utterances] == ["a-0000000-0002000", "7"]
+    assert [(u.start_s, u.duration_s) for u in utterances] == [(0.0, 2.0), (0.0, 2.5)]
+    with pytest.raises(ValueError, match="no column called path, .*; its columns are: sound.$"):
+        _read(tmp_path / "t.json", '{"sound": "a.wav"}\n', wants_text=False)
 
 
 @pytest.mark.parametrize(

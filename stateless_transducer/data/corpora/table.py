@@ -28,6 +28,8 @@ _USUAL_NAMES = {
     "duration": ("duration", "dur"),
 }
 _PART_ROLES = ("start", "end", "duration")
+_SOUND_ROLES = ("id", "path", *_PART_ROLES)
+_ROUNDING_S = 0.1
 _SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("dev", "valid", "validation", "val", "development"), "dev"),
@@ -64,14 +66,15 @@ class TableColumns:
 
 
 def read_table(
-    path: Path, columns: TableColumns, *, audio_dir: Path | None = None
+    path: Path, columns: TableColumns, *, audio_dir: Path | None = None, wants_text: bool = True
 ) -> tuple[list[Utterance], list[Problem]]:
     """The utterances of a table in its order, and what is wrong with the other rows.
 
     Args:
-        path: a .tsv or .csv file with a header, or a .jsonl file with an object a line; UTF-8.
+        path: a .tsv or .csv file with a header, or a .jsonl (.json) file with an object a line; UTF-8.
         columns: for what the usual names do not find.
         audio_dir: what relative paths are relative to; None: the table's folder.
+        wants_text: False: sounds alone are read, and an end or a duration counts beside no start, too.
 
     Raises:
         ValueError: no such table, no row in it, or no column of paths or texts.
@@ -80,7 +83,7 @@ def read_table(
         raise ValueError(f"`--audio-dir` {audio_dir}: no such folder.")
     names, rows = _open_table(path)
     # without a single name all rows are bad, and reported
-    chosen = _choose_columns(names, columns, path) if names else {}
+    chosen = _choose_columns(names, columns, path, wants_text) if names else {}
     utterances: list[Utterance] = []
     problems: list[Problem] = []
     line_of: dict[str, int] = {}
@@ -179,7 +182,8 @@ def hold_out(utterances: Sequence[Utterance], share: float) -> tuple[list[Uttera
 def _open_table(path: Path) -> tuple[list[str], Iterator[_Row]]:
     """Names of the columns, and the rows."""
     suffix = path.suffix.lower()
-    if suffix == ".jsonl":
+    # NeMo calls them .json
+    if suffix in (".jsonl", ".json"):
         # objects need not have the same keys, so all are looked at
         objects = (row for _, row in _json_rows(path) if not isinstance(row, str))
         return list(dict.fromkeys(name for row in objects for name in row)), _json_rows(path)
@@ -242,30 +246,30 @@ def _named(header: Sequence[str], cells: list[str] | str) -> Mapping[str, object
     return f"{len(cells)} fields, but the header has {len(header)}"
 
 
-def _choose_columns(found: Sequence[str], columns: TableColumns, path: Path) -> dict[str, str]:
+def _choose_columns(found: Sequence[str], columns: TableColumns, path: Path, wants_text: bool) -> dict[str, str]:
     """What a column is for -> its name, without those that the table lacks."""
     there = f"its columns are: {', '.join(map(_printable, found))}"
     chosen: dict[str, str] = {}
-    for role, usual in _USUAL_NAMES.items():
-        named = asdict(columns)[f"{role}_column"]
+    for role in _USUAL_NAMES if wants_text else _SOUND_ROLES:
+        usual, named = _USUAL_NAMES[role], asdict(columns)[f"{role}_column"]
         if named is not None and named not in found:
             raise ValueError(f"`--{role}-column` {named}: {path} has no such column; {there}.")
-        if role in _PART_ROLES[1:] and "start" not in chosen:
+        if wants_text and role in _PART_ROLES[1:] and "start" not in chosen:
             # of whole files it is said for information
             if named is not None:
                 raise ValueError(f"`--{role}-column` {named} needs a column of starts (`--start-column`); {there}.")
             continue
-        detected = (name for wanted in usual for name in found if name.lower() == wanted)
-        name = next(detected, None) if named is None else named
+        detected = [name for wanted in usual for name in found if name.lower() == wanted]
+        name = (detected or [None])[0] if named is None else named
         if name is not None:
+            if role in _PART_ROLES and named is None and len(set(detected)) > 1:
+                raise ValueError(f"{path}: which one is the {role}: {', '.join(detected)}? Rename all but one.")
             if found.count(name) > 1:
                 raise ValueError(f"{path} has more than one column `{name}`; rename all but one.")
             chosen[role] = name
         elif role in ("path", "text"):
-            raise ValueError(
-                f"{path} has no column called {', '.join(usual)}; {there}. "
-                f"Say with `--{role}-column NAME` which one holds the {role}."
-            )
+            way_out = f" Say with `--{role}-column NAME` which one holds the {role}." if wants_text else ""
+            raise ValueError(f"{path} has no column called {', '.join(usual)}; {there}.{way_out}")
     return chosen
 
 
@@ -295,6 +299,8 @@ def _seconds(cell: str, column: str) -> float | None:
 def _part(start: float | None, end: float | None, duration: float | None) -> tuple[float, float]:
     """Start and duration; without a start, it is the beginning of the file, without an end, its end."""
     start = start or 0.0
+    if end is not None and duration is not None and not abs(start + duration - end) <= _ROUNDING_S:
+        raise ValueError(f"begins at {start:g} s and is {duration:g} s long, but ends at {end:g} s")
     if duration is None:
         duration = math.inf if end is None else end - start
     if not (0 <= start < math.inf and duration > 0):
