@@ -355,9 +355,8 @@ class Recognizer:
             for end in (0, 1)
         )
         confidences = tuple(round(confidence, 5) for confidence in alignment.confidences)
-        return replace(
-            segment, starts=starts, ends=ends, confidences=confidences, confidence=round(alignment.confidence, 5)
-        )
+        confidence = round(_confidence_a_token(alignment), 5)
+        return replace(segment, starts=starts, ends=ends, confidences=confidences, confidence=confidence)
 
     def _segment(self, piece: Piece, ranked: Sequence[Hypothesis]) -> Segment:
         hypothesis = ranked[0]
@@ -375,6 +374,14 @@ class Recognizer:
                 for other in ranked[1 : self._details.nbest]
             ),
         )
+
+
+def _confidence_a_token(alignment: Alignment) -> float:
+    """The geometric mean, which does not shrink with the length of the text as its probability does."""
+    if not alignment.confidences:
+        return alignment.confidence
+    with np.errstate(divide="ignore"):
+        return float(np.exp(np.log(alignment.confidences).mean()))
 
 
 def _checked(wave: np.ndarray) -> np.ndarray:

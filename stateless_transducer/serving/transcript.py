@@ -37,7 +37,7 @@ class Segment:
     confidences: tuple[float, ...] = ()
     """Probability of each token behind those before it, on whichever frame, 0..1."""
     confidence: float | None = None
-    """Probability of the text, 0..1."""
+    """Geometric mean of the tokens' confidences, 0..1; without a token, the probability that nothing is said."""
     alternatives: tuple[Alternative, ...] = ()
     """What else may have been said, likeliest first, if it was asked for."""
 

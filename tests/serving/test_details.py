@@ -42,6 +42,14 @@ def test_details_belong_to_the_tokens(method):
         assert len(transcript.spans) == len(transcript.confidences) == len(transcript.tokens)
 
 
+def test_confidence_of_a_long_text_is_that_of_its_tokens():
+    (segment,) = _recognizer("greedy_search").transcribe([_noise(19.0)])[0].segments
+    assert len(segment.tokens) > 50 and min(segment.confidences) > 0
+    assert segment.confidence == pytest.approx(np.exp(np.log(segment.confidences).mean()), abs=2e-5)
+    (silent,) = _recognizer("greedy_search", blank_penalty=-100.0).transcribe([_noise(1.0)])[0].segments
+    assert silent.tokens == () and silent.confidence == pytest.approx(1.0)
+
+
 def test_times_of_later_segments_count_from_the_start_of_the_sound():
     recognizer = _recognizer("greedy_search")
     long = np.concatenate([_noise(19.0), _noise(8.0)])
