@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from stateless_transducer.averaging import Average
 from stateless_transducer.commands.console import progress_bar, say, table
 from stateless_transducer.commands.flags import parse
+from stateless_transducer.commands.idle import refuse_idle_search
 from stateless_transducer.decoding.config import SearchConfig
 
 if TYPE_CHECKING:
@@ -80,7 +81,10 @@ class _Decoder(NamedTuple):
 
 def main(program: str, arguments: list[str]) -> int:
     """Parse and run."""
-    run(parse(Options, program, arguments, "Decode test sets and write recogs, errs and summary files."))
+    options = parse(Options, program, arguments, "Decode test sets and write recogs, errs and summary files.")
+    # here, since the tutorial's scripts have numbers of all searches
+    refuse_idle_search(options.search)
+    run(options)
     return 0
 
 

@@ -12,8 +12,10 @@ from tyro.conf import Positional, arg
 
 from stateless_transducer.commands.console import complain, say
 from stateless_transducer.commands.flags import parse
+from stateless_transducer.commands.idle import refuse_idle, refuse_idle_search
 from stateless_transducer.decoding.config import SearchConfig
 from stateless_transducer.serving.config import BatchConfig, DetailConfig, SegmentConfig
+from stateless_transducer.serving.endpoint import EndpointRules
 
 if TYPE_CHECKING:
     from stateless_transducer.serving.engine import Engine
@@ -51,6 +53,7 @@ class Options:
     segments: SegmentConfig = field(default_factory=SegmentConfig)
     details: DetailConfig = field(default_factory=DetailConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
+    rules: EndpointRules = field(default_factory=EndpointRules)
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
@@ -67,6 +70,7 @@ class Options:
             path = getattr(self, name)
             if path is not None and not path.is_file():
                 raise ValueError(f"`--{name.replace('_', '-')}` {path}: no such file.")
+        refuse_idle_search(self.search, nbest=self.details.nbest)
 
 
 def main(program: str, arguments: list[str]) -> int:
@@ -127,12 +131,14 @@ def _open(options: Options) -> Engine:
     from stateless_transducer.serving.recognizer import Recognizer
 
     if is_streaming_folder(options.model):
-        if options.search != SearchConfig() or options.details != DetailConfig():
-            raise ValueError(f"{options.model} is a streaming model: it knows no other than its greedy search.")
+        for config in (options.search, options.details, options.segments, options.batch):
+            refuse_idle(config, f"a model of whole utterances, but {options.model} is a streaming one")
         if options.device not in ("auto", "cpu") or options.precision == "bf16":
             raise ValueError(f"{options.model} is a streaming model: it runs on the CPU, in fp32 or int8.")
         is_int8 = options.precision == "int8"
-        return open_streaming_engine(options.model, num_threads=options.num_threads or 1, prefer_int8=is_int8)
+        num_threads = options.num_threads or 1
+        return open_streaming_engine(options.model, options.rules, num_threads=num_threads, prefer_int8=is_int8)
+    refuse_idle(options.rules, f"a streaming model, but {options.model} is one of whole utterances")
     if options.num_threads is not None and not options.model.is_dir():
         import torch
 

@@ -11,6 +11,7 @@ from tyro.conf import Positional, arg
 
 from stateless_transducer.commands.console import complain, hours_bar, say
 from stateless_transducer.commands.flags import parse
+from stateless_transducer.commands.idle import refuse_idle_search
 from stateless_transducer.decoding.config import SearchConfig
 from stateless_transducer.serving.config import DetailConfig, SegmentConfig
 
@@ -72,16 +73,9 @@ class Options:
             raise ValueError(f"`--batch-seconds` must be above 0 s, but is {self.batch_seconds:g}.")
         if self.num_threads is not None and self.num_threads < 1:
             raise ValueError(f"`--num-threads` must be at least 1, but is {self.num_threads}.")
-        if self.details.nbest > 1:
-            self._check_nbest()
-
-    def _check_nbest(self) -> None:
-        wanted, search = f"`--nbest` {self.details.nbest}", self.search
-        if search.decoding_method == "greedy_search":
-            raise ValueError(f"{wanted} needs a beam: add `--decoding-method modified_beam_search`.")
-        if self.details.nbest > search.beam_size:
-            raise ValueError(f"{wanted} is more than `--beam-size` {search.beam_size} holds.")
-        if self.manifest is None and self.output_format != "json":
+        refuse_idle_search(self.search, nbest=self.details.nbest)
+        if self.details.nbest > 1 and self.manifest is None and self.output_format != "json":
+            wanted = f"`--nbest` {self.details.nbest}"
             raise ValueError(f"{wanted} needs `--output-format json`: {self.output_format} has room for one.")
 
 

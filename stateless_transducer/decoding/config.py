@@ -51,11 +51,11 @@ class SearchConfig:
         if not self.temperature > 0:
             raise ValueError(f"`--temperature` must be above 0, but is {self.temperature}.")
 
-        if self.hotwords_file is not None and self.decoding_method == "greedy_search":
-            raise ValueError("`--hotwords-file` needs a beam: add `--decoding-method modified_beam_search`.")
-
-        if self.ngram_lm is not None and self.decoding_method == "greedy_search":
-            raise ValueError("`--ngram-lm` needs a beam: add `--decoding-method modified_beam_search`.")
+        for name in ("hotwords_file", "ngram_lm"):
+            path = getattr(self, name)
+            if path is not None and self.decoding_method == "greedy_search":
+                flag = f"`--{name.replace('_', '-')}` {path}"
+                raise ValueError(f"{flag} needs a beam: add `--decoding-method modified_beam_search`.")
 
     @property
     def is_modified(self) -> bool:

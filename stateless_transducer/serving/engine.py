@@ -13,6 +13,7 @@ from stateless_transducer.audio import stream_audio
 from stateless_transducer.export.onnx_graph import Graph, find_graph, find_tokens, is_streaming
 from stateless_transducer.serving.batcher import Batcher, ClosedError
 from stateless_transducer.serving.config import BatchConfig
+from stateless_transducer.serving.endpoint import EndpointRules
 from stateless_transducer.serving.live import LiveSession, PiecewiseSession, StreamingSession
 from stateless_transducer.serving.recognizer import Recognizer
 from stateless_transducer.serving.streaming import StreamingRecognizer
@@ -181,11 +182,13 @@ def is_streaming_folder(path: Path) -> bool:
     return path.is_dir() and is_streaming(Graph(find_graph(path, "encoder", prefer_int8=True), 1))
 
 
-def open_streaming_engine(folder: Path, *, num_threads: int, prefer_int8: bool = False) -> StreamingEngine:
+def open_streaming_engine(
+    folder: Path, rules: EndpointRules | None = None, *, num_threads: int, prefer_int8: bool = False
+) -> StreamingEngine:
     """An engine with a streaming model.
 
     Raises:
         ValueError: see `StreamingRecognizer.from_pretrained`.
     """
-    recognizer = StreamingRecognizer.from_pretrained(folder, num_threads=num_threads, prefer_int8=prefer_int8)
+    recognizer = StreamingRecognizer.from_pretrained(folder, rules, num_threads=num_threads, prefer_int8=prefer_int8)
     return StreamingEngine(recognizer, read_vocabulary(find_tokens(folder), recognizer.vocab_size))

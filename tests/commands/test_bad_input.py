@@ -212,6 +212,11 @@ def test_average_takes_the_place_of_no_checkpoint(tmp_path, capsys, output):
         (["train", "--gain-range-db", "41"], "`--gain-range-db` must be in 0..40, but is 41", 2),
         (["demo", "--num-epochs", "0"], "`--num-epochs` must be at least 1, but is 0", 2),
         (["decode", "--beam-size", "0"], "`--beam-size` must be at least 1, but is 0", 2),
+        (
+            ["decode", "--beam-size", "8"],
+            "`--beam-size` 8 needs a beam: add `--decoding-method modified_beam_search`",
+            1,
+        ),
         (["decode", "--decoding-method", "magic"], "magic", 2),
         (["prepare", "wikipedia"], "no command 'prepare wikipedia'; there are: prepare aishell", 2),
         (["prepare", "download", "--corpus", "aishell", "--mirror", "ftp://x"], "`--mirror` must begin with http", 2),

@@ -1,0 +1,51 @@
+"""Options that would choose nothing are errors: who gives one means something by it.
+
+A value that equals the default cannot be told from none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
+
+from stateless_transducer.decoding.config import SearchConfig
+
+A_BEAM = "a beam: add `--decoding-method modified_beam_search`"
+
+
+def refuse_idle(config: Any, needs: str, *, names: Sequence[str] = ()) -> None:
+    """Of a dataclass of options, none of which chooses anything for want of something.
+
+    Args:
+        config: the dataclass.
+        needs: what they want.
+        names: of the fields that are meant; none: all.
+
+    Raises:
+        ValueError: one is not what it is by default.
+    """
+    for each in fields(config):
+        value = getattr(config, each.name)
+        if value != each.default and (not names or each.name in names):
+            raise ValueError(f"`--{each.name.replace('_', '-')}` {value} needs {needs}.")
+
+
+def refuse_idle_search(search: SearchConfig, *, nbest: int = 1) -> None:
+    """Options of a search that belong to another one, or to a file that is not given.
+
+    Raises:
+        ValueError: there is one.
+    """
+    if search.decoding_method != "greedy_search":
+        refuse_idle(search, "`--decoding-method greedy_search`", names=["max_sym_per_frame"])
+    else:
+        refuse_idle(search, A_BEAM, names=["beam_size", "length_norm"])
+        if nbest > 1:
+            raise ValueError(f"`--nbest` {nbest} needs {A_BEAM}.")
+    if nbest > search.beam_size:
+        raise ValueError(f"`--nbest` {nbest} is more than `--beam-size` {search.beam_size} holds.")
+    if search.hotwords_file is None:
+        refuse_idle(search, "`--hotwords-file`", names=["hotwords_score"])
+    if search.ngram_lm is None:
+        refuse_idle(search, "`--ngram-lm`", names=["lm_scale"])
