@@ -71,13 +71,17 @@ def _of_checkpoint(path: Path) -> dict[str, Any]:
 def _of_folder(folder: Path) -> dict[str, Any]:
     """Of a folder of graphs: what they say, and the card if there is one."""
     from stateless_transducer.export.card import facts_of, read_card
-    from stateless_transducer.export.onnx_graph import find_files, find_graph, find_tokens, is_int8
+    from stateless_transducer.export.onnx_graph import Graph, find_files, find_graph, find_tokens, is_int8, is_streaming
     from stateless_transducer.export.onnx_model import GRAPHS, OnnxTransducer
+    from stateless_transducer.export.onnx_streaming import StreamingModel
     from stateless_transducer.text.tokens import SCORES_FILE
     from stateless_transducer.text.vocabulary import read_vocabulary
 
     encoder = find_graph(folder, "encoder", prefer_int8=False)
-    model = OnnxTransducer.open(folder, precision="int8" if is_int8(encoder) else "fp32")
+    if goes_on := is_streaming(Graph(encoder, 1)):
+        model = StreamingModel.open(folder)
+    else:
+        model = OnnxTransducer.open(folder, precision="int8" if is_int8(encoder) else "fp32")
     tokens = find_tokens(folder)
     paths = [*(path for role in GRAPHS for path in find_files(folder, f"{role}*.onnx")), tokens]
     paths += [path for path in [tokens.parent / SCORES_FILE] if path.is_file()]
@@ -85,7 +89,7 @@ def _of_folder(folder: Path) -> dict[str, Any]:
     changed = [name for name, found in files.items() if card and card["files"].get(name) != found]
     return {
         "path": str(folder),
-        "format": "ONNX",
+        "format": "ONNX, streaming" if goes_on else "ONNX",
         "files": files,
         **({"changed_since_export": changed} if changed else {}),
         **{name: card[name] for name in ("parameters", "sizes") if name in card},

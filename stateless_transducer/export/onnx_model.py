@@ -73,6 +73,7 @@ class OnnxTransducer:
         paths = {role: find_graph(folder, role, wants_int8) for role in GRAPHS}
         found = "int8" if is_int8(paths["encoder"]) else "fp32"
         if found != precision:
+            _refuse_streaming(Graph(paths["encoder"], 1))
             raise ValueError(
                 f"{folder}: holds no encoder of `--precision` {precision}, but {paths['encoder'].name}: "
                 f"`--precision {found}`."
@@ -142,10 +143,7 @@ class OnnxTransducer:
 
 def _check(encoder: Graph, decoder: Graph, joiner: Graph) -> None:
     """Numbers of inputs and outputs."""
-    if is_streaming(encoder):
-        raise ValueError(
-            f"{encoder.path}: is a streaming encoder, which goes on from chunk to chunk; use `transducer stream`."
-        )
+    _refuse_streaming(encoder)
     for graph, takes, gives in ((encoder, "x and x_lens", 2), (decoder, "y", 1), (joiner, "two rows", 1)):
         num_inputs = 1 if graph is decoder else 2
         if (len(graph.inputs), graph.num_outputs) != (num_inputs, gives):
@@ -154,6 +152,13 @@ def _check(encoder: Graph, decoder: Graph, joiner: Graph) -> None:
                 f"{graph.path}: must take {takes} and give {gives} output{'s' * (gives > 1)}, but takes {names} and "
                 f"gives {graph.num_outputs}; is it of a transducer?"
             )
+
+
+def _refuse_streaming(encoder: Graph) -> None:
+    if is_streaming(encoder):
+        raise ValueError(
+            f"{encoder.path}: is a streaming encoder, which goes on from chunk to chunk; use `transducer stream`."
+        )
 
 
 def _front_end(encoder: Graph) -> FbankConfig:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from stateless_transducer.export.onnx_graph import DTYPES, Graph, feature_dim, find_graph, is_streaming
+from stateless_transducer.features import FbankConfig
 
 State = list[np.ndarray]
 """What an encoder remembers of one stream, each array with a batch axis of 1."""
@@ -62,6 +63,17 @@ class StreamingModel:
             )
         encoder, decoder, joiner = (find_graph(folder, role, prefer_int8) for role in ("encoder", "decoder", "joiner"))
         return cls(encoder, decoder, joiner, num_threads=num_threads)
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """Of the three graphs."""
+        graphs = (self._encoder, self._decoder, self._joiner)
+        return {key: value for graph in graphs for key, value in sorted(graph.metadata.items())}
+
+    @property
+    def fbank_config(self) -> FbankConfig:
+        """What the encoder hears."""
+        return FbankConfig(num_mel_bins=self.feature_dim)
 
     def initial_state(self) -> State:
         """What the encoder remembers of a stream that has not begun: zeros."""

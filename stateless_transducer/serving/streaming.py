@@ -120,7 +120,7 @@ class StreamingRecognizer:
     def __init__(self, model: StreamingModel, symbols: SymbolTable, rules: EndpointRules | None = None) -> None:
         """A recogniser of the model, every id of which must have a symbol."""
         self._model, self._symbols, self._rules = model, symbols, rules or EndpointRules()
-        self._fbank_config = FbankConfig(num_mel_bins=model.feature_dim)
+        self._fbank_config = model.fbank_config
 
     @classmethod
     def from_pretrained(

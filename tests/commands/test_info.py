@@ -66,6 +66,14 @@ def test_folder_of_others_is_described(info, tmp_path):
     assert facts["provenance"] == {} and "sizes" not in facts
 
 
+def test_streaming_folder_is_described(tiny_model, info):
+    folder = tiny_model().folder
+    facts = json.loads(info(folder, "--output-format", "json"))
+    assert facts["format"] == "ONNX, streaming" and "decode_chunk_len" in facts["metadata"]
+    assert facts["front_end"]["num_mel_bins"] == 80 and {"encoder.onnx", "tokens.txt"} <= set(facts["files"])
+    assert info(folder).startswith(f"{folder}\n  format       ONNX, streaming\n")
+
+
 def test_what_is_no_model_is_refused(info, tmp_path):
     (tmp_path / "text.pt").write_text("hello")
     assert "text.pt is not a checkpoint, or is truncated" in info(tmp_path / "text.pt", status=1)

@@ -182,6 +182,14 @@ def test_streaming_encoder_is_sent_to_the_other_command(tiny_model):
         open_model(tiny_model().folder)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_streaming_encoder_of_int8_alone_is_sent_there_too(tiny_model, tmp_path, precision):
+    for path in tiny_model().folder.iterdir():
+        shutil.copy(path, tmp_path / path.name.replace(".onnx", ".int8.onnx"))
+    with pytest.raises(ValueError, match="encoder.int8.onnx: is a streaming encoder, .* use `transducer stream`"):
+        open_model(tmp_path, precision=precision)
+
+
 def test_missing_onnxruntime_is_named_with_its_extra(foreign, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ValueError, match=r"ONNX models need onnxruntime: pip install 'stateless-transducer\[onnx\]'"):
