@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 import ssl
 from dataclasses import dataclass, field
@@ -58,8 +59,8 @@ class Options:
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
             raise ValueError(f"`--port` must be in 0..65535, but is {self.port}.")
-        if not self.max_upload_mb > 0:
-            raise ValueError(f"`--max-upload-mb` must be above 0 MiB, but is {self.max_upload_mb:g}.")
+        if not 0 < self.max_upload_mb < math.inf:
+            raise ValueError(f"`--max-upload-mb` must be above 0 MiB and finite, but is {self.max_upload_mb:g}.")
         for name in ("max_uploads", "max_live", "num_threads"):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -13,7 +13,7 @@ from stateless_transducer.commands.console import complain, hours_bar, say
 from stateless_transducer.commands.flags import parse
 from stateless_transducer.commands.idle import refuse_idle_search
 from stateless_transducer.decoding.config import SearchConfig
-from stateless_transducer.serving.config import DetailConfig, SegmentConfig
+from stateless_transducer.serving.config import DetailConfig, SegmentConfig, check_batch_seconds
 
 if TYPE_CHECKING:
     from stateless_transducer.audio import AudioError
@@ -69,8 +69,7 @@ class Options:
             raise ValueError(f"`--existing` {self.existing} needs `--output-dir`.")
         if self.channel is not None and self.channel < 0:
             raise ValueError(f"`--channel` counts from 0, but is {self.channel}.")
-        if not self.batch_seconds > 0:
-            raise ValueError(f"`--batch-seconds` must be above 0 s, but is {self.batch_seconds:g}.")
+        check_batch_seconds(self.batch_seconds)
         if self.num_threads is not None and self.num_threads < 1:
             raise ValueError(f"`--num-threads` must be at least 1, but is {self.num_threads}.")
         refuse_idle_search(self.search, nbest=self.details.nbest)

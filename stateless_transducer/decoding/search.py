@@ -117,8 +117,10 @@ def make_scorer(config: SearchConfig, token_table: TokenTable, hotwords: Sequenc
     """Hotwords and language model of the configuration's files, and the hotwords given here; None if there are none.
 
     Raises:
-        ValueError: a file cannot be read, or the model's tokens cannot spell a phrase.
+        ValueError: a file cannot be read, the model's tokens cannot spell a phrase, or the hotwords are one text.
     """
+    if isinstance(hotwords, str):
+        raise ValueError(f"`hotwords` must be a list of phrases, [{hotwords!r}] perhaps, but are one text.")
     scorers: list[Scorer] = []
     phrases = spell_hotwords([(phrase, config.hotwords_score) for phrase in hotwords], token_table)
     if config.hotwords_file is not None:

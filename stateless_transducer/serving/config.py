@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -37,6 +38,12 @@ class SegmentConfig:
             raise ValueError(f"`--max-segment-s` must be in 2..300 s, but is {self.max_segment_s:g}.")
 
 
+def check_batch_seconds(batch_seconds: float) -> None:
+    """Raises ValueError."""
+    if not 0 < batch_seconds < math.inf:
+        raise ValueError(f"`--batch-seconds` must be above 0 s and finite, but is {batch_seconds:g}.")
+
+
 @dataclass(frozen=True)
 class BatchConfig:
     """How those who use a server at the same time share the model."""
@@ -47,7 +54,6 @@ class BatchConfig:
     """Milliseconds that sound waits for other people's when the model has nothing to do."""
 
     def __post_init__(self) -> None:
-        if not self.batch_seconds > 0:
-            raise ValueError(f"`--batch-seconds` must be above 0 s, but is {self.batch_seconds:g}.")
+        check_batch_seconds(self.batch_seconds)
         if not 0 <= self.max_wait_ms <= 1000:
             raise ValueError(f"`--max-wait-ms` must be in 0..1000, but is {self.max_wait_ms:g}.")

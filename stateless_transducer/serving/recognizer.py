@@ -24,7 +24,7 @@ from stateless_transducer.decoding.hypothesis import Hypothesis
 from stateless_transducer.decoding.search import encode, logit_options, make_scorer, search_encoded
 from stateless_transducer.features import PADDING_VALUE, fbank
 from stateless_transducer.ops.masks import MIN_FEATURE_FRAMES, SUBSAMPLING
-from stateless_transducer.serving.config import DetailConfig, SegmentConfig
+from stateless_transducer.serving.config import DetailConfig, SegmentConfig, check_batch_seconds
 from stateless_transducer.serving.model import Model, Precision, model_of, open_model
 from stateless_transducer.serving.segments import Piece, PieceStream, cut, make_voice_activity
 from stateless_transducer.serving.spans import token_spans
@@ -166,6 +166,7 @@ class Recognizer:
 
         Raises:
             AudioError: a sound cannot be read.
+            ValueError: there is one sound, not several; ``batch_seconds`` cannot be.
         """
         transcripts = []
         for found in self.transcribe_each(sounds, channel=channel, batch_seconds=batch_seconds):
@@ -189,7 +190,12 @@ class Recognizer:
             channel: see `transcribe`.
             batch_seconds: see `transcribe`.
             progress: called with the seconds of audio that are done.
+
+        Raises:
+            ValueError: see `transcribe`.
         """
+        if _is_one_sound(sounds):
+            raise ValueError(f"`sounds` must be several, [...], but are one: {sounds!r:.80}.")
         segments: list[Segment] = []
         behind = 0.0  # seconds of the sounds before
         for found in self._recognise(sounds, channel, batch_seconds):
@@ -237,6 +243,7 @@ class Recognizer:
         self, sounds: Iterable[Sound], channel: int | None, batch_seconds: float
     ) -> Iterator[Segment | _End | AudioError]:
         """What `_cut` yields, with segments for pieces."""
+        check_batch_seconds(batch_seconds)
         pool: list[Piece | _End | AudioError] = []
         waiting_s, wanted_s = 0.0, batch_seconds
         for item in self._cut(sounds, channel):
@@ -382,6 +389,12 @@ def _confidence_a_token(alignment: Alignment) -> float:
         return alignment.confidence
     with np.errstate(divide="ignore"):
         return float(np.exp(np.log(alignment.confidences).mean()))
+
+
+def _is_one_sound(sounds: object) -> bool:
+    """Names, files and waves can be iterated, too: over letters, lines and samples."""
+    is_wave = isinstance(sounds, np.ndarray) and sounds.ndim == 1 and sounds.dtype.kind in "fiu"
+    return is_wave or isinstance(sounds, str | Path | Stretch) or hasattr(sounds, "read")
 
 
 def _checked(wave: np.ndarray) -> np.ndarray:

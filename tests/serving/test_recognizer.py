@@ -57,6 +57,27 @@ def test_batch_gives_what_each_wave_alone_gives(recognizer):
     assert [t.text for t in recognizer.transcribe(waves, batch_seconds=0.1)] == [t.text for t in alone]
 
 
+def test_one_sound_in_place_of_several_is_refused(recognizer, tmp_path):
+    soundfile.write(tmp_path / "a.wav", _noise(0.1), 16000)
+    with (tmp_path / "a.wav").open("rb") as file:
+        for sound in (str(tmp_path / "a.wav"), tmp_path / "a.wav", Stretch("a.wav"), file, _noise(0.1)):
+            with pytest.raises(ValueError, match=r"`sounds` must be several, \[...\], but are one: "):
+                recognizer.transcribe(sound)
+            with pytest.raises(ValueError, match="must be several"):
+                next(recognizer.transcribe_each(sound))
+
+
+def test_hotwords_that_are_one_text_are_refused(checkpoint):
+    with pytest.raises(ValueError, match=r"`hotwords` must be a list of phrases, \['天气'\] perhaps, but are one text"):
+        Recognizer(checkpoint, SearchConfig("modified_beam_search"), hotwords="天气")
+
+
+@pytest.mark.parametrize("batch_seconds", [0.0, float("inf"), float("nan")])
+def test_batches_must_have_a_length(recognizer, batch_seconds):
+    with pytest.raises(ValueError, match="`--batch-seconds` must be above 0 s and finite, but is"):
+        recognizer.transcribe([_noise(0.1)], batch_seconds=batch_seconds)
+
+
 def test_threads_get_what_one_gets(recognizer):
     waves = [_noise(seconds) for seconds in (1.0, 0.3, 2.2, 0.7)]
     alone = [recognizer.transcribe([wave])[0] for wave in waves]
