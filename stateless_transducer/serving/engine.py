@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future, TimeoutError
-from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -152,12 +151,9 @@ class StreamingEngine:
                 yield from (each.segment for each in session.accept(samples) if each.is_final)
             yield from (each.segment for each in session.finish() if each.is_final)
 
-        found = list(heard())
-        duration = round(num_samples / rate, 3)
-        # the model hears silence behind the end of the sound, to let the last words out
-        segments = tuple(replace(each, end=min(each.end, duration)) for each in found)
+        segments = tuple(heard())
         text = self.token_table.join(segment.text for segment in segments)
-        return Transcript(text, duration, segments, tuple(warnings))
+        return Transcript(text, round(num_samples / rate, 3), segments, tuple(warnings))
 
     def live(self, sample_rate: int) -> LiveSession:
         """See `Engine`."""

@@ -5,6 +5,7 @@ Letters: S samples.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -34,7 +35,7 @@ class Stream:
         self._hypothesis = PartialHypothesis.begin(model.context_size, model.blank_id)
         self._silent = symbols.unknown_ids | {model.blank_id}
         self._num_processed = self._segment_start = 0  # feature frames
-        self._is_finished = False
+        self._is_finished, self._duration_s = False, math.inf
 
     def accept(self, samples: np.ndarray, sample_rate: int) -> None:
         """Take the next samples, any number of them; nothing is decoded before `StreamingRecognizer.advance`.
@@ -60,8 +61,9 @@ class Stream:
         self._fbank.flush()
         if not self._fbank.num_samples:
             return
+        self._duration_s = self._fbank.num_samples / self._fbank_config.sample_rate
         shift, per_second = self._model.chunk_shift, 1000 / self._fbank_config.frame_shift_ms
-        wanted = round((self._fbank.num_samples / self._fbank_config.sample_rate + FLUSH_S) * per_second)
+        wanted = round((self._duration_s + FLUSH_S) * per_second)
         num_chunks = -(-wanted // shift)
         self._fbank.pad((num_chunks - 1) * shift + self._model.chunk_frames)
 
@@ -72,17 +74,17 @@ class Stream:
 
     @property
     def result(self) -> Segment:
-        """What has been said since the last `reset`."""
+        """What has been said since the last `reset`; times end with the sound, not with the silence appended to it."""
         hypothesis = self._hypothesis
         seconds_a_frame = self._model.chunk_shift / self._model.encoder_frames * self._frames_s(1)
         start = self._frames_s(self._segment_start)
         return Segment(
             text=self._symbols.decode(hypothesis.tokens),
             tokens=tuple(self._symbols.symbols[token] for token in hypothesis.tokens),
-            times=tuple(round(start + frame * seconds_a_frame, 3) for frame in hypothesis.frames),
+            times=tuple(self._within(start + frame * seconds_a_frame) for frame in hypothesis.frames),
             log_probs=tuple(hypothesis.log_probs),
-            start=round(start, 3),
-            end=round(self._frames_s(self._num_processed), 3),
+            start=self._within(start),
+            end=self._within(self._frames_s(self._num_processed)),
         )
 
     @property
@@ -96,6 +98,10 @@ class Stream:
         """Begin a new segment. Sound goes on: the encoder keeps its state, the decoder the last tokens."""
         self._hypothesis = self._hypothesis.next(self._model.blank_id)
         self._segment_start = self._num_processed
+
+    def _within(self, time: float) -> float:
+        """The time, or that at which the sound has ended."""
+        return round(min(time, self._duration_s), 3)
 
     def _frames_s(self, count: int) -> float:
         return count * self._fbank_config.frame_shift_ms / 1000

