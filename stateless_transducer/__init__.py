@@ -25,6 +25,7 @@ _MODULES = {
     "TokenTable": "text.tokens",
     "Transcript": "serving.transcript",
     "Transducer": "model.transducer",
+    "Word": "serving.transcript",
     "build_model": "model.transducer",
     "joint_transducer_loss": "ops.joint_loss",
     "load_checkpoint": "checkpoint",

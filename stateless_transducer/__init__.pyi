@@ -27,6 +27,7 @@ from stateless_transducer.serving.streaming import StreamingRecognizer as Stream
 from stateless_transducer.serving.transcript import Alternative as Alternative
 from stateless_transducer.serving.transcript import Segment as Segment
 from stateless_transducer.serving.transcript import Transcript as Transcript
+from stateless_transducer.serving.transcript import Word as Word
 from stateless_transducer.text.tokens import TokenTable as TokenTable
 
 __version__: str

@@ -85,7 +85,7 @@ def _spell(segment: Segment, output_format: str) -> str:
     if not segment.tokens:
         return ""
     if output_format == "json":
-        return json.dumps(segment.known(), ensure_ascii=False)
+        return json.dumps(segment.known(), ensure_ascii=False, allow_nan=False)
     return f"{segment.times[0]:.2f}\t{segment.times[-1]:.2f}\t{segment.text}"
 
 

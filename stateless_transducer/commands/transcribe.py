@@ -31,8 +31,9 @@ class Options:
     """Model file, as written by `transducer average`, a checkpoint, or a folder of ONNX graphs and tokens.txt."""
     files: Annotated[tuple[str, ...], Positional, arg(metavar="[SOUND ...]")]
     """Sounds and videos of any length and sample rate: files, folders, patterns, `-` for standard input."""
-    output_format: Literal["txt", "json", "srt", "vtt", "TextGrid", "tsv"] = "txt"
-    """txt: `file<tab>text`; json: an object a sound; srt, vtt: subtitles; TextGrid: Praat's; tsv: a row a segment."""
+    output_format: Literal["txt", "json", "srt", "vtt", "TextGrid", "tsv", "ctm"] = "txt"
+    """txt: `file<tab>text`; json: an object a sound; srt, vtt: subtitles; TextGrid: Praat's; tsv: a row a segment;
+    ctm: Kaldi's, a row a word."""
     output_dir: Path | None = None
     """Write a file for each sound into this folder, too; lines are printed all the same."""
     existing: Literal["stop", "skip", "replace"] = "stop"
@@ -72,6 +73,8 @@ class Options:
         check_batch_seconds(self.batch_seconds)
         if self.num_threads is not None and self.num_threads < 1:
             raise ValueError(f"`--num-threads` must be at least 1, but is {self.num_threads}.")
+        if self.output_format == "ctm" and not self.details.align:
+            raise ValueError("`--output-format` ctm needs `--align true`.")
         refuse_idle_search(self.search, nbest=self.details.nbest)
         if self.details.nbest > 1 and self.manifest is None and self.output_format != "json":
             wanted = f"`--nbest` {self.details.nbest}"
@@ -166,7 +169,7 @@ def _transcribe(options: Options, recognizer: Recognizer, sounds: list[NamedSoun
     """Print, and write if there are paths; how many sounds could not be read."""
     from stateless_transducer.audio import AudioError
     from stateless_transducer.files import write_text
-    from stateless_transducer.serving.formats import TSV_HEADER, document, json_line, tsv_rows
+    from stateless_transducer.serving.formats import TSV_HEADER, ctm_rows, document, json_line, tsv_rows
 
     num_failed = 0
     printed = options.output_format if paths is None or options.output_format == "json" else "txt"
@@ -190,8 +193,8 @@ def _transcribe(options: Options, recognizer: Recognizer, sounds: list[NamedSoun
                 say(f"{sound.name}\t{found.text}")
             elif printed == "json":
                 say(json_line(sound.name, found))
-            elif printed == "tsv":
-                for row in tsv_rows(sound.name, found):
+            elif printed in ("tsv", "ctm"):
+                for row in (tsv_rows if printed == "tsv" else ctm_rows)(sound.name, found):
                     say(row)
             else:
                 say(document(printed, sound.name, found, recognizer.token_table).removesuffix("\n"))

@@ -1,4 +1,4 @@
-"""Transcripts as files: txt, json, srt, vtt, TextGrid, tsv."""
+"""Transcripts as files: txt, json, srt, vtt, TextGrid, tsv, ctm."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import json
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise
+from pathlib import PurePath
 from typing import Literal
 
 from stateless_transducer.serving.transcript import Segment, Transcript
-from stateless_transducer.text.tokens import SPACE
+from stateless_transducer.serving.words import word_places
 from stateless_transducer.text.vocabulary import Vocabulary
 
-Format = Literal["txt", "json", "srt", "vtt", "TextGrid", "tsv"]
+Format = Literal["txt", "json", "srt", "vtt", "TextGrid", "tsv", "ctm"]
 
 # of a cue: seconds, and columns, of which a Chinese character takes two
 _LONGEST_CUE_S, _WIDEST_CUE = 6.0, 80
@@ -38,6 +38,9 @@ def document(wanted: Format, name: str, transcript: Transcript, token_table: Voc
         name: of the sound, for the formats that hold it.
         transcript: of the sound.
         token_table: the model's.
+
+    Raises:
+        ValueError: see `check_words`.
     """
     match wanted:
         case "txt":
@@ -46,6 +49,8 @@ def document(wanted: Format, name: str, transcript: Transcript, token_table: Voc
             return json_line(name, transcript) + "\n"
         case "tsv":
             return TSV_HEADER + "\n" + "".join(f"{row}\n" for row in tsv_rows(name, transcript))
+        case "ctm":
+            return "".join(f"{row}\n" for row in ctm_rows(name, transcript))
         case "srt":
             return _srt(cues(transcript, token_table))
         case "vtt":
@@ -58,7 +63,7 @@ def json_line(name: str, transcript: Transcript, *, id_: str | None = None) -> s
     """An object: id, if there is one, file, text, duration, segments, warnings."""
     head = {"file": name} if id_ is None else {"id": id_, "file": name}
     segments = [segment.known() for segment in transcript.segments]
-    return json.dumps({**head, **asdict(transcript), "segments": segments}, ensure_ascii=False)
+    return json.dumps({**head, **asdict(transcript), "segments": segments}, ensure_ascii=False, allow_nan=False)
 
 
 TSV_HEADER = "path\tstart\tend\ttext"
@@ -68,6 +73,30 @@ def tsv_rows(name: str, transcript: Transcript) -> list[str]:
     """A row for each segment in which something was said, below `TSV_HEADER`."""
     said = (segment for segment in transcript.segments if segment.text)
     return [f"{name}\t{segment.start:.3f}\t{segment.end:.3f}\t{segment.text}" for segment in said]
+
+
+def ctm_rows(name: str, transcript: Transcript) -> list[str]:
+    """Kaldi's: ``<id> <channel> <start> <duration> <word> <confidence>`` for each word.
+
+    The id is the sound's name without folder and suffix, its blanks as `_`; the channel is always 1.
+
+    Raises:
+        ValueError: see `check_words`.
+    """
+    check_words(transcript)
+    id_ = "_".join(PurePath(name).stem.split())
+    return [
+        f"{id_} 1 {each.start:.3f} {each.end - each.start:.3f} {each.word} {each.confidence:.5f}"
+        for each in transcript.words
+    ]
+
+
+def check_words(transcript: Transcript) -> None:
+    """Raises ValueError if it has tokens, but not where its words begin and end."""
+    if any(segment.tokens and segment.confidence is None for segment in transcript.segments):
+        raise ValueError(
+            "Begins and ends of words need `--align true` and a model of whole utterances, not a streaming one."
+        )
 
 
 def cues(transcript: Transcript, token_table: Vocabulary) -> list[Cue]:
@@ -95,14 +124,9 @@ class _Word:
 
 
 def _words(segment: Segment, token_table: Vocabulary) -> list[_Word]:
-    tokens, starts, ends = segment.tokens, segment.starts or segment.times, segment.ends or segment.times
-    breaks = [i for i in range(1, len(tokens)) if _may_break(tokens[i - 1], tokens[i], token_table)]
-    return [_Word(tokens[i:j], starts[i], ends[j - 1]) for i, j in pairwise([0, *breaks, len(tokens)])]
-
-
-def _may_break(before: str, after: str, token_table: Vocabulary) -> bool:
-    is_wide = any(unicodedata.east_asian_width(character) in "WF" for character in (before[-1], after[0]))
-    return token_table.unit == "word" or after.startswith(SPACE) or is_wide
+    starts, ends = segment.starts or segment.times, segment.ends or segment.times
+    places = word_places(segment.tokens, token_table)
+    return [_Word(segment.tokens[i:j], starts[i], ends[j - 1]) for i, j in places]
 
 
 def _parts(words: Sequence[_Word]) -> Iterator[Sequence[_Word]]:

@@ -29,6 +29,7 @@ from stateless_transducer.serving.model import Model, Precision, model_of, open_
 from stateless_transducer.serving.segments import Piece, PieceStream, cut, make_voice_activity
 from stateless_transducer.serving.spans import token_spans
 from stateless_transducer.serving.transcript import Alternative, Segment, Transcript
+from stateless_transducer.serving.words import timed_words
 from stateless_transducer.text.tokens import TokenTable
 
 if TYPE_CHECKING:
@@ -354,7 +355,7 @@ class Recognizer:
         ]
 
     def _aligned(self, segment: Segment, features: np.ndarray, alignment: Alignment) -> Segment:
-        """With the begin, end and confidence of each token."""
+        """With the begin, end and confidence of each token and word."""
         seconds_a_frame = self._model.fbank_config.frame_shift_ms / 1000
         spans = token_spans(features, [SUBSAMPLING * frame + MIN_FEATURE_FRAMES // 2 for frame in alignment.frames])
         starts, ends = (
@@ -363,7 +364,8 @@ class Recognizer:
         )
         confidences = tuple(round(confidence, 5) for confidence in alignment.confidences)
         confidence = round(_confidence_a_token(alignment), 5)
-        return replace(segment, starts=starts, ends=ends, confidences=confidences, confidence=confidence)
+        known = replace(segment, starts=starts, ends=ends, confidences=confidences, confidence=confidence)
+        return replace(known, words=timed_words(known, self.token_table))
 
     def _segment(self, piece: Piece, ranked: Sequence[Hypothesis]) -> Segment:
         hypothesis = ranked[0]

@@ -27,11 +27,12 @@ from stateless_transducer import __version__
 from stateless_transducer.audio import AudioError
 from stateless_transducer.serving.batcher import ClosedError
 from stateless_transducer.serving.engine import AbandonedError, Engine
-from stateless_transducer.serving.formats import document
+from stateless_transducer.serving.formats import check_words, document
 from stateless_transducer.serving.live import LiveSession
 from stateless_transducer.serving.transcript import Transcript
 
-ResponseFormat = Literal["json", "text", "verbose_json", "srt", "vtt", "tsv", "TextGrid"]
+ResponseFormat = Literal["json", "text", "verbose_json", "srt", "vtt", "tsv", "TextGrid", "ctm"]
+Granularity = Literal["word", "segment"]
 
 _MEDIA_TYPES = {"vtt": "text/vtt", "tsv": "text/tab-separated-values"}
 _SAMPLES = {"s16le": "<i2", "f32le": "<f4"}
@@ -125,12 +126,19 @@ class Service:
             response_format: Annotated[ResponseFormat, Form()] = "json",
             channel: Annotated[int | None, Form(ge=0, description="From 0; left out: the mean of all.")] = None,
             stream: Annotated[bool, Form(description="Must be false.")] = False,
+            granularities: Annotated[list[Granularity] | None, Form(alias="timestamp_granularities[]")] = None,
         ) -> Response:
             """What is said in a sound file. Other fields of OpenAI's API (model, language, ...) are not used."""
             if stream:
                 raise HTTPException(400, "`stream` is not supported: answers come whole; /v1/live is for live sound.")
+            wants_words = "word" in (granularities or ())
+            if wants_words and response_format != "verbose_json":
+                raise HTTPException(400, "`timestamp_granularities[]` word needs `response_format` verbose_json.")
             found = await self._transcribe(request, _Upload(file), channel)
-            return _response(response_format, file.filename or "sound", found, self._engine)
+            try:
+                return _response(response_format, file.filename or "sound", found, self._engine, wants_words)
+            except ValueError as err:
+                raise HTTPException(400, str(err)) from err
 
         app.add_api_websocket_route("/v1/live", self._live)
         return app
@@ -301,7 +309,7 @@ async def _close(socket: WebSocket, code: int, why: str) -> None:
     await socket.close(code, why.encode()[:120].decode(errors="ignore"))
 
 
-def _response(wanted: ResponseFormat, name: str, found: Transcript, engine: Engine) -> Response:
+def _response(wanted: ResponseFormat, name: str, found: Transcript, engine: Engine, wants_words: bool) -> Response:
     if wanted == "json":
         return JSONResponse({"text": found.text})
     if wanted == "text":
@@ -309,6 +317,9 @@ def _response(wanted: ResponseFormat, name: str, found: Transcript, engine: Engi
     if wanted == "verbose_json":
         segments = [{"id": number, **segment.known()} for number, segment in enumerate(found.segments)]
         whole = {"task": "transcribe", "duration": found.duration, "text": found.text}
+        if wants_words:
+            check_words(found)
+            whole["words"] = [word for segment in segments for word in segment.get("words", ())]
         return JSONResponse({**whole, "segments": segments, "warnings": list(found.warnings)})
     media_type = _MEDIA_TYPES.get(wanted, "text/plain")
     return PlainTextResponse(document(wanted, name, found, engine.token_table), media_type=media_type)

@@ -2,8 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word of a segment."""
+
+    word: str
+    start: float
+    """Where it begins."""
+    end: float
+    """Where it ends."""
+    confidence: float
+    """Probability of the word behind those before it: the product of its tokens' confidences."""
 
 
 @dataclass(frozen=True)
@@ -31,21 +45,24 @@ class Segment:
     log_probs: tuple[float, ...]
     """Log-probability of each token on the frame on which it was emitted."""
     starts: tuple[float, ...] = ()
-    """Where each token begins; this and the three below only if they were asked for."""
+    """Where each token begins; this and the four below only if they were asked for."""
     ends: tuple[float, ...] = ()
     """Where each token ends."""
     confidences: tuple[float, ...] = ()
     """Probability of each token behind those before it, on whichever frame, 0..1."""
     confidence: float | None = None
     """Geometric mean of the tokens' confidences, 0..1; without a token, the probability that nothing is said."""
+    words: tuple[Word, ...] = ()
+    """The words of the text; of one in Chinese, each character."""
     alternatives: tuple[Alternative, ...] = ()
     """What else may have been said, likeliest first, if it was asked for."""
 
     def known(self) -> dict[str, Any]:
-        """All fields by name, without the details that were not asked for."""
+        """All fields by name as JSON takes them, without the details that were not asked for."""
         fields = asdict(self)
-        details = ("starts", "ends", "confidences", "confidence", "alternatives")
-        return {name: value for name, value in fields.items() if name not in details or value not in ((), None)}
+        details = ("starts", "ends", "confidences", "confidence", "words", "alternatives")
+        asked = {name: value for name, value in fields.items() if name not in details or value not in ((), None)}
+        return _without_nan(asked)
 
 
 @dataclass(frozen=True)
@@ -81,6 +98,20 @@ class Transcript:
         return tuple(span for segment in self.segments for span in zip(segment.starts, segment.ends, strict=True))
 
     @property
+    def words(self) -> tuple[Word, ...]:
+        """Of all segments, if their begins and ends were asked for."""
+        return tuple(word for segment in self.segments for word in segment.words)
+
+    @property
     def confidences(self) -> tuple[float, ...]:
         """Of each token, if they were asked for."""
         return tuple(confidence for segment in self.segments for confidence in segment.confidences)
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no such number, nor infinite ones: null stands for them."""
+    if isinstance(value, dict):
+        return {name: _without_nan(each) for name, each in value.items()}
+    if isinstance(value, tuple):
+        return tuple(_without_nan(each) for each in value)
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -113,7 +113,7 @@ def test_warning_is_printed_and_the_sound_used(transcribe, tmp_path, caplog):
     assert "a.wav: truncated: its header says" in caplog.text
 
 
-@pytest.mark.parametrize("wanted", ["txt", "json", "srt", "vtt", "TextGrid", "tsv"])
+@pytest.mark.parametrize("wanted", ["txt", "json", "srt", "vtt", "TextGrid", "tsv", "ctm"])
 def test_output_dir_gets_a_file_for_each_sound_beside_the_lines(transcribe, tmp_path, wanted):
     _write(tmp_path / "in" / "deep" / "a.wav", 25.0)
     _write(tmp_path / "in" / "b.wav")
@@ -162,6 +162,13 @@ def test_tsv_has_one_head(transcribe, tmp_path):
     assert lines[0] == "path\tstart\tend\ttext" and [line.split("\t")[1] for line in lines[1:]] == ["0.000"] * 2
 
 
+def test_ctm_has_a_row_a_word(transcribe, tmp_path):
+    names = [_write(tmp_path / f"{i}.wav") for i in range(2)]
+    status, lines, _ = transcribe(*names, "--output-format", "ctm")
+    assert status == 0 and {line.split()[0] for line in lines} == {"0", "1"}
+    assert all(len(line.split()) == 6 and len(line.split()[4]) == 1 for line in lines)
+
+
 def test_names_that_collide_get_files_of_their_own(tmp_path, monkeypatch):
     for name in ("a.wav", "a.flac", "deep/a.wav", "deep/A.wav", "b.wav"):
         _write(tmp_path / name, 0.1)
@@ -203,6 +210,7 @@ def test_max_segment_and_channel_reach_the_recogniser(transcribe, tmp_path):
             "`--max-sym-per-frame` 2 needs `--decoding-method greedy_search`.",
             2,
         ),
+        (["a.wav", "--output-format", "ctm", "--align", "false"], "`--output-format` ctm needs `--align true`.", 2),
         (["a.wav", "--existing", "skip"], "`--existing` skip needs `--output-dir`", 2),
         (["a.wav", "--nbest", "4"], "`--nbest` 4 needs a beam: add `--decoding-method modified_beam_search`", 2),
         (

@@ -39,6 +39,8 @@ def test_details_belong_to_the_tokens(method):
             assert all(segment.start <= a < b <= segment.end for a, b in zip(segment.starts, segment.ends, strict=True))
             assert list(segment.starts) == sorted(segment.starts)
             assert all(0 <= confidence <= 1 for confidence in (*segment.confidences, segment.confidence))
+            assert [word.word for word in segment.words] == list(segment.text)
+            assert [(word.start, word.end) for word in segment.words] == list(transcript.spans)
         assert len(transcript.spans) == len(transcript.confidences) == len(transcript.tokens)
 
 
@@ -63,6 +65,7 @@ def test_details_that_are_not_wanted_are_not_computed():
     recognizer = _recognizer("modified_beam_search", DetailConfig(align=False))
     (segment,) = recognizer.transcribe([_noise(1.0)])[0].segments
     assert segment.tokens and (segment.starts, segment.confidences, segment.confidence) == ((), (), None)
+    assert segment.words == ()
 
 
 @pytest.mark.parametrize("method", ["modified_beam_search", "beam_search"])

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
 from stateless_transducer.serving.formats import cues, document
 from stateless_transducer.serving.transcript import Alternative, Segment, Transcript
+from stateless_transducer.serving.words import timed_words
 from stateless_transducer.text.tokens import build_token_table
 
 CHARACTERS = build_token_table(["今天气很好"], "char")
@@ -98,6 +99,54 @@ def test_cues_end_after_the_last_token_ends():
     assert (first.start, first.end) == (0.5, 2.0)
 
 
+def _with_words(table, segment):
+    """As a recogniser gives it, tokens lasting 0.1 s."""
+    count = len(segment.tokens)
+    ends, confidences = tuple(time + 0.1 for time in segment.times), tuple(0.9 - 0.1 * i for i in range(count))
+    known = replace(segment, starts=segment.times, ends=ends, confidences=confidences, confidence=0.8)
+    return replace(known, words=timed_words(known, table))
+
+
+@pytest.mark.parametrize(
+    ("table", "tokens", "words"),
+    [
+        (CHARACTERS, "今天", [("今", 1.0, 1.1, 0.9), ("天", 2.0, 2.1, 0.8)]),
+        (LETTERS, "▁it▁▁so▁", [("it", 2.0, 3.1, 0.8 * 0.7), ("so", 6.0, 7.1, 0.4 * 0.3)]),
+        (WORDS, ["it", "<so>"], [("it", 1.0, 1.1, 0.9), ("<so>", 2.0, 2.1, 0.8)]),
+        (CHARACTERS, "", []),
+    ],
+    ids=["characters", "letters", "words", "silence"],
+)
+def test_words_have_begins_ends_and_confidences(table, tokens, words):
+    segment = _with_words(table, _segment(table, 0.0, 9.0, [(token, 1.0 + i) for i, token in enumerate(tokens)]))
+    transcript = _transcript(table, 9.0, segment)
+    assert [each.word for each in transcript.words] == [word for word, *_ in words]
+    for found, (_, *numbers) in zip(transcript.words, words, strict=True):
+        assert [found.start, found.end, found.confidence] == pytest.approx(numbers)
+    (known,) = json.loads(document("json", "a.wav", transcript, table))["segments"]
+    assert known.get("words", []) == [asdict(each) for each in transcript.words]
+    rows = [f"my_a 1 {a:.3f} {b - a:.3f} {word} {confidence:.5f}\n" for word, a, b, confidence in words]
+    assert document("ctm", "in/my a.wav", transcript, table) == "".join(rows)
+
+
+def test_ctm_needs_begins_and_ends():
+    with pytest.raises(ValueError, match="Begins and ends of words need `--align true`"):
+        document("ctm", "a.wav", TWO, CHARACTERS)
+
+
+def test_json_has_null_for_what_is_no_number():
+    lost = replace(TWO.segments[0], log_probs=(float("nan"), -float("inf")), confidence=float("nan"))
+    lost = replace(lost, alternatives=(Alternative("今", float("nan")),))
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    text = document("json", "a.wav", replace(TWO, segments=(lost,)), CHARACTERS)
+    (found,) = json.loads(text, parse_constant=refuse)["segments"]
+    assert found["log_probs"] == [None, None] and found["confidence"] is None
+    assert found["alternatives"] == [{"text": "今", "score": None}]
+
+
 def test_tsv_has_a_row_for_what_was_said():
     assert document("tsv", "a.wav", TWO, CHARACTERS) == (
         "path\tstart\tend\ttext\na.wav\t0.500\t2.000\t今天\na.wav\t3723.000\t3725.500\t很好\n"
@@ -118,7 +167,7 @@ def test_vtt_has_its_head_and_escapes():
     )
 
 
-@pytest.mark.parametrize("wanted", ["txt", "srt", "vtt", "TextGrid", "tsv", "json"])
+@pytest.mark.parametrize("wanted", ["txt", "srt", "vtt", "TextGrid", "tsv", "json", "ctm"])
 def test_silence_has_a_document_too(wanted):
     text = document(wanted, "a.wav", Transcript("", 12.0, ()), CHARACTERS)
     assert "今" not in text and "-->" not in text

@@ -11,6 +11,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import asdict
 
 import httpx
 import numpy as np
@@ -432,6 +433,22 @@ def test_a_streaming_model_is_served_too(tiny_model, tmp_path):
         heard = _listen(address, wave, options="?format=f32le", dtype="<f4")
         assert heard[-2]["type"] == "final" and heard[-2]["text"] == wanted.text
         assert {each["type"] for each in heard[:-2]} == {"partial"}
+
+
+def test_words_are_given_where_they_are_asked_for(address, sounds, recognizer, tiny_model):
+    path = next(iter(sounds))
+    (wanted,) = recognizer.transcribe([path])
+    asked = {"timestamp_granularities[]": ["word", "segment"]}
+    found = _ask(address, path, response_format="verbose_json", **asked).json()
+    assert wanted.words and found["words"] == [asdict(word) for word in wanted.words]
+    assert "words" not in _ask(address, path, response_format="verbose_json").json()
+    assert _ask(address, path, response_format="ctm").text == document("ctm", path.name, wanted, recognizer.token_table)
+    refused = _ask(address, path, **asked)
+    assert refused.status_code == 400 and "needs `response_format` verbose_json" in refused.json()["error"]["message"]
+    with _served(open_streaming_engine(tiny_model().folder, num_threads=1)) as address:
+        for how in ({"response_format": "ctm"}, {"response_format": "verbose_json", **asked}):
+            refused = _ask(address, path, **how)
+            assert refused.status_code == 400 and "not a streaming one" in refused.json()["error"]["message"]
 
 
 def test_the_command_serves_until_it_is_interrupted(talker, sounds):
