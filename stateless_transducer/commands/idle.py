@@ -28,7 +28,13 @@ def refuse_idle(config: Any, needs: str, *, names: Sequence[str] = ()) -> None:
     for each in fields(config):
         value = getattr(config, each.name)
         if value != each.default and (not names or each.name in names):
-            raise ValueError(f"`--{each.name.replace('_', '-')}` {value} needs {needs}.")
+            raise ValueError(f"`--{each.name.replace('_', '-')}` {_as_written(value)} needs {needs}.")
+
+
+def _as_written(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def refuse_idle_search(search: SearchConfig, *, nbest: int = 1) -> None:

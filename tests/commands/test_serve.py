@@ -22,7 +22,7 @@ from stateless_transducer.commands.serve import _listening
         (["--nbest", "3"], "`--nbest` 3 needs a beam: add `--decoding-method modified_beam_search`"),
         (
             ["--port", "0", "--rule1-min-trailing-silence", "3"],
-            "`--rule1-min-trailing-silence` 3.0 needs a streaming m",
+            "`--rule1-min-trailing-silence` 3 needs a streaming m",
         ),
         (["--host", "192.0.2.1"], "`--host` 192.0.2.1, `--port` 8000: cannot be listened on: "),
     ],
@@ -50,9 +50,9 @@ def test_a_port_that_is_taken_and_a_model_that_is_not_there(tmp_path, capsys):
     ("flags", "wanted"),
     [
         (["--decoding-method", "beam_search"], "`--decoding-method` beam_search"),
-        (["--align", "false"], "`--align` False"),
+        (["--align", "false"], "`--align` false"),
         (["--vad", "energy"], "`--vad` energy"),
-        (["--max-wait-ms", "7"], "`--max-wait-ms` 7.0"),
+        (["--max-wait-ms", "7"], "`--max-wait-ms` 7"),
     ],
 )
 def test_a_streaming_model_refuses_what_it_has_no_use_for(tiny_model, capsys, flags, wanted):

@@ -201,10 +201,10 @@ def test_max_segment_and_channel_reach_the_recogniser(transcribe, tmp_path):
         (["a.wav", "--output-format", "doc"], "doc", 2),
         ([], "Name at least one sound", 2),
         (["a.wav", "--beam-size", "16"], "`--beam-size` 16 needs a beam: add `--decoding-method modified_beam_sear", 2),
-        (["a.wav", "--length-norm", "0"], "`--length-norm` 0.0 needs a beam: add `--decoding-method", 2),
+        (["a.wav", "--length-norm", "0"], "`--length-norm` 0 needs a beam: add `--decoding-method", 2),
         (["a.wav", "--hotwords-file", "x"], "`--hotwords-file` x needs a beam: add `--decoding-method", 2),
         (["a.wav", "--lm-scale", "0.5"], "`--lm-scale` 0.5 needs `--ngram-lm`.", 2),
-        (["a.wav", "--hotwords-score", "3"], "`--hotwords-score` 3.0 needs `--hotwords-file`.", 2),
+        (["a.wav", "--hotwords-score", "3"], "`--hotwords-score` 3 needs `--hotwords-file`.", 2),
         (
             ["a.wav", "--method", "beam_search", "--max-sym-per-frame", "2"],
             "`--max-sym-per-frame` 2 needs `--decoding-method greedy_search`.",
