@@ -77,10 +77,10 @@ def test_manifest_gives_an_object_a_row(folder, transcribe, capsys):
 
 def test_manifest_of_another_system_is_read(tmp_path):
     """Windows puts a mark before the text; JSON may hold what ends a line elsewhere."""
-    lines = ['\ufeff{"id": "1", "path": "a\u2028b.wav"}', '{"id": "2\x85", "path": "b.wav"}', ""]
+    lines = ['\ufeff{"id": "1", "path": "a\u2028b.wav"}', '{"id": "2\x853", "path": "b.wav"}', ""]
     (tmp_path / "in.jsonl").write_bytes("\r\n".join(lines).encode())
     first, second = read_manifest(tmp_path / "in.jsonl")
-    assert (first.sound.path.name, second.id) == ("a\u2028b.wav", "2\x85")
+    assert (first.sound.path.name, second.id) == ("a\u2028b.wav", "2\x853")
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_output_that_is_the_manifest_is_left_alone(folder, transcribe):
     before = (folder / "in.jsonl").read_bytes()
     for name in ("in.jsonl", "../" + folder.name + "/in.jsonl", "link.jsonl"):
         status, _, errors = transcribe(output=name)
-        assert status == 1 and f"{name} is the file of `--manifest`; name another one." in errors
+        assert status == 1 and "is the file that `--manifest`" in errors
     assert (folder / "in.jsonl").read_bytes() == before
 
 
