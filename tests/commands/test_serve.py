@@ -13,8 +13,6 @@ from stateless_transducer.commands.serve import _listening
     [
         (["--port", "70000"], "`--port` must be in 0..65535, but is 70000"),
         (["--max-live", "0"], "`--max-live` must be at least 1, but is 0"),
-        (["--batch-seconds", "inf"], "`--batch-seconds` must be above 0 s and finite, but is inf"),
-        (["--max-upload-mb", "inf"], "`--max-upload-mb` must be above 0 MiB and finite, but is inf"),
         (["--max-uploads", "0"], "`--max-uploads` must be at least 1, but is 0"),
         (["--max-wait-ms", "-1"], "`--max-wait-ms` must be in 0..1000, but is -1"),
         (["--ssl-keyfile", "k.pem"], "`--ssl-keyfile` belongs to a `--ssl-certfile`"),
