@@ -28,14 +28,22 @@ Block = tuple[np.ndarray, int]
 _UNREADABLE = (soundfile.SoundFileError, TypeError)
 # of full scale; a 16-bit file that clips has 32767 / 32768
 _CLIPPED, _SILENT = 0.9999, 1e-4
+# of the peak of the channels, the peak of their mean, where one is the other upside down
+_CANCELLED = 0.01
 _MAX_CLIPPED_SHARE = 0.01
-# float files in which somebody forgot to divide by 2^31 can still be used; the square of much more is infinite
-_LARGEST = 1e12
+# a little above 1 happens to resampled or mixed sound; live sound has the same bound
+_LARGEST = 8
 _RATES = 1000, 1_000_000
+# recorders into a pipe write 0x7fffff00 (arecord), 0x7ffff000 (sox) or 0xffffffff for a length that they do not know
+_UNKNOWN_SIZE = 0x7FFFF000
 # what is read with a damaged place is lost
 _SAMPLES_AT_ONCE = 4096
 # containers may be cut at the next key frame, or count the encoder's delay
 _LENGTH_TOLERANCE_S = 1.0
+# timestamps jitter, and know of the encoder's delay
+_GAP_TOLERANCE_S = 0.1
+# a broken timestamp may be years ahead
+_MOST_FILLED_S = 3600.0
 
 
 class AudioError(ValueError):
@@ -91,7 +99,7 @@ def stream_audio(
             there is no ``warn``.
     """
     name = str(source) if isinstance(source, str | Path) else _name_of(source)
-    blocks = _limited(_tolerant(_open(source, name, start_s), name, warn), duration_s)
+    blocks = _limited(_tolerant(_readable(_open(source, name, start_s), name), name, warn), duration_s)
     mono = _gathered(_one_channel(blocks, name, channel, warn), block_s)
     is_empty = True
     for samples in _resampled(mono, sample_rate):
@@ -140,7 +148,7 @@ def stated_duration(path: str | Path) -> float | None:
     import av.error
 
     try:
-        with av.open(str(path), metadata_errors="replace") as container:
+        with av.open(f"file:{path}", metadata_errors="replace") as container:
             return container.duration / av.time_base if container.duration else None
     except (OSError, av.error.FFmpegError):
         return None
@@ -159,10 +167,25 @@ def _name_of(file: BinaryIO) -> str:
 
 
 def _refuse_absent(path: Path) -> None:
-    if path.is_dir():
-        raise AudioError(f"{path}: is a folder, not a sound file.")
-    if not path.is_file():
-        raise AudioError(f"{path}: no such file.")
+    try:
+        if path.is_dir():
+            raise AudioError(f"{path}: is a folder, not a sound file.")
+        if not path.is_file():
+            raise AudioError(f"{path}: no such file.")
+    except OSError as err:
+        raise _unreadable(path, err) from err
+
+
+def _unreadable(name: str | Path, err: OSError) -> AudioError:
+    return AudioError(f"{name}: cannot be read ({err.strerror or err}).")
+
+
+def _readable(blocks: Iterable[Block], name: str) -> Iterator[Block]:
+    """The blocks; what the file system says against them (permissions, a network disk) is an AudioError."""
+    try:
+        yield from blocks
+    except OSError as err:
+        raise _unreadable(name, err) from err
 
 
 def _tolerant(blocks: Iterable[Block], name: str, warn: Callable[[str], None] | None) -> Iterator[Block]:
@@ -207,7 +230,7 @@ def _one_channel(
 ) -> Iterator[Block]:
     """(S, C) -> (S,): one channel, or the mean of all."""
     total = clipped = 0
-    seconds = peak = 0.0
+    seconds = peak = mono_peak = 0.0
     for samples, rate in blocks:
         there = samples.shape[1]
         if channel is not None and channel >= there:
@@ -217,16 +240,19 @@ def _one_channel(
         if not np.isfinite(mono).all():
             seconds += np.isfinite(mono).argmin() / rate
             raise AudioError(f"{name}: holds samples that are not numbers, the first after {seconds:.2f} s.")
-        if np.abs(mono).max(initial=0) > _LARGEST:
-            raise AudioError(f"{name}: holds samples of {np.abs(mono).max():.1g} times full scale.")
+        if (loudest := np.abs(mono).max(initial=0)) > _LARGEST:
+            raise AudioError(f"{name}: holds samples of {loudest:.3g} times full scale; divide them, to be in [-1, 1].")
         if warn is not None:
             loudness = np.abs(samples if channel is None else mono)
             clipped += np.count_nonzero(loudness >= _CLIPPED)
             total, peak = total + loudness.size, max(peak, float(loudness.max(initial=0)))
+            mono_peak = max(mono_peak, float(loudest))
         seconds += len(mono) / rate
         yield mono, rate
     if warn is not None and total and peak < _SILENT:
         warn(f"{name}: silent: its loudest sample is {peak:.1g} of full scale.")
+    elif warn is not None and mono_peak < _CANCELLED * peak:
+        warn(f"{name}: its channels cancel each other out in their mean; take one of them: `--channel 0`.")
     if warn is not None and clipped > _MAX_CLIPPED_SHARE * total:
         warn(f"{name}: clipped: {100 * clipped / total:.1f} % of its samples are at full scale.")
 
@@ -342,8 +368,8 @@ def _shorter(seconds: float, stated: float) -> str:
 
 
 def _known_length(file: soundfile.SoundFile) -> int:
-    """Samples a channel; a flac that was written to a pipe does not say."""
-    if file.frames >= 2**40:
+    """Samples a channel; a flac that was written to a pipe does not say, nor does a wav whose recorder was killed."""
+    if file.frames >= 2**40 or file.frames == 0 and file.format in ("WAV", "WAVEX") and _has_av():
         raise soundfile.SoundFileRuntimeError("its header does not tell how long it is")
     return file.frames
 
@@ -353,25 +379,26 @@ def _missing_of_wav(source: str | Path | BinaryIO, file: soundfile.SoundFile) ->
     if file.format not in ("WAV", "WAVEX"):
         return ""
     with Path(source).open("rb") if isinstance(source, str | Path) else nullcontext(source) as raw:
-        raw.seek(0)
-        head = raw.read(4096)
-        raw.seek(0, 2)
-        size_of_all = raw.tell()
-    position = 12
-    while position + 8 <= len(head):
-        size = int.from_bytes(head[position + 4 : position + 8], "little")
-        if head[position : position + 4] == b"data":
-            there = size_of_all - position - 8
-            # streams written to a pipe have 0 or the largest number here: length unknown
-            if there < size < 0x7FFFFFFF:
-                return f"truncated: its header says {size} bytes of samples, but {there} are there"
-            return ""
-        position += 8 + size + size % 2
+        size_of_all = raw.seek(0, 2)
+        position = 12
+        while position + 8 <= size_of_all:
+            raw.seek(position)
+            head = raw.read(8)
+            size = int.from_bytes(head[4:], "little")
+            if head[:4] == b"data":
+                there = size_of_all - position - 8
+                if there < size < _UNKNOWN_SIZE:
+                    return f"truncated: its header says {size} bytes of samples, but {there} are there"
+                return ""
+            position += 8 + size + size % 2
     return ""
 
 
 def _av_blocks(source: str | Path | BinaryIO, name: str, reason: str) -> Iterator[Block]:
-    """Blocks of what libsndfile cannot read, for the given reason; packets that cannot be decoded are left out."""
+    """Blocks of what libsndfile cannot read, for the given reason; packets that cannot be decoded are left out.
+
+    Where the timestamps leave a gap, as before sound that begins later than the pictures, there is silence.
+    """
     try:
         import av
         import av.error
@@ -381,7 +408,8 @@ def _av_blocks(source: str | Path | BinaryIO, name: str, reason: str) -> Iterato
             "for m4a, aac and video: pip install 'stateless-transducer[media]'."
         ) from None
     try:
-        file = str(source) if isinstance(source, str | Path) else source
+        # without `file:`, what is before a colon is a protocol to FFmpeg
+        file = f"file:{source}" if isinstance(source, str | Path) else source
         # of somebody's upload, too: no list in it may name files of this machine, or addresses
         options = {} if isinstance(source, str | Path) else {"protocol_whitelist": "pipe"}
         container = av.open(file, "r", metadata_errors="replace", options=options)
@@ -391,7 +419,8 @@ def _av_blocks(source: str | Path | BinaryIO, name: str, reason: str) -> Iterato
     with container:
         if not container.streams.audio:
             raise AudioError(f"{name}: holds no audio.")
-        stream, seconds, faults = container.streams.audio[0], 0.0, []
+        stream, seconds, filled_s, faults = container.streams.audio[0], 0.0, 0.0, []
+        begin_s = _begin(container)
         packets = container.demux(stream)
         while True:
             try:
@@ -403,13 +432,37 @@ def _av_blocks(source: str | Path | BinaryIO, name: str, reason: str) -> Iterato
             if packet is None:
                 break
             for frame in frames:
-                seconds += frame.samples / frame.sample_rate
-                yield _float_samples(frame), frame.sample_rate
+                samples, rate = _float_samples(frame), frame.sample_rate
+                gap_s = 0.0 if frame.time is None else frame.time - begin_s - seconds
+                if filled_s + gap_s > _MOST_FILLED_S:
+                    faults.append(f"after {seconds:.2f} s (a gap of {gap_s:.0f} s, which is left out)")
+                    begin_s += gap_s
+                elif gap_s > _GAP_TOLERANCE_S:
+                    filled_s, seconds = filled_s + gap_s, seconds + gap_s
+                    yield from _silence(gap_s, rate, samples.shape[1])
+                seconds += len(samples) / rate
+                yield samples, rate
         stated = _stated_length(container, source)
     if faults:
-        raise _Damaged(f"damaged in {len(faults)} {'place' if len(faults) == 1 else 'places'}, first {faults[0]}")
+        places = "place" if len(faults) == 1 else "places"
+        raise _Damaged(f"damaged in {len(faults)} {places}, first {faults[0]}, behind which times may be too early")
     if stated is not None and seconds + _LENGTH_TOLERANCE_S < stated:
         raise _Damaged(_shorter(seconds, stated))
+
+
+def _begin(container) -> float:
+    """Seconds on the clock of the timestamps at which the first of the streams begins."""
+    import av
+
+    return (container.start_time or 0) / av.time_base
+
+
+def _silence(seconds: float, rate: int, channels: int) -> Iterator[Block]:
+    left = round(seconds * rate)
+    while left:
+        length = min(left, _SAMPLES_AT_ONCE)
+        left -= length
+        yield np.zeros((length, channels), np.float32), rate
 
 
 def _stated_length(container, source: str | Path | BinaryIO) -> float | None:
@@ -418,7 +471,7 @@ def _stated_length(container, source: str | Path | BinaryIO) -> float | None:
 
     kinds, stream = set(container.format.name.split(",")), container.streams.audio[0]
     if "mp4" in kinds and stream.duration:
-        return float(stream.duration * stream.time_base)
+        return float((stream.duration + (stream.start_time or 0)) * stream.time_base) - _begin(container)
     if "matroska" in kinds and len(container.streams) == 1 or "mp3" in kinds and _has_xing_header(source):
         return container.duration / av.time_base if container.duration else None
     return None

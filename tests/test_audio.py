@@ -320,3 +320,107 @@ def test_a_rate_that_no_sound_has_is_refused(tmp_path, rate):
     (tmp_path / "a.wav").write_bytes(header)
     with pytest.raises(AudioError, match=f"a.wav: its header says {rate} samples a second, not 1000 to 1000000"):
         list(stream_audio(tmp_path / "a.wav", 16000))
+
+
+# --- what recorders, cameras and file systems do
+
+
+@pytest.mark.parametrize("name", ["a.mkv", "a.mp4", "a.ts"])
+def test_sound_that_begins_late_or_has_a_hole_keeps_its_times(tmp_path, name):
+    path = tmp_path / name
+    _encode_apart(path, {2.0: _tone(1.0, 16000), 6.0: _tone(1.0, 16000)})
+    samples, warnings = _stream(path)
+    first, last = np.flatnonzero(np.abs(samples) > 0.2)[[0, -1]] / 16000
+    # an encoder's delay of up to 2048 samples
+    assert abs(first - 2) < 0.15 and abs(last - 7) < 0.15 and not warnings
+    assert np.abs(samples[round(3.3 * 16000) : round(5.7 * 16000)]).max() < 0.01
+
+
+def test_broken_timestamp_makes_no_hours_of_silence(tmp_path):
+    path = tmp_path / "a.mkv"
+    _encode_apart(path, {0.0: _tone(1.0, 16000), 90_000.0: _tone(1.0, 16000)})
+    samples, warnings = _stream(path)
+    assert len(samples) < 3 * 16000
+    assert re.search(r"damaged in 1 place, first after 0.\d\d s \(a gap of 89999 s, which is left out\)", warnings[0])
+    assert "times may be too early" in warnings[0]
+
+
+def _encode_apart(path, sounds):
+    """Sounds of 16 kHz at their seconds, with pictures from 0 on."""
+    av = pytest.importorskip("av")
+    with av.open(str(path), "w") as container:
+        pictures = container.add_stream("mpeg4", rate=25)
+        stream = container.add_stream("aac", rate=16000, layout="mono")
+        pictures.width = pictures.height = 64
+        container.mux(pictures.encode(av.VideoFrame(64, 64, "yuv420p")))
+        container.mux(pictures.encode(None))
+        written = shift_s = 0
+        for start_s, samples in sounds.items():
+            shift_s = start_s - written / 16000
+            for place in range(0, len(samples) // 1024 * 1024, 1024):
+                frame = av.AudioFrame.from_ndarray(samples[None, place : place + 1024], format="fltp", layout="mono")
+                frame.sample_rate, frame.pts = 16000, written
+                written += 1024
+                for packet in stream.encode(frame):
+                    container.mux(_later(packet, shift_s))
+        for packet in stream.encode(None):
+            container.mux(_later(packet, shift_s))
+
+
+def _later(packet, seconds):
+    shift = round(seconds / packet.time_base)
+    packet.pts, packet.dts = packet.pts + shift, packet.dts + shift
+    return packet
+
+
+def test_floats_at_the_scale_of_integers_are_refused(tmp_path):
+    soundfile.write(tmp_path / "a.wav", 32768 * _tone(1.0, 16000), 16000, subtype="FLOAT")
+    with pytest.raises(AudioError, match=r"of 1.64e\+04 times full scale; divide them, to be in \[-1, 1\]"):
+        _stream(tmp_path / "a.wav")
+
+
+def test_channels_that_cancel_out_are_remarked(tmp_path):
+    noise = _noise(1.0, 16000)
+    soundfile.write(tmp_path / "a.wav", np.stack([noise, -noise], axis=1), 16000)
+    _, warnings = _stream(tmp_path / "a.wav")
+    assert warnings == [
+        f"{tmp_path}/a.wav: its channels cancel each other out in their mean; take one of them: `--channel 0`."
+    ]
+    assert not _stream(tmp_path / "a.wav", channel=0)[1]
+
+
+def test_colon_in_a_name_is_no_protocol(tmp_path, monkeypatch):
+    pytest.importorskip("av")
+    monkeypatch.chdir(tmp_path)
+    soundfile.write("call-10:30.mp3", _tone(1.0, 16000), 16000)
+    assert abs(len(read_audio("call-10:30.mp3", 16000)) / 16000 - 1) < 0.1
+    _encode(tmp_path / "call-10:30.m4a", _tone(1.0, 16000)[None], 16000, "aac")
+    assert abs(stated_duration("call-10:30.m4a") - 1) < 0.1
+
+
+@pytest.mark.parametrize("size", [0, 0x7FFFF000, 0x7FFFFF00, 0xFFFFFFFF])
+def test_wav_of_a_recorder_that_does_not_know_its_length_is_whole(tmp_path, size):
+    if not size:
+        pytest.importorskip("av")
+    path = tmp_path / "a.wav"
+    soundfile.write(path, _tone(1.0, 16000), 16000)
+    content = bytearray(path.read_bytes())
+    content[40:44] = size.to_bytes(4, "little")
+    path.write_bytes(content)
+    assert len(read_audio(path, 16000)) == 16000
+    assert audio_duration(path) == (1.0, 16000)
+
+
+def test_truncated_wav_is_noticed_behind_a_long_header(tmp_path):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, _tone(1.0, 16000), 16000)
+    content = path.read_bytes()
+    path.write_bytes(content[:36] + b"JUNK" + (6000).to_bytes(4, "little") + bytes(6000) + content[36:-8000])
+    with pytest.raises(AudioError, match="truncated: its header says 32000 bytes of samples, but 24000 are there"):
+        read_audio(path, 16000)
+
+
+@pytest.mark.parametrize("read", [lambda path: read_audio(path, 16000), audio_duration])
+def test_what_the_file_system_refuses_is_named(tmp_path, read):
+    with pytest.raises(AudioError, match=r"aaa.wav: cannot be read \(File name too long\)"):
+        read(tmp_path / ("a" * 300 + ".wav"))
