@@ -49,22 +49,29 @@ def find_sounds(names: Sequence[str]) -> tuple[list[NamedSound], list[str]]:
         if not matches:
             problems.append(f"{name}: matches no file.")
         for path in map(Path, matches):
-            found = list(_walk(path, path)) if path.is_dir() else [_sound(path, PurePath(path.name))]
-            if not found:
+            before = len(problems)
+            found = list(_walk(path, path, problems)) if os.path.isdir(path) else [_sound(path, PurePath(path.name))]
+            if not found and len(problems) == before:
                 problems.append(f"{path}: holds no sound file (by its suffix: .wav, .flac, .mp3, .m4a, .mp4, ...).")
             sounds += found
     return sounds, problems
 
 
-def _walk(folder: Path, top: Path, above: frozenset[Path] = frozenset()) -> Iterator[NamedSound]:
-    above |= {folder.resolve()}
-    for path in sorted(path for path in folder.iterdir() if not path.name.startswith(".")):
-        if not path.is_dir():
+def _walk(folder: Path, top: Path, problems: list[str], above: frozenset[Path] = frozenset()) -> Iterator[NamedSound]:
+    """The sounds in a folder; folders that cannot be read are named among the problems."""
+    try:
+        above |= {folder.resolve()}
+        inside = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError as err:
+        problems.append(f"{folder}: cannot be read ({err.strerror}).")
+        return
+    for path in inside:
+        if not os.path.isdir(path):
             if path.suffix.lower() in SOUND_SUFFIXES:
                 yield _sound(path, path.relative_to(top))
         elif path.resolve() not in above:
             # a link to a folder above would never end
-            yield from _walk(path, top, above)
+            yield from _walk(path, top, problems, above)
 
 
 def _sound(path: Path, relative: PurePath) -> NamedSound:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -103,6 +105,23 @@ def test_what_cannot_be_read_is_named_and_the_rest_goes_on(transcribe, tmp_path)
     assert "text.wav: not a sound file" in errors and "absent.wav: no such file" in errors
     assert "empty: holds no sound file (by its suffix" in errors and "no*.wav: matches no file" in errors
     assert errors.endswith("transducer: 4 of 6 sounds could not be read.\n")
+
+
+def test_folder_that_cannot_be_read_is_named_and_the_rest_goes_on(transcribe, tmp_path, monkeypatch):
+    (tmp_path / "closed").mkdir()
+    good = _write(tmp_path / "open.wav")
+    inside = Path.iterdir
+
+    def refusing(folder):
+        if folder.name == "closed":
+            # to root, who may run this, no folder is closed
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+        return inside(folder)
+
+    monkeypatch.setattr(Path, "iterdir", refusing)
+    status, lines, errors = transcribe(tmp_path)
+    assert status == 1 and [line.split("\t")[0] for line in lines] == [good]
+    assert "closed: cannot be read (Permission denied)." in errors
 
 
 def test_warning_is_printed_and_the_sound_used(transcribe, tmp_path, caplog):
