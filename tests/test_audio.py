@@ -345,6 +345,20 @@ def test_broken_timestamp_makes_no_hours_of_silence(tmp_path):
     assert "times may be too early" in warnings[0]
 
 
+def test_tracks_that_are_not_heard_are_told(tmp_path):
+    av = pytest.importorskip("av")
+    with av.open(str(tmp_path / "two.mkv"), "w") as container:
+        streams = [container.add_stream("pcm_s16le", rate=16000, layout="mono") for _ in range(2)]
+        for stream, pitch in zip(streams, (440.0, 880.0), strict=True):
+            whole = (_tone(1.0, 16000, pitch) * 32767).astype(np.int16)
+            frame = av.AudioFrame.from_ndarray(whole[None], format="s16", layout="mono")
+            frame.sample_rate, frame.pts = 16000, 0
+            container.mux([*stream.encode(frame), *stream.encode(None)])
+    samples, warnings = _stream(tmp_path / "two.mkv")
+    assert abs(_pitch(samples[2000:14000]) - 440) < 2
+    assert warnings == [f"{tmp_path}/two.mkv: holds 2 audio tracks; the first of them is taken."]
+
+
 def _encode_apart(path, sounds):
     """Sounds of 16 kHz at their seconds, with pictures from 0 on."""
     av = pytest.importorskip("av")

@@ -318,7 +318,7 @@ class TrainingLoader:
             yield Update(own, float(lengths.seconds[chosen].sum()), int(lengths.num_tokens[chosen].sum()))
 
     def _chains(self, numbers: np.ndarray, epoch: int, update: int, part: int) -> list[np.ndarray]:
-        """The utterances of a batch as they are joined, or each alone."""
+        """The utterances of a batch as they are joined, or each alone; who is with whom depends on the parts."""
         config = self._config
         if not config.join_up_to_s or epoch < config.lengthen_from_epoch:
             return list(numbers[:, None])
