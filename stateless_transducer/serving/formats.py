@@ -19,6 +19,8 @@ Format = Literal["txt", "json", "srt", "vtt", "TextGrid", "tsv", "ctm"]
 _LONGEST_CUE_S, _WIDEST_CUE = 6.0, 80
 # a token is emitted while it is being said: a cue begins a little earlier, and stays a little longer
 _LEAD_S, _LINGER_S = 0.2, 1.0
+# seconds without a word that end a cue, as they end a piece of long sound
+_PAUSE_S = 0.64
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ def check_words(transcript: Transcript) -> None:
 
 
 def cues(transcript: Transcript, token_table: Vocabulary) -> list[Cue]:
-    """Subtitles: segments, cut at the longest pauses between words until a viewer can read each part."""
+    """Subtitles: segments, cut at long pauses, and then at the longest until a viewer can read each part."""
     found = []
     for segment in transcript.segments:
         if not segment.tokens:
@@ -130,7 +132,12 @@ def _words(segment: Segment, token_table: Vocabulary) -> list[_Word]:
 
 
 def _parts(words: Sequence[_Word]) -> Iterator[Sequence[_Word]]:
-    """The words, cut in two until each part fits; where the pause is longest, but not near the ends."""
+    """The words, cut at long pauses; and in two until each part fits, at the longest pause that is not near an end."""
+    for i in range(1, len(words)):
+        if words[i].time - words[i - 1].last_time >= _PAUSE_S:
+            yield from _parts(words[:i])
+            yield from _parts(words[i:])
+            return
     width = sum(_width(token) for word in words for token in word.tokens)
     pauses = {i: words[i].time - words[i - 1].last_time for i in range(1, len(words))}
     quarter = len(words) / 4

@@ -208,6 +208,15 @@ def test_long_segment_becomes_cues_cut_at_its_pauses():
     assert all(a.start < a.end <= b.start for a, b in zip(found, found[1:], strict=False))
 
 
+def test_long_pause_ends_a_cue_that_is_short():
+    timed = [("今", 0.2), ("天", 0.4), ("很", 1.1), ("好", 1.3)]
+    found = cues(_transcript(CHARACTERS, 2.0, _segment(CHARACTERS, 0.0, 2.0, timed)), CHARACTERS)
+    assert [(cue.start, cue.text) for cue in found] == [(0.0, "今天"), (pytest.approx(0.9), "很好")]
+    timed = [(token, time if time < 1 else time - 0.1) for token, time in timed]
+    (whole,) = cues(_transcript(CHARACTERS, 2.0, _segment(CHARACTERS, 0.0, 2.0, timed)), CHARACTERS)
+    assert whole.text == "今天很好"
+
+
 def test_cues_do_not_break_words_of_letters():
     timed = [(token, 0.3 * i) for i, token in enumerate("it▁is▁so▁" * 8)]
     found = cues(_transcript(LETTERS, 30.0, _segment(LETTERS, 0.0, 30.0, timed)), LETTERS)
