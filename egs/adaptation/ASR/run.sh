@@ -30,7 +30,8 @@ decode before travel --avg 1
 transducer train --prefix travel --mix-prefix aishell --mix-prob 0.5 --manifest-dir "$demo/data/fbank" --lang-dir lang_both \
   --exp-dir after --init-from "$demo/model.pt" --resume true \
   --optimizer adamw --peak-lr 1.5e-3 --warm-step 50 --num-epochs 10 --max-duration 24 --min-utterance-s 0.3 \
-  --num-workers 0 --enable-musan false --spec-aug-time-warp-factor 0 --num-frame-masks 0 --features-mask-size 20
+  --num-workers 0 --enable-musan false --spec-aug-time-warp-factor 0 --num-frame-masks 0 --features-mask-size 20 \
+  --silence-s 0.5 --join-up-to-s 12
 decode after travel --avg 3
 decode after aishell --avg 3
 for method in greedy_search modified_beam_search; do

@@ -4,8 +4,8 @@
 #   ./run.sh FOLDER     with manifest.tsv (id, path, speaker, text, split: train, dev, perhaps test)
 #
 # Two hundred speakers and as many levels and microphones: unless the mean of each utterance is taken away, the model is slow
-# to listen. Short utterances come first, as their alignments are few (docs/experiments.md). An hour and a
-# quarter on one CPU core. Started again, it goes on where it stopped.
+# to listen. Short utterances come first, as their alignments are few (docs/experiments.md); at the end they are joined, for
+# long sound. Two hours on one CPU core. Started again, it goes on where it stopped.
 set -euo pipefail
 trap 'exit 130' INT   # after Ctrl-C training saves and ends well: what comes after it must not begin
 so762=${1:?name the folder with manifest.tsv}
@@ -26,7 +26,9 @@ train() {   # EXP_DIR OPTIONS...
 train exp_short --num-epochs 4 --ctc-epochs 4 --max-utterance-s 3.6 --max-duration 14 --dropout 0.02 --feature-norm mean \
   --num-layers 4 --attention-dim 112 --num-heads 4 --feedforward-dim 448 --conv-kernel 15 --subsampling-channels 32 \
   --joiner-dim 128
-train exp --init-from exp_short/epoch-3.pt --num-epochs 5 --ctc-epochs 3 --max-duration 24 --dropout 0.05
+train exp_whole --init-from exp_short/epoch-3.pt --num-epochs 5 --ctc-epochs 3 --max-duration 24 --dropout 0.05
+[ -f whole.pt ] || transducer average --exp-dir exp_whole --avg 2 --output whole.pt
+train exp --init-from whole.pt --num-epochs 4 --ctc-epochs 4 --peak-lr 1e-3 --join-up-to-s 12 --max-duration 24 --dropout 0.05
 transducer average --exp-dir exp --avg 2 --output so762.pt
 
 for split in dev test; do
