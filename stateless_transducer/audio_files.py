@@ -233,7 +233,8 @@ def _stated_length(container, source: str | Path | BinaryIO) -> float | None:
     if "mp4" in kinds and stream.duration:
         return float((stream.duration + (stream.start_time or 0)) * stream.time_base) - _begin(container)
     if "matroska" in kinds and len(container.streams) == 1 or "mp3" in kinds and _has_xing_header(source):
-        return container.duration / av.time_base if container.duration else None
+        begin_s = _begin(container) if "matroska" in kinds else 0.0
+        return container.duration / av.time_base - begin_s if container.duration else None
     return None
 
 

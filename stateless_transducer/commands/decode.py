@@ -61,7 +61,7 @@ class Options:
     @property
     def folder(self) -> Path:
         """Of the results, log/ in it."""
-        return self.exp_dir if self.model is None else self.model.parent
+        return self.exp_dir if self.model is None else self.model.absolute().parent
 
 
 class _Decoder(NamedTuple):
@@ -141,6 +141,7 @@ def _of_checkpoints(options: Options, accept: Callable[[Checkpoint], None] | Non
 
 
 def _of_model(options: Options) -> _Decoder:
+    from stateless_transducer.features import FbankConfig
     from stateless_transducer.serving.model import choose_device, open_model
     from stateless_transducer.text.tokens import TokenTable
 
@@ -151,8 +152,12 @@ def _of_model(options: Options) -> _Decoder:
             f"`--model` {options.model}: its tokens.txt holds pieces of words without their scores (bpe.vocab), in "
             "which no transcript can be counted."
         )
+    if model.fbank_config != FbankConfig():
+        raise ValueError(
+            f"`--model` {options.model} wants other features than prepared test sets have: {model.fbank_config}."
+        )
     device = None if options.model.is_dir() else choose_device(options.device)
-    name = options.model.resolve().stem + _suffix(options.precision)
+    name = options.model.absolute().name.removesuffix(".pt") + _suffix(options.precision)
     return _Decoder(model.recognisable, model.token_table, device, name, [str(options.model)])
 
 

@@ -284,7 +284,8 @@ class TrainingLoader:
         for values in (self._numbers, self._lengths.seconds, self._lengths.num_frames, self._lengths.num_tokens):
             digest.update(np.ascontiguousarray(values).tobytes())
         names = ("max_duration", "max_cells", "num_buckets", "shuffle", "drop_last", "mix_prob")
-        names += ("silence_s", "lengthen_from_epoch")
+        # of an epoch's batches, silence alone changes the utterances
+        names += ("silence_s", "lengthen_from_epoch") if config.silence_s else ()
         return {
             **{f"--{name.replace('_', '-')}": getattr(config, name) for name in names},
             "--seed": self._seed,
@@ -324,7 +325,8 @@ class TrainingLoader:
             return list(numbers[:, None])
         # NumPy takes a zero at the end for nothing
         random = np.random.default_rng((self._seed, epoch, update, part, 1))
-        return join(numbers, self._lengthened(epoch), config.max_cells, config.join_up_to_s, random)
+        limits = BatchLimits(config.max_duration, config.max_cells)
+        return join(numbers, self._lengthened(epoch), limits, config.join_up_to_s, random)
 
 
 def evaluation_batches(

@@ -107,36 +107,42 @@ def plan_epoch(
 
 
 def join(
-    numbers: np.ndarray, lengths: Lengths, max_cells: int, up_to_s: float, random: np.random.Generator
+    numbers: np.ndarray, lengths: Lengths, limits: BatchLimits, up_to_s: float, random: np.random.Generator
 ) -> list[np.ndarray]:
     """The utterances of a batch in chains, each to become one, or every one alone; longest first.
 
     Args:
         numbers: of the utterances, longest first.
         lengths: of all utterances.
-        max_cells: see `BatchLimits`; a lattice grows with the square of its chain.
+        limits: of the batch.
         up_to_s: seconds of a chain, at most.
         random: which batches, how long, who with whom.
     """
-    most = longest_chain(lengths.of(numbers), max_cells, up_to_s)
-    if random.random() >= _JOINED_SHARE or most < 2:
+    counts = chain_counts(lengths.of(numbers), limits, up_to_s)
+    if random.random() >= _JOINED_SHARE or not counts:
         return [numbers[i : i + 1] for i in range(len(numbers))]
-    num_chains = math.ceil(len(numbers) / random.integers(2, most, endpoint=True))
-    chains = np.array_split(random.permutation(numbers), num_chains)
+    chains = np.array_split(random.permutation(numbers), counts[random.integers(len(counts))])
     return sorted(chains, key=lambda chain: -lengths.seconds[chain].sum())
 
 
-def longest_chain(lengths: Lengths, max_cells: int, up_to_s: float) -> int:
-    """How many of these utterances may be joined."""
-    count = min(len(lengths), int(up_to_s / lengths.seconds.max()))
-    frames, tokens = int(lengths.num_frames.max()), int(lengths.num_tokens.max())
+def chain_counts(lengths: Lengths, limits: BatchLimits, up_to_s: float) -> list[int]:
+    """How many chains the utterances of a batch may become, as many to each as can be.
 
-    def cells(k: int) -> int:
-        return math.ceil(len(lengths) / k) * int(subsampled_lens(np.array(k * frames))) * (k * tokens + 1)
-
-    while count > 1 and max_cells and cells(count) > max_cells:
-        count -= 1
-    return max(1, count)
+    Of what does not divide evenly, padding may be an utterance more than the seconds that the batch has or may have. A
+    lattice grows with the square of its chain, and keeps to its limit.
+    """
+    count, found = len(lengths), set()
+    if count < 2:
+        return []
+    seconds, frames, tokens = (values.max() for values in (lengths.seconds, lengths.num_frames, lengths.num_tokens))
+    longest_s = max(limits.max_duration, count * seconds) + seconds
+    for wanted in range(2, min(count, int(up_to_s / seconds)) + 1):
+        rows = math.ceil(count / wanted)
+        size = math.ceil(count / rows)
+        cells = rows * int(subsampled_lens(np.array(size * int(frames)))) * (size * int(tokens) + 1)
+        if rows * size * seconds <= longest_s + 1e-6 and (not limits.max_cells or cells <= limits.max_cells):
+            found.add(rows)
+    return sorted(found)
 
 
 def mix(first: list[np.ndarray], second: list[np.ndarray], random: np.random.Generator | None) -> list[np.ndarray]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -107,7 +108,9 @@ def cues(transcript: Transcript, token_table: Vocabulary) -> list[Cue]:
     for segment in transcript.segments:
         if not segment.tokens:
             continue
-        parts = list(_parts(_words(segment, token_table)))
+        # without ends, what is between two words' times is no pause alone
+        pause_s = _PAUSE_S if segment.ends else math.inf
+        parts = list(_parts(_words(segment, token_table), pause_s))
         starts = [max(segment.start, part[0].time - _LEAD_S) for part in parts]
         for part, start, latest in zip(parts, starts, [*starts[1:], segment.end], strict=True):
             text = _text(part, token_table)
@@ -131,12 +134,12 @@ def _words(segment: Segment, token_table: Vocabulary) -> list[_Word]:
     return [_Word(segment.tokens[i:j], starts[i], ends[j - 1]) for i, j in places]
 
 
-def _parts(words: Sequence[_Word]) -> Iterator[Sequence[_Word]]:
+def _parts(words: Sequence[_Word], pause_s: float) -> Iterator[Sequence[_Word]]:
     """The words, cut at long pauses; and in two until each part fits, at the longest pause that is not near an end."""
     for i in range(1, len(words)):
-        if words[i].time - words[i - 1].last_time >= _PAUSE_S:
-            yield from _parts(words[:i])
-            yield from _parts(words[i:])
+        if words[i].time - words[i - 1].last_time >= pause_s:
+            yield from _parts(words[:i], pause_s)
+            yield from _parts(words[i:], pause_s)
             return
     width = sum(_width(token) for word in words for token in word.tokens)
     pauses = {i: words[i].time - words[i - 1].last_time for i in range(1, len(words))}
@@ -146,8 +149,8 @@ def _parts(words: Sequence[_Word]) -> Iterator[Sequence[_Word]]:
         yield words
         return
     place = max(places, key=lambda i: (pauses[i], -abs(2 * i - len(words))))
-    yield from _parts(words[:place])
-    yield from _parts(words[place:])
+    yield from _parts(words[:place], pause_s)
+    yield from _parts(words[place:], pause_s)
 
 
 def _width(token: str) -> int:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from stateless_transducer.data.batches import Batch, Update
-from stateless_transducer.data.plan import BatchLimits, Lengths, longest_chain
+from stateless_transducer.data.plan import BatchLimits, Lengths, chain_counts
 from stateless_transducer.features import PADDING_VALUE
 from stateless_transducer.ops.masks import MIN_FEATURE_FRAMES, subsampled_lens
 from stateless_transducer.training.distributed import Rank
@@ -87,8 +87,8 @@ def worst_batches(
     """
     found, keys = [], [lengths.seconds, lengths.num_cells, lengths.num_tokens]
     if join_up_to_s:
-        # whose chains come nearest to their limit
-        keys.append(lengths.seconds * (join_up_to_s // lengths.seconds))
+        # whose chains are the longest, and say most
+        keys += [each * (join_up_to_s // lengths.seconds) for each in (lengths.seconds, lengths.num_tokens)]
     for key in keys:
         i = int(key.argmax())
         seconds, num_frames, num_tokens = lengths.seconds[i], int(lengths.num_frames[i]), int(lengths.num_tokens[i])
@@ -96,8 +96,7 @@ def worst_batches(
         if limits.max_cells:
             together = min(together, limits.max_cells * parts // max(1, int(lengths.num_cells[i])))
         N = max(1, math.ceil(together / parts))
-        chain = longest_chain(lengths.of(np.full(N, i)), limits.max_cells, join_up_to_s)
-        for rows in (N, math.ceil(N / chain)):
+        for rows in (N, *chain_counts(lengths.of(np.full(N, i)), limits, join_up_to_s)):
             k = math.ceil(N / rows)
             found.append((rows, k * num_frames, k * num_tokens))
     return sorted(set(found))

@@ -143,7 +143,12 @@ def restore(
 
 def _check_same_epoch(before: Mapping[str, Any], now: Mapping[str, Any], epoch: int) -> None:
     """The batches that are done must be the first ones of the same plan: others would be skipped, or heard twice."""
-    changed = [f"`{name}` was {before[name]} and is {now[name]}" for name in before if before[name] != now.get(name)]
+    changed = [
+        f"`{name}` was {before.get(name, 0)} and is {now.get(name, 0)}"
+        for name in ({**before, **now} if before else ())
+        # what a plan does not follow from is absent
+        if before.get(name, 0) != now.get(name, 0)
+    ]
     if changed:
         again = f"`--start-epoch {epoch}` (from the end of the epoch before)" if epoch else "another `--exp-dir`"
         raise ValueError(

@@ -78,8 +78,8 @@ def test_manifest_gives_an_object_a_row(folder, transcribe, capsys):
 def test_manifest_of_another_system_is_read(tmp_path):
     """Windows puts a mark before the text; JSON may hold what ends a line elsewhere."""
     lines = ['\ufeff{"id": "1", "path": "a\u2028b.wav"}', '{"id": "2\x853", "path": "b.wav"}', ""]
-    (tmp_path / "in.jsonl").write_bytes("\r\n".join(lines).encode())
-    first, second = read_manifest(tmp_path / "in.jsonl")
+    (tmp_path / "in.txt").write_bytes("\r\n".join(lines).encode())
+    first, second = read_manifest(tmp_path / "in.txt")
     assert (first.sound.path.name, second.id) == ("a\u2028b.wav", "2 3")
 
 

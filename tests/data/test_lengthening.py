@@ -14,7 +14,7 @@ from stateless_transducer.data.augment import Augment, training_augment
 from stateless_transducer.data.batches import TrainingLoader, trainable
 from stateless_transducer.data.config import DataConfig
 from stateless_transducer.data.index import open_index
-from stateless_transducer.data.plan import BatchLimits, Lengths, join
+from stateless_transducer.data.plan import BatchLimits, Lengths, join, plan_epoch
 from stateless_transducer.features import SILENCE_VALUE
 from stateless_transducer.ops.masks import subsampled_lens
 from stateless_transducer.training.memory import worst_batches
@@ -101,7 +101,7 @@ def test_batches_of_silence_and_chains_keep_to_their_limits(training_set):
     config = replace(PLAIN, join_up_to_s=6.0, silence_s=0.4, max_duration=12.0)
     for epoch in range(4):
         for batch in _batches(training_set, config, epoch):
-            # of what does not divide evenly, one row may be an utterance longer
+            # of what does not divide evenly, padding may be an utterance more
             assert batch.features.shape[0] * batch.features.shape[1] / 100 <= 12.0 + 2.5 + 0.8
 
 
@@ -112,12 +112,20 @@ def test_lattices_of_chains_keep_to_their_limit():
     for factor in (1.0, 2.2, 100.0):
         sizes = set()
         for _ in range(50):
-            chains = join(numbers, lengths, int(factor * cells), 13.0, random)
+            chains = join(numbers, lengths, BatchLimits(24.0, int(factor * cells)), 13.0, random)
             assert sorted(np.concatenate(chains).tolist()) == numbers.tolist()
             longest = max(len(chain) for chain in chains)
             assert len(chains) * int(subsampled_lens(np.array(200 * longest))) * (10 * longest + 1) <= factor * cells
             sizes.add(longest)
         assert max(sizes) == {1.0: 1, 2.2: 2, 100.0: 6}[factor]
+
+
+def test_plans_follow_from_silence_alone(training_set):
+    def contents(**options):
+        return TrainingLoader(training_set, TOKENS, replace(PLAIN, **options), seed=1).contents
+
+    assert contents() == contents(join_up_to_s=6.0, lengthen_from_epoch=3)
+    assert contents() != contents(silence_s=0.2) != contents(silence_s=0.2, lengthen_from_epoch=3)
 
 
 def test_largest_joined_batch_is_foreseen():
@@ -128,6 +136,18 @@ def test_largest_joined_batch_is_foreseen():
     longest = max(T_in for _, T_in, _ in found)
     assert 1900 < longest <= 2000 and all(N * T_in <= 4600 for N, T_in, _ in found)
     assert found != worst_batches(lengths, BatchLimits(40.0), 1)
+    # whatever joining makes of the batches of a plan
+    most_frames, most_cells = max(N * T_in for N, T_in, _ in found), max(_cells(*shape) for shape in found)
+    limits = BatchLimits(40.0)
+    for batch in plan_epoch(lengths, limits, num_buckets=1, random=random):
+        chains = join(batch, lengths, limits, 20.0, random)
+        frames = max(int(lengths.num_frames[chain].sum()) for chain in chains)
+        tokens = max(int(lengths.num_tokens[chain].sum()) for chain in chains)
+        assert len(chains) * frames <= most_frames + 300 and _cells(len(chains), frames, tokens) <= 1.1 * most_cells
+
+
+def _cells(N, T_in, U):
+    return N * int(subsampled_lens(np.array(T_in))) * (U + 1)
 
 
 @pytest.mark.parametrize(

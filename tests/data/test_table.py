@@ -179,7 +179,7 @@ def test_read_table_refuses_missing_audio_dir(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("t.xlsx", "", r"must be \.tsv, \.csv, or \.jsonl"),
+        ("t.xlsx", "", r"must be \.tsv, \.csv, \.jsonl or \.json"),
         ("t.csv", "", "no header: the file is empty"),
         ("t.csv", "path,text\n", "holds no row of data"),
         ("t.tsv", "path\ttext\n\n", "holds no row of data"),

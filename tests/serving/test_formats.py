@@ -209,12 +209,16 @@ def test_long_segment_becomes_cues_cut_at_its_pauses():
 
 
 def test_long_pause_ends_a_cue_that_is_short():
-    timed = [("今", 0.2), ("天", 0.4), ("很", 1.1), ("好", 1.3)]
-    found = cues(_transcript(CHARACTERS, 2.0, _segment(CHARACTERS, 0.0, 2.0, timed)), CHARACTERS)
-    assert [(cue.start, cue.text) for cue in found] == [(0.0, "今天"), (pytest.approx(0.9), "很好")]
-    timed = [(token, time if time < 1 else time - 0.1) for token, time in timed]
-    (whole,) = cues(_transcript(CHARACTERS, 2.0, _segment(CHARACTERS, 0.0, 2.0, timed)), CHARACTERS)
-    assert whole.text == "今天很好"
+    timed = [("今", 0.2), ("天", 0.4), ("很", 1.2), ("好", 1.4)]
+    segment = _segment(CHARACTERS, 0.0, 2.0, timed)
+    found = {}
+    for pause_s in (0.63, 0.64):
+        spans = [(0.2, 0.4), (0.4, 0.5), (0.5 + pause_s, 1.3), (1.3, 1.6)]
+        found[pause_s] = cues(_transcript(CHARACTERS, 2.0, _detailed(segment, spans)), CHARACTERS)
+    assert [cue.text for cue in found[0.63]] == ["今天很好"]
+    assert [(cue.start, cue.text) for cue in found[0.64]] == [(0.0, "今天"), (pytest.approx(0.94), "很好")]
+    # without ends, nobody knows where a word's own time ends and a pause begins
+    assert len(cues(_transcript(CHARACTERS, 2.0, segment), CHARACTERS)) == 1
 
 
 def test_cues_do_not_break_words_of_letters():

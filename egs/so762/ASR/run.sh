@@ -26,14 +26,14 @@ train() {   # EXP_DIR OPTIONS...
 train exp_short --num-epochs 4 --ctc-epochs 4 --max-utterance-s 3.6 --max-duration 14 --dropout 0.02 --feature-norm mean \
   --num-layers 4 --attention-dim 112 --num-heads 4 --feedforward-dim 448 --conv-kernel 15 --subsampling-channels 32 \
   --joiner-dim 128
-train exp_whole --init-from exp_short/epoch-3.pt --num-epochs 5 --ctc-epochs 3 --max-duration 24 --dropout 0.05
-[ -f whole.pt ] || transducer average --exp-dir exp_whole --avg 2 --output whole.pt
-train exp --init-from whole.pt --num-epochs 4 --ctc-epochs 4 --peak-lr 1e-3 --join-up-to-s 12 --max-duration 24 --dropout 0.05
-transducer average --exp-dir exp --avg 2 --output so762.pt
+train exp --init-from exp_short/epoch-3.pt --num-epochs 5 --ctc-epochs 3 --max-duration 24 --dropout 0.05
+[ -f whole.pt ] || transducer average --exp-dir exp --avg 2 --output whole.pt
+train exp_joined --init-from whole.pt --num-epochs 4 --ctc-epochs 4 --peak-lr 1e-3 --join-up-to-s 12 --max-duration 24 --dropout 0.05
+transducer average --exp-dir exp_joined --avg 2 --output so762.pt
 
 for split in dev test; do
   [ -f "data/fbank/so762_cuts_$split.jsonl.gz" ] || continue
   for method in greedy_search modified_beam_search; do
-    transducer decode --prefix so762 --exp-dir exp --avg 2 --test-sets $split --decoding-method $method
+    transducer decode --prefix so762 --exp-dir exp_joined --avg 2 --test-sets $split --decoding-method $method
   done
 done

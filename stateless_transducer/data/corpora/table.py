@@ -81,7 +81,7 @@ def read_table(
     """
     if audio_dir is not None and not audio_dir.is_dir():
         raise ValueError(f"`--audio-dir` {audio_dir}: no such folder.")
-    names, rows = _open_table(path)
+    names, rows = _open_table(path, wants_text)
     # without a single name all rows are bad, and reported
     chosen = _choose_columns(names, columns, path, wants_text) if names else {}
     utterances: list[Utterance] = []
@@ -179,16 +179,16 @@ def hold_out(utterances: Sequence[Utterance], share: float) -> tuple[list[Uttera
     return placed, f"`--dev-share` {share:g}: {num_moved} of {len(train)} training utterances ({whom}) are now dev."
 
 
-def _open_table(path: Path) -> tuple[list[str], Iterator[_Row]]:
+def _open_table(path: Path, wants_text: bool) -> tuple[list[str], Iterator[_Row]]:
     """Names of the columns, and the rows."""
     suffix = path.suffix.lower()
-    # NeMo calls them .json
-    if suffix in (".jsonl", ".json"):
+    # NeMo calls them .json; a list of sounds may have any name
+    if suffix in (".jsonl", ".json") or not wants_text and suffix not in (".tsv", ".csv"):
         # objects need not have the same keys, so all are looked at
         objects = (row for _, row in _json_rows(path) if not isinstance(row, str))
         return list(dict.fromkeys(name for row in objects for name in row)), _json_rows(path)
     if suffix not in (".tsv", ".csv"):
-        raise ValueError(f"{path}: a table must be .tsv, .csv, or .jsonl (an object a line).")
+        raise ValueError(f"{path}: a table must be .tsv, .csv, .jsonl or .json (an object a line).")
     lines = _separated_lines(path)
     _, header = next(lines, (0, "the file is empty"))
     if isinstance(header, str):
