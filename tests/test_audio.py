@@ -345,6 +345,17 @@ def test_broken_timestamp_makes_no_hours_of_silence(tmp_path):
     assert "times may be too early" in warnings[0]
 
 
+def test_clock_that_begins_late_is_no_truncation(tmp_path):
+    av = pytest.importorskip("av")
+    with av.open(str(tmp_path / "a.mka"), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=16000, layout="mono")
+        frame = av.AudioFrame.from_ndarray((_tone(2.0, 16000) * 32767).astype(np.int16)[None], "s16", "mono")
+        frame.sample_rate, frame.pts = 16000, 600 * 16000
+        container.mux([*stream.encode(frame), *stream.encode(None)])
+    samples, warnings = _stream(tmp_path / "a.mka")
+    assert abs(len(samples) - 32000) < 200 and warnings == []
+
+
 def test_tracks_that_are_not_heard_are_told(tmp_path):
     av = pytest.importorskip("av")
     with av.open(str(tmp_path / "two.mkv"), "w") as container:

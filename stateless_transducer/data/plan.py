@@ -3,7 +3,7 @@
 The plan follows from the seed, the number of the epoch and the lengths, so that every process makes the same one, and
 going on in the middle of an epoch costs nothing. A batch is planned for all processes together and then dealt out,
 longest first, one to each in turn: all have as many batches, of like lengths, and what is learnt does not depend on how
-many they are.
+many they are, unless utterances are joined: each process joins its own.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from small_corpus import make_cut
 from tiny_talker import SIZES
 
 from stateless_transducer.averaging import Average
-from stateless_transducer.checkpoint import Checkpoint, save_checkpoint
+from stateless_transducer.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from stateless_transducer.cli import main
 from stateless_transducer.commands.decode import Options
 from stateless_transducer.features import FbankConfig
@@ -74,6 +74,14 @@ def test_what_a_model_cannot_do_is_an_error(tmp_path, given, said, capsys):
     model = tmp_path / "exp" / "epoch-0.pt"
     assert main(["decode", "--model", str(model), "--manifest-dir", str(tmp_path), *given]) != 0
     assert said in capsys.readouterr().err
+
+
+def test_model_of_other_features_is_refused(tmp_path, capsys):
+    _prepare(tmp_path, build_token_table(TEXTS.values(), "char", keep_spaces=True))
+    checkpoint = load_checkpoint(tmp_path / "exp" / "epoch-0.pt")
+    save_checkpoint(tmp_path / "other.pt", replace(checkpoint, fbank_config=FbankConfig(sample_rate=8000)))
+    assert main(["decode", "--model", str(tmp_path / "other.pt"), "--manifest-dir", str(tmp_path)]) == 1
+    assert "wants other features than prepared test sets have" in capsys.readouterr().err
 
 
 def test_nothing_is_averaged_beside_a_model():
