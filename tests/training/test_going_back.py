@@ -98,6 +98,8 @@ def halfway(corpus, tmp_path_factory):
         (["--max-duration", "3"], "`--max-duration` was 6.0 and is 3.0"),
         (["--seed", "5"], "`--seed` was 42 and is 5"),
         (["--accumulate-grad", "2"], "`processes times --accumulate-grad` was 1 and is 2"),
+        # a checkpoint from before this option knows nothing of it
+        (["--silence-s", "0.5"], "`--silence-s` was 0 and is 0.5"),
         (["--max-utterance-s", "1"], r"`utterances to learn from` was 24 \(\w+\) and is 18 \(\w+\)"),
     ],
 )
