@@ -54,4 +54,6 @@ def refuse_idle_search(search: SearchConfig, *, nbest: int = 1) -> None:
     if search.hotwords_file is None:
         refuse_idle(search, "`--hotwords-file`", names=["hotwords_score"])
     if search.ngram_lm is None:
-        refuse_idle(search, "`--ngram-lm`", names=["lm_scale"])
+        refuse_idle(search, "`--ngram-lm`", names=["lm_scale", "lodr_lm"])
+    if search.lodr_lm is None:
+        refuse_idle(search, "`--lodr-lm`", names=["lodr_scale"])

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sys
-import unicodedata
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,8 +11,9 @@ from typing import Annotated, TextIO
 
 from tyro.conf import Positional, arg
 
-from stateless_transducer.commands.console import complain, say
+from stateless_transducer.commands.console import say
 from stateless_transducer.commands.flags import parse
+from stateless_transducer.commands.texts import Sentences, check_texts
 from stateless_transducer.files import replacing
 from stateless_transducer.text.tokens import TokenTable
 
@@ -24,7 +23,7 @@ class Options:
     """Options of ``transducer prepare text``."""
 
     texts: Annotated[tuple[Path, ...], Positional, arg(metavar="FILE [FILE ...]")]
-    """UTF-8 texts, a sentence a line."""
+    """UTF-8 texts, a sentence a line, or .jsonl with a "text" in each line, as manifests; .gz of either."""
     output: Path | None = None
     """File to write; None: standard output."""
     lang_dir: Path = Path("data/lang_char")
@@ -43,32 +42,20 @@ def main(program: str, arguments: list[str]) -> int:
 
 
 def run(options: Options) -> None:
-    """Line by line; empty lines are left out.
+    """Sentence by sentence.
 
     Raises:
-        ValueError: a text is missing or is not UTF-8.
+        ValueError: a text is missing or cannot be read.
     """
     tokens = TokenTable.read(options.lang_dir)
-    for path in options.texts:
-        if not path.is_file():
-            raise ValueError(f"{path}: no such file.")
-        if options.output is not None and options.output.exists() and options.output.samefile(path):
-            raise ValueError(f"`--output` {options.output} is one of the texts; name another one.")
-    num_lines, num_units, unknown = 0, 0, Counter()
+    check_texts(options.texts, options.output)
+    sentences = Sentences(options.texts, tokens)
     with _opened(options.output) as file:
-        for path in options.texts:
-            for line in _lines(path):
-                units = tokens.split(unicodedata.normalize("NFC", line))
-                if not units:
-                    continue
-                file.write(" ".join(units) + "\n")
-                num_lines, num_units = num_lines + 1, num_units + len(units)
-                unknown.update(unit for unit in units if unit not in tokens.ids)
-    if unknown:
-        first = " ".join(unit for unit, _ in unknown.most_common(20))
-        complain(f"{unknown.total()} of {num_units} units are no tokens of {options.lang_dir}: {first}")
+        for units in sentences:
+            file.write(" ".join(units) + "\n")
+    sentences.complain(options.lang_dir)
     if options.output is not None:
-        say(f"{options.output}: {num_lines} lines, {num_units} tokens")
+        say(f"{options.output}: {sentences.num_sentences} lines, {sentences.num_units} tokens")
 
 
 @contextmanager
@@ -78,11 +65,3 @@ def _opened(output: Path | None) -> Iterator[TextIO]:
         return
     with replacing(output) as temporary, temporary.open("w", encoding="utf-8") as file:
         yield file
-
-
-def _lines(path: Path) -> Iterator[str]:
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            yield from file
-    except UnicodeDecodeError as err:
-        raise ValueError(f"{path} is not UTF-8 ({err}).") from err

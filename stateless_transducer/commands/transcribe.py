@@ -150,8 +150,7 @@ def _job(options: Options) -> Job:
     if options.dask is not None:
         # workers run in other folders
         model = model.absolute()
-        paths = {name: getattr(search, name) for name in ("hotwords_file", "ngram_lm")}
-        search = replace(search, **{name: path and path.absolute() for name, path in paths.items()})
+        search = replace(search, **{name: path.absolute() for name, path in search.scorer_files.items()})
     return Job(
         model=model,
         search=search,

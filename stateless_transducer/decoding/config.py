@@ -36,6 +36,11 @@ class SearchConfig:
     """beam_search, modified_beam_search: ARPA file (or .arpa.gz) of a language model whose words are the tokens."""
     lm_scale: float = 0.3
     """Weight of the language model's log-probabilities."""
+    lodr_lm: Path | None = None
+    """ARPA file of a short model (2 or 3 tokens) of the transcripts of training, to take away what the transducer has
+    learnt of them (low-order density ratio)."""
+    lodr_scale: float = 0.2
+    """Weight of its log-probabilities, which are subtracted."""
     length_norm: float = 1.0
     """beam_search, modified_beam_search: hypotheses are ranked by log-probability / length ^ this; 0: by the whole."""
 
@@ -51,11 +56,16 @@ class SearchConfig:
         if not self.temperature > 0:
             raise ValueError(f"`--temperature` must be above 0, but is {self.temperature}.")
 
-        for name in ("hotwords_file", "ngram_lm"):
-            path = getattr(self, name)
-            if path is not None and self.decoding_method == "greedy_search":
+        for name, path in self.scorer_files.items():
+            if self.decoding_method == "greedy_search":
                 flag = f"`--{name.replace('_', '-')}` {path}"
                 raise ValueError(f"{flag} needs a beam: add `--decoding-method modified_beam_search`.")
+
+    @property
+    def scorer_files(self) -> dict[str, Path]:
+        """What `make_scorer` reads, by name of the option."""
+        files = {name: getattr(self, name) for name in ("hotwords_file", "ngram_lm", "lodr_lm")}
+        return {name: path for name, path in files.items() if path is not None}
 
     @property
     def is_modified(self) -> bool:
@@ -88,6 +98,8 @@ class SearchConfig:
             suffix += f"-{_name_and_hash(self.hotwords_file)}-score-{self.hotwords_score:g}"
         if self.ngram_lm is not None:
             suffix += f"-{_name_and_hash(self.ngram_lm)}-scale-{self.lm_scale:g}"
+        if self.lodr_lm is not None:
+            suffix += f"-lodr-{_name_and_hash(self.lodr_lm)}-scale-{self.lodr_scale:g}"
         if self.length_norm != 1:
             suffix += f"-length-norm-{self.length_norm:g}"
         return suffix

@@ -75,11 +75,9 @@ def search_encoded(
     model: Steps, encoder_out: Array, encoder_out_lens: Array, config: SearchConfig, scorer: Scorer | None = None
 ) -> list[list[Hypothesis]]:
     """`search_nbest` of what `encode` gives."""
-    if scorer is None and (config.hotwords_file is not None or config.ngram_lm is not None):
-        raise ValueError(
-            "`hotwords_file` and `ngram_lm` are read by `make_scorer(config, token_table)`: give what it returns as "
-            "`scorer`."
-        )
+    if scorer is None and config.scorer_files:
+        names = " and ".join(f"`{name}`" for name in config.scorer_files)
+        raise ValueError(f"Give what `make_scorer(config, token_table)` returns as `scorer`: it reads {names}.")
     options = logit_options(config)
     if config.decoding_method == "greedy_search":
         best = greedy_search(
@@ -127,8 +125,8 @@ def make_scorer(config: SearchConfig, token_table: TokenTable, hotwords: Sequenc
         phrases += read_hotwords(config.hotwords_file, token_table, config.hotwords_score)
     if phrases:
         scorers.append(Hotwords([phrases], vocab_size=len(token_table), blank_id=token_table.blank_id))
-    if config.ngram_lm is not None:
-        scorers.append(
-            NgramScorer(read_arpa(config.ngram_lm, token_table), scale=config.lm_scale, blank_id=token_table.blank_id)
-        )
+    for path, scale in ((config.ngram_lm, config.lm_scale), (config.lodr_lm, -config.lodr_scale)):
+        if path is not None:
+            ngrams = read_arpa(path, token_table)
+            scorers.append(NgramScorer(ngrams, scale=scale, blank_id=token_table.blank_id))
     return SumOfScorers(scorers) if len(scorers) > 1 else (scorers or [None])[0]

@@ -143,7 +143,7 @@ class Recognizer:
         config, tokens = self._config, self.token_table
         if isinstance(tokens, TokenTable):
             return make_scorer(config, tokens, hotwords)
-        if hotwords or config.hotwords_file is not None or config.ngram_lm is not None:
+        if hotwords or config.scorer_files:
             raise ValueError(
                 "Hotwords and language models need tokens that spell a text: characters, words, or pieces of words "
                 "with their scores in bpe.vocab, <unk> among them; those of this model's tokens.txt do not."

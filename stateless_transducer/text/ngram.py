@@ -1,4 +1,4 @@
-"""N-gram language models over a model's tokens, read from ARPA files as SRILM, KenLM and kaldilm's tools write them.
+"""N-gram language models over a model's tokens: what follows what, and how likely.
 
 Letters: V vocabulary, M n-grams.
 
@@ -8,19 +8,14 @@ token, so ten million of them take 240 MB, about 1.5 GB while they are read, and
 
 from __future__ import annotations
 
-import gzip
-import io
-import math
 import zlib
-from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
 
+from stateless_transducer.text.arpa import END, START, NgramLevel, read_levels
 from stateless_transducer.text.tokens import TokenTable
 
 _UNIT_NAMES = {"char": "characters", "word": "words", "bpe": "pieces of words"}
@@ -77,6 +72,24 @@ class Ngrams:
             row[self.keys[first:last] - base] = self.log_probs[first + 1 : last + 1]
         return row
 
+    def log_probs_of(self, tokens: Sequence[int]) -> np.ndarray:
+        """(U + 1,), natural: of a sentence's U tokens and its end, each behind those before it."""
+        context, scores = self.start, []
+        for token in (*tokens, self.vocab_size + 1):
+            scores.append(self._log_prob(context, token))
+            context = self.advance(context, token)
+        return np.array(scores)
+
+    def _log_prob(self, context: int, token: int) -> float:
+        backoff = 0.0
+        while context:
+            child = self._child(context, token)
+            if child:
+                return backoff + float(self.log_probs[child])
+            backoff += float(self.backoffs[context])
+            context = int(self.suffixes[context])
+        return backoff + float(self.unigrams[token])
+
     def _child(self, context: int, token: int) -> int:
         key = context * (self.vocab_size + 2) + token
         place = int(np.searchsorted(self.keys, key))
@@ -90,27 +103,39 @@ def read_arpa(path: Path, token_table: TokenTable) -> Ngrams:
         ValueError: it cannot be read, is no ARPA file, or knows fewer than half of the tokens.
     """
     V = len(token_table)
-    ids = {**token_table.ids, "<s>": V, "</s>": V + 1, "<UNK>": token_table.unknown_id}
-    found = _empty(V)
+    ids = {**token_table.ids, START: V, END: V + 1, "<UNK>": token_table.unknown_id}
     try:
-        for order, tokens, scores in _levels(path, ids):
-            found = _with_level(found, order, tokens, scores)
+        found = ngrams_of(read_levels(path, ids), vocab_size=V, unknown_id=token_table.unknown_id)
     except (OSError, UnicodeDecodeError, EOFError, zlib.error) as err:
         raise ValueError(f"{path}: cannot be read as an ARPA file: {err}") from err
     if not found.order:
         raise ValueError(f"{path}: not an ARPA file: it has no `\\1-grams:`.")
-    # those behind nothing
-    known = found.keys[: np.searchsorted(found.keys, V + 2)]
     # blank, start and unknown are no words of a text
-    num_known = int((known < V).sum())
+    num_known = int(np.searchsorted(found.keys, V))
     if 2 * num_known < V - 3:
         raise ValueError(
             f"{path}: knows only {num_known} of the model's {V} tokens; its words must be the model's tokens "
             f"({_UNIT_NAMES[token_table.unit]})."
         )
+    return found
+
+
+def ngrams_of(levels: Iterable[NgramLevel], *, vocab_size: int, unknown_id: int) -> Ngrams:
+    """N-grams of all lengths together, of which those without their beginning are left out.
+
+    Args:
+        levels: from the shortest to the longest; as tokens, V and V + 1 stand for the sentence's beginning and end.
+        vocab_size: V.
+        unknown_id: the token whose probability those have that no n-gram knows.
+    """
+    found = _empty(vocab_size)
+    for order, level in enumerate(levels, start=1):
+        found = _with_level(found, order, level)
+    # those behind nothing
+    known = found.keys[: np.searchsorted(found.keys, vocab_size + 2)]
     own = found.log_probs[1 : len(known) + 1]
-    unknown = own[known == token_table.unknown_id]
-    unigrams = np.full(V + 2, unknown[0] if len(unknown) else _NEVER, np.float32)
+    unknown = own[known == unknown_id]
+    unigrams = np.full(vocab_size + 2, unknown[0] if len(unknown) else _NEVER, np.float32)
     unigrams[known] = own
     return replace(found, unigrams=unigrams)
 
@@ -130,20 +155,20 @@ def _empty(V: int) -> Ngrams:
     )
 
 
-def _with_level(ngrams: Ngrams, order: int, tokens: np.ndarray, scores: np.ndarray) -> Ngrams:
-    """N-grams of the next length (M', order) and their scores (M', 2) added, but for those without their beginning."""
-    parents = np.zeros(len(tokens), np.int64)
-    for column in tokens[:, :-1].T:
+def _with_level(ngrams: Ngrams, order: int, level: NgramLevel) -> Ngrams:
+    """N-grams of the next length added, but for those without their beginning."""
+    parents = np.zeros(len(level.tokens), np.int64)
+    for column in level.tokens[:, :-1].T:
         parents = _children(ngrams, parents, column)
     there = parents >= 0
-    keys, chosen = np.unique(parents[there] * (ngrams.vocab_size + 2) + tokens[there, -1], return_index=True)
-    scores = scores[there][chosen]
+    keys, chosen = np.unique(parents[there] * (ngrams.vocab_size + 2) + level.tokens[there, -1], return_index=True)
+    log_probs, backoffs = (own[there][chosen].astype(np.float32) for own in (level.log_probs, level.backoffs))
     return Ngrams(
         order=order,
         vocab_size=ngrams.vocab_size,
         keys=np.concatenate([ngrams.keys, keys]),
-        log_probs=np.concatenate([ngrams.log_probs, scores[:, 0]]),
-        backoffs=np.concatenate([ngrams.backoffs, scores[:, 1]]),
+        log_probs=np.concatenate([ngrams.log_probs, log_probs]),
+        backoffs=np.concatenate([ngrams.backoffs, backoffs]),
         suffixes=np.concatenate([ngrams.suffixes, _suffixes(ngrams, keys)]),
         lengths=np.concatenate([ngrams.lengths, np.full(len(keys), order, np.int8)]),
         unigrams=ngrams.unigrams,
@@ -169,50 +194,3 @@ def _suffixes(ngrams: Ngrams, keys: np.ndarray) -> np.ndarray:
         left = left[(children < 0) & (contexts[left] > 0)]
         contexts[left] = ngrams.suffixes[contexts[left]]
     return found
-
-
-def _levels(path: Path, ids: Mapping[str, int]) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """Order n, tokens (M', n) and scores (M', 2) of all n-grams of one length that have known tokens alone."""
-    for order, lines in groupby(_lines(path), key=itemgetter(0)):
-        # not lists of lists: a number in them takes ten times as much memory
-        tokens, scores = array("i"), array("f")
-        for _, words, *its_scores in lines:
-            known = [ids[word] for word in words if word in ids]
-            if len(known) == order:
-                tokens.extend(known)
-                scores.extend(its_scores)
-        yield order, np.asarray(tokens).reshape(-1, order), np.asarray(scores).reshape(-1, 2)
-
-
-def _lines(path: Path) -> Iterator[tuple[int, list[str], float, float]]:
-    """(Order, words, natural log-probability, natural log of the back-off weight) of each n-gram."""
-    order = 0
-    opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
-    with opened as file:
-        assert isinstance(file, io.TextIOBase)
-        for number, line in enumerate(file, start=1):
-            fields = line.split()
-            if not fields or line.startswith(("\\data\\", "ngram ")):
-                continue
-            if line.startswith("\\end\\"):
-                return
-            if line.startswith("\\"):
-                head = fields[0].removeprefix("\\").removesuffix("-grams:")
-                if not head.isdecimal() or int(head) != order + 1:
-                    raise ValueError(
-                        f"{path}:{number}: `\\{order + 1}-grams:` should come here, but is {line.strip()!r}."
-                    )
-                order += 1
-                continue
-            if not order:
-                # what stands before the head is a comment
-                continue
-            try:
-                scores = [float(fields[0]), float(fields[order + 1]) if len(fields) == order + 2 else 0.0]
-            except (ValueError, IndexError):
-                scores = []
-            if not scores or len(fields) not in (order + 1, order + 2):
-                raise ValueError(f"{path}:{number}: not an n-gram of order {order}: {line.strip()!r}.")
-            # SRILM writes -99 for what never happens, as <s> behind anything
-            log_prob, backoff = (score * math.log(10) for score in scores)
-            yield order, fields[1 : order + 1], log_prob, backoff

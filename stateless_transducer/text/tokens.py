@@ -93,10 +93,11 @@ class TokenTable:
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text's units; `UNKNOWN`'s for what the table lacks, and for words that look like special tokens."""
-        return [self._id(unit) for unit in self.split(text)]
+        return self.ids_of(self.split(text))
 
-    def _id(self, unit: str) -> int:
-        return self.unknown_id if unit in SPECIAL else self.ids.get(unit, self.unknown_id)
+    def ids_of(self, units: Iterable[str]) -> list[int]:
+        """Ids of units, as `encode` has them."""
+        return [self.unknown_id if unit in SPECIAL else self.ids.get(unit, self.unknown_id) for unit in units]
 
     def unknown_units(self, text: str) -> list[str]:
         """The units of a text that the table lacks, in order, repeats included."""

@@ -222,6 +222,8 @@ def test_max_segment_and_channel_reach_the_recogniser(transcribe, tmp_path):
         (["a.wav", "--length-norm", "0"], "`--length-norm` 0 needs a beam: add `--decoding-method", 2),
         (["a.wav", "--hotwords-file", "x"], "`--hotwords-file` x needs a beam: add `--decoding-method", 2),
         (["a.wav", "--lm-scale", "0.5"], "`--lm-scale` 0.5 needs `--ngram-lm`.", 2),
+        (["a.wav", "--method", "beam_search", "--lodr-lm", "x"], "`--lodr-lm` x needs `--ngram-lm`.", 2),
+        (["a.wav", "--lodr-scale", "0.5"], "`--lodr-scale` 0.5 needs `--lodr-lm`.", 2),
         (["a.wav", "--hotwords-score", "3"], "`--hotwords-score` 3 needs `--hotwords-file`.", 2),
         (
             ["a.wav", "--method", "beam_search", "--max-sym-per-frame", "2"],

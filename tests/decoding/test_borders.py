@@ -161,7 +161,7 @@ def test_a_method_that_is_none_is_refused():
 
 def test_hotwords_of_a_configuration_are_not_passed_over(tmp_path):
     config = SearchConfig("modified_beam_search", hotwords_file=tmp_path / "words.txt")
-    with pytest.raises(ValueError, match=r"are read by `make_scorer\(config, token_table\)`"):
+    with pytest.raises(ValueError, match=r"Give what `make_scorer\(config, token_table\)` returns"):
         search_encoded(Toy(), torch.randn(1, 5, 16), torch.tensor([5]), config)
 
 

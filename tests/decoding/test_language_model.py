@@ -149,6 +149,19 @@ def test_configuration_makes_the_scorer(arpa, tmp_path, device):
     )
 
 
+@pytest.mark.parametrize("scale", [0.5, 0.2])
+def test_low_order_model_is_taken_away(arpa, device, scale):
+    """What is added and taken away of the same model is their difference."""
+    model, encoder_out, lens = _problem(device)
+    config = SearchConfig("modified_beam_search", ngram_lm=arpa, lm_scale=0.5, lodr_lm=arpa, lodr_scale=scale)
+    found = modified_beam_search(model, encoder_out, lens, scorer=make_scorer(config, TOKENS))
+    difference = NgramScorer(read_arpa(arpa, TOKENS), scale=0.5 - scale)
+    wanted = modified_beam_search(model, encoder_out, lens, scorer=difference)
+    for mine, other in zip(found, wanted, strict=True):
+        assert [h.tokens for h in mine] == [h.tokens for h in other]
+        assert [h.score for h in mine] == pytest.approx([h.score for h in other], abs=1e-4)
+
+
 def test_language_model_without_a_beam_is_refused(arpa):
     with pytest.raises(ValueError, match="`--ngram-lm` .* needs a beam"):
         SearchConfig("greedy_search", ngram_lm=arpa)

@@ -177,6 +177,7 @@ def test_results_of_other_settings_have_other_names():
     ("option", "files"),
     [
         ("ngram_lm", ["lm.3gram.arpa", "lm.4gram.arpa.gz", "b/lm.3gram.arpa"]),
+        ("lodr_lm", ["lm.2gram.arpa", "lm.3gram.arpa", "b/lm.2gram.arpa"]),
         ("hotwords_file", ["names.txt", "names", "b/names.txt"]),
     ],
 )

@@ -31,9 +31,16 @@ train exp --init-from exp_short/epoch-3.pt --num-epochs 5 --ctc-epochs 3 --max-d
 train exp_joined --init-from whole.pt --num-epochs 4 --ctc-epochs 4 --peak-lr 1e-3 --join-up-to-s 12 --max-duration 24 --dropout 0.05
 transducer average --exp-dir exp_joined --avg 2 --output so762.pt
 
+# what letters follow what letters in the transcripts of training, less what the model has learnt of it itself
+texts=data/manifests/so762_supervisions_train.jsonl.gz
+transducer prepare ngram "$texts" --order 8 --output lm.arpa
+transducer prepare ngram "$texts" --order 3 --output lodr.arpa
+
 for split in dev test; do
   [ -f "data/fbank/so762_cuts_$split.jsonl.gz" ] || continue
-  for method in greedy_search modified_beam_search; do
-    transducer decode --prefix so762 --exp-dir exp_joined --avg 2 --test-sets $split --decoding-method $method
-  done
+  decode() { transducer decode --prefix so762 --exp-dir exp_joined --avg 2 --test-sets $split --decoding-method "$@"; }
+  decode greedy_search
+  decode modified_beam_search
+  decode modified_beam_search --beam-size 16 --blank-penalty 0.5 \
+    --ngram-lm lm.arpa --lm-scale 0.6 --lodr-lm lodr.arpa --lodr-scale 0.3
 done

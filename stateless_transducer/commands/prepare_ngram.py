@@ -1,0 +1,91 @@
+"""``transducer prepare ngram``: an n-gram language model for the beam searches, counted from texts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from stateless_transducer.commands.console import say
+from stateless_transducer.commands.flags import parse
+from stateless_transducer.commands.texts import Sentences, check_texts
+from stateless_transducer.text.arpa import END, START, write_arpa
+from stateless_transducer.text.kneser_ney import MAX_ORDER, estimate
+from stateless_transducer.text.ngram import Ngrams, ngrams_of
+from stateless_transducer.text.tokens import BLANK, SOS_EOS, TokenTable
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of ``transducer prepare ngram``."""
+
+    texts: Annotated[tuple[Path, ...], Positional, arg(metavar="FILE [FILE ...]")]
+    """UTF-8 texts, a sentence a line, or manifests: .jsonl with a "text" in each object. Either may be .gz."""
+    output: Path
+    """ARPA file to write (.arpa, .arpa.gz)."""
+    lang_dir: Path = Path("data/lang_char")
+    """Folder with the model's tokens.txt: that of training, or an exported model's."""
+    order: int = 4
+    """Tokens of the longest n-gram: 3 to 5 for characters of Chinese, 6 to 8 for letters."""
+    min_count: int = 1
+    """N-grams of three and more tokens that occur less often are left out."""
+    held_out: Path | None = None
+    """Other sentences, of the same kind as what is to be recognised: says how well they are foreseen."""
+
+    def __post_init__(self) -> None:
+        if not self.texts:
+            raise ValueError("Name at least one text.")
+        if not 1 <= self.order <= MAX_ORDER:
+            raise ValueError(f"`--order` must be in 1..{MAX_ORDER}, but is {self.order}.")
+        if self.min_count < 1:
+            raise ValueError(f"`--min-count` must be at least 1, but is {self.min_count}.")
+
+
+def main(program: str, arguments: list[str]) -> int:
+    """Parse and run."""
+    description = (
+        "Make an n-gram language model of a model's tokens (`decode --ngram-lm`), by modified Kneser-Ney smoothing."
+    )
+    run(parse(Options, program, arguments, description))
+    return 0
+
+
+def run(options: Options) -> None:
+    """Count, smooth, write, and say what came of it.
+
+    Raises:
+        ValueError: a text cannot be read, or there is nothing in them.
+    """
+    table = TokenTable.read(options.lang_dir)
+    held_out = () if options.held_out is None else (options.held_out,)
+    check_texts((*options.texts, *held_out), options.output)
+    sentences = Sentences(options.texts, table)
+    levels = estimate(
+        map(table.ids_of, sentences),
+        vocab_size=len(table),
+        unsaid=[table.ids[symbol] for symbol in (BLANK, SOS_EOS) if symbol in table.ids],
+        order=options.order,
+        min_count=options.min_count,
+    )
+    sentences.complain(options.lang_dir)
+    write_arpa(options.output, levels, [*table.symbols, START, END])
+    counts = ", ".join(f"{len(level.tokens)} {n}-grams" for n, level in enumerate(levels, start=1))
+    say(f"{options.output}: {counts} of {sentences.num_sentences} sentences, {sentences.num_units} tokens")
+    if held_out:
+        others = Sentences(held_out, table)
+        perplexity = _perplexity(ngrams_of(levels, vocab_size=len(table), unknown_id=table.unknown_id), others, table)
+        others.complain(options.lang_dir)
+        say(f"{options.held_out}: perplexity {perplexity:.1f} a token, of {others.num_sentences} sentences")
+
+
+def _perplexity(ngrams: Ngrams, sentences: Iterable[Sequence[str]], table: TokenTable) -> float:
+    """How many tokens there might as well be to choose from, the ends of sentences counted as tokens."""
+    total, count = 0.0, 0
+    for units in sentences:
+        scores = ngrams.log_probs_of(table.ids_of(units))
+        total, count = total - float(scores.sum()), count + len(scores)
+    return math.exp(total / max(count, 1))

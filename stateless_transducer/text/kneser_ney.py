@@ -1,0 +1,142 @@
+"""N-gram language models counted from texts: modified Kneser-Ney smoothing, interpolated (Chen and Goodman 1998).
+
+Letters: V vocabulary, M n-grams of one length n, L tokens of the texts with the ends of sentences.
+
+An n-gram is known by its number among those of its length, in the texts by the place of its last token. The n-grams of
+the next length come of these L numbers and the tokens behind them by sorting, without a dictionary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+
+import numpy as np
+
+from stateless_transducer.text.arpa import NgramLevel
+
+MAX_ORDER = 10
+
+_FALLBACK = (0.5, 1.0, 1.5)
+"""Discounts where counts give none, as those of a few letters, which are all frequent; KenLM's, too."""
+
+
+@dataclass(frozen=True)
+class _Counted:
+    """N-grams of one length as the texts have them, in the order of `prefixes` and `last`."""
+
+    prefixes: np.ndarray
+    """(M,): number of the n-gram without its last token."""
+    suffixes: np.ndarray
+    """(M,): number of the n-gram without its first token."""
+    last: np.ndarray
+    """(M,)"""
+    counts: np.ndarray
+    """(M,)"""
+    opens: np.ndarray
+    """(M,), bool: the first token is a sentence's beginning."""
+
+
+def estimate(
+    sentences: Iterable[Sequence[int]],
+    *,
+    vocab_size: int,
+    unsaid: Sequence[int] = (),
+    order: int = 4,
+    min_count: int = 1,
+) -> list[NgramLevel]:
+    """A language model of some texts.
+
+    Args:
+        sentences: ids of each one's tokens.
+        vocab_size: V.
+        unsaid: ids that stand for nothing in a text, as the blank: they have no probability. All others have some,
+            whether they occur or not.
+        order: length of the longest n-grams, 1 to 10.
+        min_count: n-grams of three and more tokens that occur less often are left out; their share goes to the shorter
+            contexts.
+
+    Returns:
+        Levels 1 to `order`, or to the longest n-gram there is.
+
+    Raises:
+        ValueError: `order` or `min_count` is out of range, or there is no token.
+    """
+    if not 1 <= order <= MAX_ORDER:
+        raise ValueError(f"`order` must be in 1..{MAX_ORDER}, but is {order}.")
+    if min_count < 1:
+        raise ValueError(f"`min_count` must be at least 1, but is {min_count}.")
+    counted = _count(sentences, vocab_size, order)
+    is_said = np.ones(vocab_size + 2, bool)
+    is_said[[*unsaid, vocab_size]] = False
+    # behind nothing, not even a shorter context
+    probs, is_kept, tokens = np.array([1 / is_said.sum()]), np.ones(1, bool), np.zeros((1, 0), np.int64)
+    levels: list[NgramLevel] = []
+    for n, level in enumerate(counted, start=1):
+        seen = _adjusted(level, counted[n] if n < len(counted) else None)
+        was_kept, is_kept = is_kept, level.counts >= (min_count if n > 2 else 0)
+        taken = np.where(is_kept, _discounts(seen)[np.minimum(seen, 3)], seen)
+        totals = np.bincount(level.prefixes, seen, len(was_kept))
+        left = np.bincount(level.prefixes, taken, len(was_kept))
+        shares = np.where(totals > 0, left / np.maximum(totals, 1), 1)
+        probs = (seen - taken) / np.maximum(totals, 1)[level.prefixes] + shares[level.prefixes] * probs[level.suffixes]
+        if n == 1:
+            probs[~is_said] = 0
+            is_kept = is_said | level.opens
+        else:
+            levels[-1] = replace(levels[-1], backoffs=np.log(shares[was_kept]))
+        tokens = np.concatenate([tokens[level.prefixes], level.last[:, None]], axis=1)
+        with np.errstate(divide="ignore"):
+            log_probs = np.log(probs[is_kept])
+        levels.append(NgramLevel(tokens[is_kept], log_probs, np.zeros_like(log_probs)))
+    return levels
+
+
+def _count(sentences: Iterable[Sequence[int]], vocab_size: int, order: int) -> list[_Counted]:
+    """All n-grams of the texts, those of one token in the order of their ids, seen or not."""
+    start, end = vocab_size, vocab_size + 1
+    text = np.fromiter(chain.from_iterable((start, *sentence, end) for sentence in sentences), np.int32)
+    if np.all(text >= start):
+        raise ValueError("The texts hold no token.")
+    places = np.arange(len(text))
+    # of each token in its sentence
+    depths = places - np.maximum.accumulate(np.where(text == start, places, 0))
+    ids = np.arange(vocab_size + 2)
+    # no sentence goes on with a beginning
+    counts = np.where(ids == start, 0, np.bincount(text, minlength=len(ids)))
+    counted = [_Counted(np.zeros_like(ids), np.zeros_like(ids), ids, counts, ids == start)]
+    numbers = text.astype(np.int64)
+    for n in range(2, order + 1):
+        places = np.flatnonzero(depths >= n - 1)
+        if not len(places):
+            break
+        keys, first, back, counts = np.unique(
+            numbers[places - 1] * len(ids) + text[places], return_index=True, return_inverse=True, return_counts=True
+        )
+        prefixes, last = np.divmod(keys, len(ids))
+        counted.append(_Counted(prefixes, numbers[places[first]], last, counts, counted[-1].opens[prefixes]))
+        numbers[places] = back
+    return counted
+
+
+def _adjusted(level: _Counted, longer: _Counted | None) -> np.ndarray:
+    """(M,), int64: behind how many tokens each n-gram is seen; how often, where nothing longer can end with it."""
+    if longer is None:
+        return level.counts
+    return np.where(level.opens, level.counts, np.bincount(longer.suffixes, minlength=len(level.counts)))
+
+
+def _discounts(scores: np.ndarray) -> np.ndarray:
+    """(4,): what is taken from n-grams that are seen 0, 1, 2 times, and more often."""
+    ones, twos, threes, fours = (int((scores == count).sum()) for count in (1, 2, 3, 4))
+    if min(ones, twos, threes) > 0:
+        share = ones / (ones + 2 * twos)
+        found = (1 - 2 * share * twos / ones, 2 - 3 * share * threes / twos, 3 - 4 * share * fours / threes)
+        if all(0 < discount <= count for count, discount in enumerate(found, start=1)):
+            return np.array([0, *found])
+    return np.array([0, *_FALLBACK])
+
+
+def _with_backoffs(level: NgramLevel, backoffs: np.ndarray) -> NgramLevel:
+    return NgramLevel(level.tokens, level.log_probs, np.log(backoffs))

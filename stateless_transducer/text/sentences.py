@@ -1,0 +1,45 @@
+"""Sentences of texts, for what learns from text alone."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import unicodedata
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def read_sentences(path: Path) -> Iterator[str]:
+    """The lines of a UTF-8 text, or each object's ``text`` in .jsonl, as a manifest's; either may be .gz.
+
+    Composed (NFC), as the texts of training are. Empty ones are left out.
+
+    Raises:
+        ValueError: the file is missing, damaged or not UTF-8, or an object has no text.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file.")
+    read = _text_of if ".jsonl" in path.suffixes[-2:] else str.strip
+    place = str(path)
+    try:
+        opened = gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
+        with opened as packed, io.TextIOWrapper(packed, encoding="utf-8-sig") as file:
+            for number, line in enumerate(file, start=1):
+                place = f"{path}:{number}"
+                if line.strip() and (sentence := read(line)):
+                    yield unicodedata.normalize("NFC", sentence)
+    except UnicodeDecodeError as err:
+        raise ValueError(f"{path} is not UTF-8 ({err}).") from err
+    except (json.JSONDecodeError, KeyError, TypeError) as err:
+        raise ValueError(f'{place}: not an object with a "text".') from err
+    except (OSError, EOFError, zlib.error) as err:
+        raise ValueError(f"{path}: cannot be read: {err}") from err
+
+
+def _text_of(line: str) -> str:
+    text = json.loads(line)["text"]
+    if not isinstance(text, str):
+        raise TypeError
+    return text.strip()
