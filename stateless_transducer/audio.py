@@ -22,9 +22,9 @@ from stateless_transducer.audio_files import (
     av_blocks,
     has_av,
     known_length,
-    missing_of_wav,
     open_blocks,
     refuse_absent,
+    unread,
     unreadable,
 )
 
@@ -68,8 +68,8 @@ def stream_audio(
 ) -> Iterator[np.ndarray]:
     """A sound as one channel at the wanted rate, in blocks; joined, they are what a single block would be.
 
-    wav, flac, ogg and opus are read by libsndfile, everything else (mp3, m4a, aac, video) by PyAV where installed; mp3
-    by libsndfile where it is not.
+    wav, flac, ogg and opus are read by libsndfile, everything else (mp3, m4a, aac, video, joined ogg files) by PyAV
+    where installed; mp3 by libsndfile where it is not.
 
     Args:
         source: a file, or an open binary file; a pipe will do for what can be read from the front to the back.
@@ -111,10 +111,10 @@ def audio_duration(path: str | Path) -> tuple[float, int]:
     refuse_absent(path)
     try:
         with soundfile.SoundFile(path) as file:
-            missing = missing_of_wav(path, file)
+            num_samples, rate = known_length(path, file), file.samplerate
+            missing = unread(path, file)
             if missing:
                 raise AudioError(f"{path}: {missing}.")
-            num_samples, rate = known_length(file), file.samplerate
     except UNREADABLE as err:
         blocks = _tolerant(av_blocks(path, str(path), str(err)), str(path), None)
         lengths = [(len(samples), rate) for samples, rate in blocks]

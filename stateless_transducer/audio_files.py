@@ -6,7 +6,7 @@ Letters: S samples, C channels.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import BinaryIO
 
@@ -57,7 +57,7 @@ def open_blocks(
         with soundfile.SoundFile(source) as file:
             # libsndfile believes the header of an mp3, which is wrong of joined files and of recorded streams
             if file.format != "MP3" or not has_av():
-                file.seek(min(round(start_s * file.samplerate), known_length(file)))
+                file.seek(min(round(start_s * file.samplerate), known_length(source, file)))
                 yield from _soundfile_blocks(source, file)
                 return
     except UNREADABLE as err:
@@ -110,7 +110,7 @@ def _soundfile_blocks(source: str | Path | BinaryIO, file: soundfile.SoundFile) 
             break
         read += len(samples)
         yield samples, file.samplerate
-    missing = missing_of_wav(source, file) if isinstance(source, str | Path) or source.seekable() else ""
+    missing = unread(source, file) if isinstance(source, str | Path) or source.seekable() else ""
     if missing:
         raise Damaged(missing)
     # what mpg123 takes for the length of an mp3 may be an estimate
@@ -123,18 +123,34 @@ def _shorter(seconds: float, stated: float) -> str:
     return f"truncated: its header says {stated:.2f} s, but it breaks off after {seconds:.2f} s"
 
 
-def known_length(file: soundfile.SoundFile) -> int:
-    """Samples a channel; a flac that was written to a pipe does not say, nor does a wav whose recorder was killed."""
+def known_length(source: str | Path | BinaryIO, file: soundfile.SoundFile) -> int:
+    """Samples a channel.
+
+    Raises:
+        SoundFileRuntimeError: PyAV can tell, and libsndfile cannot: a flac that was written to a pipe does not say, nor
+            does a wav whose recorder was killed; of ogg streams one after the other it knows the first.
+    """
     if file.frames >= 2**40 or file.frames == 0 and file.format in ("WAV", "WAVEX") and has_av():
         raise soundfile.SoundFileRuntimeError("its header does not tell how long it is")
+    if file.format == "OGG" and has_av() and _is_chained(source):
+        raise soundfile.SoundFileRuntimeError("it holds several streams one after the other")
     return file.frames
 
 
-def missing_of_wav(source: str | Path | BinaryIO, file: soundfile.SoundFile) -> str:
-    """What the header of a plain wav says is missing: libsndfile silently reads what is there. Empty if all is."""
-    if file.format not in ("WAV", "WAVEX"):
-        return ""
-    with Path(source).open("rb") if isinstance(source, str | Path) else nullcontext(source) as raw:
+def unread(source: str | Path | BinaryIO, file: soundfile.SoundFile) -> str:
+    """What libsndfile silently does not read: what the header of a plain wav says and is not there, and all but the
+    first of ogg streams one after the other. Empty if it reads all.
+    """
+    if file.format == "OGG" and _is_chained(source):
+        return (
+            "holds several streams one after the other, of which only the first can be read; "
+            "for all of them: pip install 'stateless-transducer[media]'"
+        )
+    return _missing_of_wav(source) if file.format in ("WAV", "WAVEX") else ""
+
+
+def _missing_of_wav(source: str | Path | BinaryIO) -> str:
+    with _opened(source) as raw:
         size_of_all = raw.seek(0, 2)
         position = 12
         while position + 8 <= size_of_all:
@@ -148,6 +164,31 @@ def missing_of_wav(source: str | Path | BinaryIO, file: soundfile.SoundFile) -> 
                 return ""
             position += 8 + size + size % 2
     return ""
+
+
+def _is_chained(source: str | Path | BinaryIO) -> bool:
+    """Whether in an ogg file a stream begins behind another, as in joined files and recordings of web radio."""
+    with _opened(source) as raw:
+        # libsndfile may be reading it
+        place, position, are_begun = raw.tell(), 0, False
+        try:
+            while True:
+                raw.seek(position)
+                head = raw.read(27)
+                if len(head) < 27 or head[:4] != b"OggS":
+                    return False
+                begins = bool(head[5] & 2)
+                if begins and are_begun:
+                    return True
+                # streams side by side all begin before any goes on
+                are_begun = not begins
+                position += len(head) + head[26] + sum(raw.read(head[26]))
+        finally:
+            raw.seek(place)
+
+
+def _opened(source: str | Path | BinaryIO) -> AbstractContextManager[BinaryIO]:
+    return Path(source).open("rb") if isinstance(source, str | Path) else nullcontext(source)
 
 
 def av_blocks(

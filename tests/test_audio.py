@@ -108,6 +108,51 @@ def test_joined_mp3_is_read_to_its_end(tmp_path):
     assert abs(len(read_audio(path, 16000)) / 16000 - 4.0) < 0.2
 
 
+@pytest.fixture
+def no_pyav(monkeypatch):
+    real = builtins.__import__
+
+    def without_av(name, *rest):
+        if name == "av":
+            raise ImportError(name)
+        return real(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", without_av)
+
+
+def _join_ogg(folder, codec):
+    """Two seconds and three of another pitch, one behind the other in a file."""
+    path = folder / "joined.ogg"
+    for seconds, pitch in ((2.0, 440.0), (3.0, 880.0)):
+        soundfile.write(folder / "part.ogg", _tone(seconds, 16000, pitch), 16000, format="OGG", subtype=codec)
+        path.write_bytes((path.read_bytes() if path.exists() else b"") + (folder / "part.ogg").read_bytes())
+    return path
+
+
+@pytest.mark.parametrize("codec", ["VORBIS", "OPUS"])
+def test_joined_ogg_is_read_to_its_end(tmp_path, codec):
+    """Libsndfile stops at the end of the first part."""
+    pytest.importorskip("av")
+    path = _join_ogg(tmp_path, codec)
+    samples, warnings = _stream(path)
+    assert abs(len(samples) / 16000 - 5.0) < 0.1 and abs(_pitch(samples[48000:64000]) - 880) < 2 and not warnings
+    assert abs(audio_duration(path)[0] - 5.0) < 0.1
+    # its first samples are resampled without what is before them
+    np.testing.assert_allclose(_stream(path, start_s=2.5)[0][100:], samples[40100:], atol=1e-3)
+    np.testing.assert_array_equal(_stream(io.BytesIO(path.read_bytes()))[0], samples)
+
+
+def test_joined_ogg_without_pyav_is_not_taken_for_its_first_part(tmp_path, no_pyav):
+    path = _join_ogg(tmp_path, "OPUS")
+    said = "joined.ogg: holds several streams one after the other, of which only the first can be read; for all of"
+    samples, warnings = _stream(path)
+    assert abs(len(samples) / 16000 - 2.0) < 0.1 and len(warnings) == 1 and said in warnings[0]
+    # in the preparation of data it is an error
+    for read in (audio_duration, lambda path: read_audio(path, 16000)):
+        with pytest.raises(AudioError, match=said):
+            read(path)
+
+
 # --- blocks
 
 
@@ -275,15 +320,7 @@ def test_truncated_file_is_used_up_to_where_it_breaks_off(tmp_path, suffix):
         read_audio(path, 16000)
 
 
-def test_truncated_mp3_is_noticed_without_pyav(tmp_path, monkeypatch):
-    real = builtins.__import__
-
-    def without_av(name, *rest):
-        if name == "av":
-            raise ImportError(name)
-        return real(name, *rest)
-
-    monkeypatch.setattr(builtins, "__import__", without_av)
+def test_truncated_mp3_is_noticed_without_pyav(tmp_path, no_pyav):
     test_truncated_file_is_used_up_to_where_it_breaks_off(tmp_path, "mp3")
 
 
