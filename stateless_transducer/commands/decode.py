@@ -82,8 +82,13 @@ class _Decoder(NamedTuple):
 def main(program: str, arguments: list[str]) -> int:
     """Parse and run."""
     options = parse(Options, program, arguments, "Decode test sets and write recogs, errs and summary files.")
-    # here, since the tutorial's scripts have numbers of all searches
+    # here, since the tutorial's scripts have numbers of all searches, and folders of their own
     refuse_idle_search(options.search)
+    if options.model is not None and options.exp_dir != Options.exp_dir:
+        raise ValueError(
+            f"`--exp-dir` {options.exp_dir} chooses nothing beside `--model` {options.model}, whose results go to "
+            f"{options.folder / 'log'}; leave one of the two out."
+        )
     run(options)
     return 0
 

@@ -89,6 +89,12 @@ def test_nothing_is_averaged_beside_a_model():
         Options(model=Path("model.pt"), average=Average(avg=2))
 
 
+def test_no_folder_of_checkpoints_is_named_beside_a_model(capsys):
+    assert main(["decode", "--model", "/in/model.pt", "--exp-dir", "exp"]) == 1
+    said = "`--exp-dir` exp chooses nothing beside `--model` /in/model.pt, whose results go to /in/log; leave one of"
+    assert said in capsys.readouterr().err
+
+
 def test_results_are_in_characters_and_in_words(tmp_path, capsys):
     folder = _decode(tmp_path, build_token_table(TEXTS.values(), "char", keep_spaces=True))
     printed = capsys.readouterr().out
