@@ -14,8 +14,12 @@ from pathlib import Path
 def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary name beside ``path`` to write to; rename it to ``path`` if all went well, else remove it.
 
-    The folder is made if need be. A link stays one: the file that it leads to is replaced.
+    The folder is made if need be. A link stays one: the file that it leads to is replaced. What is no file, as a pipe
+    or `/dev/stdout`, is written to itself.
     """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        yield path
+        return
     path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     # the suffix stays: writers choose the format (and compression) by it

@@ -54,6 +54,15 @@ def test_nothing_stays_of_what_was_not_finished(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a"] and (tmp_path / "a").read_text() == "old"
 
 
+def test_pipe_is_written_to_and_stays_one(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    write_text(tmp_path / "pipe", "new")
+    assert os.read(reader, 100) == b"new"
+    os.close(reader)
+    assert (tmp_path / "pipe").is_fifo() and len(list(tmp_path.iterdir())) == 1
+
+
 @pytest.mark.parametrize("name", ["a.pt", "folder/../a.pt", "link.pt", "same.pt"])
 def test_input_is_found_by_any_name(tmp_path, name):
     (tmp_path / "folder").mkdir()

@@ -220,7 +220,7 @@ def _run_manifest(options: Options, manifest: Path, output: Path) -> int:
     finished = finished_ids(output)
     left = [row for row in rows if row.id not in finished]
     if len(left) < len(rows):
-        say(
+        complain(
             f"{len(rows) - len(left)} of {len(rows)} sounds are in {output} already - skipping them, whatever model "
             "and options they were done with; name another `--output` to do them anew"
         )
@@ -235,7 +235,8 @@ def _run_manifest(options: Options, manifest: Path, output: Path) -> int:
                 continue
             file.write(json_line(str(row.sound.path), found, id_=row.id) + "\n")
             file.flush()
-    say(f"{output}: {len(left) - num_failed} sounds more, {len(rows) - num_failed} of {len(rows)} in all")
+    # on standard error, since the output may be /dev/stdout
+    complain(f"{output}: {len(left) - num_failed} sounds more, {len(rows) - num_failed} of {len(rows)} in all")
     if num_failed:
         complain(f"transducer: {num_failed} of {len(left)} sounds could not be read; the same command tries again.")
     return 1 if num_failed else 0

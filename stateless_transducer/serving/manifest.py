@@ -86,12 +86,12 @@ def read_manifest(path: Path) -> list[Row]:
 
 
 def finished_ids(path: Path) -> set[str]:
-    """Ids that an output file holds; the half line that a killed run may have left at its end is cut off.
+    """Ids that an output file holds, a pipe none; the half line that a killed run may have left at its end is cut off.
 
     Raises:
         ValueError: the file is something else; it stays as it was.
     """
-    if not path.exists():
+    if not path.is_file():
         return set()
     ids: set[str] = set()
     with path.open("rb+") as file:

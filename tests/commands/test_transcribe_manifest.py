@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -64,8 +67,8 @@ def _same(one, other):
 
 
 def test_manifest_gives_an_object_a_row(folder, transcribe, capsys):
-    status, printed, _ = transcribe()
-    assert status == 0 and printed == f"{folder}/out.jsonl: 6 sounds more, 6 of 6 in all\n"
+    status, printed, errors = transcribe()
+    assert (status, printed, errors) == (0, "", f"{folder}/out.jsonl: 6 sounds more, 6 of 6 in all\n")
     found = _read(folder / "out.jsonl")
     assert [row["id"] for row in found] == ["0", "1", "2", "3", "4", "part"]
     assert [row["duration"] for row in found] == [1.0, 2.0, 3.0, 4.0, 5.0, 2.0]
@@ -110,16 +113,28 @@ def test_second_run_does_what_the_first_left(folder, transcribe):
     (folder / "out.jsonl").write_bytes(before[:-20])
     (folder / "away.wav").rename(folder / "3.wav")
     status, printed, errors = transcribe()
-    assert (status, errors) == (0, "")
-    assert printed == (
+    assert (status, printed) == (0, "")
+    assert errors == (
         f"4 of 6 sounds are in {folder}/out.jsonl already - skipping them, whatever model and options they were done "
         "with; name another `--output` to do them anew\n"
         f"{folder}/out.jsonl: 2 sounds more, 6 of 6 in all\n"
     )
     ids = [row["id"] for row in _read(folder / "out.jsonl")]
     assert ids == ["0", "1", "2", "4", "3", "part"]
-    status, printed, _ = transcribe()
-    assert status == 0 and "6 of 6 sounds are in" in printed
+    status, _, errors = transcribe()
+    assert status == 0 and "6 of 6 sounds are in" in errors
+
+
+@pytest.mark.parametrize("name", ["pipe", "/dev/stdout"])
+def test_output_may_be_a_pipe(folder, name):
+    os.mkfifo(folder / "pipe")
+    words = ["transcribe", str(folder / "model.pt"), "--manifest", str(folder / "in.jsonl"), "--vad", "energy"]
+    words = [sys.executable, "-m", "stateless_transducer.cli", *words, "--output", str(folder / name)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        found = (folder / "pipe").read_bytes() if name == "pipe" else process.stdout.read()
+    assert process.returncode == 0
+    assert [json.loads(line)["id"] for line in found.splitlines()] == ["0", "1", "2", "3", "4", "part"]
 
 
 def test_cluster_gives_what_one_machine_gives(folder, transcribe, monkeypatch):
@@ -138,9 +153,9 @@ def test_cluster_gives_what_one_machine_gives(folder, transcribe, monkeypatch):
         # the workers run in another folder than the command
         monkeypatch.chdir(folder)
         flags = (*scorers, "--num-threads", "1")
-        status, printed, errors = transcribe("--dask", cluster.scheduler_address, *flags, output="spread.jsonl")
+        status, _, errors = transcribe("--dask", cluster.scheduler_address, *flags, output="spread.jsonl")
     assert status == 1 and "transducer: absent: " in errors and "no.wav: no such file" in errors
-    assert printed.endswith("6 sounds more, 6 of 7 in all\n")
+    assert "6 sounds more, 6 of 7 in all\n" in errors
     here, there = (sorted(_read(folder / name), key=lambda row: row["id"]) for name in ("out.jsonl", "spread.jsonl"))
     for own, other in zip(here, there, strict=True):
         _same(own, other)
@@ -197,8 +212,8 @@ def test_last_line_that_lacks_only_its_end_is_kept(folder, transcribe):
     assert transcribe()[0] == 0
     before = (folder / "out.jsonl").read_bytes()
     (folder / "out.jsonl").write_bytes(before[:-1])
-    _, printed, _ = transcribe()
-    assert "6 of 6 sounds are in" in printed and (folder / "out.jsonl").read_bytes() == before
+    _, _, errors = transcribe()
+    assert "6 of 6 sounds are in" in errors and (folder / "out.jsonl").read_bytes() == before
 
 
 @pytest.mark.parametrize(
