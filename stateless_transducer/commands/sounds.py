@@ -7,7 +7,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import BinaryIO
 
@@ -25,6 +25,8 @@ class NamedSound:
     source: Path | BinaryIO
     output: PurePath
     """Its name, without suffix, in a folder of results; of a file in a folder that was named, with the way there."""
+    id: str
+    """Its name without folder and suffix; of sounds in which that is the same, ``name``. Blanks are `_`."""
 
 
 def find_sounds(names: Sequence[str]) -> tuple[list[NamedSound], list[str]]:
@@ -42,7 +44,7 @@ def find_sounds(names: Sequence[str]) -> tuple[list[NamedSound], list[str]]:
     problems: list[str] = []
     for name in names:
         if name == STANDARD_INPUT:
-            sounds.append(NamedSound(name, sys.stdin.buffer, PurePath("stdin")))
+            sounds.append(NamedSound(name, sys.stdin.buffer, PurePath("stdin"), name))
             continue
         is_pattern = glob.has_magic(name) and not os.path.lexists(name)
         matches = sorted(glob.glob(name, recursive=True)) if is_pattern else [name]
@@ -54,7 +56,8 @@ def find_sounds(names: Sequence[str]) -> tuple[list[NamedSound], list[str]]:
             if not found and len(problems) == before:
                 problems.append(f"{path}: holds no sound file (by its suffix: .wav, .flac, .mp3, .m4a, .mp4, ...).")
             sounds += found
-    return sounds, problems
+    counts = Counter(sound.id for sound in sounds)
+    return [sound if counts[sound.id] == 1 else replace(sound, id=_joined(sound.name)) for sound in sounds], problems
 
 
 def _walk(folder: Path, top: Path, problems: list[str], above: frozenset[Path] = frozenset()) -> Iterator[NamedSound]:
@@ -77,7 +80,11 @@ def _walk(folder: Path, top: Path, problems: list[str], above: frozenset[Path] =
 def _sound(path: Path, relative: PurePath) -> NamedSound:
     # names need not be UTF-8, but what is printed must
     name = str(path).encode("utf-8", "backslashreplace").decode()
-    return NamedSound(name, path, relative.with_suffix(""))
+    return NamedSound(name, path, relative.with_suffix(""), _joined(PurePath(name).stem))
+
+
+def _joined(name: str) -> str:
+    return "_".join(name.split())
 
 
 def output_paths(folder: Path, sounds: Sequence[NamedSound], suffix: str) -> list[Path]:

@@ -187,13 +187,14 @@ def _transcribe(options: Options, recognizer: Recognizer, sounds: list[NamedSoun
                 num_failed += 1
                 continue
             if paths is not None:
-                write_text(paths[i], document(options.output_format, sound.name, found, recognizer.token_table))
+                text = document(options.output_format, sound.name, found, recognizer.token_table, id_=sound.id)
+                write_text(paths[i], text)
             if printed == "txt":
                 say(f"{sound.name}\t{found.text}")
             elif printed == "json":
                 say(json_line(sound.name, found))
             elif printed in ("tsv", "ctm"):
-                for row in (tsv_rows if printed == "tsv" else ctm_rows)(sound.name, found):
+                for row in tsv_rows(sound.name, found) if printed == "tsv" else ctm_rows(sound.id, found):
                     say(row)
             else:
                 say(document(printed, sound.name, found, recognizer.token_table).removesuffix("\n"))

@@ -33,7 +33,9 @@ class Cue:
     text: str
 
 
-def document(wanted: Format, name: str, transcript: Transcript, token_table: Vocabulary) -> str:
+def document(
+    wanted: Format, name: str, transcript: Transcript, token_table: Vocabulary, *, id_: str | None = None
+) -> str:
     """The file about one sound.
 
     Args:
@@ -41,6 +43,7 @@ def document(wanted: Format, name: str, transcript: Transcript, token_table: Voc
         name: of the sound, for the formats that hold it.
         transcript: of the sound.
         token_table: the model's.
+        id_: of the sound, for ctm; None: its name without folder and suffix, blanks as `_`.
 
     Raises:
         ValueError: see `check_words`.
@@ -53,7 +56,8 @@ def document(wanted: Format, name: str, transcript: Transcript, token_table: Voc
         case "tsv":
             return TSV_HEADER + "\n" + "".join(f"{row}\n" for row in tsv_rows(name, transcript))
         case "ctm":
-            return "".join(f"{row}\n" for row in ctm_rows(name, transcript))
+            id_ = "_".join(PurePath(name).stem.split()) if id_ is None else id_
+            return "".join(f"{row}\n" for row in ctm_rows(id_, transcript))
         case "srt":
             return _srt(cues(transcript, token_table))
         case "vtt":
@@ -78,16 +82,13 @@ def tsv_rows(name: str, transcript: Transcript) -> list[str]:
     return [f"{name}\t{segment.start:.3f}\t{segment.end:.3f}\t{segment.text}" for segment in said]
 
 
-def ctm_rows(name: str, transcript: Transcript) -> list[str]:
-    """Kaldi's: ``<id> <channel> <start> <duration> <word> <confidence>`` for each word.
-
-    The id is the sound's name without folder and suffix, its blanks as `_`; the channel is always 1.
+def ctm_rows(id_: str, transcript: Transcript) -> list[str]:
+    """Kaldi's: ``<id> <channel> <start> <duration> <word> <confidence>`` for each word; the channel is always 1.
 
     Raises:
         ValueError: see `check_words`.
     """
     check_words(transcript)
-    id_ = "_".join(PurePath(name).stem.split())
     return [
         f"{id_} 1 {each.start:.3f} {each.end - each.start:.3f} {each.word} {each.confidence:.5f}"
         for each in transcript.words
