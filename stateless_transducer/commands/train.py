@@ -112,10 +112,13 @@ def _plan(options: Options, command: str, *, warn: Callable[[str], None]) -> Pla
 
     data, tokens = options.data, TokenTable.read(options.lang_dir)
 
+    def tell_left_out(found: TrainingSet, name: str) -> None:
+        for reason, numbers in found.left_out.items():
+            warn(f"Left out {len(numbers)} utterances of {name} {reason}: {found.index.name_some(numbers)}")
+
     def usable(prefix: str) -> TrainingSet:
         found = trainable(load_index(data.manifest_dir, prefix, options.train_split), tokens, data)
-        for reason, count in found.left_out.items():
-            warn(f"Left out {count} utterances of {prefix} {reason}")
+        tell_left_out(found, prefix)
         if unknown := int(found.index.num_unknown(tokens)[found.numbers].sum()):
             warn(
                 f"{unknown} of {found.lengths.num_tokens.sum()} tokens of {prefix} are not in {options.lang_dir}: they "
@@ -128,8 +131,7 @@ def _plan(options: Options, command: str, *, warn: Callable[[str], None]) -> Pla
     dev_set = None
     if cuts_path(data.manifest_dir, data.prefix, options.dev_split) is not None:
         dev_set = with_loss(load_index(data.manifest_dir, data.prefix, options.dev_split), tokens)
-        for reason, count in dev_set.left_out.items():
-            warn(f"Left out {count} utterances of {options.dev_split} {reason}")
+        tell_left_out(dev_set, options.dev_split)
     if dev_set is None or not len(dev_set):
         warn(f"No split {options.dev_split!r} is prepared: there is no validation loss")
     init_from, model_config = _start(options, tokens, warn)

@@ -146,8 +146,8 @@ class TrainingSet:
     """In the index, of those that are left."""
     lengths: Lengths
     """Of those."""
-    left_out: dict[str, int]
-    """Why utterances cannot be used -> how many."""
+    left_out: dict[str, np.ndarray]
+    """Why utterances cannot be used -> their numbers in the index."""
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -161,7 +161,7 @@ def trainable(index: CutIndex, token_table: TokenTable, config: DataConfig) -> T
     """
     found = with_loss(index, token_table, shortest=config.min_utterance_s, longest=config.max_utterance_s)
     if len(found) < 2:
-        reasons = "; ".join(f"{number} {reason}" for reason, number in found.left_out.items())
+        reasons = "; ".join(f"{len(them)} {reason}: {index.name_some(them)}" for reason, them in found.left_out.items())
         raise ValueError(
             f"{len(found)} utterances are left for training, but 2 are the least: {reasons or 'there are no others'}."
         )
@@ -181,8 +181,9 @@ def with_loss(index: CutIndex, token_table: TokenTable, *, shortest: float = 0.0
     }
     is_left, left_out = np.ones(len(index), bool), {}
     for reason, holds in reasons.items():
-        if count := int((is_left & holds).sum()):
-            left_out[reason] = count
+        (numbers,) = (is_left & holds).nonzero()
+        if len(numbers):
+            left_out[reason] = numbers
         is_left &= ~holds
     (numbers,) = is_left.nonzero()
     return TrainingSet(index, numbers, lengths.of(numbers), left_out)

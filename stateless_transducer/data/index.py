@@ -32,6 +32,8 @@ from stateless_transducer.data.shar import shar_files, shar_folders, shar_lines
 from stateless_transducer.files import replacing
 from stateless_transducer.text.tokens import TokenTable
 
+_MOST_NAMED = 5
+
 
 @dataclass(frozen=True)
 class CutIndex:
@@ -63,6 +65,11 @@ class CutIndex:
         """One of them."""
         start, end = self.places[number], self.places[number + 1]
         return deserialize_item(json.loads(self._lines[start:end].tobytes()))
+
+    def name_some(self, numbers: np.ndarray) -> str:
+        """Ids of cuts, if they are many of the first few."""
+        ids = [self.cut(number).id for number in numbers[:_MOST_NAMED]]
+        return ", ".join(ids + ["..."] * (len(numbers) > _MOST_NAMED))
 
     def num_tokens(self, token_table: TokenTable) -> np.ndarray:
         """(M,), int32: tokens of each transcript; counted once for each table."""

@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 from lhotse import CutSet
-from small_corpus import TOKENS, make_cut
+from small_corpus import TOKENS, make_cut, write_small_corpus
 
+from stateless_transducer.cli import main
 from stateless_transducer.data.batches import TrainingLoader, evaluation_batches, make_batch, trainable, with_loss
 from stateless_transducer.data.config import DataConfig, SpecAugmentConfig
 from stateless_transducer.data.index import open_index
@@ -76,7 +77,7 @@ def test_updates_know_speech_and_tokens_of_all_processes(cuts):
         assert sum(update.seconds for update in updates) == pytest.approx(usable.lengths.seconds.sum())
 
 
-def test_unusable_utterances_are_counted_by_reason(tmp_path):
+def test_unusable_utterances_are_told_by_reason(tmp_path):
     made = [
         make_cut(tmp_path, "good", 1.0, "abc"),
         make_cut(tmp_path, "fine", 1.0, "abc"),
@@ -85,19 +86,28 @@ def test_unusable_utterances_are_counted_by_reason(tmp_path):
         make_cut(tmp_path, "dense", 0.5, "abcdefgh" * 3),
     ]
     usable = trainable(_index(tmp_path, made), TOKENS, PLAIN)
-    assert usable.left_out == {
-        "shorter than 0.5 s": 1,
-        "longer than 12 s": 1,
-        "with as many tokens as encoder frames or more": 1,
+    assert {reason: usable.index.name_some(numbers) for reason, numbers in usable.left_out.items()} == {
+        "shorter than 0.5 s": "short",
+        "longer than 12 s": "long",
+        "with as many tokens as encoder frames or more": "dense",
     }
     assert usable.numbers.tolist() == [0, 1] and usable.lengths.seconds.sum() == 2.0
     # validation wants no more than a loss
     assert with_loss(usable.index, TOKENS).numbers.tolist() == [0, 1, 2, 3]
 
 
+def test_training_names_some_of_what_it_leaves_out(tmp_path, capsys):
+    # of 1.05, 1.1 and 1.15 s, as every twelfth is
+    words = [*write_small_corpus(tmp_path), "--exp-dir", str(tmp_path / "exp"), "--max-utterance-s", "1.01"]
+    assert main(["train", *words, "--dry-run", "true"]) == 0
+    said = capsys.readouterr().err
+    some = "train09, train10, train11, train21, train22, ..."
+    assert f"Left out 6 utterances of aishell longer than 1.01 s: {some}\n" in said
+
+
 def test_nothing_usable_is_explained(tmp_path):
     index = _index(tmp_path, [make_cut(tmp_path, "short", 0.4, "a")])
-    with pytest.raises(ValueError, match="0 utterances are left for training, .*: 1 shorter than 0.5 s"):
+    with pytest.raises(ValueError, match="0 utterances are left for training, .*: 1 shorter than 0.5 s: short."):
         trainable(index, TOKENS, PLAIN)
 
 
