@@ -91,19 +91,17 @@ def plan_epoch(
         drop_last: leave out the batches at the end of each group that are not full.
         random: order of the utterances and the batches; None: from long to short, as evaluation wants it.
     """
-    whole = limits.times(parts)
     by_length = np.lexsort((lengths.num_tokens, lengths.seconds))
-    batches: list[np.ndarray] = []
-    if random is None:
-        batches = list(_filled(by_length[::-1], lengths, whole, drop_last))
-    else:
+    groups = [by_length[::-1]]
+    if random is not None:
         heard = np.cumsum(lengths.seconds[by_length])
         ends = np.searchsorted(heard, heard[-1] * np.arange(1, num_buckets) / num_buckets) if len(heard) else []
-        for bucket in np.split(by_length, ends):
-            batches += _filled(random.permutation(bucket), lengths, whole, drop_last)
-        batches = _wide_enough(batches, parts)
-        batches = [batches[i] for i in random.permutation(len(batches))]
-    return [_longest_first(batch, lengths) for batch in batches]
+        groups = [random.permutation(bucket) for bucket in np.split(by_length, ends)]
+    batches = [batch for group in groups for batch in _filled(group, lengths, limits.times(parts), drop_last)]
+    batches = [_longest_first(batch, lengths) for batch in _wide_enough(batches, parts)]
+    if random is None:
+        return sorted(batches, key=lambda batch: -lengths.seconds[batch[0]])
+    return [batches[i] for i in random.permutation(len(batches))]
 
 
 def join(

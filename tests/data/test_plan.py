@@ -19,10 +19,11 @@ def _plan(lengths, limits=None, **options):
     return plan_epoch(lengths, limits or BatchLimits(60.0), **options)
 
 
+@pytest.mark.parametrize("is_shuffled", [True, False])
 @pytest.mark.parametrize("parts", [1, 3])
 @pytest.mark.parametrize("count", [1, 2, 7, 1000])
-def test_every_utterance_is_in_one_batch_but_for_fewer_than_there_are_processes(count, parts):
-    plan = _plan(_lengths(count), parts=parts)
+def test_every_utterance_is_in_one_batch_but_for_fewer_than_there_are_processes(count, parts, is_shuffled):
+    plan = _plan(_lengths(count), parts=parts, **({} if is_shuffled else {"random": None}))
     seen = np.concatenate(plan) if plan else np.zeros(0, int)
     assert len(set(seen.tolist())) == len(seen)
     assert all(len(batch) >= parts for batch in plan)
@@ -83,7 +84,8 @@ def test_dropping_the_last_leaves_full_batches():
     assert {len(own) for own in plan} == {8}
 
 
-def test_without_a_generator_the_longest_come_first():
+@pytest.mark.parametrize("parts", [1, 2])
+def test_without_a_generator_the_longest_come_first(parts):
     lengths = _lengths(100)
-    plan = plan_epoch(lengths, BatchLimits(60.0), num_buckets=1)
+    plan = plan_epoch(lengths, BatchLimits(60.0), num_buckets=1, parts=parts)
     assert (np.diff(lengths.seconds[np.concatenate(plan)]) <= 0).all() and len(np.concatenate(plan)) == 100
