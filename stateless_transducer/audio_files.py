@@ -221,7 +221,8 @@ def av_blocks(
         if warn is not None and (count := len(container.streams.audio)) > 1:
             warn(f"{name}: holds {count} audio tracks; the first of them is taken.")
         stream, seconds, filled_s, faults = container.streams.audio[0], 0.0, 0.0, []
-        begin_s = _begin(container)
+        # where the timestamps show how much is lost, silence stands for it
+        begin_s, left_out_s, is_unfilled = _begin(container), 0.0, False
         packets = container.demux(stream)
         while True:
             try:
@@ -229,24 +230,26 @@ def av_blocks(
                 frames = packet.decode() if packet is not None else []
             except av.error.FFmpegError as err:
                 faults.append(f"after {seconds:.2f} s ({err.strerror})")
+                is_unfilled = True
                 continue
             if packet is None:
                 break
             for frame in frames:
                 samples, rate = _float_samples(frame), frame.sample_rate
-                gap_s = 0.0 if frame.time is None else frame.time - begin_s - seconds
+                gap_s = 0.0 if frame.time is None else frame.time - begin_s - left_out_s - seconds
                 if filled_s + gap_s > _MOST_FILLED_S:
                     faults.append(f"after {seconds:.2f} s (a gap of {gap_s:.0f} s, which is left out)")
-                    begin_s += gap_s
+                    left_out_s += gap_s
                 elif gap_s > _GAP_TOLERANCE_S:
-                    filled_s, seconds = filled_s + gap_s, seconds + gap_s
+                    filled_s, seconds, is_unfilled = filled_s + gap_s, seconds + gap_s, False
                     yield from _silence(gap_s, rate, samples.shape[1])
                 seconds += len(samples) / rate
                 yield samples, rate
         stated = _stated_length(container, source)
     if faults:
         places = "place" if len(faults) == 1 else "places"
-        raise Damaged(f"damaged in {len(faults)} {places}, first {faults[0]}, behind which times may be too early")
+        times = ", behind which times may be too early" if is_unfilled or left_out_s else ""
+        raise Damaged(f"damaged in {len(faults)} {places}, first {faults[0]}{times}")
     if stated is not None and seconds + _LENGTH_TOLERANCE_S < stated:
         raise Damaged(_shorter(seconds, stated))
 
