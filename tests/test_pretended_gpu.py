@@ -1,0 +1,234 @@
+"""Training, losses and searches by a GPU's rules, on a machine that has none: see `pretended_gpu`."""
+
+from __future__ import annotations
+
+import json
+from contextlib import nullcontext
+from dataclasses import replace
+
+import pytest
+import torch
+from pretended_gpu import GPU, GpuTensor, pretended_gpu
+from small_corpus import write_small_corpus
+
+from stateless_transducer.cli import main
+from stateless_transducer.data.batches import Batch, Update
+from stateless_transducer.decoding.alignment import align
+from stateless_transducer.decoding.beam import beam_search
+from stateless_transducer.decoding.fusion import Hotwords
+from stateless_transducer.decoding.greedy import greedy_search
+from stateless_transducer.decoding.modified_beam import modified_beam_search
+from stateless_transducer.decoding.options import LogitOptions
+from stateless_transducer.model.config import ModelConfig
+from stateless_transducer.model.frozen import FrozenTransducer
+from stateless_transducer.model.transducer import build_model
+from stateless_transducer.ops.joint_loss import joint_transducer_loss
+from stateless_transducer.ops.transducer_loss import transducer_loss
+from stateless_transducer.training.config import OptimConfig, PruneConfig, TrainConfig
+from stateless_transducer.training.distributed import Rank
+from stateless_transducer.training.learner import Learner
+from stateless_transducer.training.objective import Objective
+
+CPU = torch.device("cpu")
+SIZES = ModelConfig(
+    vocab_size=9, num_layers=1, attention_dim=16, num_heads=2, feedforward_dim=16, joiner_dim=16, dropout=0
+)
+ADAMW = OptimConfig(optimizer="adamw", warm_step=1)
+
+
+@pytest.fixture(autouse=True)
+def no_other_device(device):
+    if device.type != "cpu":
+        pytest.skip("a GPU is there: the other tests run on it")
+
+
+def test_pretended_gpu_refuses_what_a_gpu_refuses():
+    with pretended_gpu():
+        here, there = torch.ones(3), torch.ones(3, device="cuda:0")
+        assert isinstance(there, GpuTensor)
+        assert there.device == GPU
+        for mixed in (
+            lambda: here + there,
+            lambda: there.index_select(0, torch.tensor([1])),
+            lambda: here[there.long()],
+        ):
+            with pytest.raises(RuntimeError, match="same device"):
+                mixed()
+        with pytest.raises(TypeError):
+            there.numpy()
+        assert (there + torch.tensor(1.0)).tolist() == [2, 2, 2]
+
+
+def test_pretended_gpu_notes_who_waits():
+    with pretended_gpu() as gpu:
+        x = torch.ones(3).to("cuda:0", non_blocking=True)
+        y = x * 2 + x.new_zeros(3)
+        assert not gpu.waits
+        for wait in (y.sum().item, y.cpu, y.nonzero, y.tolist, lambda: y[y > 1], lambda: bool((y > 1).all())):
+            gpu.waits.clear()
+            wait()
+            assert len(gpu.waits) == 1
+
+
+def test_pretended_gpu_differentiates():
+    x = torch.randn(4, 3)
+    with pretended_gpu():
+        there = x.to("cuda:0").requires_grad_()
+        (there.tanh() @ there.T).sum().backward()
+        found = there.grad.cpu()
+    x.requires_grad_()
+    (x.tanh() @ x.T).sum().backward()
+    torch.testing.assert_close(found, x.grad)
+
+
+def _batch(lens, tokens):
+    said = torch.randint(1, 9, (len(tokens), max(tokens)))
+    ids = tuple(f"u{n}" for n in range(len(lens)))
+    return Batch(torch.randn(len(lens), max(lens), 80), torch.tensor(lens), said, torch.tensor(tokens), ids, ids)
+
+
+@pytest.fixture
+def update():
+    batches = [_batch([60, 45], [5, 3]), _batch([50, 30, 30], [4, 2, 1])]
+    return Update(batches, sum(each.seconds for each in batches), 15)
+
+
+def _learn(device, update, optim, prune, *, precision, recompute=False):
+    torch.manual_seed(0)
+    objective = Objective(build_model(SIZES), SIZES, has_ctc_head=optim.ctc_loss_scale > 0, prune=prune)
+    objective.model.encoder.recompute_layers = recompute
+    config = TrainConfig(optim=optim, prune=prune, precision=precision)
+    learner = Learner(objective.to(device), config, Rank(0, 1, device), model_size=16)
+    return [learner.learn(update, step=step, epoch=0, done=0.0) for step in (1, 2)]
+
+
+LEARNERS = {
+    "noam": (OptimConfig(lr_factor=2.0, warm_step=20), PruneConfig(), {}),
+    "adamw": (ADAMW, PruneConfig(), {}),
+    "modified": (replace(ADAMW, modified_transducer_prob=1.0), PruneConfig(), {}),
+    "ctc": (replace(ADAMW, ctc_loss_scale=0.5), PruneConfig(), {}),
+    "pruned": (ADAMW, PruneConfig(prune_range=2, am_scale=0.1), {}),
+    "running-mean": (replace(ADAMW, ema_decay=0.9), PruneConfig(), {}),
+    "recomputed": (ADAMW, PruneConfig(), {"recompute": True}),
+}
+
+
+@pytest.mark.parametrize("kind", LEARNERS)
+def test_updates_are_the_cpus(kind, update):
+    optim, prune, options = LEARNERS[kind]
+    wanted = _learn(CPU, update, optim, prune, precision="fp32", **options)
+    with pretended_gpu():
+        found = _learn(GPU, update, optim, prune, precision="fp32", **options)
+    for mine, other in zip(found, wanted, strict=True):
+        assert not mine.is_skipped
+        assert (mine.nll, mine.grad_norm) == pytest.approx((other.nll, other.grad_norm), rel=1e-5)
+
+
+# Triton's interpreter takes the bits of bfloat16 for integers where it multiplies
+@pytest.mark.parametrize(
+    "precision, has_kernels", [("bf16", False), ("fp16", False), ("fp32", True), ("fp16", True)], ids=str
+)
+def test_updates_in_any_precision_are_near_the_cpus(precision, has_kernels, update):
+    if has_kernels:
+        pytest.importorskip("triton", reason="Triton is not installed")
+    wanted = _learn(CPU, update, ADAMW, PruneConfig(), precision="fp32")[0]
+    with pretended_gpu(has_kernels=has_kernels):
+        found = _learn(GPU, update, ADAMW, PruneConfig(), precision=precision)[0]
+    # of bfloat16, eight bits count
+    assert found.nll == pytest.approx(wanted.nll, rel=1e-5 if precision == "fp32" else 2**-8)
+
+
+def _losses(folder):
+    rows = map(json.loads, (folder / "log" / "metrics.jsonl").read_text().splitlines())
+    return [each for row in rows for name, each in row.items() if name in ("current_loss", "valid_loss")]
+
+
+def test_runs_are_the_cpus(tmp_path):
+    """All that a run does, stopped and gone on with; then a finer one from its model."""
+    run = [
+        *["train", *write_small_corpus(tmp_path / "corpus", count=12), "--max-duration", "3", "--dropout", "0"],
+        *["--precision", "fp32", "--tensorboard", "true", "--save-every", "2"],
+        *["--ctc-loss-scale", "0.5", "--ema-decay", "0.9", "--prune-range", "2", "--num-epochs", "2"],
+    ]
+    finer = ["--init-from", str(tmp_path / "cpu" / "epoch-1.pt"), "--freeze-layers", "1", "--num-epochs", "1"]
+    for place in ("cpu", "gpu"):
+        folder = tmp_path / place
+        with pretended_gpu() if place == "gpu" else nullcontext():
+            assert main([*run, "--exp-dir", str(folder)]) == 0
+            (folder / "epoch-1.pt").rename(tmp_path / "aside.pt")
+            assert main([*run, "--exp-dir", str(folder), "--resume", "true"]) == 0
+            assert main([*run, *finer, "--exp-dir", str(folder / "finer")]) == 0
+    for run_dir in ("", "finer"):
+        found, wanted = (_losses(tmp_path / place / run_dir) for place in ("gpu", "cpu"))
+        assert len(found) > 4
+        assert found == pytest.approx(wanted, rel=1e-4)
+
+
+@pytest.mark.parametrize("lens_on", ["cpu", "cuda:0"])
+def test_losses_are_the_cpus(lens_on):
+    encoder_out, decoder_out, weight, bias = (torch.randn(size) for size in ((2, 9, 6), (2, 5, 6), (7, 6), (7,)))
+    tokens, lens, token_lens = torch.randint(1, 7, (2, 4)), torch.tensor([9, 7]), torch.tensor([4, 2])
+    logits = torch.tanh(encoder_out[:, :, None] + decoder_out[:, None]) @ weight.T + bias
+
+    def both(encoder_out, decoder_out, weight, bias, logits, tokens, lens, token_lens):
+        joint = (
+            joint_transducer_loss(encoder_out, lens, decoder_out, tokens, token_lens, weight, bias, impl=impl)
+            for impl in ("auto", "reference")
+        )
+        return torch.stack([*joint, transducer_loss(logits, tokens, lens, token_lens, reduction="none").double()])
+
+    tensors, integers = (encoder_out, decoder_out, weight, bias, logits), (tokens, lens, token_lens)
+    with pretended_gpu() as gpu:
+        there = [each.to("cuda:0") for each in tensors], [each.to(lens_on) for each in integers]
+        found = both(*there[0], *there[1]).cpu()
+        gpu.waits.clear()
+        joint_transducer_loss(*[there[0][0], there[1][1], there[0][1], there[1][0], there[1][2]], *there[0][2:4])
+        if lens_on == "cpu":
+            # as the docstring promises
+            assert not gpu.waits
+    torch.testing.assert_close(found, both(*tensors, *integers))
+
+
+def _searches(model, features, lens):
+    """Each as lists of tokens, or numbers."""
+    encoder_out, lens = model.encode(features, lens)
+    hotwords = Hotwords([[((3, 4), 2.0)]], vocab_size=9)
+    greedy = greedy_search(model, encoder_out, lens)
+    yield [each.tokens for each in greedy]
+    options = LogitOptions(blank_penalty=0.5, temperature=1.2)
+    yield [each.tokens for each in greedy_search(model, encoder_out, lens, max_symbols_per_frame=3, options=options)]
+    for scorer in (None, hotwords):
+        for search in (modified_beam_search, beam_search):
+            yield [own[0].tokens for own in search(model, encoder_out, lens, beam_size=2, scorer=scorer)]
+    yield pytest.approx([each.confidence for each in align(model, encoder_out, lens, greedy)], rel=1e-3)
+
+
+@pytest.mark.parametrize("layout", ["live", "frozen"])
+def test_searches_are_the_cpus(layout):
+    model = build_model(SIZES).eval()
+    with torch.no_grad():
+        model.joiner.output_linear.weight *= 8
+        model.joiner.output_linear.bias[0] += 2
+    features, lens = torch.randn(3, 60, 80), torch.tensor([60, 45, 4])
+    with torch.no_grad():
+        wanted = list(_searches(model if layout == "live" else FrozenTransducer(model), features, lens))
+        assert any(wanted[0])
+        with pretended_gpu():
+            model = model.to("cuda:0")
+            model = model if layout == "live" else FrozenTransducer(model)
+            found = list(_searches(model, features.to("cuda:0"), lens.to("cuda:0")))
+    assert found[:-1] == wanted[:-1]
+    assert found[-1].expected == wanted[-1]
+
+
+def test_first_frame_to_last_nobody_waits():
+    model, lens = build_model(SIZES).eval(), torch.tensor([30, 20])
+    for search in (greedy_search, modified_beam_search):
+        with pretended_gpu() as gpu, torch.no_grad():
+            there = FrozenTransducer(model.to("cuda:0"))
+            waits = []
+            for frames in (10, 30):
+                gpu.waits.clear()
+                search(there, torch.randn(2, 30, 16).to("cuda:0"), lens.clamp(max=frames).to("cuda:0"))
+                waits.append(len(gpu.waits))
+        assert waits[0] == waits[1]
