@@ -19,7 +19,7 @@ from stateless_transducer.model.config import ModelConfig
 from stateless_transducer.model.transducer import build_model
 from stateless_transducer.training.config import FineTuneConfig, OptimConfig, TrainConfig
 from stateless_transducer.training.distributed import Rank
-from stateless_transducer.training.learner import Learner
+from stateless_transducer.training.learner import Learner, autocast_dtype
 from stateless_transducer.training.objective import Objective
 from stateless_transducer.training.optim import freeze
 from stateless_transducer.training.state import Mean
@@ -157,6 +157,17 @@ def test_narrow_precision_learns_as_float32(precision, device):
     assert losses[wide][-1] < 0.8 * losses[wide][0]
     # fp16 may skip the first updates while it looks for its scale
     assert losses[narrow][-1] < 0.9 * losses[narrow][0]
+
+
+@pytest.mark.parametrize(
+    "capability, dtype", [((7, 0), None), ((7, 5), None), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)]
+)
+def test_automatic_precision_is_one_that_the_gpu_multiplies_in(capability, dtype, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
+    # a V100 or T4 says so of what it emulates
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *args, **options: True)
+    assert autocast_dtype("auto", torch.device("cuda", 0)) == dtype
+    assert autocast_dtype("auto", torch.device("cpu")) is None
 
 
 def test_fp16_scale_never_falls_below_one(device):
