@@ -22,6 +22,7 @@ from stateless_transducer.decoding.options import LogitOptions
 from stateless_transducer.model.config import ModelConfig
 from stateless_transducer.model.frozen import FrozenTransducer
 from stateless_transducer.model.transducer import build_model
+from stateless_transducer.ops import lattice
 from stateless_transducer.ops.joint_loss import joint_transducer_loss
 from stateless_transducer.ops.transducer_loss import transducer_loss
 from stateless_transducer.training.config import OptimConfig, PruneConfig, TrainConfig
@@ -136,6 +137,28 @@ def test_updates_in_any_precision_are_near_the_cpus(precision, has_kernels, upda
         found = _learn(GPU, update, ADAMW, PruneConfig(), precision=precision)[0]
     # of bfloat16, eight bits count
     assert found.nll == pytest.approx(wanted.nll, rel=1e-5 if precision == "fp32" else 2**-8)
+
+
+def test_loss_does_without_kernels_where_triton_has_no_compiler():
+    lattice_triton = pytest.importorskip("stateless_transducer.ops.lattice_triton", reason="Triton is not installed")
+
+    class NoCompiler:
+        def __getitem__(self, grid):
+            raise RuntimeError("Failed to find C compiler. Please specify via CC.")
+
+    arguments = torch.randn(1, 6, 4), torch.tensor([6]), torch.randn(1, 3, 4), torch.tensor([[1, 2]]), torch.tensor([2])
+    linear = torch.randn(5, 4), torch.randn(5)
+    wanted = joint_transducer_loss(*arguments, *linear)
+    lattice._starts_kernels.cache_clear()
+    with pretended_gpu(has_kernels=True), pytest.MonkeyPatch.context() as patch:
+        for name in ("_zero_kernel", "_walk_kernel"):
+            patch.setattr(lattice_triton, name, NoCompiler())
+        there = [each.to("cuda:0") for each in (*arguments, *linear)]
+        with pytest.warns(RuntimeWarning, match="Triton cannot start a kernel .*C compiler") as warned:
+            found = [joint_transducer_loss(*there).cpu() for _ in range(2)]
+    lattice._starts_kernels.cache_clear()
+    assert len(warned) == 1
+    torch.testing.assert_close(found[0], wanted)
 
 
 def _losses(folder):

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import warnings
 from typing import NamedTuple
 
 import torch
@@ -63,8 +64,30 @@ def sum_over_paths(
 
 
 def can_use_kernels(device: torch.device) -> bool:
-    """Whether this is a GPU that Triton's kernels are written for, Ampere or later, and Triton is installed."""
-    return device.type == "cuda" and has_triton() and torch.cuda.get_device_capability(device) >= (8, 0)
+    """Whether this is a GPU that Triton's kernels are written for, Ampere or later, and Triton starts them."""
+    if device.type != "cuda" or not has_triton() or torch.cuda.get_device_capability(device) < (8, 0):
+        return False
+    return _starts_kernels(device)
+
+
+@functools.cache
+def _starts_kernels(device: torch.device) -> bool:
+    """Whether Triton, which comes with torch, has what it needs; tried once, and told if it has not."""
+    from stateless_transducer.ops.lattice_triton import start_triton
+
+    try:
+        start_triton(device)
+    # no compiler, no Python.h, no place for its files: each is another error
+    except Exception as err:
+        reason = str(err).strip().partition("\n")[0] or type(err).__name__
+        warnings.warn(
+            f"Triton cannot start a kernel ({reason}): the transducer loss does without, which is slower. Triton needs "
+            "a C compiler and Python's headers (apt install gcc python3-dev).",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return False
+    return True
 
 
 @functools.cache

@@ -17,6 +17,18 @@ from stateless_transducer.ops.cells import Cells
 
 
 @triton.jit
+def _zero_kernel(place):
+    tl.store(place, 0.0)
+
+
+def start_triton(device: torch.device) -> None:
+    """Compile and start the smallest of kernels; raises whatever Triton raises where it cannot."""
+    number = torch.empty(1, device=device)
+    with torch.cuda.device_of(number):
+        _zero_kernel[(1,)](number)
+
+
+@triton.jit
 def _log_add_exp(a, b):
     largest = tl.maximum(a, b)
     # where both are -inf, their difference would be NaN

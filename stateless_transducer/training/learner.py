@@ -183,7 +183,7 @@ class Learner:
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     """Of ``--precision``; None: float32."""
     if precision == "auto":
-        # Ampere or later; torch.cuda.is_bf16_supported() is true of older ones, too, which emulate it, slower than float32
+        # Ampere or later; `is_bf16_supported` is true of older ones, too, which emulate it, slower than float32
         has_bf16 = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
         precision = "bf16" if has_bf16 else "fp32"
     return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
