@@ -134,7 +134,9 @@ def restore(
         if module is not None and state.get(name) is not None:
             module.load_state_dict(state[name])
     learner.optimizer.load_state_dict(state["optimizer"])
-    learner.scaler.load_state_dict(state["scaler"])
+    # empty if the run did without: fp16 then begins with its own scale
+    if state["scaler"]:
+        learner.scaler.load_state_dict(state["scaler"])
     if learner.mean is not None:
         # from here on, if the run had none before
         learner.mean.load_state_dict(state["ema"] or checkpoint.weights)

@@ -56,6 +56,14 @@ def test_going_back_moves_what_was_written_later_out_of_the_way(corpus, tmp_path
     assert f"Loading checkpoint from {tmp_path}/epoch-1.pt" in capsys.readouterr().err
 
 
+def test_another_precision_goes_on_where_the_first_was(corpus, tmp_path):
+    flags = ["--exp-dir", str(tmp_path), "--resume", "true"]
+    for epochs, precision in (("1", "fp32"), ("2", "fp16"), ("3", "bf16")):
+        assert main([*corpus, *flags, "--num-epochs", epochs, "--precision", precision]) == 0
+    scales = [load_checkpoint(tmp_path / f"epoch-{n}.pt").training_state["scaler"].get("scale") for n in range(3)]
+    assert scales[0] is None and scales[1] >= 1 and scales[2] is None
+
+
 def _bias(path):
     return load_checkpoint(path).weights["joiner.output_linear.bias"]
 
