@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -81,8 +83,22 @@ def with_group(local_rank: int, function: Callable[..., None], args: tuple, addr
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         function(Rank(dist.get_rank(), dist.get_world_size(), device), *args)
-    finally:
-        dist.destroy_process_group()
+    except BaseException:
+        # nccl ends a group when all its processes do; the others wait in some sum, so that this one's error would be
+        # told after the ten minutes of nccl's patience, or never
+        if device.type == "cuda":
+            atexit.register(_exit_at_once)
+        else:
+            dist.destroy_process_group()
+        raise
+    dist.destroy_process_group()
+
+
+def _exit_at_once() -> None:
+    """Leave the group to the system: its own destructors would wait for the others, too."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(1)
 
 
 def check_gpus(world_size: int) -> None:
