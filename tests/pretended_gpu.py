@@ -20,6 +20,8 @@ GPU = torch.device("cuda", 0)
 _COPIES = ("aten::_to_copy", "aten::copy_")
 # CUDA takes places on the CPU for these, and waits
 _INDEXED = ("aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_")
+# CUDA reads two lengths, from this argument on, on the CPU
+_LENGTHS = {"aten::_ctc_loss": 2, "aten::_ctc_loss_backward": 3}
 _CONCATENATED = ("aten::cat", "aten::stack")
 # the size or the Python number that comes out is known when the device has computed it
 _WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "_unique2", "unique_dim", "unique_consecutive")
@@ -127,6 +129,8 @@ def _check_places(name: str, args: tuple, tensors: list[torch.Tensor]) -> None:
         return
     if name in _INDEXED and isinstance(args[0], GpuTensor):
         tensors = [args[0], *args[2:3]]
+    elif name in _LENGTHS:
+        tensors = list(args[: _LENGTHS[name]])
     strangers = [each for each in tensors if not isinstance(each, GpuTensor)]
     # a single number may come from anywhere
     if any(each.dim() or name in _CONCATENATED for each in strangers):
@@ -141,6 +145,8 @@ def _has_to_wait(name: str, args: tuple, kwargs: dict, *, from_gpu: bool, to_gpu
         return isinstance(args[0], GpuTensor) != isinstance(args[1], GpuTensor)
     if name == "aten::repeat_interleave":
         return kwargs.get("output_size") is None
+    if name in _LENGTHS:
+        return any(isinstance(each, GpuTensor) for each in args[_LENGTHS[name] :][:2])
     if name in _INDEXED:
         return any(not isinstance(each, GpuTensor) or each.dtype == torch.bool for each in args[1] if each is not None)
     return from_gpu and name.removeprefix("aten::") in _WAITS

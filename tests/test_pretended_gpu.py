@@ -94,12 +94,15 @@ def update():
     return Update(batches, sum(each.seconds for each in batches), 15)
 
 
-def _learn(device, update, optim, prune, *, precision, recompute=False):
+def _learner(device, optim, prune, *, precision="fp32", recompute=False):
     torch.manual_seed(0)
     objective = Objective(build_model(SIZES), SIZES, has_ctc_head=optim.ctc_loss_scale > 0, prune=prune)
     objective.model.encoder.recompute_layers = recompute
     config = TrainConfig(optim=optim, prune=prune, precision=precision)
-    learner = Learner(objective.to(device), config, Rank(0, 1, device), model_size=16)
+    return Learner(objective.to(device), config, Rank(0, 1, device), model_size=16)
+
+
+def _learn(learner, update):
     return [learner.learn(update, step=step, epoch=0, done=0.0) for step in (1, 2)]
 
 
@@ -117,12 +120,24 @@ LEARNERS = {
 @pytest.mark.parametrize("kind", LEARNERS)
 def test_updates_are_the_cpus(kind, update):
     optim, prune, options = LEARNERS[kind]
-    wanted = _learn(CPU, update, optim, prune, precision="fp32", **options)
+    wanted = _learn(_learner(CPU, optim, prune, **options), update)
     with pretended_gpu():
-        found = _learn(GPU, update, optim, prune, precision="fp32", **options)
+        found = _learn(_learner(GPU, optim, prune, **options), update)
     for mine, other in zip(found, wanted, strict=True):
         assert not mine.is_skipped
         assert (mine.nll, mine.grad_norm) == pytest.approx((other.nll, other.grad_norm), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind, each", [("adamw", 3), ("ctc", 3), ("pruned", 4)])
+def test_update_waits_for_little(kind, each, update):
+    """Of each batch for the number of cells that carry something, nlls, and whether all are finite; for the band."""
+    optim, prune, _ = LEARNERS[kind]
+    with pretended_gpu() as gpu:
+        learner = _learner(GPU, optim, prune)
+        gpu.waits.clear()
+        learner.learn(update, step=1, epoch=0, done=0.0)
+    # and for the norm of the gradient
+    assert len(gpu.waits) == each * len(update.batches) + 1, gpu.waits
 
 
 # Triton's interpreter takes the bits of bfloat16 for integers where it multiplies
@@ -132,9 +147,9 @@ def test_updates_are_the_cpus(kind, update):
 def test_updates_in_any_precision_are_near_the_cpus(precision, has_kernels, update):
     if has_kernels:
         pytest.importorskip("triton", reason="Triton is not installed")
-    wanted = _learn(CPU, update, ADAMW, PruneConfig(), precision="fp32")[0]
+    wanted = _learn(_learner(CPU, ADAMW, PruneConfig()), update)[0]
     with pretended_gpu(has_kernels=has_kernels):
-        found = _learn(GPU, update, ADAMW, PruneConfig(), precision=precision)[0]
+        found = _learn(_learner(GPU, ADAMW, PruneConfig(), precision=precision), update)[0]
     # of bfloat16, eight bits count
     assert found.nll == pytest.approx(wanted.nll, rel=1e-5 if precision == "fp32" else 2**-8)
 

@@ -57,14 +57,14 @@ class Transducer(nn.Module):
     ) -> Tensor:
         """`forward` from the encoder's output on: (N, T, D) and (N,) with tokens (N, U) and (N,) -> (N,).
 
-        With a band (see `joint_transducer_loss`), of the paths within it.
+        With a band (see `joint_transducer_loss`), of the paths within it. Tokens, lengths and band may be on the CPU.
 
         Infinite for an utterance without a path: the caller knows its name.
         """
         return joint_transducer_loss(
             encoder_out,
             encoder_out_lens,
-            self.decoder.all_prefixes(tokens),
+            self.decoder.all_prefixes(tokens.to(encoder_out.device, non_blocking=True)),
             tokens,
             token_lens,
             self.joiner.output_linear.weight,

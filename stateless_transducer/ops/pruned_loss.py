@@ -189,7 +189,8 @@ def prune_ranges(
     inside = blank_occupation.unfold(2, width, 1).sum(-1)
     from_below = torch.nn.functional.pad(symbol_occupation, (1, 0))[:, :, : inside.shape[2]]
     starts = (inside - from_below).argmax(2)
-    lens, words, t = lens.to(starts), words.to(starts), torch.arange(T, device=starts.device)
+    lens, words = (each.to(starts, non_blocking=True) for each in (lens, words))
+    t = torch.arange(T, device=starts.device)
     starts = torch.where(t < lens[:, None] - 1, starts, (words + 1 - width).clamp(min=0)[:, None])
     steepest = t if max_symbols_per_frame else (width - 1) * t
     starts = steepest - _never_falling(steepest - _never_falling(starts)).clamp(min=0)
@@ -307,7 +308,7 @@ def _checked_next_tokens(
     blank = checked_blank(blank, vocab_size)
     check_integers("encoder_out_lens", encoder_out_lens, 1, T)
     tokens = check_tokens("tokens", tokens, "token_lens", token_lens, vocab_size, blank)
-    return torch.nn.functional.pad(tokens.to(logits.device), (0, 1), value=blank)
+    return torch.nn.functional.pad(tokens.to(logits.device, non_blocking=True), (0, 1), value=blank)
 
 
 def _check_scales(lm_only_scale: float, am_only_scale: float) -> None:

@@ -98,10 +98,10 @@ class Learner:
             is_last = number == len(update.batches)
             with contextlib.nullcontext() if is_last else self._without_exchange():
                 losses = self._backward(batch, 1 if is_modified else None, step, epoch, update.num_tokens)
-            is_finite = losses.is_finite
-            nll += losses.nll[is_finite].sum().item()
+            is_finite = losses.is_finite.tolist()
+            nll += sum(own for own, fine in zip(losses.nll.tolist(), is_finite, strict=True) if fine)
             num_frames += float(losses.encoder_lens.sum())
-            bad_ids += [id_ for id_, fine in zip(batch.ids, is_finite.tolist(), strict=True) if not fine]
+            bad_ids += [id_ for id_, fine in zip(batch.ids, is_finite, strict=True) if not fine]
         nll, num_frames, num_bad, num_stops = self._summed(nll, num_frames, len(bad_ids), wants_stop)
         grad_norm = self._step(rate, is_wanted=not num_bad)
         return Learnt(
@@ -122,9 +122,7 @@ class Learner:
         optim = self._config.optim
         try:
             with self.autocast():
-                losses: Losses = self._module(
-                    batch.to(self._rank.device), max_symbols_per_frame, epoch < optim.ctc_epochs
-                )
+                losses: Losses = self._module(batch, max_symbols_per_frame, epoch < optim.ctc_epochs)
             loss = self._weighted(losses, step)
             # noam: summed, as the recipe whose learning rates it takes; adamw: the mean over tokens. DDP's mean over
             # processes is made a sum, so that their number does not matter

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from stateless_transducer.data.batches import Batch
 from stateless_transducer.model.config import ModelConfig
 from stateless_transducer.model.transducer import Transducer
+from stateless_transducer.ops.masks import subsampled_lens
 from stateless_transducer.ops.pruned_loss import PruneRanges, prune_ranges, simple_transducer_loss
 from stateless_transducer.training.config import PruneConfig
 
@@ -65,11 +66,16 @@ class Objective(nn.Module):
             self.simple_joiner = SimpleJoiner(config.joiner_dim, config.vocab_size, prune)
 
     def forward(self, batch: Batch, max_symbols_per_frame: Literal[1] | None, with_ctc: bool) -> Losses:
-        """The losses of a batch, in the standard (None) or the modified (1) topology."""
-        encoder_out, lens = self.model.encode(batch.features, batch.feature_lens)
+        """The losses of a batch, in the standard (None) or the modified (1) topology.
+
+        The batch may be on the CPU: lengths and tokens are looked at, for which a GPU's would have to be waited for.
+        """
+        there = batch.to(self.model.joiner.output_linear.weight.device)
+        encoder_out, _ = self.model.encode(there.features, there.feature_lens)
+        lens = subsampled_lens(batch.feature_lens)
         simple_nll, band = None, None
         if self.simple_joiner is not None:
-            decoder_out = self.model.decoder.all_prefixes(batch.tokens)
+            decoder_out = self.model.decoder.all_prefixes(there.tokens)
             simple_nll, band = self.simple_joiner(
                 encoder_out,
                 lens,
@@ -81,17 +87,21 @@ class Objective(nn.Module):
         nll = self.model.nll(
             encoder_out, lens, batch.tokens, batch.token_lens, max_symbols_per_frame=max_symbols_per_frame, band=band
         )
-        ctc_nll = self._ctc_nll(encoder_out, lens, batch) if with_ctc and self.ctc_head is not None else None
+        ctc_nll = (
+            self._ctc_nll(encoder_out, lens, there.tokens, batch.token_lens)
+            if with_ctc and self.ctc_head is not None
+            else None
+        )
         return Losses(nll, lens, ctc_nll, simple_nll)
 
-    def _ctc_nll(self, encoder_out: Tensor, lens: Tensor, batch: Batch) -> Tensor:
+    def _ctc_nll(self, encoder_out: Tensor, lens: Tensor, tokens: Tensor, token_lens: Tensor) -> Tensor:
         assert self.ctc_head is not None
         log_probs = self.ctc_head(encoder_out).float().log_softmax(-1).transpose(0, 1)  # (T, N, V)
         return torch.nn.functional.ctc_loss(
             log_probs,
-            batch.tokens,
+            tokens,
             lens,
-            batch.token_lens,
+            token_lens,
             blank=self.model.blank_id,
             reduction="none",
             # repeated tokens need a frame between them, so that CTC may have no path where the transducer has one
@@ -138,4 +148,5 @@ class SimpleJoiner(nn.Module):
             width=self._config.prune_range,
             max_symbols_per_frame=max_symbols_per_frame,
         )
-        return simple.nll, band
+        # the band's cells are counted on the CPU: one wait instead of several
+        return simple.nll, band._replace(starts=band.starts.cpu())
