@@ -129,6 +129,8 @@ def walk_triton(cells: Cells, blank: Tensor, symbol: Tensor, has_occupations: bo
             IS_STANDARD=cells.topology == "standard",
             LANES=triton.next_power_of_2(cells.max_tokens + 1),
             num_warps=4,  # pyright: ignore[reportCallIssue]
+            # nothing may be fetched a clock ahead: it is not written yet
+            num_stages=1,  # pyright: ignore[reportCallIssue]
         )
     first_frames = torch.arange(N, device=device) * cells.num_frames
     starts = cells.first_cell[first_frames]
