@@ -115,9 +115,19 @@ def check_gpus(world_size: int) -> None:
 
 
 def device_of(local_rank: int) -> torch.device:
-    """The GPU of a rank of this machine, or the CPU."""
+    """The GPU of a rank of this machine, or the CPU.
+
+    Raises:
+        ValueError: there are fewer GPUs.
+    """
     if not torch.cuda.is_available():
         return torch.device("cpu")
+    count = torch.cuda.device_count()
+    if local_rank >= count:
+        raise ValueError(
+            f"Process {local_rank} of this machine (LOCAL_RANK) needs a GPU of its own, but {count} are visible; lower "
+            "torchrun's `--nproc-per-node`, and see CUDA_VISIBLE_DEVICES."
+        )
     torch.cuda.set_device(local_rank)
     return torch.device("cuda", local_rank)
 

@@ -22,6 +22,8 @@ from stateless_transducer.training.distributed import Rank, sum_over_ranks
 from stateless_transducer.training.objective import Losses, Objective
 from stateless_transducer.training.optim import RunningMean, build_optimizer, set_rate
 
+_FULL = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+
 
 @dataclass(frozen=True)
 class Learnt:
@@ -128,7 +130,9 @@ class Learner:
             # processes is made a sum, so that their number does not matter
             scale = self._rank.world_size / (1 if optim.optimizer == "noam" else max(1, num_tokens))
             self.scaler.scale(loss * scale).backward()
-        except torch.cuda.OutOfMemoryError as err:
+        except RuntimeError as err:
+            if not is_out_of_memory(err):
+                raise
             raise ValueError(_out_of_memory(batch, self._config.precision)) from err
         return losses.detach()
 
@@ -185,6 +189,11 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
         has_bf16 = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
         precision = "bf16" if has_bf16 else "fp32"
     return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+
+
+def is_out_of_memory(err: RuntimeError) -> bool:
+    """Whether a GPU's memory is full: torch's part of it, or what CUDA and its libraries take beside."""
+    return isinstance(err, torch.cuda.OutOfMemoryError) or any(reason in str(err) for reason in _FULL)
 
 
 def _out_of_memory(batch: Batch, precision: str) -> str:

@@ -20,7 +20,7 @@ from stateless_transducer.data.plan import BatchLimits, Lengths, chain_counts
 from stateless_transducer.features import PADDING_VALUE
 from stateless_transducer.ops.masks import MIN_FEATURE_FRAMES, subsampled_lens
 from stateless_transducer.training.distributed import Rank
-from stateless_transducer.training.learner import Learner, autocast_dtype
+from stateless_transducer.training.learner import Learner, autocast_dtype, is_out_of_memory
 from stateless_transducer.training.objective import Objective
 from stateless_transducer.training.progress import peak_bytes
 from stateless_transducer.training.trainer import Plan
@@ -209,6 +209,11 @@ def _needed(plan: Plan, rank: Rank, duration: float) -> float | None:
             for step in (1, 2):
                 learner.learn(update, step=step, epoch=0, done=0.0)
     except ValueError:
+        return None
+    except RuntimeError as err:
+        # in the optimiser, which asks for its moments at the first step
+        if not is_out_of_memory(err):
+            raise
         return None
     finally:
         del learner

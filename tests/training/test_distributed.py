@@ -37,3 +37,12 @@ def test_error_of_one_process_does_not_wait_for_the_others(done):
         distributed.with_group(0, fail, (), None)
     # to destroy a group of nccl's is to wait for all its processes
     assert done in (["nccl", "_exit_at_once"], ["gloo", "destroyed"])
+
+
+def test_more_processes_than_gpus_is_refused_under_torchrun(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    assert distributed.device_of(1) == torch.device("cuda", 1)
+    with pytest.raises(ValueError, match=r"Process 2 .*LOCAL_RANK.* but 2 are visible; lower torchrun's"):
+        distributed.device_of(2)

@@ -146,6 +146,23 @@ def test_infinite_gradient_is_skipped(device):
     assert all(torch.equal(value, before[name]) for name, value in _weights(learner).items())
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("CUDA error: out of memory"),
+    ],
+    ids=str,
+)
+def test_full_gpu_names_the_batch_and_what_to_do(error, device, monkeypatch):
+    learner = _learner(device, precision="fp32")
+    monkeypatch.setattr(learner.objective, "forward", lambda *args: (_ for _ in ()).throw(error))
+    found = r"a batch of 2 utterances, 0.6 s and 3 tokens each at most \(u0, u1\)\. Lower `--max-duration`"
+    with pytest.raises(ValueError, match=found):
+        _learn(learner, _batch([60, 50], [3, 2]))
+
+
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_narrow_precision_learns_as_float32(precision, device):
     narrow, wide = _learner(device, precision=precision), _learner(device, precision="fp32")

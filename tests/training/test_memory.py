@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import torch
+from pretended_gpu import pretended_gpu
+from small_corpus import write_small_corpus
 
+from stateless_transducer.cli import main
 from stateless_transducer.data.plan import BatchLimits, Lengths, plan_epoch
+from stateless_transducer.training.learner import Learner
 from stateless_transducer.training.memory import worst_batches
 
 
@@ -27,3 +34,29 @@ def test_large_lattices_are_among_them():
     found = worst_batches(lengths, BatchLimits(20.0, max_cells=4000), 1)
     # 200 frames are 49 behind the subsampling, 1000 are 249: 49 * 41 and 249 * 11 places
     assert found == [(1, 200, 40), (1, 1000, 10)]
+
+
+@pytest.mark.parametrize("error", [torch.cuda.OutOfMemoryError, ValueError], ids=["optimizer", "batch"])
+def test_largest_duration_is_searched_for_on_a_gpu(error, tmp_path, capsys):
+    """Of a GPU that holds 40 s of features; beyond, memory ends in the batch, which the learner names, or behind it."""
+    seen = []
+
+    def learn(self, update, **place):
+        seen.append(update.batches[0].features.numel())
+        if seen[-1] > 40 * 100 * 80:
+            raise error("out of memory")
+
+    with pretended_gpu(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Learner, "learn", learn)
+        for name, value in {
+            "get_device_properties": lambda device: SimpleNamespace(total_memory=2**30),
+            "max_memory_reserved": lambda device: seen[-1],
+            "reset_peak_memory_stats": lambda device: None,
+            "empty_cache": lambda: None,
+        }.items():
+            patch.setattr(torch.cuda, name, value)
+        flags = [*write_small_corpus(tmp_path), "--exp-dir", str(tmp_path / "exp"), "--find-max-duration", "true"]
+        assert main(["train", *flags]) == 0
+    *tried, proposed = capsys.readouterr().out.strip().splitlines()
+    assert any("does not fit" in line for line in tried)
+    assert 30 < float(proposed.removeprefix("--max-duration ")) <= 40
