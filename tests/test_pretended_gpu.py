@@ -6,15 +6,19 @@ import json
 from contextlib import nullcontext
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from pretended_gpu import GPU, GpuTensor, pretended_gpu
 from small_corpus import write_small_corpus
+from tiny_talker import say
 
+from stateless_transducer import Recognizer
 from stateless_transducer.cli import main
 from stateless_transducer.data.batches import Batch, Update
 from stateless_transducer.decoding.alignment import align
 from stateless_transducer.decoding.beam import beam_search
+from stateless_transducer.decoding.config import SearchConfig
 from stateless_transducer.decoding.fusion import Hotwords
 from stateless_transducer.decoding.greedy import greedy_search
 from stateless_transducer.decoding.modified_beam import modified_beam_search
@@ -270,3 +274,21 @@ def test_first_frame_to_last_nobody_waits():
                 search(there, torch.randn(2, 30, 16).to("cuda:0"), lens.clamp(max=frames).to("cuda:0"))
                 waits.append(len(gpu.waits))
         assert waits[0] == waits[1]
+
+
+@pytest.mark.parametrize("method", ["greedy_search", "modified_beam_search"])
+def test_transcripts_are_the_cpus(method, talker):
+    def transcribe(device):
+        hotwords = () if method == "greedy_search" else ["很好"]
+        recognizer = Recognizer.from_pretrained(
+            talker / "model.pt", SearchConfig(method), device=device, hotwords=hotwords
+        )
+        assert str(recognizer._model.recognisable.device) == device.replace("auto", "cuda:0")
+        return [(each.text, each.spans) for each in recognizer.transcribe(waves)]
+
+    rng = np.random.default_rng(3)
+    waves = [say(text, rng) for text in ("今天天气", "很好吗", "气")]
+    wanted = transcribe("cpu")
+    assert any(text for text, _ in wanted)
+    with pretended_gpu():
+        assert transcribe("auto") == wanted
