@@ -36,7 +36,12 @@ class Engine(Protocol):
     token_table: Vocabulary
 
     def transcribe(
-        self, sound: BinaryIO, *, channel: int | None = None, is_abandoned: Callable[[], bool]
+        self,
+        sound: BinaryIO,
+        *,
+        channel: int | None = None,
+        is_abandoned: Callable[[], bool],
+        tell: Callable[[Segment], object],
     ) -> Transcript:
         """All that is said in a sound file.
 
@@ -44,6 +49,7 @@ class Engine(Protocol):
             sound: open, and may be read from its beginning again; its ``name`` is that of messages.
             channel: see `Recognizer.transcribe`.
             is_abandoned: asked now and then whether to give up.
+            tell: called with each segment as soon as it is known.
 
         Raises:
             AudioError: it cannot be read.
@@ -80,12 +86,22 @@ class PiecewiseEngine:
         )
 
     def transcribe(
-        self, sound: BinaryIO, *, channel: int | None = None, is_abandoned: Callable[[], bool]
+        self,
+        sound: BinaryIO,
+        *,
+        channel: int | None = None,
+        is_abandoned: Callable[[], bool],
+        tell: Callable[[Segment], object],
     ) -> Transcript:
         """See `Engine`."""
         warnings: list[str] = []
         waiting: deque[Future[Segment]] = deque()
         segments: list[Segment] = []
+
+        def take() -> None:
+            segments.append(_result(waiting.popleft(), is_abandoned))
+            tell(segments[-1])
+
         pieces = self._recognizer.pieces(sound, channel=channel, warn=warnings.append)
         try:
             while True:
@@ -97,8 +113,9 @@ class PiecewiseEngine:
                     duration: float = end.value
                     break
                 if len(waiting) >= _PIECES_AHEAD:
-                    segments.append(_result(waiting.popleft(), is_abandoned))
-            segments += [_result(each, is_abandoned) for each in waiting]
+                    take()
+            while waiting:
+                take()
         except CancelledError as err:
             raise AbandonedError from err
         finally:
@@ -134,7 +151,12 @@ class StreamingEngine:
         self._recognizer, self.token_table, self._is_closed = recognizer, token_table, False
 
     def transcribe(
-        self, sound: BinaryIO, *, channel: int | None = None, is_abandoned: Callable[[], bool]
+        self,
+        sound: BinaryIO,
+        *,
+        channel: int | None = None,
+        is_abandoned: Callable[[], bool],
+        tell: Callable[[Segment], object],
     ) -> Transcript:
         """See `Engine`."""
         rate, warnings, num_samples = self._recognizer.sample_rate, [], 0
@@ -151,9 +173,12 @@ class StreamingEngine:
                 yield from (each.segment for each in session.accept(samples) if each.is_final)
             yield from (each.segment for each in session.finish() if each.is_final)
 
-        segments = tuple(heard())
+        segments = []
+        for segment in heard():
+            segments.append(segment)
+            tell(segment)
         text = self.token_table.join(segment.text for segment in segments)
-        return Transcript(text, round(num_samples / rate, 3), segments, tuple(warnings))
+        return Transcript(text, round(num_samples / rate, 3), tuple(segments), tuple(warnings))
 
     def live(self, sample_rate: int) -> LiveSession:
         """See `Engine`."""

@@ -7,8 +7,9 @@ for the other, and the event loop only passes bytes along.
 from __future__ import annotations
 
 import asyncio
+import io
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,7 @@ import anyio.to_thread
 import numpy as np
 from fastapi import FastAPI, File, Form, Request, UploadFile, WebSocket, WebSocketDisconnect
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -27,9 +28,10 @@ from stateless_transducer import __version__
 from stateless_transducer.audio import AudioError
 from stateless_transducer.serving.batcher import ClosedError
 from stateless_transducer.serving.engine import AbandonedError, Engine
+from stateless_transducer.serving.events import HEADERS, MEDIA_TYPE, event, transcript_events
 from stateless_transducer.serving.formats import check_words, document
 from stateless_transducer.serving.live import LiveSession
-from stateless_transducer.serving.transcript import Transcript
+from stateless_transducer.serving.transcript import Segment, Transcript
 
 ResponseFormat = Literal["json", "text", "verbose_json", "srt", "vtt", "tsv", "TextGrid", "ctm"]
 Granularity = Literal["word", "segment"]
@@ -42,6 +44,10 @@ _MOST_WAITING_S = 600.0
 """Of one live sound: whoever sends a file as fast as it goes should send it as a file."""
 _TRY_AGAIN_LATER, _GOING_AWAY, _BAD_DATA = 1013, 1001, 1007  # reasons of WebSockets
 _CLIENT_CLOSED = 499
+
+
+def _to_nobody(_: Segment) -> None:
+    """For who wants the whole alone."""
 
 
 class Service:
@@ -125,15 +131,17 @@ class Service:
             file: Annotated[UploadFile, File(description="Sound or video, of any rate and length.")],
             response_format: Annotated[ResponseFormat, Form()] = "json",
             channel: Annotated[int | None, Form(ge=0, description="From 0; left out: the mean of all.")] = None,
-            stream: Annotated[bool, Form(description="Must be false.")] = False,
+            stream: Annotated[
+                bool, Form(description="Events while the sound is worked on: json, text, verbose_json.")
+            ] = False,
             granularities: Annotated[list[Granularity] | None, Form(alias="timestamp_granularities[]")] = None,
         ) -> Response:
             """What is said in a sound file. Other fields of OpenAI's API (model, language, ...) are not used."""
-            if stream:
-                raise HTTPException(400, "`stream` is not supported: answers come whole; /v1/live is for live sound.")
             wants_words = "word" in (granularities or ())
             if wants_words and response_format != "verbose_json":
                 raise HTTPException(400, "`timestamp_granularities[]` word needs `response_format` verbose_json.")
+            if stream:
+                return await self._stream(request, _Upload(file), channel, response_format, wants_words)
             found = await self._transcribe(request, _Upload(file), channel)
             try:
                 return _response(response_format, file.filename or "sound", found, self._engine, wants_words)
@@ -146,10 +154,59 @@ class Service:
     def _model(self) -> dict[str, Any]:
         return {"id": self._name, "object": "model", "created": 0, "owned_by": "local"}
 
-    async def _transcribe(self, request: Request, sound: _Upload, channel: int | None) -> Transcript:
-        is_abandoned = threading.Event()
+    async def _stream(
+        self, request: Request, sound: _Upload, channel: int | None, wanted: ResponseFormat, wants_words: bool
+    ) -> Response:
+        if wanted not in ("json", "text", "verbose_json"):
+            raise HTTPException(400, f"`stream` needs `response_format` json, text or verbose_json, not {wanted}.")
+        is_verbose = wanted == "verbose_json"
+        heard = self._heard(request, sound, channel)
+        # whatever is wrong with a sound from its beginning on is answered with a status
+        first = await anext(heard)
+        lines = transcript_events(
+            _with_first(first, heard),
+            self._engine.token_table,
+            has_segments=is_verbose,
+            describe=partial(_described, is_verbose=is_verbose, wants_words=wants_words),
+        )
+        return StreamingResponse(_with_error(lines), media_type=MEDIA_TYPE, headers=HEADERS)
+
+    async def _heard(
+        self, request: Request, sound: _Upload, channel: int | None
+    ) -> AsyncGenerator[Segment | Transcript]:
+        """Segments as soon as they are known, and then the transcript; what goes wrong is an HTTPException."""
+        sound.keep()
+        loop, news, is_abandoned = asyncio.get_running_loop(), asyncio.Queue[Segment | None](), threading.Event()
+        tell = partial(loop.call_soon_threadsafe, news.put_nowait)
+        work = asyncio.create_task(self._transcribe(request, sound, channel, is_abandoned, tell))
+
+        def end(_: asyncio.Task[Transcript]) -> None:
+            sound.close()
+            news.put_nowait(None)
+
+        work.add_done_callback(end)
+        try:
+            while (segment := await news.get()) is not None:
+                yield segment
+            yield work.result()
+        finally:
+            # the thread looks at it and ends, and what it reads is closed after it
+            is_abandoned.set()
+            work.add_done_callback(asyncio.Task.exception)
+
+    async def _transcribe(
+        self,
+        request: Request,
+        sound: _Upload,
+        channel: int | None,
+        is_abandoned: threading.Event | None = None,
+        tell: Callable[[Segment], object] = _to_nobody,
+    ) -> Transcript:
+        is_abandoned = is_abandoned or threading.Event()
         watcher = asyncio.create_task(_set_when_gone(request, is_abandoned))
-        work = partial(self._engine.transcribe, sound.as_file(), channel=channel, is_abandoned=is_abandoned.is_set)
+        work = partial(
+            self._engine.transcribe, sound.as_file(), channel=channel, is_abandoned=is_abandoned.is_set, tell=tell
+        )
         try:
             return await anyio.to_thread.run_sync(work, limiter=self._upload_threads)
         except AudioError as err:
@@ -264,7 +321,7 @@ class _Upload:
     """An uploaded sound under its own name; temporary files have other names, or none."""
 
     def __init__(self, file: UploadFile) -> None:
-        self.name, self._file = file.filename or "sound", file.file
+        self.name, self._upload, self._file = file.filename or "sound", file, file.file
         self.read, self.tell = file.file.read, file.file.tell
 
     def as_file(self) -> BinaryIO:
@@ -278,6 +335,13 @@ class _Upload:
 
     def seekable(self) -> bool:
         return True
+
+    def keep(self) -> None:
+        """Until `close`: what is uploaded is closed by FastAPI before the answer is sent."""
+        self._upload.file = io.BytesIO()
+
+    def close(self) -> None:
+        self._file.close()
 
     def __repr__(self) -> str:
         return self.name
@@ -310,25 +374,56 @@ async def _close(socket: WebSocket, code: int, why: str) -> None:
 
 
 def _response(wanted: ResponseFormat, name: str, found: Transcript, engine: Engine, wants_words: bool) -> Response:
-    if wanted == "json":
-        return JSONResponse({"text": found.text})
     if wanted == "text":
         return PlainTextResponse(found.text + "\n")
-    if wanted == "verbose_json":
-        segments = [{"id": number, **segment.known()} for number, segment in enumerate(found.segments)]
-        whole = {"task": "transcribe", "duration": found.duration, "text": found.text}
-        if wants_words:
-            check_words(found)
-            whole["words"] = [word for segment in segments for word in segment.get("words", ())]
-        return JSONResponse({**whole, "segments": segments, "warnings": list(found.warnings)})
+    if wanted in ("json", "verbose_json"):
+        return JSONResponse(_described(found, is_verbose=wanted == "verbose_json", wants_words=wants_words))
     media_type = _MEDIA_TYPES.get(wanted, "text/plain")
     return PlainTextResponse(document(wanted, name, found, engine.token_table), media_type=media_type)
 
 
+def _described(found: Transcript, *, is_verbose: bool, wants_words: bool) -> dict[str, Any]:
+    """As OpenAI's json and verbose_json have it.
+
+    Raises:
+        ValueError: words are wanted, and the model does not know where they begin and end.
+    """
+    if not is_verbose:
+        return {"text": found.text}
+    segments = [{"id": number, **segment.known()} for number, segment in enumerate(found.segments)]
+    whole = {"task": "transcribe", "duration": found.duration, "text": found.text}
+    if wants_words:
+        check_words(found)
+        whole["words"] = [word for segment in segments for word in segment.get("words", ())]
+    return {**whole, "segments": segments, "warnings": list(found.warnings)}
+
+
+async def _with_first(
+    first: Segment | Transcript, others: AsyncIterator[Segment | Transcript]
+) -> AsyncIterator[Segment | Transcript]:
+    yield first
+    async for each in others:
+        yield each
+
+
+async def _with_error(lines: AsyncIterator[str]) -> AsyncIterator[str]:
+    """The status has been sent: what goes wrong now is one more event, as OpenAI's clients read it."""
+    try:
+        async for line in lines:
+            yield line
+    except (HTTPException, ValueError) as err:
+        status, message = (err.status_code, err.detail) if isinstance(err, HTTPException) else (400, str(err))
+        yield event({"error": _fault(status, message)})
+
+
+def _fault(status: int, message: str) -> dict[str, Any]:
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    return {"message": message, "type": kind, "code": status}
+
+
 def _error(status: int, message: str, headers: Any = None) -> JSONResponse:
     """As OpenAI's clients read it."""
-    kind = "invalid_request_error" if status < 500 else "server_error"
-    return JSONResponse({"error": {"message": message, "type": kind, "code": status}}, status, headers)
+    return JSONResponse({"error": _fault(status, message)}, status, headers)
 
 
 async def _refuse(_: Request, err: Exception) -> Response:

@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict
 
 import httpx
@@ -19,6 +18,7 @@ import pytest
 import soundfile
 import uvicorn
 from processes import listen_to_sigint
+from served import ask, served, slowed, wait
 from tiny_talker import say, some_text
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
@@ -36,22 +36,6 @@ from stateless_transducer.serving.streaming import StreamingRecognizer
 SEGMENTS = SegmentConfig(vad="energy", max_segment_s=5.0)
 
 
-@contextmanager
-def _served(engine, **options):
-    """The address of a server that runs in a thread."""
-    with _listening("127.0.0.1", 0) as listener:
-        service = Service(engine, "talker", **options)
-        config = uvicorn.Config(service.app, log_level="error", ws_max_size=2**20)
-        server = _Server(config, service, lambda line: None)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            thread.join()
-
-
 @pytest.fixture(scope="module")
 def recognizer(talker):
     return Recognizer.from_pretrained(talker / "onnx", segments=SEGMENTS, num_threads=1)
@@ -59,7 +43,7 @@ def recognizer(talker):
 
 @pytest.fixture(scope="module")
 def address(recognizer):
-    with _served(PiecewiseEngine(recognizer, BatchConfig()), max_upload_mb=1.0, max_live=2) as found:
+    with served(PiecewiseEngine(recognizer, BatchConfig()), max_upload_mb=1.0, max_live=2) as found:
         yield found
 
 
@@ -76,17 +60,10 @@ def sounds(tmp_path_factory):
     return made
 
 
-def _ask(address, path, **fields):
-    with path.open("rb") as file:
-        return httpx.post(
-            f"{address}/v1/audio/transcriptions", files={"file": (path.name, file)}, data=fields, timeout=60
-        )
-
-
 def test_many_at_once_get_what_each_would_get_alone(address, recognizer, sounds):
     paths = list(sounds) * 3
     with ThreadPoolExecutor(len(paths)) as pool:
-        answers = list(pool.map(lambda path: _ask(address, path, response_format="verbose_json").json(), paths))
+        answers = list(pool.map(lambda path: ask(address, path, response_format="verbose_json").json(), paths))
     num_found = 0
     for path, answer in zip(paths, answers, strict=True):
         (alone,) = recognizer.transcribe([path])
@@ -106,7 +83,7 @@ def test_many_at_once_get_what_each_would_get_alone(address, recognizer, sounds)
 def test_each_format_is_the_one_that_transcribe_writes(address, recognizer, sounds, wanted):
     path = list(sounds)[-1]
     (alone,) = recognizer.transcribe([path])
-    answer = _ask(address, path, response_format=wanted, model="whisper-1", language="zh")
+    answer = ask(address, path, response_format=wanted, model="whisper-1", language="zh")
     assert answer.status_code == 200
     if wanted == "json":
         assert answer.json() == {"text": alone.text}
@@ -121,9 +98,9 @@ def test_a_channel_can_be_chosen(address, sounds, tmp_path):
     path = next(iter(sounds))
     wave, rate = soundfile.read(path)
     soundfile.write(tmp_path / "two.wav", np.stack([np.zeros_like(wave), wave], axis=1), rate)
-    assert _ask(address, tmp_path / "two.wav", channel=1).json()["text"] == sounds[path][0]
-    assert _ask(address, tmp_path / "two.wav", channel=0).json()["text"] == ""
-    error = _ask(address, tmp_path / "two.wav", channel=2)
+    assert ask(address, tmp_path / "two.wav", channel=1).json()["text"] == sounds[path][0]
+    assert ask(address, tmp_path / "two.wav", channel=0).json()["text"] == ""
+    error = ask(address, tmp_path / "two.wav", channel=2)
     assert error.status_code == 400 and "channel" in error.json()["error"]["message"]
 
 
@@ -135,13 +112,14 @@ def test_what_cannot_be_used_is_said_in_a_line(address, sounds, tmp_path):
         assert "Traceback" not in answer.text
 
     (tmp_path / "no.wav").write_bytes(b"hello" * 100)
-    refused(_ask(address, tmp_path / "no.wav"), 400, r"^no\.wav: not a sound file")
-    refused(_ask(address, next(iter(sounds)), response_format="docx"), 400, "`response_format`: Input should be 'json'")
+    refused(ask(address, tmp_path / "no.wav"), 400, r"^no\.wav: not a sound file")
+    refused(ask(address, next(iter(sounds)), response_format="docx"), 400, "`response_format`: Input should be 'json'")
     refused(httpx.post(f"{address}/v1/audio/transcriptions"), 400, "`file`: Field required")
     refused(httpx.get(f"{address}/nowhere"), 404, "Not Found")
-    refused(_ask(address, next(iter(sounds)), stream="true"), 400, "`stream` is not supported")
+    refused(ask(address, next(iter(sounds)), stream="true", response_format="srt"), 400, "`stream` needs .* not srt")
+    refused(ask(address, tmp_path / "no.wav", stream="true"), 400, r"^no\.wav: not a sound file")
     (tmp_path / "large.wav").write_bytes(bytes(2**20 + 1))
-    refused(_ask(address, tmp_path / "large.wav"), 413, "The request is larger than 1 MiB")
+    refused(ask(address, tmp_path / "large.wav"), 413, "The request is larger than 1 MiB")
 
 
 def test_a_large_request_of_unknown_length_is_refused(address):
@@ -158,28 +136,19 @@ def test_a_large_request_of_unknown_length_is_refused(address):
 @pytest.fixture
 def slow(recognizer):
     """An engine that recognises nothing before it may: the engine, that it has begun, that it may go on."""
-    engine = PiecewiseEngine(recognizer, BatchConfig())
-    has_begun, may_go_on, recognise = threading.Event(), threading.Event(), engine._batcher._recognise
-
-    def slowly(pieces):
-        has_begun.set()
-        assert may_go_on.wait(20)
-        return recognise(pieces)
-
-    engine._batcher._recognise = slowly
-    yield engine, has_begun, may_go_on
-    may_go_on.set()
+    with slowed(recognizer) as found:
+        yield found
 
 
 def test_who_comes_when_too_many_wait_is_told_to_come_again(slow, sounds):
     engine, has_begun, may_go_on = slow
     path = next(iter(sounds))
-    with _served(engine, max_uploads=2) as address, ThreadPoolExecutor(2) as pool:
-        waiting = [pool.submit(_ask, address, path) for _ in range(2)]
+    with served(engine, max_uploads=2) as address, ThreadPoolExecutor(2) as pool:
+        waiting = [pool.submit(ask, address, path) for _ in range(2)]
         assert has_begun.wait(10)
-        _wait(lambda: httpx.get(f"{address}/health").json()["uploads"] == 2)
+        wait(lambda: httpx.get(f"{address}/health").json()["uploads"] == 2)
         # before its body is read
-        refused = _ask(address, path)
+        refused = ask(address, path)
         # who only looks is let in, and so is live sound
         assert httpx.get(f"{address}/health").json()["waiting_s"] > 0.1
         with connect(f"{address.replace('http', 'ws')}/v1/live") as socket:
@@ -198,14 +167,14 @@ def test_a_client_that_has_gone_is_not_worked_for(slow, recognizer, tmp_path):
     soundfile.write(tmp_path / "long.wav", wave, 16000)
     slowly = engine._batcher._recognise
     engine._batcher._recognise = lambda pieces: seen.extend(pieces) or slowly(pieces)
-    with _served(engine) as address:
+    with served(engine) as address:
         with pytest.raises(httpx.TimeoutException), (tmp_path / "long.wav").open("rb") as file:
             httpx.post(f"{address}/v1/audio/transcriptions", files={"file": file}, timeout=0.5)
         assert has_begun.wait(10)
         # what is worked on keeps the server waiting, and nothing behind it is begun
-        _wait(lambda: httpx.get(f"{address}/health").json()["uploads"] == 0)
+        wait(lambda: httpx.get(f"{address}/health").json()["uploads"] == 0)
         may_go_on.set()
-        _wait(lambda: httpx.get(f"{address}/health").json()["waiting_s"] == 0)
+        wait(lambda: httpx.get(f"{address}/health").json()["waiting_s"] == 0)
     assert len(seen) < len(list(recognizer.pieces(tmp_path / "long.wav", warn=print)))
 
 
@@ -213,7 +182,7 @@ def test_what_comes_in_live_while_the_model_is_busy_is_kept(slow):
     engine, has_begun, may_go_on = slow
     rng = np.random.default_rng(5)
     wave = np.concatenate([np.concatenate([say(text, rng), np.zeros(16000)]) for text in ("天气很好", "好吗", "很好")])
-    with _served(engine) as address, connect(f"{address.replace('http', 'ws')}/v1/live") as socket:
+    with served(engine) as address, connect(f"{address.replace('http', 'ws')}/v1/live") as socket:
         samples = np.round(wave * 32767).astype("<i2")
         for start in range(0, len(samples), 1600):
             socket.send(samples[start : start + 1600].tobytes())
@@ -229,10 +198,10 @@ def test_what_comes_in_live_while_the_model_is_busy_is_kept(slow):
 def test_live_sound_is_told_what_is_final_when_the_server_is_stopped(recognizer):
     rng = np.random.default_rng(5)
     samples = np.round(np.concatenate([say("天气很好", rng), np.zeros(3200)]) * 32767).astype("<i2")
-    with _served(PiecewiseEngine(recognizer, BatchConfig())) as address:
+    with served(PiecewiseEngine(recognizer, BatchConfig())) as address:
         socket = connect(f"{address.replace('http', 'ws')}/v1/live")
         socket.send(samples.tobytes())
-        _wait(lambda: httpx.get(f"{address}/health").json()["live"] == 1)
+        wait(lambda: httpx.get(f"{address}/health").json()["live"] == 1)
         time.sleep(0.3)
     heard = [json.loads(message) for message in socket]
     assert heard[-1] == {"type": "end"} and heard[-2]["type"] == "final" and heard[-2]["text"]
@@ -249,10 +218,10 @@ def test_a_second_signal_gives_up_with_a_status(slow, tmp_path):
         server = _Server(uvicorn.Config(service.app, log_level="error"), service, told.append)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
-        answer = pool.submit(_ask, f"http://127.0.0.1:{listener.getsockname()[1]}", tmp_path / "long.wav")
+        answer = pool.submit(ask, f"http://127.0.0.1:{listener.getsockname()[1]}", tmp_path / "long.wav")
         assert has_begun.wait(10)
         server.handle_exit(signal.SIGINT, None)
-        _wait(lambda: told)
+        wait(lambda: told)
         assert not answer.done()
         server.handle_exit(signal.SIGINT, None)
         time.sleep(0.3)
@@ -276,7 +245,7 @@ def test_an_upload_cannot_name_files_of_the_server(address, sounds, tmp_path, mo
     monkeypatch.chdir(tmp_path)
     (tmp_path / "secret.wav").write_bytes(next(iter(sounds)).read_bytes())
     (tmp_path / "list.txt").write_text("ffconcat version 1.0\nfile secret.wav\n")
-    answer = _ask(address, tmp_path / "list.txt")
+    answer = ask(address, tmp_path / "list.txt")
     assert answer.status_code == 400 and answer.json()["error"]["message"].startswith("list.txt: ")
 
 
@@ -284,23 +253,23 @@ def test_warnings_and_errors_have_the_files_own_name(address, sounds, tmp_path):
     wave, rate = soundfile.read(next(iter(sounds)))
     loud = tmp_path / "loud.wav"
     soundfile.write(loud, np.clip(wave * 50, -1, 1), rate)
-    (warning,) = _ask(address, loud, response_format="verbose_json").json()["warnings"]
+    (warning,) = ask(address, loud, response_format="verbose_json").json()["warnings"]
     assert re.match(r"loud\.wav: clipped", warning)
     cut = tmp_path / "cut.wav"
     cut.write_bytes(next(iter(sounds)).read_bytes()[:20000])
-    answer = _ask(address, cut, response_format="verbose_json").json()
+    answer = ask(address, cut, response_format="verbose_json").json()
     assert re.match(r"cut\.wav: truncated: its header says", answer["warnings"][0])
     (tmp_path / "empty.wav").write_bytes(b"")
-    message = _ask(address, tmp_path / "empty.wav").json()["error"]["message"]
+    message = ask(address, tmp_path / "empty.wav").json()["error"]["message"]
     assert message.startswith("empty.wav: ") and "object at" not in message
 
 
 def test_silence_and_absurd_samples_say_nothing(address, tmp_path):
     soundfile.write(tmp_path / "zeros.wav", np.zeros(48000), 16000)
-    found = _ask(address, tmp_path / "zeros.wav", response_format="verbose_json").json()
+    found = ask(address, tmp_path / "zeros.wav", response_format="verbose_json").json()
     assert (found["text"], found["segments"], found["duration"]) == ("", [], 3.0)
     soundfile.write(tmp_path / "huge.wav", np.full(16000, 3e38), 16000, subtype="FLOAT")
-    assert "holds samples of 3e+38 times full scale" in _ask(address, tmp_path / "huge.wav").json()["error"]["message"]
+    assert "holds samples of 3e+38 times full scale" in ask(address, tmp_path / "huge.wav").json()["error"]["message"]
 
 
 def test_the_page_and_what_it_asks_for(address):
@@ -397,18 +366,10 @@ def test_so_many_may_speak_at_a_time(address):
     with connect(where) as first, connect(where) as second:
         for socket in (first, second):
             socket.send(bytes(3200))
-        _wait(lambda: httpx.get(f"{address}/health").json()["live"] == 2)
+        wait(lambda: httpx.get(f"{address}/health").json()["live"] == 2)
         with connect(where) as third:
             assert "2 sounds are coming in already" in json.loads(third.recv())["message"]
-    _wait(lambda: httpx.get(f"{address}/health").json()["live"] == 0)
-
-
-def _wait(condition):
-    for _ in range(200):
-        if condition():
-            return
-        time.sleep(0.05)
-    raise AssertionError("it did not come to be")
+    wait(lambda: httpx.get(f"{address}/health").json()["live"] == 0)
 
 
 def test_a_streaming_model_is_served_too(tiny_model, tmp_path):
@@ -424,8 +385,8 @@ def test_a_streaming_model_is_served_too(tiny_model, tmp_path):
         pass
     wanted = stream.result
     assert wanted.text
-    with _served(open_streaming_engine(tiny.folder, num_threads=1)) as address:
-        found = _ask(address, tmp_path / "a.wav", response_format="verbose_json").json()
+    with served(open_streaming_engine(tiny.folder, num_threads=1)) as address:
+        found = ask(address, tmp_path / "a.wav", response_format="verbose_json").json()
         assert found["text"] == wanted.text and found["duration"] == 3.0
         assert found["segments"][0]["times"] == list(wanted.times)
         # the silence that lets the last words out is not part of the sound
@@ -439,15 +400,15 @@ def test_words_are_given_where_they_are_asked_for(address, sounds, recognizer, t
     path = next(iter(sounds))
     (wanted,) = recognizer.transcribe([path])
     asked = {"timestamp_granularities[]": ["word", "segment"]}
-    found = _ask(address, path, response_format="verbose_json", **asked).json()
+    found = ask(address, path, response_format="verbose_json", **asked).json()
     assert wanted.words and found["words"] == [asdict(word) for word in wanted.words]
-    assert "words" not in _ask(address, path, response_format="verbose_json").json()
-    assert _ask(address, path, response_format="ctm").text == document("ctm", path.name, wanted, recognizer.token_table)
-    refused = _ask(address, path, **asked)
+    assert "words" not in ask(address, path, response_format="verbose_json").json()
+    assert ask(address, path, response_format="ctm").text == document("ctm", path.name, wanted, recognizer.token_table)
+    refused = ask(address, path, **asked)
     assert refused.status_code == 400 and "needs `response_format` verbose_json" in refused.json()["error"]["message"]
-    with _served(open_streaming_engine(tiny_model().folder, num_threads=1)) as address:
+    with served(open_streaming_engine(tiny_model().folder, num_threads=1)) as address:
         for how in ({"response_format": "ctm"}, {"response_format": "verbose_json", **asked}):
-            refused = _ask(address, path, **how)
+            refused = ask(address, path, **how)
             assert refused.status_code == 400 and "not a streaming one" in refused.json()["error"]["message"]
 
 
@@ -461,8 +422,8 @@ def test_the_command_serves_until_it_is_interrupted(talker, sounds):
         said = process.stdout.readline()
         match = re.fullmatch(rf"serving {talker}/onnx on (http://127\.0\.0\.1:\d+) - Ctrl-C stops it\n", said)
         assert match, said
-        _wait(lambda: _answers(match[1]))
-        assert _ask(match[1], next(iter(sounds))).json()["text"]
+        wait(lambda: _answers(match[1]))
+        assert ask(match[1], next(iter(sounds))).json()["text"]
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0
         assert process.communicate() == ("", "")
