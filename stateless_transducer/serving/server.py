@@ -260,6 +260,7 @@ class Service:
                 if is_over and samples is None:
                     break
             await self._tell(socket, session, None)
+            inbox.check_end()
             await socket.send_json({"type": "end"})
             await socket.close()
         finally:
@@ -292,8 +293,6 @@ class _Inbox:
                 data = message.get("bytes")
                 if data is None:
                     return
-                if len(data) % self._dtype.itemsize:
-                    raise ValueError(f"A message of {len(data)} bytes ends in the middle of a sample.")
                 self._kept += data
                 if len(self._kept) > self._most * self._dtype.itemsize:
                     raise ValueError(
@@ -309,12 +308,22 @@ class _Inbox:
         self._news.set()
 
     async def take(self) -> tuple[np.ndarray | None, bool]:
-        """All that has gathered, waiting for it if need be, and whether no more comes; None: nothing is there."""
-        if not (self._kept or self._is_over):
+        """All samples that have gathered, at least one unless no more comes; and whether that is so."""
+        while not (self._whole or self._is_over):
             self._news.clear()
             await self._news.wait()
-        kept, self._kept = self._kept, bytearray()
-        return (np.frombuffer(bytes(kept), self._dtype) if kept else None), self._is_over
+        whole, self._kept = self._kept[: self._whole], self._kept[self._whole :]
+        return (np.frombuffer(bytes(whole), self._dtype) if whole else None), self._is_over
+
+    @property
+    def _whole(self) -> int:
+        """Bytes of whole samples: pipes cut anywhere."""
+        return len(self._kept) - len(self._kept) % self._dtype.itemsize
+
+    def check_end(self) -> None:
+        """Raise ValueError if what came last is part of a sample."""
+        if self._kept:
+            raise ValueError(f"The sound ends in the middle of a sample of {self._dtype.itemsize} bytes.")
 
 
 class _Upload:
