@@ -37,8 +37,13 @@ def _as_written(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def refuse_idle_search(search: SearchConfig, *, nbest: int = 1) -> None:
+def refuse_idle_search(search: SearchConfig, *, nbest: int = 1, sounds_have_hotwords: bool = False) -> None:
     """Options of a search that belong to another one, or to a file that is not given.
+
+    Args:
+        search: the options.
+        nbest: another one.
+        sounds_have_hotwords: whether there may be hotwords without a file.
 
     Raises:
         ValueError: there is one.
@@ -52,7 +57,10 @@ def refuse_idle_search(search: SearchConfig, *, nbest: int = 1) -> None:
     if nbest > search.beam_size:
         raise ValueError(f"`--nbest` {nbest} is more than `--beam-size` {search.beam_size} holds.")
     if search.hotwords_file is None:
-        refuse_idle(search, "`--hotwords-file`", names=["hotwords_score"])
+        if not sounds_have_hotwords:
+            refuse_idle(search, "`--hotwords-file`", names=["hotwords_score"])
+        elif search.decoding_method == "greedy_search":
+            refuse_idle(search, A_BEAM, names=["hotwords_score"])
     if search.ngram_lm is None:
         refuse_idle(search, "`--ngram-lm`", names=["lm_scale", "lodr_lm"])
     if search.lodr_lm is None:

@@ -71,7 +71,7 @@ class Options:
             path = getattr(self, name)
             if path is not None and not path.is_file():
                 raise ValueError(f"`--{name.replace('_', '-')}` {path}: no such file.")
-        refuse_idle_search(self.search, nbest=self.details.nbest)
+        refuse_idle_search(self.search, nbest=self.details.nbest, sounds_have_hotwords=True)
 
 
 def main(program: str, arguments: list[str]) -> int:

@@ -19,7 +19,7 @@ from stateless_transducer.decoding.modified_beam import modified_beam_search
 from stateless_transducer.decoding.options import LogitOptions
 from stateless_transducer.decoding.recognisable import Recognisable, Steps
 from stateless_transducer.ops.masks import MIN_FEATURE_FRAMES
-from stateless_transducer.text.hotwords import read_hotwords, spell_hotwords
+from stateless_transducer.text.hotwords import HotwordPhrase, read_hotwords, spell_hotwords
 from stateless_transducer.text.ngram import read_arpa
 from stateless_transducer.text.tokens import TokenTable
 
@@ -112,21 +112,45 @@ def _wide_enough(features: Array) -> Array:
 
 
 def make_scorer(config: SearchConfig, token_table: TokenTable, hotwords: Sequence[str] = ()) -> Scorer | None:
-    """Hotwords and language model of the configuration's files, and the hotwords given here; None if there are none.
+    """Hotwords and language models of the configuration's files, and the hotwords given here; None if there are none.
 
     Raises:
         ValueError: a file cannot be read, the model's tokens cannot spell a phrase, or the hotwords are one text.
     """
-    if isinstance(hotwords, str):
-        raise ValueError(f"`hotwords` must be a list of phrases, [{hotwords!r}] perhaps, but are one text.")
-    scorers: list[Scorer] = []
-    phrases = spell_hotwords([(phrase, config.hotwords_score) for phrase in hotwords], token_table)
-    if config.hotwords_file is not None:
-        phrases += read_hotwords(config.hotwords_file, token_table, config.hotwords_score)
-    if phrases:
-        scorers.append(Hotwords([phrases], vocab_size=len(token_table), blank_id=token_table.blank_id))
-    for path, scale in ((config.ngram_lm, config.lm_scale), (config.lodr_lm, -config.lodr_scale)):
-        if path is not None:
-            ngrams = read_arpa(path, token_table)
-            scorers.append(NgramScorer(ngrams, scale=scale, blank_id=token_table.blank_id))
-    return SumOfScorers(scorers) if len(scorers) > 1 else (scorers or [None])[0]
+    return Scorers(config, token_table, hotwords).of_all
+
+
+class Scorers:
+    """What `make_scorer` reads, for utterances that have hotwords of their own besides."""
+
+    def __init__(self, config: SearchConfig, token_table: TokenTable, hotwords: Sequence[str] = ()) -> None:
+        """See `make_scorer`."""
+        self._score, self._tokens = config.hotwords_score, token_table
+        self._phrases = self.spell(hotwords)
+        if config.hotwords_file is not None:
+            self._phrases += tuple(read_hotwords(config.hotwords_file, token_table, config.hotwords_score))
+        self._models: list[Scorer] = []
+        for path, scale in ((config.ngram_lm, config.lm_scale), (config.lodr_lm, -config.lodr_scale)):
+            if path is not None:
+                ngrams = read_arpa(path, token_table)
+                self._models.append(NgramScorer(ngrams, scale=scale, blank_id=token_table.blank_id))
+        self.of_all = self.of_each([()])
+        """Of utterances without hotwords of their own; None if nothing is wanted."""
+
+    def spell(self, hotwords: Sequence[str]) -> tuple[HotwordPhrase, ...]:
+        """Phrases in tokens, with the configuration's score.
+
+        Raises:
+            ValueError: the tokens cannot spell one, or the hotwords are one text.
+        """
+        if isinstance(hotwords, str):
+            raise ValueError(f"`hotwords` must be a list of phrases, [{hotwords!r}] perhaps, but are one text.")
+        return tuple(spell_hotwords([(phrase, self._score) for phrase in hotwords], self._tokens))
+
+    def of_each(self, phrases: Sequence[Sequence[HotwordPhrase]]) -> Scorer | None:
+        """Of a batch: one list for each utterance, or one for all."""
+        wanted = [(*self._phrases, *own) for own in phrases]
+        scorers = [*self._models]
+        if any(wanted):
+            scorers.insert(0, Hotwords(wanted, vocab_size=len(self._tokens), blank_id=self._tokens.blank_id))
+        return SumOfScorers(scorers) if len(scorers) > 1 else (scorers or [None])[0]

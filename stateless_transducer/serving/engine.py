@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, TimeoutError
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -15,6 +16,7 @@ from stateless_transducer.serving.config import BatchConfig
 from stateless_transducer.serving.endpoint import EndpointRules
 from stateless_transducer.serving.live import LiveSession, PiecewiseSession, StreamingSession
 from stateless_transducer.serving.recognizer import Recognizer
+from stateless_transducer.serving.segments import Phrases
 from stateless_transducer.serving.streaming import StreamingRecognizer
 from stateless_transducer.serving.transcript import Segment, Transcript
 from stateless_transducer.text.vocabulary import Vocabulary, read_vocabulary
@@ -34,12 +36,23 @@ class Engine(Protocol):
     """A model that many people use at once; its methods may be called from any threads."""
 
     token_table: Vocabulary
+    has_hotwords: bool
+    """Whether a sound may have hotwords of its own."""
+
+    def spell(self, hotwords: Sequence[str]) -> Phrases:
+        """Wanted phrases as `transcribe` and `live` take them.
+
+        Raises:
+            ValueError: the model's tokens cannot spell one, or there can be none.
+        """
+        ...
 
     def transcribe(
         self,
         sound: BinaryIO,
         *,
         channel: int | None = None,
+        phrases: Phrases = (),
         is_abandoned: Callable[[], bool],
         tell: Callable[[Segment], object],
     ) -> Transcript:
@@ -48,6 +61,7 @@ class Engine(Protocol):
         Args:
             sound: open, and may be read from its beginning again; its ``name`` is that of messages.
             channel: see `Recognizer.transcribe`.
+            phrases: hotwords, as `spell` gives them.
             is_abandoned: asked now and then whether to give up.
             tell: called with each segment as soon as it is known.
 
@@ -58,8 +72,8 @@ class Engine(Protocol):
         """
         ...
 
-    def live(self, sample_rate: int) -> LiveSession:
-        """A sound that is still coming in."""
+    def live(self, sample_rate: int, phrases: Phrases = ()) -> LiveSession:
+        """A sound that is still coming in, and its hotwords."""
         ...
 
     @property
@@ -84,12 +98,18 @@ class PiecewiseEngine:
             batch_seconds=config.batch_seconds,
             max_wait_ms=config.max_wait_ms,
         )
+        self.has_hotwords = recognizer.has_hotwords
+
+    def spell(self, hotwords: Sequence[str]) -> Phrases:
+        """See `Engine`."""
+        return self._recognizer.spell(hotwords)
 
     def transcribe(
         self,
         sound: BinaryIO,
         *,
         channel: int | None = None,
+        phrases: Phrases = (),
         is_abandoned: Callable[[], bool],
         tell: Callable[[Segment], object],
     ) -> Transcript:
@@ -108,7 +128,7 @@ class PiecewiseEngine:
                 if is_abandoned():
                     raise AbandonedError
                 try:
-                    waiting.append(self._batcher.submit(next(pieces)))
+                    waiting.append(self._batcher.submit(replace(next(pieces), phrases=phrases)))
                 except StopIteration as end:
                     duration: float = end.value
                     break
@@ -125,11 +145,11 @@ class PiecewiseEngine:
         text = self.token_table.join(segment.text for segment in segments)
         return Transcript(text, duration, tuple(segments), tuple(warnings))
 
-    def live(self, sample_rate: int) -> LiveSession:
+    def live(self, sample_rate: int, phrases: Phrases = ()) -> LiveSession:
         """See `Engine`."""
         recognizer = self._recognizer
         pieces, model_rate = recognizer.live_pieces(), recognizer.sample_rate
-        return PiecewiseSession(pieces, self._batcher, sample_rate=sample_rate, model_rate=model_rate)
+        return PiecewiseSession(pieces, self._batcher, phrases, sample_rate=sample_rate, model_rate=model_rate)
 
     @property
     def waiting_s(self) -> float:
@@ -145,16 +165,24 @@ class StreamingEngine:
     """A streaming model: sound files, too, are listened to from front to back."""
 
     waiting_s = 0.0
+    has_hotwords = False
 
     def __init__(self, recognizer: StreamingRecognizer, token_table: Vocabulary) -> None:
         """A recogniser and its tokens."""
         self._recognizer, self.token_table, self._is_closed = recognizer, token_table, False
+
+    def spell(self, hotwords: Sequence[str]) -> Phrases:
+        """See `Engine`."""
+        if hotwords:
+            raise ValueError("A streaming model takes no hotwords.")
+        return ()
 
     def transcribe(
         self,
         sound: BinaryIO,
         *,
         channel: int | None = None,
+        phrases: Phrases = (),
         is_abandoned: Callable[[], bool],
         tell: Callable[[Segment], object],
     ) -> Transcript:
@@ -180,7 +208,7 @@ class StreamingEngine:
         text = self.token_table.join(segment.text for segment in segments)
         return Transcript(text, round(num_samples / rate, 3), tuple(segments), tuple(warnings))
 
-    def live(self, sample_rate: int) -> LiveSession:
+    def live(self, sample_rate: int, phrases: Phrases = ()) -> LiveSession:
         """See `Engine`."""
         return StreamingSession(self._recognizer, sample_rate)
 

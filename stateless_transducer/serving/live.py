@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 import soxr
 
 from stateless_transducer.serving.batcher import Batcher
-from stateless_transducer.serving.segments import Piece, PieceStream
+from stateless_transducer.serving.segments import Phrases, Piece, PieceStream
 from stateless_transducer.serving.streaming import StreamingRecognizer, as_wave
 from stateless_transducer.serving.transcript import Segment
 
@@ -88,6 +88,7 @@ class PiecewiseSession:
         self,
         pieces: PieceStream,
         batcher: Batcher,
+        phrases: Phrases = (),
         *,
         sample_rate: int,
         model_rate: int,
@@ -98,11 +99,12 @@ class PiecewiseSession:
         Args:
             pieces: finds pauses, at the model's rate.
             batcher: recognises.
+            phrases: hotwords.
             sample_rate: of the sound.
             model_rate: what the model hears.
             clock: tells seconds.
         """
-        self._pieces, self._batcher, self._clock = pieces, batcher, clock
+        self._pieces, self._batcher, self._phrases, self._clock = pieces, batcher, phrases, clock
         self._model_rate = model_rate
         self._resampler = None
         if sample_rate != model_rate:
@@ -127,7 +129,7 @@ class PiecewiseSession:
 
     def _final(self, pieces: Iterator[Piece]) -> Iterator[Heard]:
         for piece in pieces:
-            segment = self._batcher.submit(piece).result()
+            segment = self._recognise(piece)
             if segment.text:
                 yield Heard(segment, is_final=True)
 
@@ -139,8 +141,11 @@ class PiecewiseSession:
         end = piece.start + len(piece.samples)
         if end - max(self._heard_until, piece.start) < _PARTIAL_S * self._model_rate:
             return
-        segment = self._batcher.submit(piece).result()
+        segment = self._recognise(piece)
         self._heard_until, took = end, self._clock() - now
         self._free_at = now + took / _SHARE_OF_TIME
         if segment.text:
             yield Heard(segment, is_final=False)
+
+    def _recognise(self, piece: Piece) -> Segment:
+        return self._batcher.submit(replace(piece, phrases=self._phrases)).result()

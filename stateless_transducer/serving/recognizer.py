@@ -19,14 +19,13 @@ import numpy as np
 from stateless_transducer.audio import AudioError, read_audio, stream_audio
 from stateless_transducer.decoding.alignment import Alignment, align
 from stateless_transducer.decoding.config import SearchConfig
-from stateless_transducer.decoding.fusion import Scorer
 from stateless_transducer.decoding.hypothesis import Hypothesis
-from stateless_transducer.decoding.search import encode, logit_options, make_scorer, search_encoded
+from stateless_transducer.decoding.search import Scorers, encode, logit_options, search_encoded
 from stateless_transducer.features import PADDING_VALUE, fbank
 from stateless_transducer.ops.masks import MIN_FEATURE_FRAMES, SUBSAMPLING
 from stateless_transducer.serving.config import DetailConfig, SegmentConfig, check_batch_seconds
 from stateless_transducer.serving.model import Model, Precision, model_of, open_model
-from stateless_transducer.serving.segments import Piece, PieceStream, cut, make_voice_activity
+from stateless_transducer.serving.segments import Phrases, Piece, PieceStream, cut, make_voice_activity
 from stateless_transducer.serving.spans import token_spans
 from stateless_transducer.serving.transcript import Alternative, Segment, Transcript
 from stateless_transducer.serving.words import timed_words
@@ -105,7 +104,7 @@ class Recognizer:
             raise ValueError('Hotwords need a beam: SearchConfig(decoding_method="modified_beam_search").')
         self._model = model if isinstance(model, Model) else model_of(model, device=device, precision=precision)
         self.token_table = self._model.token_table
-        self._scorer = self._make_scorer(hotwords)
+        self._scorers = self._read_scorers(hotwords)
 
     @classmethod
     def from_pretrained(
@@ -139,16 +138,33 @@ class Recognizer:
         model = open_model(Path(path), device=device, precision=precision, num_threads=num_threads)
         return cls(model, config, hotwords=hotwords, segments=segments, details=details)
 
-    def _make_scorer(self, hotwords: Sequence[str]) -> Scorer | None:
+    def _read_scorers(self, hotwords: Sequence[str]) -> Scorers | None:
         config, tokens = self._config, self.token_table
         if isinstance(tokens, TokenTable):
-            return make_scorer(config, tokens, hotwords)
+            return Scorers(config, tokens, hotwords)
         if hotwords or config.scorer_files:
             raise ValueError(
                 "Hotwords and language models need tokens that spell a text: characters, words, or pieces of words "
                 "with their scores in bpe.vocab, <unk> among them; those of this model's tokens.txt do not."
             )
         return None
+
+    @property
+    def has_hotwords(self) -> bool:
+        """Whether pieces may have hotwords of their own."""
+        return self._scorers is not None and self._config.decoding_method != "greedy_search"
+
+    def spell(self, hotwords: Sequence[str]) -> Phrases:
+        """Wanted phrases, for pieces of a sound that has some of its own.
+
+        Raises:
+            ValueError: the tokens cannot spell one, or the search has no beam.
+        """
+        if not hotwords:
+            return ()
+        if not self.has_hotwords or self._scorers is None:
+            raise ValueError("Hotwords need a search with a beam and a model whose tokens spell a text.")
+        return self._scorers.spell(hotwords)
 
     @property
     def sample_rate(self) -> int:
@@ -337,7 +353,11 @@ class Recognizer:
             row[: len(each)] = each
         model, config = self._model, self._config
         encoded = encode(model.recognisable, model.place(padded), model.place(lens))
-        ranked = search_encoded(model.recognisable, *encoded, config, self._scorer)
+        scorer = None
+        if self._scorers is not None:
+            phrases = [piece.phrases for piece in pieces]
+            scorer = self._scorers.of_each(phrases) if any(phrases) else self._scorers.of_all
+        ranked = search_encoded(model.recognisable, *encoded, config, scorer)
         segments = [self._segment(piece, found) for piece, found in zip(pieces, ranked, strict=True)]
         best = [found[0] for found in ranked]
         is_lost = [math.isnan(each.score) for each in best]

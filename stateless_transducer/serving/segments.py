@@ -17,6 +17,7 @@ import numpy as np
 
 from stateless_transducer.audio import resample
 from stateless_transducer.serving.config import SegmentConfig, Vad
+from stateless_transducer.text.hotwords import HotwordPhrase
 
 _LOG = logging.getLogger(__name__)
 
@@ -38,6 +39,9 @@ _SILERO_FILE = "silero_vad_16k_sequence.onnx"
 _SILERO_SAMPLES, _SILERO_CONTEXT = 512, 64
 
 
+Phrases = tuple[HotwordPhrase, ...]
+
+
 @dataclass(frozen=True)
 class Piece:
     """Part of a sound."""
@@ -46,6 +50,8 @@ class Piece:
     """Samples before it."""
     samples: np.ndarray
     """(S,)."""
+    phrases: Phrases = ()
+    """Hotwords in it, besides those of all sounds."""
 
 
 class VoiceActivity(Protocol):

@@ -30,18 +30,15 @@ from stateless_transducer.serving.batcher import ClosedError
 from stateless_transducer.serving.engine import AbandonedError, Engine
 from stateless_transducer.serving.events import HEADERS, MEDIA_TYPE, event, transcript_events
 from stateless_transducer.serving.formats import check_words, document
+from stateless_transducer.serving.inbox import Inbox
 from stateless_transducer.serving.live import LiveSession
+from stateless_transducer.serving.segments import Phrases
 from stateless_transducer.serving.transcript import Segment, Transcript
 
 ResponseFormat = Literal["json", "text", "verbose_json", "srt", "vtt", "tsv", "TextGrid", "ctm"]
 Granularity = Literal["word", "segment"]
 
 _MEDIA_TYPES = {"vtt": "text/vtt", "tsv": "text/tab-separated-values"}
-_SAMPLES = {"s16le": "<i2", "f32le": "<f4"}
-_USUAL_FORMAT = "s16le"
-_RATES = 1000, 384_000
-_MOST_WAITING_S = 600.0
-"""Of one live sound: whoever sends a file as fast as it goes should send it as a file."""
 _TRY_AGAIN_LATER, _GOING_AWAY, _BAD_DATA = 1013, 1001, 1007  # reasons of WebSockets
 _CLIENT_CLOSED = 499
 
@@ -69,7 +66,7 @@ class Service:
         self.num_uploads = 0
         # anyio binds a limiter to the event loop in which it is first used
         self._upload_threads, self._live_threads = (anyio.CapacityLimiter(n) for n in (max_uploads, max_live))
-        self._inboxes: set[_Inbox] = set()
+        self._inboxes: set[Inbox] = set()
         self.app = self._make_app(int(max_upload_mb * 2**20))
 
     @property
@@ -111,7 +108,7 @@ class Service:
             """Whether the server works, with which model, and how busy it is."""
             waiting_s = round(self._engine.waiting_s, 1)
             busy = {"waiting_s": waiting_s, "uploads": self.num_uploads, "live": self.num_live}
-            return {"status": "ok", "model": self._name, **busy}
+            return {"status": "ok", "model": self._name, "hotwords": self._engine.has_hotwords, **busy}
 
         @app.get("/v1/models")
         async def models() -> dict[str, Any]:
@@ -134,15 +131,21 @@ class Service:
             stream: Annotated[
                 bool, Form(description="Events while the sound is worked on: json, text, verbose_json.")
             ] = False,
+            hotwords: Annotated[list[str] | None, Form(description="Wanted phrases, one a line.")] = None,
             granularities: Annotated[list[Granularity] | None, Form(alias="timestamp_granularities[]")] = None,
         ) -> Response:
             """What is said in a sound file. Other fields of OpenAI's API (model, language, ...) are not used."""
             wants_words = "word" in (granularities or ())
             if wants_words and response_format != "verbose_json":
                 raise HTTPException(400, "`timestamp_granularities[]` word needs `response_format` verbose_json.")
+            try:
+                phrases = self._engine.spell([line for each in hotwords or () for line in each.splitlines()])
+            except ValueError as err:
+                raise HTTPException(400, str(err)) from err
+            sound = _Upload(file, channel, phrases)
             if stream:
-                return await self._stream(request, _Upload(file), channel, response_format, wants_words)
-            found = await self._transcribe(request, _Upload(file), channel)
+                return await self._stream(request, sound, response_format, wants_words)
+            found = await self._transcribe(request, sound)
             try:
                 return _response(response_format, file.filename or "sound", found, self._engine, wants_words)
             except ValueError as err:
@@ -154,13 +157,11 @@ class Service:
     def _model(self) -> dict[str, Any]:
         return {"id": self._name, "object": "model", "created": 0, "owned_by": "local"}
 
-    async def _stream(
-        self, request: Request, sound: _Upload, channel: int | None, wanted: ResponseFormat, wants_words: bool
-    ) -> Response:
+    async def _stream(self, request: Request, sound: _Upload, wanted: ResponseFormat, wants_words: bool) -> Response:
         if wanted not in ("json", "text", "verbose_json"):
             raise HTTPException(400, f"`stream` needs `response_format` json, text or verbose_json, not {wanted}.")
         is_verbose = wanted == "verbose_json"
-        heard = self._heard(request, sound, channel)
+        heard = self._heard(request, sound)
         # whatever is wrong with a sound from its beginning on is answered with a status
         first = await anext(heard)
         lines = transcript_events(
@@ -171,14 +172,12 @@ class Service:
         )
         return StreamingResponse(_with_error(lines), media_type=MEDIA_TYPE, headers=HEADERS)
 
-    async def _heard(
-        self, request: Request, sound: _Upload, channel: int | None
-    ) -> AsyncGenerator[Segment | Transcript]:
+    async def _heard(self, request: Request, sound: _Upload) -> AsyncGenerator[Segment | Transcript]:
         """Segments as soon as they are known, and then the transcript; what goes wrong is an HTTPException."""
         sound.keep()
         loop, news, is_abandoned = asyncio.get_running_loop(), asyncio.Queue[Segment | None](), threading.Event()
         tell = partial(loop.call_soon_threadsafe, news.put_nowait)
-        work = asyncio.create_task(self._transcribe(request, sound, channel, is_abandoned, tell))
+        work = asyncio.create_task(self._transcribe(request, sound, is_abandoned, tell))
 
         def end(_: asyncio.Task[Transcript]) -> None:
             sound.close()
@@ -198,14 +197,18 @@ class Service:
         self,
         request: Request,
         sound: _Upload,
-        channel: int | None,
         is_abandoned: threading.Event | None = None,
         tell: Callable[[Segment], object] = _to_nobody,
     ) -> Transcript:
         is_abandoned = is_abandoned or threading.Event()
         watcher = asyncio.create_task(_set_when_gone(request, is_abandoned))
         work = partial(
-            self._engine.transcribe, sound.as_file(), channel=channel, is_abandoned=is_abandoned.is_set, tell=tell
+            self._engine.transcribe,
+            sound.as_file(),
+            channel=sound.channel,
+            phrases=sound.phrases,
+            is_abandoned=is_abandoned.is_set,
+            tell=tell,
         )
         try:
             return await anyio.to_thread.run_sync(work, limiter=self._upload_threads)
@@ -222,20 +225,19 @@ class Service:
 
     async def _live(self, socket: WebSocket) -> None:
         await socket.accept()
-        wrong = _wrong_options(socket)
-        if wrong:
-            await _close(socket, _BAD_DATA, wrong)
+        try:
+            inbox = Inbox(socket)
+            phrases = self._engine.spell(inbox.hotwords)
+        except ValueError as err:
+            await _close(socket, _BAD_DATA, str(err))
             return
         if self.num_live >= self._max_live:
             why = f"{self.num_live} sounds are coming in already; try again later."
             await _close(socket, _TRY_AGAIN_LATER, why)
             return
-        sample_rate = int(socket.query_params.get("sample_rate", 16000))
-        dtype = _SAMPLES[socket.query_params.get("format", _USUAL_FORMAT)]
-        inbox = _Inbox(socket, dtype, int(_MOST_WAITING_S * sample_rate))
         self._inboxes.add(inbox)
         try:
-            await self._listen(inbox, socket, sample_rate)
+            await self._listen(inbox, socket, phrases)
         except WebSocketDisconnect:
             pass
         except ClosedError as err:
@@ -245,9 +247,9 @@ class Service:
         finally:
             self._inboxes.discard(inbox)
 
-    async def _listen(self, inbox: _Inbox, socket: WebSocket, sample_rate: int) -> None:
+    async def _listen(self, inbox: Inbox, socket: WebSocket, phrases: Phrases) -> None:
         """Samples come in while what came before is worked on."""
-        session = await self._in_thread(partial(self._engine.live, sample_rate))
+        session = await self._in_thread(partial(self._engine.live, inbox.sample_rate, phrases))
         reader = asyncio.create_task(inbox.fill())
         try:
             while True:
@@ -276,60 +278,11 @@ class Service:
         return await anyio.to_thread.run_sync(work, limiter=self._live_threads)
 
 
-class _Inbox:
-    """What a client has sent and nobody has taken: binary messages are samples, any text message is the end."""
-
-    def __init__(self, socket: WebSocket, dtype: str, most_samples: int) -> None:
-        self._socket, self._dtype, self._most = socket, np.dtype(dtype), most_samples
-        self._kept, self._is_over, self._news = bytearray(), False, asyncio.Event()
-
-    async def fill(self) -> None:
-        """Until the end, or until something is wrong; what is wrong is raised."""
-        try:
-            while not self._is_over:
-                message = await self._socket.receive()
-                if message["type"] == "websocket.disconnect":
-                    raise WebSocketDisconnect(message.get("code", 1005))
-                data = message.get("bytes")
-                if data is None:
-                    return
-                self._kept += data
-                if len(self._kept) > self._most * self._dtype.itemsize:
-                    raise ValueError(
-                        f"{_MOST_WAITING_S:g} s of sound are waiting: send it as it is said, or as a file."
-                    )
-                self._news.set()
-        finally:
-            self.end()
-
-    def end(self) -> None:
-        """No more is taken in."""
-        self._is_over = True
-        self._news.set()
-
-    async def take(self) -> tuple[np.ndarray | None, bool]:
-        """All samples that have gathered, at least one unless no more comes; and whether that is so."""
-        while not (self._whole or self._is_over):
-            self._news.clear()
-            await self._news.wait()
-        whole, self._kept = self._kept[: self._whole], self._kept[self._whole :]
-        return (np.frombuffer(bytes(whole), self._dtype) if whole else None), self._is_over
-
-    @property
-    def _whole(self) -> int:
-        """Bytes of whole samples: pipes cut anywhere."""
-        return len(self._kept) - len(self._kept) % self._dtype.itemsize
-
-    def check_end(self) -> None:
-        """Raise ValueError if what came last is part of a sample."""
-        if self._kept:
-            raise ValueError(f"The sound ends in the middle of a sample of {self._dtype.itemsize} bytes.")
-
-
 class _Upload:
-    """An uploaded sound under its own name; temporary files have other names, or none."""
+    """An uploaded sound and what is wanted of it; under its own name, for temporary files have other names, or none."""
 
-    def __init__(self, file: UploadFile) -> None:
+    def __init__(self, file: UploadFile, channel: int | None, phrases: Phrases) -> None:
+        self.channel, self.phrases = channel, phrases
         self.name, self._upload, self._file = file.filename or "sound", file, file.file
         self.read, self.tell = file.file.read, file.file.tell
 
@@ -360,20 +313,6 @@ async def _set_when_gone(request: Request, event: threading.Event) -> None:
     while not await request.is_disconnected():
         await asyncio.sleep(0.5)
     event.set()
-
-
-def _wrong_options(socket: WebSocket) -> str:
-    """What is wrong with a WebSocket's query; empty: nothing."""
-    given = dict(socket.query_params)
-    unknown = set(given) - {"sample_rate", "format"}
-    if unknown:
-        return f"There is no option {', '.join(sorted(unknown))}, but `sample_rate` and `format`."
-    rate = given.get("sample_rate", "16000")
-    if not (rate.isdecimal() and _RATES[0] <= int(rate) <= _RATES[1]):
-        return f"`sample_rate` must be a whole number in {_RATES[0]}..{_RATES[1]}, but is {rate}."
-    if given.get("format", _USUAL_FORMAT) not in _SAMPLES:
-        return f"`format` must be {' or '.join(_SAMPLES)}, but is {given['format']}."
-    return ""
 
 
 async def _close(socket: WebSocket, code: int, why: str) -> None:

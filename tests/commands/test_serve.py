@@ -17,10 +17,16 @@ from stateless_transducer.commands.serve import _listening
         (["--max-wait-ms", "-1"], "`--max-wait-ms` must be in 0..1000, but is -1"),
         (["--ssl-keyfile", "k.pem"], "`--ssl-keyfile` belongs to a `--ssl-certfile`"),
         (["--ssl-certfile", "c.pem"], "`--ssl-certfile` c.pem: no such file"),
+        (["--hotwords-score", "3"], "`--hotwords-score` 3 needs a beam: add `--decoding-method modified_beam_search`"),
         (["--nbest", "3"], "`--nbest` 3 needs a beam: add `--decoding-method modified_beam_search`"),
         (
             ["--port", "0", "--rule1-min-trailing-silence", "3"],
             "`--rule1-min-trailing-silence` 3 needs a streaming m",
+        ),
+        # those of each request have it
+        (
+            ["--decoding-method", "beam_search", "--hotwords-score", "3", "--host", "192.0.2.1"],
+            "`--host` 192.0.2.1, `--port` 8000: cannot be listened on: ",
         ),
         (["--host", "192.0.2.1"], "`--host` 192.0.2.1, `--port` 8000: cannot be listened on: "),
     ],

@@ -281,7 +281,8 @@ def test_the_page_and_what_it_asks_for(address):
     # nothing of it comes from elsewhere
     assert not re.findall(r"(?:src|href)=(?!.data:)|https?://|@import", page.text)
     health = httpx.get(f"{address}/health").json()
-    assert health == {"status": "ok", "model": "talker", "waiting_s": 0.0, "uploads": 0, "live": 0}
+    busy = {"waiting_s": 0.0, "uploads": 0, "live": 0}
+    assert health == {"status": "ok", "model": "talker", "hotwords": False, **busy}
     assert httpx.get(f"{address}/v1/models").json()["data"][0]["id"] == "talker"
     assert httpx.get(f"{address}/v1/models/talker").json()["object"] == "model"
     assert httpx.get(f"{address}/v1/models/other").status_code == 404
@@ -346,7 +347,7 @@ def test_an_utterance_that_goes_on_is_told_so_far(address):
         ("?sample_rate=10", None, "`sample_rate` must be a whole number in 1000..384000, but is 10."),
         ("?sample_rate=44100.5", None, "but is 44100.5."),
         ("?format=mp3", None, "`format` must be s16le or f32le, but is mp3."),
-        ("?samplerate=8000", None, "There is no option samplerate, but `sample_rate` and `format`."),
+        ("?samplerate=8000", None, "There is no option samplerate, but `sample_rate`, `format`"),
         ("", b"abc", "The sound ends in the middle of a sample of 2 bytes"),
         ("?format=f32le", np.array([np.nan], "<f4").tobytes(), "must be floats in"),
     ],
