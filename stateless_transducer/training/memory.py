@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import math
 import os
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -28,6 +29,10 @@ from stateless_transducer.training.trainer import Plan
 _GIB = 2**30
 _SHARE_OF_MEMORY = 0.9
 """Beyond it, memory in pieces too small to use is likely to end a long run."""
+_REACH = 4
+"""So much larger than the largest batch that was tried is the largest that is proposed, on a CPU."""
+_PATIENCE_S = 20.0
+"""A batch that takes longer is the last one that is tried on a CPU."""
 
 
 def describe_plan(plan: Plan, rank: Rank) -> str:
@@ -156,14 +161,36 @@ def find_max_duration(plan: Plan, rank: Rank, say: Callable[[str], None]) -> str
     """Try the worst batches of larger and larger ``--max-duration``; the proposal as a line.
 
     A model of its own is trained on noise, so no weights are touched. On a GPU the largest that fits is searched for;
-    on a CPU, where too much memory would end other programs, it is computed from two small batches.
+    on a CPU, where too much memory would end other programs, what is larger than half of it is computed, within reach
+    of what was tried. Nothing is proposed beyond the largest batch that the data make.
     """
-    if rank.device.type == "cpu":
-        return _extrapolated(plan, rank, say)
+    longest = float(plan.lengths.seconds.max())
+    largest = max(longest, _largest_s(plan))
+    search = _extrapolated if rank.device.type == "cpu" else _searched
+    found = search(plan, rank, say, longest, largest)
+    if found >= largest:
+        whole = "a group of like length"
+        share = f"half of {whole}, for `--drop-last`" if plan.data_config.drop_last else whole
+        say(f"{largest:.1f} s are as much as these data fill: {share} (`--num-buckets` {plan.data_config.num_buckets})")
+    return f"--max-duration {math.ceil(largest) if found >= largest else max(1, math.floor(found))}"
+
+
+def _largest_s(plan: Plan) -> float:
+    """Seconds of the largest batch of an epoch if ``--max-duration`` did not end it, padding counted."""
+    # with the last ones left out, there would be none
+    endless = replace(plan, data_config=replace(plan.data_config, max_duration=math.inf, drop_last=False))
+    parts = plan.config.world_size * plan.config.optim.accumulate_grad
+    batches = endless.loader(Rank(0, plan.config.world_size, torch.device("cpu"))).plan(0)
+    largest = max((len(own) * float(plan.lengths.seconds[own].max()) / parts for own in batches), default=0.0)
+    # a group must fill more than one batch if its last one is left out
+    return largest / 2 if plan.data_config.drop_last else largest
+
+
+def _searched(plan: Plan, rank: Rank, say: Callable[[str], None], longest: float, largest: float) -> float:
+    """The largest that fits into the GPU's memory."""
     capacity = torch.cuda.get_device_properties(rank.device).total_memory * _SHARE_OF_MEMORY
-    fits, fails = 0.0, None
-    duration = float(plan.lengths.seconds.max())
-    while fails is None or fails - fits > 0.1 * fails:
+    fits, fails, duration = 0.0, None, longest
+    while fits < largest and (fails is None or fails - fits > 0.1 * fails):
         needed = _needed(plan, rank, duration)
         shown = "does not fit" if needed is None else f"{needed / _GIB:.1f} GiB"
         say(f"--max-duration {duration:.0f}: {shown} of {capacity / _GIB:.1f}")
@@ -171,28 +198,39 @@ def find_max_duration(plan: Plan, rank: Rank, say: Callable[[str], None]) -> str
             fits = duration
         else:
             fails = duration
-        duration = 2 * duration if fails is None else (fits + fails) / 2
-        if fails is not None and fails <= float(plan.lengths.seconds.max()):
+        duration = min(2 * duration, largest) if fails is None else (fits + fails) / 2
+        if fails is not None and fails <= longest:
             raise ValueError("Not even one of the longest utterances fits; lower `--max-utterance-s`.")
-    return f"--max-duration {fits:.0f}"
+    return fits
 
 
-def _extrapolated(plan: Plan, rank: Rank, say: Callable[[str], None]) -> str:
-    longest = float(plan.lengths.seconds.max())
-    tried = [longest * 2, longest * 6]
-    used = []
-    for duration in tried:
+def _extrapolated(plan: Plan, rank: Rank, say: Callable[[str], None], longest: float, largest: float) -> float:
+    """Twice as large each time, until the next one might take half of the memory, or its time; from there computed."""
+    capacity = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * _SHARE_OF_MEMORY / rank.world_size
+    tried, used, slope, took_s = [], [], 0.0, 0.0
+    duration = longest
+    while len(tried) < 2 or (used[-1] + slope * (duration - tried[-1]) < capacity / 2 and took_s < _PATIENCE_S):
+        started = time.monotonic()
         needed = _needed(plan, rank, duration)
         assert needed is not None
-        used.append(needed)
+        took_s = time.monotonic() - started
         say(f"--max-duration {duration:.0f}: {needed / _GIB:.2f} GiB")
-    slope = max(1.0, (used[1] - used[0]) / (tried[1] - tried[0]))
-    capacity = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * _SHARE_OF_MEMORY / rank.world_size
-    found = tried[1] + (capacity - used[1]) / slope
+        if tried:
+            slope = (needed - used[-1]) / (duration - tried[-1])
+        tried.append(duration)
+        used.append(needed)
+        if duration >= largest and needed <= capacity:
+            return largest
+        duration = 2 * duration if len(tried) < 2 else min(2 * duration, largest)
+    # what small batches take may be less than what the process had taken before
+    found = tried[-1] + (capacity - used[-1]) / max(1.0, slope)
     if found < longest:
         raise ValueError("Not even one of the longest utterances fits; lower `--max-utterance-s`.")
     say(f"{slope / 2**20:.1f} MiB a second of speech, {capacity / _GIB:.1f} GiB a process")
-    return f"--max-duration {found:.0f}"
+    within_reach = _REACH * tried[-1]
+    if within_reach < min(found, largest):
+        say(f"larger ones may fit; no more than {_REACH} times what was tried is proposed")
+    return min(found, largest, within_reach)
 
 
 def _needed(plan: Plan, rank: Rank, duration: float) -> float | None:

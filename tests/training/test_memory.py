@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,6 +13,7 @@ from small_corpus import write_small_corpus
 
 from stateless_transducer.cli import main
 from stateless_transducer.data.plan import BatchLimits, Lengths, plan_epoch
+from stateless_transducer.training import memory
 from stateless_transducer.training.learner import Learner
 from stateless_transducer.training.memory import worst_batches
 
@@ -36,6 +38,11 @@ def test_large_lattices_are_among_them():
     assert found == [(1, 200, 40), (1, 1000, 10)]
 
 
+def _find(folder, count):
+    flags = [*write_small_corpus(folder, count=count), "--exp-dir", str(folder / "exp")]
+    return main(["train", *flags, "--find-max-duration", "true"])
+
+
 @pytest.mark.parametrize("error", [torch.cuda.OutOfMemoryError, ValueError], ids=["optimizer", "batch"])
 def test_largest_duration_is_searched_for_on_a_gpu(error, tmp_path, capsys):
     """Of a GPU that holds 40 s of features; beyond, memory ends in the batch, which the learner names, or behind it."""
@@ -55,8 +62,53 @@ def test_largest_duration_is_searched_for_on_a_gpu(error, tmp_path, capsys):
             "empty_cache": lambda: None,
         }.items():
             patch.setattr(torch.cuda, name, value)
-        flags = [*write_small_corpus(tmp_path), "--exp-dir", str(tmp_path / "exp"), "--find-max-duration", "true"]
-        assert main(["train", *flags]) == 0
+        assert _find(tmp_path, count=200) == 0
     *tried, proposed = capsys.readouterr().out.strip().splitlines()
     assert any("does not fit" in line for line in tried)
     assert 30 < float(proposed.removeprefix("--max-duration ")) <= 40
+
+
+def _on_a_cpu(monkeypatch, *, gib_a_second):
+    """Of 10 GiB that may be taken: what is tried of it."""
+    tried = []
+
+    def needed(plan, rank, duration):
+        tried.append(duration)
+        return 2**30 * (gib_a_second * duration + 0.35)
+
+    monkeypatch.setattr(memory, "_needed", needed)
+    sizes = {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": round(10 * 2**30 / 0.9)}
+    monkeypatch.setattr(memory.os, "sysconf", sizes.__getitem__)
+    return tried
+
+
+def test_more_than_half_of_a_cpus_memory_is_computed_not_tried(tmp_path, capsys, monkeypatch):
+    tried = _on_a_cpu(monkeypatch, gib_a_second=0.2)
+    assert _find(tmp_path, count=400) == 0
+    *_, proposed = capsys.readouterr().out.strip().splitlines()
+    assert 0.2 * max(tried) + 0.35 < 5 < 0.2 * 2 * max(tried) + 0.35
+    assert proposed == "--max-duration 48"
+
+
+def test_proposal_stays_within_reach_of_what_was_tried(tmp_path, capsys, monkeypatch):
+    """Two small batches that take no more than the process had taken before say nothing of a large one."""
+    tried = _on_a_cpu(monkeypatch, gib_a_second=0.0)
+    monkeypatch.setattr(memory, "_PATIENCE_S", 0.0)
+    assert _find(tmp_path, count=400) == 0
+    *_, said, proposed = capsys.readouterr().out.strip().splitlines()
+    assert said == "larger ones may fit; no more than 4 times what was tried is proposed"
+    assert max(tried) == 2.3 and proposed == "--max-duration 9"
+
+
+@pytest.mark.parametrize("flags", [[], ["--drop-last", "true"]])
+def test_no_more_is_proposed_than_the_data_fill(tmp_path, capsys, monkeypatch, flags):
+    """24 utterances of 0.6 to 1.15 s are 21 s, in two groups of like length: with more, an epoch is the same."""
+    _on_a_cpu(monkeypatch, gib_a_second=0.0)
+    train = ["train", *write_small_corpus(tmp_path), "--exp-dir", str(tmp_path / "exp"), *flags]
+    assert main([*train, "--find-max-duration", "true"]) == 0
+    *_, said, proposed = capsys.readouterr().out.strip().splitlines()
+    assert re.fullmatch(r"\S+ s are as much as these data fill: .*a group of like length.* \(`--num-buckets` 2\)", said)
+    assert proposed == f"--max-duration {7 if flags else 13}"
+    assert main([*train, *proposed.split(), "--dry-run", "true"]) == 0
+    (epoch,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch ")]
+    assert "epoch         2 batches" in epoch
