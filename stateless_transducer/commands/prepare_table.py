@@ -24,8 +24,9 @@ from stateless_transducer.text.tokens import TokenTable, build_token_table, has_
 
 _NUM_EXAMPLES = 20
 _SMALL_S = 100 * 3600.0
+_NUM_EPOCHS, _WARM_STEP, _FEW_BATCHES = 20, 1000, 1000
 _FOR_SMALL_CORPORA = (
-    "--optimizer adamw --peak-lr 1e-3 --warm-step 1000 --ctc-loss-scale 0.5 --ctc-epochs 10 --num-epochs 20"
+    "--optimizer adamw --peak-lr 1e-3 --warm-step {} --ctc-loss-scale 0.5 --ctc-epochs 10 --num-epochs {}"
 )
 
 
@@ -119,8 +120,29 @@ def _say_what_follows(options: Options, lang_dir: Path) -> None:
         say(f"{num_longer} of {all_} are longer than {usual:g} s: left out by default")
         command += f" --max-utterance-s {longest}"
     if sum(durations) < _SMALL_S:
-        command += f" \\\n  {_FOR_SMALL_CORPORA}"
+        num_batches = _NUM_EPOCHS * _batches_of_an_epoch(durations)
+        if num_batches < _FEW_BATCHES:
+            say(
+                f"{_NUM_EPOCHS} epochs of it are {num_batches} batches, with which few models begin to speak: a "
+                f"`--max-duration` below {DataConfig().max_duration:g}, such as 20 or 10, makes more of them, and "
+                "`--init-from` begins with a trained model"
+            )
+        # a fifth of all batches, if that is less
+        warm_step = min(_WARM_STEP, max(10, num_batches // 50 * 10))
+        command += f" \\\n  {_FOR_SMALL_CORPORA.format(warm_step, _NUM_EPOCHS)}"
     say(f"next: {command}")
+
+
+def _batches_of_an_epoch(durations: Sequence[float]) -> int:
+    """As `transducer train` plans them by default."""
+    import numpy as np
+
+    from stateless_transducer.data.plan import SECONDS_A_FRAME, BatchLimits, Lengths, plan_epoch
+
+    usual, seconds = DataConfig(), np.array(durations)
+    lengths = Lengths(seconds, (seconds / SECONDS_A_FRAME).astype(int), np.zeros(len(seconds), int))
+    limits, random = BatchLimits(usual.max_duration), np.random.default_rng(0)
+    return len(plan_epoch(lengths, limits, num_buckets=usual.num_buckets, random=random))
 
 
 def _read(options: Options) -> tuple[list[Utterance], list[Problem]]:

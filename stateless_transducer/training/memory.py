@@ -23,6 +23,7 @@ from stateless_transducer.ops.masks import MIN_FEATURE_FRAMES, subsampled_lens
 from stateless_transducer.training.distributed import Rank
 from stateless_transducer.training.learner import Learner, autocast_dtype, is_out_of_memory
 from stateless_transducer.training.objective import Objective
+from stateless_transducer.training.optim import warm_up_fault
 from stateless_transducer.training.progress import peak_bytes
 from stateless_transducer.training.trainer import Plan
 
@@ -46,6 +47,7 @@ def describe_plan(plan: Plan, rank: Rank) -> str:
     worst = _worst(plan, plan.data_config.max_duration)
     activations = max(activation_bytes(plan, objective, *shape) for shape in worst)
     sizes = plan.model_config
+    fault = warm_up_fault(config, len(batches), model_size=sizes.attention_dim)
     return "\n".join(
         [
             f"model         {num_all:,} parameters, {num_learning:,} of them learn; {sizes.num_layers} layers of width "
@@ -61,6 +63,7 @@ def describe_plan(plan: Plan, rank: Rank) -> str:
             f"precision     {autocast_dtype(config.precision, rank.device) or torch.float32} on {rank.device}",
             f"checkpoints   {config.exp_dir}/epoch-0.pt to epoch-{config.num_epochs - 1}.pt, "
             f"{fixed * 3 / 4 / _GIB:.2f} GiB each",
+            *([f"warning       {fault}"] if fault else []),
         ]
     )
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from stateless_transducer.model.transducer import Transducer
-from stateless_transducer.training.config import FineTuneConfig, OptimConfig
+from stateless_transducer.training.config import FineTuneConfig, OptimConfig, TrainConfig
 from stateless_transducer.training.objective import Objective
 
 Schedule = Callable[[int, float], float]
@@ -31,6 +31,39 @@ def cosine_schedule(*, peak: float, warm_step: int) -> Schedule:
     return rate
 
 
+def build_schedule(config: OptimConfig, *, model_size: int) -> Schedule:
+    """Of the learning rate, as `build_optimizer` takes it."""
+    if config.optimizer == "noam":
+        return noam_schedule(factor=config.lr_factor, model_size=model_size, warm_step=config.warm_step)
+    return cosine_schedule(peak=config.peak_lr, warm_step=config.warm_step)
+
+
+def warm_up_fault(config: TrainConfig, num_batches: int, *, model_size: int) -> str:
+    """What to say where the learning rate does not even come to half of its peak; empty: it does.
+
+    Args:
+        config: how it rises, and for how many epochs.
+        num_batches: of an epoch.
+        model_size: width of the encoder, for noam.
+    """
+    optim, total = config.optim, num_batches * config.num_epochs
+    over = num_batches * (optim.decay_epochs or config.num_epochs)
+    rate_at = build_schedule(optim, model_size=model_size)
+    # a thousand places are enough to find the highest
+    highest = max((rate_at(step, step / over) for step in range(1, total + 1, 1 + total // 1000)), default=math.inf)
+    peak = rate_at(optim.warm_step, 0.0)
+    if highest >= peak / 2:
+        return ""
+    # noam's peak is the higher, the sooner it comes
+    adamw = "" if optim.optimizer == "adamw" else "--optimizer adamw "
+    return (
+        f"`--warm-step` {optim.warm_step} is too long for {total} batches ({config.num_epochs} epochs of "
+        f"{num_batches}): the learning rate does not rise above {highest:.2g}, and its peak would be {peak:.2g}. Say "
+        f"`{adamw}--warm-step {max(1, total // 10)}`, or make more batches of the data: `--num-epochs`, or a smaller "
+        "`--max-duration`."
+    )
+
+
 def build_optimizer(
     objective: Objective, config: OptimConfig, fine_tune: FineTuneConfig, *, model_size: int
 ) -> tuple[torch.optim.Optimizer, Schedule]:
@@ -42,13 +75,12 @@ def build_optimizer(
         fine_tune: which layers learn slower.
         model_size: width of the encoder, for noam.
     """
-    groups = _groups(objective, fine_tune.layer_lr_decay)
+    groups, schedule = _groups(objective, fine_tune.layer_lr_decay), build_schedule(config, model_size=model_size)
     if config.optimizer == "noam":
-        optimizer = torch.optim.Adam(groups, lr=0.0, betas=(0.9, 0.98), eps=1e-9)
-        return optimizer, noam_schedule(factor=config.lr_factor, model_size=model_size, warm_step=config.warm_step)
+        return torch.optim.Adam(groups, lr=0.0, betas=(0.9, 0.98), eps=1e-9), schedule
     # fused: one pass over the parameters, three times faster than a loop of small operations on a CPU
     optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), weight_decay=config.weight_decay, fused=True)
-    return optimizer, cosine_schedule(peak=config.peak_lr, warm_step=config.warm_step)
+    return optimizer, schedule
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float, config: OptimConfig) -> None:

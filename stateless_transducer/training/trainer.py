@@ -23,7 +23,7 @@ from stateless_transducer.training.distributed import Rank
 from stateless_transducer.training.finetune import adapted_weights
 from stateless_transducer.training.learner import Learner, Learnt
 from stateless_transducer.training.objective import Objective
-from stateless_transducer.training.optim import freeze
+from stateless_transducer.training.optim import freeze, warm_up_fault
 from stateless_transducer.training.progress import TrainingDisplay
 from stateless_transducer.training.state import (
     Position,
@@ -144,7 +144,10 @@ class Trainer:
         display = contextlib.nullcontext()
         if self._rank.is_main:
             # other epochs are as long, more or less
-            seconds = self._loader.seconds(self._loader.plan(position.epoch))
+            batches = self._loader.plan(position.epoch)
+            seconds = self._loader.seconds(batches)
+            if fault := warm_up_fault(config, len(batches), model_size=self._plan.model_config.attention_dim):
+                self._logger.warning(fault)
             display = TrainingDisplay(
                 config.exp_dir,
                 total_seconds=config.num_epochs * seconds,

@@ -17,7 +17,8 @@ from lhotse import CutSet
 
 from stateless_transducer.cli import main
 from stateless_transducer.commands import prepare_table
-from stateless_transducer.data import preparation
+from stateless_transducer.data import manifests, preparation
+from stateless_transducer.data.config import PrepareConfig
 from stateless_transducer.data.cutting import features_from_sound
 from stateless_transducer.text.tokens import TokenTable
 
@@ -292,6 +293,20 @@ def test_what_training_would_leave_out_by_default_is_said(tmp_path, monkeypatch)
     assert f"3 of {copies} are longer than 12 s: left out by default\n" in ran.out
     # 14.2 s at a speed of 0.9
     assert " --max-utterance-s 16 \\\n  --optimizer adamw " in ran.out
+
+
+@pytest.mark.parametrize(
+    ("hours", "warm_step", "few"), [(0.03, 60, True), (0.5, 120, True), (2, 480, False), (9, 1000, False)]
+)
+def test_command_to_train_with_fits_the_corpus(tmp_path, monkeypatch, capsys, hours, warm_step, few):
+    """With three speeds and batches of 200 s, twenty epochs of two hours are 2400 batches."""
+    count = round(hours * 3600 / 4)
+    monkeypatch.setattr(manifests, "read_durations", lambda *_: [3.0, 5.0] * (count // 2))
+    options = prepare_table.Options(Path("t.csv"), prepare=PrepareConfig(data_dir=tmp_path))
+    prepare_table._say_what_follows(options, tmp_path / "lang")
+    printed = capsys.readouterr().out
+    assert f" --peak-lr 1e-3 --warm-step {warm_step} --ctc-loss-scale 0.5 --ctc-epochs 10 --num-epochs 20" in printed
+    assert ("a `--max-duration` below 200, such as 20 or 10, makes more of them" in printed) == few
 
 
 @pytest.mark.parametrize(

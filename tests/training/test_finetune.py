@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -79,7 +80,15 @@ def test_plan_and_memory_are_told_without_training(corpus, tmp_path, capsys):
     printed = capsys.readouterr().out
     for line in ("model         5,", "24 utterances", "epoch         ", "30 epochs", "memory        about 0.0 GiB"):
         assert line in printed
-    assert not (tmp_path / "exp").exists()
+    assert "warning" not in printed and not (tmp_path / "exp").exists()
+
+
+@pytest.mark.parametrize("flags", [["--dry-run", "true"], []])
+def test_warm_up_that_does_not_end_is_told(corpus, tmp_path, capsys, flags):
+    assert main([*corpus, "--exp-dir", str(tmp_path / "exp"), "--num-epochs", "1", "--warm-step", "90", *flags]) == 0
+    printed = capsys.readouterr()
+    line = r"`--warm-step` 90 is too long for (\d+) batches \(1 epochs of \1\): the learning rate does not rise above"
+    assert re.search(f"warning +{line}", printed.out) if flags else re.search(f"WARNING .*{line}", printed.err)
 
 
 def test_largest_batch_is_proposed_and_no_weights_are_touched(corpus, trained, tmp_path, capsys):

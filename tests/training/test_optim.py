@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from stateless_transducer.training.optim import cosine_schedule, noam_schedule
+from stateless_transducer.training.config import OptimConfig, TrainConfig
+from stateless_transducer.training.optim import cosine_schedule, noam_schedule, warm_up_fault
 
 
 def test_noam_rates_equal_icefalls(golden):
@@ -26,3 +27,27 @@ def test_cosine_starts_linearly_and_ends_at_a_hundredth():
     assert schedule(10, 0.0) == pytest.approx(2.0)
     assert schedule(500, 0.5) == pytest.approx(1.01)
     assert schedule(1000, 1.0) == pytest.approx(0.02) == schedule(1001, 1.01)
+
+
+def _fault(num_batches, **optim):
+    config = TrainConfig(num_epochs=20, optim=OptimConfig(**optim))
+    return warm_up_fault(config, num_batches, model_size=512)
+
+
+def test_warm_up_beyond_the_batches_is_told_with_a_way_out():
+    said = _fault(15, optimizer="adamw", warm_step=1000)
+    assert said.startswith("`--warm-step` 1000 is too long for 300 batches (20 epochs of 15): ")
+    # after 0.42 of the batches, a cosine has fallen to 0.63, and the rate has risen to 0.126 of that
+    assert "rise above 7.9e-05, and its peak would be 0.001. Say `--warm-step 30`, or " in said
+    said = _fault(15)
+    assert "`--warm-step` 80000 " in said and "Say `--optimizer adamw --warm-step 30`, or " in said
+
+
+def test_warm_up_that_comes_to_half_of_its_peak_is_left_alone():
+    assert _fault(15, optimizer="adamw", warm_step=30) == _fault(4000, warm_step=80000) == ""
+    # of the tutorial's noam half is reached with half of the steps; of a cosine, it falls meanwhile
+    assert _fault(100, warm_step=4100) and not _fault(100, warm_step=3900)
+    assert _fault(100, optimizer="adamw", warm_step=1100) and not _fault(100, optimizer="adamw", warm_step=1000)
+    assert not _fault(100, optimizer="adamw", warm_step=1100, decay_epochs=40)
+    # no batch at all is an error of its own
+    assert _fault(0) == ""
