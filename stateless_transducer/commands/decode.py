@@ -118,6 +118,12 @@ def run(options: Options, *, accept: Callable[[Checkpoint], None] | None = None)
     for split, its_cuts in cuts.items():
         result = _search(options, split, its_cuts, decoder, log)
         label = split if options.prefix == _own_corpus(options.folder) else f"{options.prefix}-{split}"
+        report = result.report
+        if report.num_reference and not any(each.hypothesis for each in report.utterances):
+            log.warning(
+                f"{label}: all {len(report.utterances)} transcripts are empty. The model has not learnt to speak yet, "
+                "as any at the beginning: train it longer; docs/training.md says what helps."
+            )
         counted = [(metric_name(decoder.tokens), folder, result)]
         if result.in_words is not None:
             counted.append(("WER", folder / "wer", result.in_words))

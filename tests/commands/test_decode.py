@@ -107,6 +107,19 @@ def test_results_are_in_characters_and_in_words(tmp_path, capsys):
         assert sum(len(utterance.reference) for utterance in read_recogs(recogs)) == count
 
 
+@pytest.mark.parametrize(("says", "is_told"), [("<blk>", True), ("a", False)])
+def test_model_that_does_not_speak_is_told(tmp_path, capsys, says, is_told):
+    tokens = build_token_table(TEXTS.values(), "char", keep_spaces=True)
+    _prepare(tmp_path, tokens)
+    checkpoint = load_checkpoint(tmp_path / "exp" / "epoch-0.pt")
+    checkpoint.weights["joiner.output_linear.bias"][tokens.ids[says]] = 1e3
+    save_checkpoint(tmp_path / "model.pt", checkpoint)
+    assert main(["decode", "--model", str(tmp_path / "model.pt"), "--manifest-dir", str(tmp_path)]) == 0
+    told = "WARNING [decode.py:", "test: all 2 transcripts are empty. The model has not learnt to speak yet"
+    printed = capsys.readouterr().err
+    assert all(printed.count(each) == is_told for each in told)
+
+
 def test_results_of_pieces_are_in_words(tmp_path, capsys):
     folder = _decode(tmp_path, build_token_table(TEXTS.values(), "bpe", vocab_size=18))
     printed = capsys.readouterr().out
