@@ -440,6 +440,17 @@ def test_hold_out_moves_smallest_speaker_if_none_fits():
     assert {u.speaker for u in placed if u.split == "dev"} == {"S2"}
 
 
+def test_hold_out_says_that_the_share_is_missed_and_the_way_out():
+    said = hold_out(_utterances(S1=13, S2=13, S3=14), 0.05)[1]
+    assert said == (
+        "`--dev-share` 0.05: 13 of 40 training utterances (1 of 3 speakers) are now dev, not about 2, since speakers "
+        "move as a whole; to hold out other utterances, give each its split in a table: a column `split` of `train` "
+        "and `dev`."
+    )
+    # only the one with a single utterance fits in
+    assert " are now dev, not about 10, since " in hold_out(_utterances(S1=50, S2=49, S3=1), 0.1)[1]
+
+
 def test_hold_out_is_the_same_for_any_order():
     utterances = _utterances(**{f"S{i}": 1 + i % 3 for i in range(20)})
     assert _ids(hold_out(utterances, 0.2)[0], "dev") == _ids(hold_out(utterances[::-1], 0.2)[0], "dev")

@@ -167,7 +167,7 @@ def hold_out(utterances: Sequence[Utterance], share: float) -> tuple[list[Uttera
         why = "there are too few training utterances" if len(counts) < 2 else "there is a split dev"
         return list(utterances), f"`--dev-share` {share:g} is ignored: {why}."
     moved: set[str] = set()
-    room = round(share * len(train))
+    room = wanted = round(share * len(train))
     for name in sorted(counts, key=lambda name: hashlib.sha256(name.encode()).digest()):
         if counts[name] <= room:
             moved.add(name)
@@ -176,7 +176,13 @@ def hold_out(utterances: Sequence[Utterance], share: float) -> tuple[list[Uttera
     placed = [replace(u, split="dev") if u.split == "train" and name_of(u) in moved else u for u in utterances]
     whom = f"{len(moved)} of {num_speakers} speakers" if num_speakers > 1 else "one speaker's"
     num_moved = sum(counts[name] for name in moved)
-    return placed, f"`--dev-share` {share:g}: {num_moved} of {len(train)} training utterances ({whom}) are now dev."
+    said = f"`--dev-share` {share:g}: {num_moved} of {len(train)} training utterances ({whom}) are now dev"
+    if not wanted / 2 <= num_moved <= 2 * max(1, wanted):
+        said += (
+            f", not about {wanted}, since speakers move as a whole; to hold out other utterances, give each its split "
+            "in a table: a column `split` of `train` and `dev`"
+        )
+    return placed, f"{said}."
 
 
 def _open_table(path: Path, wants_text: bool) -> tuple[list[str], Iterator[_Row]]:
