@@ -42,7 +42,9 @@ def describe_plan(plan: Plan, rank: Rank) -> str:
     loader = plan.loader(Rank(0, config.world_size, rank.device))
     lengths, batches = plan.lengths, loader.plan(0)
     num_all = sum(parameter.numel() for parameter in objective.model.parameters())
-    num_learning = sum(parameter.numel() for parameter in objective.parameters() if parameter.requires_grad)
+    num_learning = sum(parameter.numel() for parameter in objective.model.parameters() if parameter.requires_grad)
+    num_heads = sum(parameter.numel() for parameter in objective.parameters()) - num_all
+    heads = f", and {num_heads:,} in heads that training alone needs" if num_heads else ""
     fixed = fixed_bytes(objective, has_mean=config.optim.ema_decay > 0)
     worst = _worst(plan, plan.data_config.max_duration)
     activations = max(activation_bytes(plan, objective, *shape) for shape in worst)
@@ -50,8 +52,8 @@ def describe_plan(plan: Plan, rank: Rank) -> str:
     fault = warm_up_fault(config, len(batches), model_size=sizes.attention_dim)
     return "\n".join(
         [
-            f"model         {num_all:,} parameters, {num_learning:,} of them learn; {sizes.num_layers} layers of width "
-            f"{sizes.attention_dim}, {sizes.vocab_size} tokens",
+            f"model         {num_all:,} parameters, {num_learning:,} of them learn{heads}; {sizes.num_layers} layers "
+            f"of width {sizes.attention_dim}, {sizes.vocab_size} tokens",
             f"data          {len(lengths)} utterances, {lengths.seconds.sum() / 3600:.2f} h, "
             f"{lengths.seconds.min():.1f} to {lengths.seconds.max():.1f} s each",
             f"epoch         {len(batches)} batches of about {np.mean([len(own) for own in batches]):.0f} utterances, "

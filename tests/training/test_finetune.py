@@ -83,6 +83,14 @@ def test_plan_and_memory_are_told_without_training(corpus, tmp_path, capsys):
     assert "warning" not in printed and not (tmp_path / "exp").exists()
 
 
+def test_heads_of_training_are_told_apart_from_the_model(corpus, tmp_path, capsys):
+    flags = ["--exp-dir", str(tmp_path / "exp"), "--dry-run", "true", "--ctc-loss-scale", "0.5"]
+    assert main([*corpus, *flags]) == 0
+    # 16 numbers and a bias for each of 11 tokens
+    line = r"model +(\S+) parameters, \1 of them learn, and 187 in heads that training alone needs; 1 layers"
+    assert re.search(line, capsys.readouterr().out)
+
+
 @pytest.mark.parametrize("flags", [["--dry-run", "true"], []])
 def test_warm_up_that_does_not_end_is_told(corpus, tmp_path, capsys, flags):
     assert main([*corpus, "--exp-dir", str(tmp_path / "exp"), "--num-epochs", "1", "--warm-step", "90", *flags]) == 0
