@@ -116,8 +116,9 @@ def _plan(options: Options, command: str, *, warn: Callable[[str], None]) -> Pla
         for reason, numbers in found.left_out.items():
             warn(f"Left out {len(numbers)} utterances of {name} {reason}: {found.index.name_some(numbers)}")
 
-    def usable(prefix: str) -> TrainingSet:
-        found = trainable(load_index(data.manifest_dir, prefix, options.train_split), tokens, data)
+    def usable(prefix: str, option: str) -> TrainingSet:
+        index = load_index(data.manifest_dir, prefix, options.train_split, option=option)
+        found = trainable(index, tokens, data)
         tell_left_out(found, prefix)
         if unknown := int(found.index.num_unknown(tokens)[found.numbers].sum()):
             warn(
@@ -126,8 +127,8 @@ def _plan(options: Options, command: str, *, warn: Callable[[str], None]) -> Pla
             )
         return found
 
-    training_set = usable(data.prefix)
-    mixed_set = None if data.mix_prefix is None else usable(data.mix_prefix)
+    training_set = usable(data.prefix, "--prefix")
+    mixed_set = None if data.mix_prefix is None else usable(data.mix_prefix, "--mix-prefix")
     dev_set = None
     if cuts_path(data.manifest_dir, data.prefix, options.dev_split) is not None:
         dev_set = with_loss(load_index(data.manifest_dir, data.prefix, options.dev_split), tokens)

@@ -116,8 +116,14 @@ def make_batch(features: list[Tensor], texts: tuple[str, ...], ids: tuple[str, .
     )
 
 
-def load_index(manifest_dir: Path, prefix: str, split: str) -> CutIndex:
+def load_index(manifest_dir: Path, prefix: str, split: str, *, option: str = "--prefix") -> CutIndex:
     """The prepared cuts of a split.
+
+    Args:
+        manifest_dir: folder with the cuts.
+        prefix: name of the corpus.
+        split: name of the split.
+        option: what the user names the corpus with.
 
     Raises:
         ValueError: not prepared; the message lists what is.
@@ -126,7 +132,12 @@ def load_index(manifest_dir: Path, prefix: str, split: str) -> CutIndex:
     if path is None:
         wanted = manifest_path(manifest_dir, prefix, "cuts", split)
         there = ", ".join(sorted(p.name for p in manifest_dir.glob("*_cuts_*.jsonl.gz"))) or "nothing"
-        raise ValueError(f"{wanted} is missing (found in `--manifest-dir`: {there}); run `transducer prepare` first.")
+        tail = f"_cuts_{split}.jsonl.gz"
+        others = sorted(path.name.removesuffix(tail) for path in manifest_dir.glob(f"*{tail}"))
+        way_out = f"say `{option} {others[0]}`, or " if others else ""
+        raise ValueError(
+            f"{wanted} is missing (found in `--manifest-dir`: {there}); {way_out}run `transducer prepare` first."
+        )
     return open_index(path)
 
 

@@ -143,7 +143,8 @@ def test_training_with_two_corpora_goes_on_bit_equal(corpus, tmp_path, capsys):
 
 def test_other_corpus_that_is_not_prepared_is_named(corpus, tmp_path, capsys):
     assert main([*corpus, "--exp-dir", str(tmp_path), "--mix-prefix", "third"]) == 1
-    assert "third_cuts_train.jsonl.gz is missing" in capsys.readouterr().err
+    printed = capsys.readouterr().err
+    assert "third_cuts_train.jsonl.gz is missing" in printed and "say `--mix-prefix " in printed
 
 
 def test_dry_run_counts_both_corpora(corpus, tmp_path, capsys):
