@@ -23,7 +23,7 @@ from torch.serialization import add_safe_globals, clear_safe_globals, get_safe_g
 
 from stateless_transducer import __version__
 from stateless_transducer.features import FbankConfig
-from stateless_transducer.files import replacing
+from stateless_transducer.files import replacing, way_from_training
 from stateless_transducer.model.config import ModelConfig
 from stateless_transducer.model.transducer import Transducer, build_model
 from stateless_transducer.text.tokens import TokenTable
@@ -205,6 +205,8 @@ def read_archive(path: Path, allowed: Sequence[type] = ()) -> Any:
     Raises:
         ValueError: missing, truncated, not of `torch.save`, or with objects of other classes.
     """
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder, not a checkpoint{way_from_training(path)}.")
     if not path.is_file():
         raise ValueError(f"{path}: no such checkpoint.")
     # torch.load would take an old bare pickle, too; ours are always archives, and half an archive is none
@@ -215,6 +217,8 @@ def read_archive(path: Path, allowed: Sequence[type] = ()) -> Any:
         raise ValueError(f"{path} is not a checkpoint, or is truncated.") from err
     if any(member.endswith("/constants.pkl") for member in members):
         raise ValueError(f"{path} is a scripted model, which holds code; give the checkpoint that it was made from.")
+    if any(member.endswith(("/archive_format", "serialized_exported_program.json")) for member in members):
+        raise ValueError(f"{path} is a program of torch.export; give the checkpoint that it was made from.")
     try:
         with _allowing_only(allowed):
             return torch.load(path, map_location="cpu", weights_only=True)

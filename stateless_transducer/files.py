@@ -1,4 +1,4 @@
-"""Writing files so that a reader never meets half of one; telling whether files have changed."""
+"""Writing files so that a reader never meets half of one; telling whether files have changed, what a folder is for."""
 
 from __future__ import annotations
 
@@ -67,6 +67,18 @@ def check_output(output: Path, **inputs: Path) -> None:
             raise ValueError(
                 f"`--output` {output} is the file that `--{name.replace('_', '-')}` {path} names; name another one."
             )
+
+
+def way_from_training(folder: Path) -> str:
+    """What to do with a folder of training checkpoints where a model is wanted; empty: there are none in it."""
+    epochs = list(folder.glob("epoch-*.pt"))
+    if not epochs:
+        return ""
+    newest = max(epochs, key=lambda path: path.stat().st_mtime_ns)
+    return (
+        f"; of the training checkpoints in it `transducer average --exp-dir {folder} --output model.pt` makes a model, "
+        f"and one alone will do: {newest}"
+    )
 
 
 def write_text(path: Path, text: str) -> None:

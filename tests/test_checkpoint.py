@@ -225,6 +225,12 @@ def test_scripted_model_is_refused(tmp_path):
         load_checkpoint(tmp_path / "cpu_jit.pt")
 
 
+def test_program_of_torch_export_is_refused(tmp_path):
+    torch.export.save(torch.export.export(torch.nn.Linear(2, 2), (torch.zeros(1, 2),)), tmp_path / "encoder.pt2")
+    with pytest.raises(ValueError, match="encoder.pt2 is a program of torch.export; give the checkpoint that it was"):
+        load_checkpoint(tmp_path / "encoder.pt2")
+
+
 def test_full_disk_keeps_the_old_checkpoint(tmp_path):
     path = tmp_path / "epoch-0.pt"
     save_checkpoint(path, _checkpoint(0))

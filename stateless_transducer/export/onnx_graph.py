@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from stateless_transducer.files import way_from_training
+
 DTYPES = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
@@ -106,7 +108,7 @@ def find_graph(folder: Path, role: str, prefer_int8: bool) -> Path:
     if len(candidates) == 1:
         return candidates[0]
     if not candidates:
-        raise ValueError(f"{folder}: holds no {role}*.onnx.")
+        raise ValueError(f"{folder}: holds no {role}*.onnx{way_from_training(folder)}.")
     names = ", ".join(str(path.relative_to(folder)) for path in candidates)
     raise ValueError(f"{folder}: which one is the {role}: {names}? Leave one in the folder.")
 

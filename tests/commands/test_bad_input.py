@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from small_corpus import write_small_corpus
 
 from stateless_transducer.cli import _guarded, main
 from stateless_transducer.text.tokens import build_token_table
@@ -131,6 +132,24 @@ def test_training_without_cuts_says_what_is_there(tmp_path, lang_dir, capsys):
     (tmp_path / "mine_cuts_train.jsonl.gz").touch()
     flags = ["--lang-dir", lang_dir, "--manifest-dir", tmp_path, "--exp-dir", tmp_path / "exp"]
     _fails(capsys, ["train", *flags], r"aishell_cuts_train.jsonl.gz is missing \(found .*: mine_cuts_train.jsonl.gz\)")
+    (tmp_path / "mine_cuts_test.jsonl.gz").touch()
+    message = r"aishell_cuts_test.jsonl.gz is missing \(.*\); say `--prefix mine`, or run `transducer prepare` first"
+    _fails(capsys, ["decode", "--model", "m.pt", "--manifest-dir", tmp_path], message)
+    _fails(capsys, ["decode", "--test-sets", "dev", "--manifest-dir", tmp_path], r"is missing \(.*\); run `transducer")
+
+
+@pytest.mark.parametrize(
+    "command", ["export onnx --output o --checkpoint", "info", "decode --model", "train --init-from"]
+)
+def test_folder_of_a_training_in_place_of_a_model_is_explained(tmp_path, capsys, command):
+    exp_dir, flags = tmp_path / "exp", []
+    exp_dir.mkdir()
+    (exp_dir / "epoch-9.pt").touch()
+    if command.startswith(("train", "decode")):
+        flags = [*write_small_corpus(tmp_path), "--exp-dir", tmp_path / "other"][: 2 if "decode" in command else None]
+        (tmp_path / "aishell_cuts_dev.jsonl.gz").rename(tmp_path / "aishell_cuts_test.jsonl.gz")
+    message = f"/exp.* `transducer average --exp-dir {exp_dir} --output model.pt` makes a model.*: {exp_dir}/epoch-9.pt"
+    _fails(capsys, [*command.split(), exp_dir, *flags], message)
 
 
 def test_folder_that_cannot_be_written_is_named(tmp_path, lang_dir, capsys):
