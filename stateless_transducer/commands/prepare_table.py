@@ -66,12 +66,15 @@ def run(options: Options) -> None:
     """Manifests, features, tokens, and what the tokens lack.
 
     Raises:
-        ValueError: nothing usable; with ``strict`` also any problem, or a unit of dev or test that train lacks.
+        ValueError: no such table, or nothing usable; with ``strict`` also any problem, or a unit of dev or test that
+            train lacks.
     """
     from stateless_transducer.data.manifests import read_texts
     from stateless_transducer.data.preparation import prepare_features, prepare_manifests, prepared_splits
 
     config = options.prepare
+    if not options.source.exists():
+        raise ValueError(f"{options.source}: no such table or folder.")
     is_new = prepare_manifests(
         lambda: _read(options),
         source=options.source,
@@ -156,10 +159,8 @@ def _read(options: Options) -> tuple[list[Utterance], list[Problem]]:
         if options.audio_dir is not None or options.columns != TableColumns():
             raise ValueError(f"`--audio-dir` and `--...-column` are for tables, but {source} is a folder.")
         utterances, problems = read_folder(source)
-    elif source.is_file():
-        utterances, problems = read_table(source, options.columns, audio_dir=options.audio_dir)
     else:
-        raise ValueError(f"{source}: no such table or folder.")
+        utterances, problems = read_table(source, options.columns, audio_dir=options.audio_dir)
     if options.dev_share:
         utterances, what_moved = hold_out(utterances, options.dev_share)
         say(what_moved)

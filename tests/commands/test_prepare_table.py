@@ -371,6 +371,9 @@ def test_another_source_with_the_same_prefix_is_refused(prepared, corpus, data_d
     ran = _run(tmp_path / "other.csv", "--data-dir", data_dir, "--prefix", "mine")
     assert ran.status == 1
     assert f"were made from {corpus / 'table.tsv'}, not from {tmp_path / 'other.csv'}" in ran.err
+    # a slip in the name is told as one
+    ran = _run(tmp_path / "othre.csv", "--data-dir", data_dir, "--prefix", "mine")
+    assert ran.status == 1 and ran.err.endswith("othre.csv: no such table or folder.\n") and ran.err.count("\n") == 1
 
 
 @pytest.mark.parametrize(
