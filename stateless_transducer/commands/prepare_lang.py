@@ -54,4 +54,4 @@ def run(options: Options) -> None:
     kind = options.tokens
     tokens = build_token_table(texts, kind.token, keep_spaces=kind.token == "char", vocab_size=kind.num_pieces)
     tokens.write(options.lang_dir)
-    say(f"{options.lang_dir}: {len(tokens)} tokens")
+    say(f"{options.lang_dir}: {kind.told(len(tokens))}")

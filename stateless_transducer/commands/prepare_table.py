@@ -205,7 +205,7 @@ def _token_table(lang_dir: Path, train_texts: Sequence[str], options: Options, i
     if tokens.unit == "bpe" and any(map(has_ideographs, train_texts)):
         say("`--token bpe` is for alphabetic scripts; in Chinese, a sentence is one word: `--token char`?")
     tokens.write(lang_dir, corpus=options.prefix)
-    say(f"{lang_dir}: {len(tokens)} tokens")
+    say(f"{lang_dir}: {kind.told(len(tokens))}")
     return tokens
 
 

@@ -165,6 +165,12 @@ class TokenConfig:
         """Of words, with `--token bpe`."""
         return 500 if self.vocab_size is None else self.vocab_size
 
+    def told(self, num_tokens: int) -> str:
+        """So many tokens, for the user; with a reason if they are fewer than were asked for."""
+        if self.token != "bpe" or num_tokens >= self.num_pieces:
+            return f"{num_tokens} tokens"
+        return f"{num_tokens} tokens, not `--vocab-size` {self.num_pieces}: the texts have no more pieces to offer"
+
     @property
     def name(self) -> str:
         """As in the name of the folder: char, word, bpe_500."""

@@ -31,6 +31,18 @@ def test_tokens_are_those_of_all_training_texts(tmp_path, capsys):
     assert (table.unit, table.symbols[3:]) == ("word", ("今天", "好", "天气", "ok"))
 
 
+def test_fewer_pieces_than_asked_for_are_told(tmp_path, capsys):
+    (tmp_path / "manifests").mkdir()
+    _write(tmp_path / "manifests", "one", {"train": ["the cat sat", "on a mat"]})
+    flags = ["--data-dir", str(tmp_path), "--lang-dir", str(tmp_path / "lang"), "--token", "bpe"]
+    assert main(["prepare", "lang", "one", *flags]) == 0
+    count = len(TokenTable.read(tmp_path / "lang"))
+    said = f"lang: {count} tokens, not `--vocab-size` 500: the texts have no more pieces to offer\n"
+    assert count < 30 and capsys.readouterr().out.endswith(said)
+    assert main(["prepare", "lang", "one", *flags, "--vocab-size", str(count)]) == 0
+    assert capsys.readouterr().out.endswith(f"lang: {count} tokens\n")
+
+
 def test_corpus_that_is_not_prepared_is_named(tmp_path, capsys):
     flags = ["--data-dir", str(tmp_path), "--lang-dir", str(tmp_path / "lang")]
     assert main(["prepare", "lang", "one", *flags]) == 1
