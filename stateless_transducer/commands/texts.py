@@ -15,11 +15,17 @@ def check_texts(paths: Sequence[Path], output: Path | None) -> None:
     """Before anything is read.
 
     Raises:
-        ValueError: a text is missing, or is what is to be written.
+        ValueError: a text is missing, a table, or what is to be written.
     """
     for path in paths:
         if not path.is_file():
             raise ValueError(f"{path}: no such file.")
+        if Path(path.name.removesuffix(".gz")).suffix.lower() in (".tsv", ".csv"):
+            # its lines are no sentences, and those of dev and test are not to be learnt from
+            raise ValueError(
+                f"{path} is a table, and a text is wanted, a sentence a line. `transducer prepare table` makes one of "
+                "the training sentences alone: data/manifests/table_supervisions_train.jsonl.gz."
+            )
         if output is not None and output.exists() and output.samefile(path):
             raise ValueError(f"`--output` {output} is one of the texts; name another one.")
 

@@ -119,3 +119,15 @@ def test_bad_option_is_named(lang, capsys, flags, message):
     with pytest.raises(SystemExit) as error:
         _ngram(lang, "a.txt", "--output", "lm.arpa", *flags)
     assert error.value.code == 2 and message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("role", ["text", "held out"])
+def test_tables_are_no_texts(tmp_path, lang, capsys, role):
+    (tmp_path / "a.txt").write_text("今天\n", encoding="utf-8")
+    with gzip.open(tmp_path / "mine.csv.gz", "wt", encoding="utf-8") as file:
+        file.write("path,text\na.wav,今天\n")
+    texts = ["mine.csv.gz"] if role == "text" else ["a.txt", "--held-out", "mine.csv.gz"]
+    flags = [text if text.startswith("--") else tmp_path / text for text in texts]
+    assert _ngram(lang, *flags, "--output", tmp_path / "lm.arpa") == 1
+    assert "mine.csv.gz is a table, and a text is wanted" in capsys.readouterr().err
+    assert not (tmp_path / "lm.arpa").exists()

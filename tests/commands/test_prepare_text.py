@@ -45,12 +45,15 @@ def test_what_cannot_be_written_is_told(tmp_path, capsys):
     build_token_table(CHINESE, "char").write(tmp_path / "lang")
     text = tmp_path / "a.txt"
     text.write_text("今天下雨\n雨\n", encoding="utf-8")
+    table = tmp_path / "mine.TSV"
+    table.write_text("path\ttext\na.wav\t今天\n", encoding="utf-8")
     flags = ["--lang-dir", str(tmp_path / "lang")]
     assert main(["prepare", "text", str(text), *flags]) == 0
     assert f"3 of 5 units are no tokens of {tmp_path}/lang: 雨 下" in capsys.readouterr().err
     for given, said in (
         ([str(text), "--output", str(text)], f"`--output` {text} is one of the texts"),
         ([str(tmp_path / "no.txt")], "no.txt: no such file."),
+        ([str(text), str(table)], f"{table} is a table, and a text is wanted, a sentence a line."),
     ):
         assert main(["prepare", "text", *given, *flags]) == 1
         assert said in capsys.readouterr().err
