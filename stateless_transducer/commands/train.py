@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Suppress
 
-from stateless_transducer.commands.console import say
+from stateless_transducer.commands.console import complain, say
 from stateless_transducer.commands.flags import parse
 from stateless_transducer.data.config import DataConfig
 from stateless_transducer.model.config import ModelConfig
@@ -74,7 +73,7 @@ def run(options: Options, *, command: str) -> None:
     path = resumable(options.train)
     if path is not None:
         load_resumable(path, options.train.start_epoch)
-    _plan(options, command, warn=lambda text: None)
+    _plan(options, command, warn=lambda text: None, tell=lambda text: None)
     launch(_train_on_rank, options, command, world_size=options.train.world_size, master_port=options.train.master_port)
 
 
@@ -93,7 +92,7 @@ def _train_on_rank(rank: Rank, options: Options, command: str) -> None:
     log.info("Training started")
     log.info(f"Device: {rank.device}")
     log.info(f"Command: {command}; all options: {config.exp_dir / 'config.json'}")
-    plan = _plan(options, command, warn=log.warning)
+    plan = _plan(options, command, warn=log.warning, tell=log.info)
     if rank.is_main:
         describe_run(config.exp_dir, {**asdict(options), "model": asdict(plan.model_config)}, command)
     noise = noise_cuts_path(data.manifest_dir)
@@ -103,8 +102,8 @@ def _train_on_rank(rank: Rank, options: Options, command: str) -> None:
         log.info("Done!")
 
 
-def _plan(options: Options, command: str, *, warn: Callable[[str], None]) -> Plan:
-    """Read what training depends on; tell what is left out."""
+def _plan(options: Options, command: str, *, warn: Callable[[str], None], tell: Callable[[str], None]) -> Plan:
+    """Read what training depends on; warn of what is left out, tell what it begins with."""
     from stateless_transducer.data.batches import cuts_path, load_index, trainable, with_loss
     from stateless_transducer.features import FbankConfig
     from stateless_transducer.text.tokens import UNKNOWN, TokenTable
@@ -135,7 +134,7 @@ def _plan(options: Options, command: str, *, warn: Callable[[str], None]) -> Pla
         tell_left_out(dev_set, options.dev_split)
     if dev_set is None or not len(dev_set):
         warn(f"No split {options.dev_split!r} is prepared: there is no validation loss")
-    init_from, model_config = _start(options, tokens, warn)
+    init_from, model_config = _start(options, tokens, tell)
     return Plan(
         config=options.train,
         data_config=data,
@@ -150,7 +149,7 @@ def _plan(options: Options, command: str, *, warn: Callable[[str], None]) -> Pla
     )
 
 
-def _start(options: Options, tokens: TokenTable, warn: Callable[[str], None]) -> tuple[Checkpoint | None, ModelConfig]:
+def _start(options: Options, tokens: TokenTable, tell: Callable[[str], None]) -> tuple[Checkpoint | None, ModelConfig]:
     """The model to start from, if there is one, and the sizes."""
     path = options.train.fine_tune.init_from
     if path is None:
@@ -163,7 +162,7 @@ def _start(options: Options, tokens: TokenTable, warn: Callable[[str], None]) ->
     checkpoint = load_checkpoint(path)
     config = adapted_config(checkpoint, tokens, dropout=options.model.dropout)
     _, kept = adapted_weights(checkpoint, tokens, build_model(config).state_dict())
-    warn(f"Starts from {path}, with its sizes: {kept}")
+    tell(f"Starts from {path}, with its sizes: {kept}")
     return checkpoint, config
 
 
@@ -172,6 +171,6 @@ def _look_ahead(options: Options, command: str) -> None:
     from stateless_transducer.training.distributed import Rank, device_of
     from stateless_transducer.training.memory import describe_plan, find_max_duration
 
-    plan = _plan(options, command, warn=lambda text: print(text, file=sys.stderr))
+    plan = _plan(options, command, warn=complain, tell=complain)
     rank = Rank(0, options.train.world_size, device_of(0))
     say(find_max_duration(plan, rank, say) if options.find_max_duration else describe_plan(plan, rank))
