@@ -53,13 +53,13 @@ def align(
     Args:
         model: predicts and joins.
         encoder_out: (N, T, D).
-        encoder_out_lens: (N,).
+        encoder_out_lens: (N,), integer, 0..T.
         hypotheses: N.
         max_symbols_per_frame: 1: paths say one token a frame at most, as of modified beam search; otherwise any number.
         options: adjustments of the logits.
 
     Raises:
-        ValueError: shapes or lens cannot be; a hypothesis says more on a frame than paths may.
+        ValueError: types, shapes or lens cannot be; a hypothesis says more on a frame than paths may.
     """
     if max_symbols_per_frame == 1:
         crowded = (n for n, each in enumerate(hypotheses) if len(set(each.frames)) < len(each.frames))

@@ -25,6 +25,12 @@ Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
 
+def is_array(value: object) -> bool:
+    """Whether it is one of the two."""
+    torch = sys.modules.get("torch")
+    return isinstance(value, np.ndarray) or (torch is not None and isinstance(value, torch.Tensor))
+
+
 def namespace(array: Array) -> Any:
     """The standard's functions for arrays of this kind."""
     return array_api_compat.numpy if isinstance(array, np.ndarray) else array_api_compat.array_namespace(array)

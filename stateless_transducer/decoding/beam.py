@@ -41,7 +41,7 @@ def beam_search(
     Args:
         model: predicts and joins.
         encoder_out: (N, T, D).
-        encoder_out_lens: (N,).
+        encoder_out_lens: (N,), integer, 0..T.
         beam_size: K.
         length_norm: see `rank`.
         options: adjustments of the logits.
@@ -53,7 +53,7 @@ def beam_search(
         numbers.
 
     Raises:
-        ValueError: shapes, lens or ``beam_size`` cannot be.
+        ValueError: types, shapes, lens or ``beam_size`` cannot be.
     """
     check_beam_size(beam_size)
     model, encoder_out, encoder_out_lens = search_inputs(model, encoder_out, encoder_out_lens)

@@ -42,7 +42,7 @@ def greedy_search(
     Args:
         model: predicts and joins.
         encoder_out: (N, T, D).
-        encoder_out_lens: (N,).
+        encoder_out_lens: (N,), integer, 0..T.
         max_symbols_per_frame: S, 1 or more.
         options: adjustments of the logits.
 
@@ -51,7 +51,7 @@ def greedy_search(
         utterance for which the model gives no numbers.
 
     Raises:
-        ValueError: shapes, lens or ``max_symbols_per_frame`` cannot be.
+        ValueError: types, shapes, lens or ``max_symbols_per_frame`` cannot be.
     """
     if max_symbols_per_frame < 1:
         raise ValueError(f"`max_symbols_per_frame` must be at least 1, but is {max_symbols_per_frame}.")

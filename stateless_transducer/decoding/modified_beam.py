@@ -49,7 +49,7 @@ def modified_beam_search(
     Args:
         model: predicts and joins.
         encoder_out: (N, T, D).
-        encoder_out_lens: (N,).
+        encoder_out_lens: (N,), integer, 0..T.
         beam_size: K.
         length_norm: see `rank`.
         options: adjustments of the logits.
@@ -61,7 +61,7 @@ def modified_beam_search(
         model gives no numbers.
 
     Raises:
-        ValueError: shapes, lens or ``beam_size`` cannot be.
+        ValueError: types, shapes, lens or ``beam_size`` cannot be.
     """
     check_beam_size(beam_size)
     model, encoder_out, encoder_out_lens = search_inputs(model, encoder_out, encoder_out_lens)
@@ -216,7 +216,7 @@ class _Beam:
             at[:R] = parents[t, rows[:R], own]
         results = []
         for n, num_frames in enumerate(lens.tolist()):
-            said = symbols[: max(num_frames, 0), n] != self.blank_id
+            said = symbols[:num_frames, n] != self.blank_id
             results.append(
                 [
                     _hypothesis(said[:, k].nonzero()[0], symbols[:, n, k], log_probs[:, n, k], totals[n, order[n, k]])

@@ -64,7 +64,7 @@ class Schedule:
         lens = to_numpy(encoder_out_lens).astype(np.int64)
         order = np.argsort(-lens, kind="stable")
         longest = int(lens.max()) if len(lens) else 0
-        ended = np.bincount(lens.clip(0), minlength=longest + 1)[:longest].cumsum()
+        ended = np.bincount(lens, minlength=longest + 1)[:longest].cumsum()
         return cls(like(order, encoder_out_lens), (len(lens) - ended).tolist(), lens[order])
 
     def unsort(self, rows: list) -> list:

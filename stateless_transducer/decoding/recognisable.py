@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from stateless_transducer.decoding.arrays import Array, is_on_host, to_numpy
+from stateless_transducer.decoding.arrays import Array, is_array, is_on_host, like, to_numpy
 
 
 class Steps(Protocol):
@@ -50,6 +50,15 @@ def search_inputs(model: Steps, encoder_out: Array, encoder_out_lens: Array) -> 
     Raises:
         ValueError: shapes or lens cannot be; of the model's answers, when it gives them.
     """
+    for name, array, axes in (
+        ("encoder_out", encoder_out, "(N, T, D)"),
+        ("encoder_out_lens", encoder_out_lens, "(N,)"),
+    ):
+        if not is_array(array):
+            raise ValueError(
+                f"`{name}` must be a torch tensor or a NumPy array {axes}, but is a {type(array).__name__}; "
+                "torch.as_tensor and numpy.asarray make one."
+            )
     shape, lens = tuple(encoder_out.shape), to_numpy(encoder_out_lens)
     if len(shape) != 3:
         raise ValueError(f"`encoder_out` must be (N, T, D), but is {shape}.")
@@ -59,11 +68,13 @@ def search_inputs(model: Steps, encoder_out: Array, encoder_out_lens: Array) -> 
             f"`encoder_out_lens` must be {N} integers, one for each row of `encoder_out` {shape}, "
             f"but is {lens.shape} of {lens.dtype}."
         )
-    # an utterance too short for the subsampling has fewer than no frames
-    if N and lens.max() > T:
-        raise ValueError(f"`encoder_out_lens` must be at most T = {T}, but reach {lens.max()}.")
-    if isinstance(encoder_out, np.ndarray) or not is_on_host(encoder_out):
-        return _Checked(model), encoder_out, encoder_out_lens
+    outside = lens[(lens < 0) | (lens > T)]
+    if len(outside):
+        raise ValueError(f"`encoder_out_lens` must be in 0..{T}, but holds {outside[0]}.")
+    if isinstance(encoder_out, np.ndarray):
+        return _Checked(model), encoder_out, lens
+    if not is_on_host(encoder_out):
+        return _Checked(model), encoder_out, like(encoder_out_lens, encoder_out)
     return _Checked(_OnHost(model, encoder_out.dtype)), encoder_out.detach().float().numpy(), lens
 
 

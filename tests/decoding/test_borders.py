@@ -39,12 +39,31 @@ def _best(found):
         ((2, 4, 16), [4.0, 4.0], r"must be 2 integers, .* but is \(2,\) of float32"),
         ((2, 4, 16), [[4, 4]], r"must be 2 integers, .* but is \(1, 2\) of int64"),
         # a flat index would reach the neighbour's frames
-        ((2, 4, 16), [6, 4], "`encoder_out_lens` must be at most T = 4, but reach 6"),
+        ((2, 4, 16), [4, 6], r"`encoder_out_lens` must be in 0\.\.4, but holds 6"),
+        ((2, 4, 16), [-3, 4], r"`encoder_out_lens` must be in 0\.\.4, but holds -3"),
     ],
 )
 def test_lens_that_do_not_fit_are_refused(search, shape, lens, message):
     with pytest.raises(ValueError, match=message):
         search(Toy(), torch.zeros(shape), torch.tensor(lens))
+
+
+@pytest.mark.parametrize(
+    ("encoder_out", "lens", "message"),
+    [
+        (torch.zeros(2, 4, 16), [4, 4], r"`encoder_out_lens` must be a torch tensor or .* array \(N,\), but is a list"),
+        ([[[0.0]]], torch.tensor([1]), r"`encoder_out` must be a torch tensor or .* array \(N, T, D\), but is a list"),
+    ],
+    ids=["lens", "encoder_out"],
+)
+def test_lists_are_refused(search, encoder_out, lens, message):
+    with pytest.raises(ValueError, match=message):
+        search(Toy(), encoder_out, lens)
+
+
+def test_lengths_may_be_of_the_other_kind(search):
+    model, encoder_out, lens = Toy(), torch.randn(2, 4, 16), torch.tensor([4, 3])
+    assert _best(search(model, encoder_out, lens.numpy())) == _best(search(model, encoder_out, lens))
 
 
 def test_answers_of_another_shape_are_refused(search):
