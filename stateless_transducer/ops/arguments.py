@@ -44,11 +44,26 @@ def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
         raise ValueError(f"`{name}` must be {', '.join(most)} or {last}, but is {value!r}.".replace("'", '"'))
 
 
+def check_tensor(name: str, value: object, shape: str) -> None:
+    """Raise ValueError unless it is a tensor."""
+    if not isinstance(value, Tensor):
+        kind = "None" if value is None else f"a {type(value).__name__}"
+        raise ValueError(f"`{name}` must be a tensor of shape {shape}, but is {kind}; torch.as_tensor makes one.")
+
+
+def check_axes(name: str, tensor: Tensor, *axes: str, may_be_empty: bool = False) -> None:
+    """Raise ValueError unless it is a tensor with as many axes as there are letters."""
+    letters = f"({', '.join(axes)})"
+    check_tensor(name, tensor, letters)
+    if tensor.dim() != len(axes) or (0 in tensor.shape and not may_be_empty):
+        bound = "" if may_be_empty else ", none of them 0"
+        raise ValueError(f"`{name}` must be {letters}{bound}, but has shape {tuple(tensor.shape)}.")
+
+
 def check_shapes(wanted: Mapping[str, tuple[Tensor, tuple[int, ...]]]) -> None:
     """Raise ValueError unless each named tensor is one and has its shape."""
     for name, (tensor, shape) in wanted.items():
-        if not isinstance(tensor, Tensor):
-            raise ValueError(f"`{name}` must be a tensor of shape {shape}, but is a {type(tensor).__name__}.")
+        check_tensor(name, tensor, str(shape))
         if tuple(tensor.shape) != shape:
             raise ValueError(f"`{name}` must have shape {shape}, but has {tuple(tensor.shape)}.")
 

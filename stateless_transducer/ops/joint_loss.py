@@ -13,6 +13,7 @@ from torch import Tensor
 
 from stateless_transducer.ops.arguments import (
     InfIs,
+    check_axes,
     check_choice,
     check_floating,
     check_integers,
@@ -86,10 +87,11 @@ def joint_transducer_loss(
         utterance makes its nll NaN, with gradient zero, and leaves the others unharmed.
 
     Raises:
-        ValueError: a shape, dtype, device, length, token or option is outside its bounds.
+        ValueError: a type, shape, dtype, device, length, token or option is outside its bounds.
     """
     topology = choose_topology(max_symbols_per_frame, last_arc_is_blank)
     check_choice("impl", impl, ("auto", "reference", "chunked", "triton"))
+    check_axes("weight", weight, "V", "D")
     blank = checked_blank(blank, len(weight))
     tokens = _checked_tokens(encoder_out, encoder_out_lens, decoder_out, tokens, token_lens, weight, bias, blank)
     check_paths(encoder_out_lens, token_lens, topology, inf_is)
@@ -131,10 +133,8 @@ def joint_transducer_loss(
 
 def _checked_tokens(encoder_out, encoder_out_lens, decoder_out, tokens, token_lens, weight, bias, blank) -> Tensor:
     """(N, U), int64, with blanks for padding; ValueError for an argument that does not fit the others."""
-    if encoder_out.dim() != 3 or 0 in encoder_out.shape:
-        raise ValueError(f"`encoder_out` must be (N, T, D), none of them 0, but has shape {tuple(encoder_out.shape)}.")
-    if tokens.dim() != 2:
-        raise ValueError(f"`tokens` must be (N, U), but has shape {tuple(tokens.shape)}.")
+    check_axes("encoder_out", encoder_out, "N", "T", "D")
+    check_axes("tokens", tokens, "N", "U", may_be_empty=True)
     (N, T, D), U, V = encoder_out.shape, tokens.shape[1], len(weight)
     check_shapes(
         {

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from stateless_transducer.ops.arguments import (
     InfIs,
+    check_axes,
     check_choice,
     check_floating,
     check_integers,
@@ -108,12 +109,10 @@ def simple_transducer_loss(
         leaves the others unharmed.
 
     Raises:
-        ValueError: a shape, dtype, device, length, token or option is outside its bounds.
+        ValueError: a type, shape, dtype, device, length, token or option is outside its bounds.
     """
     topology = choose_topology(max_symbols_per_frame, last_arc_is_blank)
-    if encoder_logits.dim() != 3 or 0 in encoder_logits.shape:
-        shape = tuple(encoder_logits.shape)
-        raise ValueError(f"`encoder_logits` must be (N, T, V), none of them 0, but has shape {shape}.")
+    check_axes("encoder_logits", encoder_logits, "N", "T", "V")
     N, T, V = encoder_logits.shape
     next_tokens = _checked_next_tokens(encoder_logits, encoder_out_lens, tokens, token_lens, V, blank)
     U = tokens.shape[1]
@@ -162,12 +161,10 @@ def prune_ranges(
         The starts, and the width that they belong to.
 
     Raises:
-        ValueError: a shape, length or option is outside its bounds.
+        ValueError: a type, shape, length or option is outside its bounds.
     """
     check_choice("max_symbols_per_frame", max_symbols_per_frame, (None, 1))
-    if blank_occupation.dim() != 3 or 0 in blank_occupation.shape:
-        shape = tuple(blank_occupation.shape)
-        raise ValueError(f"`blank_occupation` must be (N, T, U+1), none of them 0, but has shape {shape}.")
+    check_axes("blank_occupation", blank_occupation, "N", "T", "U+1")
     N, T, num_rows = blank_occupation.shape
     check_shapes(
         {
@@ -210,13 +207,10 @@ def prune(encoder_out: Tensor, decoder_out: Tensor, starts: Tensor, *, width: in
         Both as (N, T, width, D); the encoder's is a view.
 
     Raises:
-        ValueError: a shape, the starts or the width is outside its bounds.
+        ValueError: a type, shape, the starts or the width is outside its bounds.
     """
-    if encoder_out.dim() != 3 or decoder_out.dim() != 3:
-        shapes = f"{tuple(encoder_out.shape)} and {tuple(decoder_out.shape)}"
-        raise ValueError(
-            f"`encoder_out` and `decoder_out` must be (N, T, D) and (N, U+1, D), but have shapes {shapes}."
-        )
+    check_axes("encoder_out", encoder_out, "N", "T", "D", may_be_empty=True)
+    check_axes("decoder_out", decoder_out, "N", "U+1", "D", may_be_empty=True)
     (N, T, D), num_rows = encoder_out.shape, decoder_out.shape[1]
     check_shapes({"decoder_out": (decoder_out, (N, num_rows, D)), "starts": (starts, (N, T))})
     if not 1 <= width <= num_rows:
@@ -262,11 +256,10 @@ def pruned_transducer_loss(
         and leaves the others unharmed.
 
     Raises:
-        ValueError: a shape, dtype, device, length, start, token or option is outside its bounds.
+        ValueError: a type, shape, dtype, device, length, start, token or option is outside its bounds.
     """
     topology = choose_topology(max_symbols_per_frame, last_arc_is_blank)
-    if logits.dim() != 4 or 0 in logits.shape:
-        raise ValueError(f"`logits` must be (N, T, S, V), none of them 0, but has shape {tuple(logits.shape)}.")
+    check_axes("logits", logits, "N", "T", "S", "V")
     N, T, S, V = logits.shape
     next_tokens = _checked_next_tokens(logits, encoder_out_lens, tokens, token_lens, V, blank)
     U = tokens.shape[1]
@@ -296,8 +289,7 @@ def _checked_next_tokens(
 ) -> Tensor:
     """(N, U+1), int64, on the logits' device: the token that each row says next, with blanks for padding."""
     N, T = logits.shape[:2]
-    if tokens.dim() != 2:
-        raise ValueError(f"`tokens` must be (N, U), but has shape {tuple(tokens.shape)}.")
+    check_axes("tokens", tokens, "N", "U", may_be_empty=True)
     check_shapes(
         {
             "tokens": (tokens, (N, tokens.shape[1])),

@@ -12,11 +12,13 @@ from torch import Tensor
 
 from stateless_transducer.ops.arguments import (
     InfIs,
+    check_axes,
     check_choice,
     check_floating,
     check_integers,
     check_paths,
     check_shapes,
+    check_tensor,
     check_tokens,
     checked_blank,
     choose_topology,
@@ -66,16 +68,16 @@ def transducer_loss(
         In the dtype of the logits, float32 at least; differentiable once.
 
     Raises:
-        ValueError: a shape, dtype, device, length, target or option is outside its bounds.
+        ValueError: a type, shape, dtype, device, length, target or option is outside its bounds.
     """
     topology = choose_topology(1 if one_sym_per_frame else None, last_arc_is_blank, remedy="one_sym_per_frame=True")
     check_choice("reduction", reduction, ("none", "mean", "sum"))
+    check_tensor("logits", logits, "(N, T, U+1, V) or packed (rows, V)")
     if logits.dim() not in (2, 4) or 0 in logits.shape:
         raise ValueError(
             f"`logits` must be (N, T, U+1, V) or packed (rows, V), none of them 0, but has shape {tuple(logits.shape)}."
         )
-    if targets.dim() != 2:
-        raise ValueError(f"`targets` must be (N, U), but has shape {tuple(targets.shape)}.")
+    check_axes("targets", targets, "N", "U", may_be_empty=True)
     check_floating({"logits": logits})
     N, V, device, is_packed = len(targets), logits.shape[-1], logits.device, logits.dim() == 2
     check_shapes({"logit_lengths": (logit_lengths, (N,)), "target_lengths": (target_lengths, (N,))})

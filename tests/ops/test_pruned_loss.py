@@ -479,7 +479,7 @@ BAD = {
     "ranges-two": ({"max_symbols_per_frame": 2}, "`max_symbols_per_frame` must be None or 1, but is 2"),
     "prune-width": ({"width": 4}, r"`width` must be in 1\.\.3, but is 4"),
     "prune-starts": ({"starts": torch.full((2, 4), 2)}, r"`starts` must be in 0\.\.1, but holds 2"),
-    "prune-rank": ({"decoder_out": torch.zeros(3, 5)}, r"`encoder_out` and `decoder_out` must be \(N, T, D\)"),
+    "prune-rank": ({"decoder_out": torch.zeros(3, 5)}, r"`decoder_out` must be \(N, U\+1, D\)"),
 }
 
 
