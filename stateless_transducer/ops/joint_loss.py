@@ -40,7 +40,7 @@ def joint_transducer_loss(
     tokens: Tensor,
     token_lens: Tensor,
     weight: Tensor,
-    bias: Tensor,
+    bias: Tensor | None = None,
     *,
     blank: int = 0,
     max_symbols_per_frame: Literal[1] | None = None,
@@ -63,7 +63,7 @@ def joint_transducer_loss(
         tokens: (N, U), integer, without blanks, padded with anything.
         token_lens: (N,), integer, 0..U.
         weight: (V, D).
-        bias: (V,).
+        bias: (V,); None: none.
         blank: id of the blank; negative counts from V.
         max_symbols_per_frame: None is the standard transducer (Graves 2012, arXiv 1211.3711); 1 is the modified one,
             where a symbol moves one frame on too.
@@ -93,6 +93,9 @@ def joint_transducer_loss(
     check_choice("impl", impl, ("auto", "reference", "chunked", "triton"))
     check_axes("weight", weight, "V", "D")
     blank = checked_blank(blank, len(weight))
+    if bias is None:
+        # beside the products of matrices, adding zeros and their gradient cost nothing
+        bias = weight.new_zeros(len(weight))
     tokens = _checked_tokens(encoder_out, encoder_out_lens, decoder_out, tokens, token_lens, weight, bias, blank)
     check_paths(encoder_out_lens, token_lens, topology, inf_is)
     if band is not None:

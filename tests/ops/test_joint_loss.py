@@ -83,6 +83,21 @@ def test_loss_and_gradients_equal_enumeration_of_paths(impl, shape, topology, de
         torch.testing.assert_close(mine, other, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("impl", EXACT)
+def test_no_bias_is_a_bias_of_zeros(impl, device):
+    _require(impl)
+    with_zeros = _problem([(4, 2), (3, 2)], 4, device)
+    with_zeros["bias"] = torch.zeros_like(with_zeros["bias"])
+    without = {name: value for name, value in with_zeros.items() if name != "bias"}
+    wanted = joint_transducer_loss(**with_zeros, **EXACT[impl])
+    wanted_gradients = _gradients(wanted, with_zeros)
+    for given in (without, {**without, "bias": None}):
+        ours = joint_transducer_loss(**given, **EXACT[impl])
+        torch.testing.assert_close(ours, wanted, rtol=0, atol=0)
+        for mine, other in zip(_gradients(ours, without), wanted_gradients, strict=True):
+            torch.testing.assert_close(mine, other, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("topology", TOPOLOGIES)
 def test_loss_with_another_blank_equals_enumeration(topology, device):
     problem = _problem([(4, 2), (3, 2)], 4, device)
