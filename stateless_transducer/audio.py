@@ -90,7 +90,7 @@ def stream_audio(
     """
     name = str(source) if isinstance(source, str | Path) else _name_of(source)
     blocks = _limited(_tolerant(_readable(open_blocks(source, name, start_s, warn), name), name, warn), duration_s)
-    mono = _gathered(_one_channel(blocks, name, channel, warn), block_s)
+    mono = _gathered(one_channel(blocks, name, channel, warn), block_s)
     is_empty = True
     for samples in _resampled(mono, sample_rate):
         if len(samples):
@@ -191,10 +191,10 @@ def _limited(blocks: Iterable[Block], duration_s: float) -> Iterator[Block]:
         yield samples, rate
 
 
-def _one_channel(
+def one_channel(
     blocks: Iterable[Block], name: str, channel: int | None, warn: Callable[[str], None] | None
 ) -> Iterator[Block]:
-    """(S, C) -> (S,): one channel, or the mean of all."""
+    """Blocks (S, C) -> (S,): one channel, or the mean of all, and what is odd about them; see `stream_audio`."""
     total = clipped = 0
     seconds = peak = mono_peak = 0.0
     for samples, rate in blocks:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
-from stateless_transducer.audio import AudioError, read_audio, stream_audio
+from stateless_transducer.audio import AudioError, one_channel, read_audio, stream_audio
 from stateless_transducer.decoding.alignment import Alignment, align
 from stateless_transducer.decoding.config import SearchConfig
 from stateless_transducer.decoding.hypothesis import Hypothesis
@@ -183,7 +183,7 @@ class Recognizer:
 
         Raises:
             AudioError: a sound cannot be read.
-            ValueError: there is one sound, not several; ``batch_seconds`` cannot be.
+            ValueError: there is one sound, not several; one is of another kind; ``batch_seconds`` cannot be.
         """
         transcripts = []
         for found in self.transcribe_each(sounds, channel=channel, batch_seconds=batch_seconds):
@@ -317,7 +317,13 @@ class Recognizer:
 
     def _blocks(self, sound: Sound, channel: int | None, warn: Callable[[str], None]) -> Iterable[np.ndarray]:
         if isinstance(sound, np.ndarray):
-            return [_checked(sound)]
+            blocks = one_channel([(_checked(sound)[:, None], self.sample_rate)], "wave", None, warn)
+            return (samples for samples, _ in blocks)
+        if not isinstance(sound, str | Path | Stretch) and not hasattr(sound, "read"):
+            raise ValueError(
+                "A sound must be the name of a file, an open binary file, a Stretch, or a wave, which is a NumPy array "
+                f"(S,) of floats at {self.sample_rate} samples a second, but is a {type(sound).__name__}."
+            )
         if not isinstance(sound, Stretch):
             return stream_audio(sound, self.sample_rate, channel=channel, warn=warn)
         start_s, duration_s = sound.start_s, sound.duration_s
@@ -425,6 +431,4 @@ def _checked(wave: np.ndarray) -> np.ndarray:
             f"A wave must be (S,) of floats in [-1, 1], but is {wave.shape} of {wave.dtype}; "
             "16-bit integers are to be divided by 32768."
         )
-    if not np.isfinite(wave).all():
-        raise AudioError("A wave holds samples that are not numbers.")
     return wave.astype(np.float32, copy=False)

@@ -240,6 +240,33 @@ def test_absent_device_is_named():
         choose_device("cuda:99")
 
 
+@pytest.mark.parametrize(
+    ("sound", "kind"),
+    [
+        ((np.zeros(8000, np.float32), 8000), "tuple"),
+        ([0.0, 0.1], "list"),
+        (0.1, "float"),
+        (torch.zeros(8000), "Tensor"),
+    ],
+    ids=["with-its-rate", "list", "sample", "tensor"],
+)
+def test_what_is_no_sound_is_refused(recognizer, sound, kind):
+    with pytest.raises(ValueError, match=rf"or a wave, which is a NumPy array .* 16000 .*, but is a {kind}\."):
+        recognizer.transcribe([sound])
+
+
+def test_waves_are_warned_of_as_files_are(recognizer):
+    wave = _noise(1.0)
+    silent, clipped, plain = recognizer.transcribe([np.zeros(16000), np.sign(wave), wave])
+    assert silent.warnings == ("wave: silent: its loudest sample is 0 of full scale.",)
+    assert clipped.warnings == ("wave: clipped: 100.0 % of its samples are at full scale.",)
+    assert plain.warnings == ()
+    with pytest.raises(AudioError, match=r"wave: holds samples of 1e\+04 times full scale; divide them"):
+        recognizer.transcribe([10000 * np.ones(100)])
+    with pytest.raises(AudioError, match=r"wave: holds samples that are not numbers, the first after 0\.01 s"):
+        recognizer.transcribe([np.where(np.arange(1000) < 160, 0, np.nan)])
+
+
 def test_a_model_that_gives_no_numbers_has_no_text_and_no_confidence(checkpoint, caplog):
     checkpoint.weights["joiner.output_linear.bias"][:] = torch.nan
     recognizer = Recognizer(checkpoint)
