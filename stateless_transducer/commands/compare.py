@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -74,7 +75,7 @@ def run(options: Options) -> None:
         except ValueError as err:
             raise ValueError(f"{path_a} (A) and {path_b} (B): {err}") from err
         say(f"A  {path_a}\nB  {path_b}\n\n{_figures(a, b, comparison, options.confidence)}\n")
-        say(_examples(a, b, options.num_examples))
+        say(_examples(_Shown(a, path_a), _Shown(b, path_b), options.num_examples))
 
 
 def _pairs(a: Path, b: Path) -> list[tuple[Path, Path]]:
@@ -149,18 +150,40 @@ def _is_of_characters(report: Report) -> bool:
     return all(len(unit) == 1 for utterance in report.utterances for unit in utterance.reference)
 
 
-def _examples(a: Report, b: Report, most: int) -> str:
+class _Shown:
+    """A result's utterances as texts that a person reads."""
+
+    def __init__(self, report: Report, path: Path) -> None:
+        """A score of characters has no blanks; where they spell words, `transducer decode` writes these to wer/."""
+        from stateless_transducer.text.recogs import read_recogs
+
+        self.report, self._gap, self._in_words = report, "" if _is_of_characters(report) else " ", {}
+        in_words = path.parent / "wer" / path.name
+        if not self._gap and in_words.is_file():
+            self._in_words = {each.id: each for each in read_recogs(in_words)}
+
+    def texts(self, n: int) -> tuple[str, str]:
+        """Reference and hypothesis of an utterance."""
+        own = self.report.utterances[n]
+        words = self._in_words.get(own.id, own)
+        return self._text(own.reference, words.reference), self._text(own.hypothesis, words.hypothesis)
+
+    def _text(self, units: Sequence[str], words: Sequence[str]) -> str:
+        # what is in wer/ may be of another time
+        is_same = words != units and "".join(words) == "".join(units)
+        return " ".join(words) if is_same else self._gap.join(units) or "(nothing)"
+
+
+def _examples(a: _Shown, b: _Shown, most: int) -> str:
     """Reference and both hypotheses where the number of errors changed most."""
-    errors_a, errors_b = a.utterance_errors, b.utterance_errors
+    errors_a, errors_b, utterances = a.report.utterance_errors, b.report.utterance_errors, a.report.utterances
     changed = [n for n in range(len(errors_a)) if errors_a[n] != errors_b[n]]
-    changed.sort(key=lambda n: (-abs(errors_b[n] - errors_a[n]), a.utterances[n].id))
+    changed.sort(key=lambda n: (-abs(errors_b[n] - errors_a[n]), utterances[n].id))
     if not changed or not most:
         return ""
-    gap, lines = "" if _is_of_characters(a) else " ", ["changed most, errors of A -> of B:"]
+    lines = ["changed most, errors of A -> of B:"]
     for n in changed[:most]:
-        utterance = a.utterances[n]
-        lines.append(f"  {utterance.id}  {errors_a[n]} -> {errors_b[n]}, of {len(utterance.reference)}")
-        texts = (utterance.reference, utterance.hypothesis, b.utterances[n].hypothesis)
-        for name, units in zip(("ref", "A", "B"), texts, strict=True):
-            lines.append(f"    {name:4s}{gap.join(units) or '(nothing)'}")
+        lines.append(f"  {utterances[n].id}  {errors_a[n]} -> {errors_b[n]}, of {len(utterances[n].reference)}")
+        for name, text in zip(("ref", "A", "B"), (*a.texts(n), b.texts(n)[1]), strict=True):
+            lines.append(f"    {name:4s}{text}")
     return "\n".join(lines) + "\n"

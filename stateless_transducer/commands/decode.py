@@ -211,7 +211,7 @@ def _search(options: Options, split: str, cuts: CutIndex, decoder: _Decoder, log
 
 
 def _tell(log: logging.Logger, split: str, key: str, metric: str, files: Sequence[Path], result: TestResult) -> None:
-    """What came out, in icefall's words."""
+    """What came out, in icefall's words; only where characters are counted beside words, a CER is called so."""
     from stateless_transducer.text.scoring import error_rate_line
 
     if result.unknown_units:
@@ -222,7 +222,7 @@ def _tell(log: logging.Logger, split: str, key: str, metric: str, files: Sequenc
         )
     recogs, errs, *_ = files
     log.info(f"The transcripts are stored in {recogs}")
-    log.info(error_rate_line(f"{split}-{key}", result.report))
+    log.info(error_rate_line(f"{split}-{key}", result.report, metric="WER" if result.in_words is None else "CER"))
     log.info(f"Wrote detailed error stats to {errs}")
     rate = round(result.report.error_rate, 2)
     log.info(f"\nFor {split}, {metric} of different settings are:\n{key}\t{rate}\tbest for {split}\n")

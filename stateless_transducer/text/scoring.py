@@ -146,15 +146,16 @@ def score(utterances: Iterable[ScoredUtterance]) -> Report:
     return Report(by_id, tuple(_align(utterance.reference, utterance.hypothesis) for utterance in by_id))
 
 
-def error_rate_line(test_set_and_key: str, report: Report) -> str:
-    """The log line of a result; it says %WER for a CER too, as icefall's does.
+def error_rate_line(test_set_and_key: str, report: Report, *, metric: Literal["CER", "WER"] = "WER") -> str:
+    """The log line of a result.
 
     Args:
         test_set_and_key: name of the test set and of the decoding method, as ``test-greedy_search``.
         report: the score.
+        metric: what the line calls it. icefall's says WER for a CER too.
     """
     return (
-        f"[{test_set_and_key}] %WER {report.error_rate:.2f}% [{report.num_errors} / {report.num_reference}, "
+        f"[{test_set_and_key}] %{metric} {report.error_rate:.2f}% [{report.num_errors} / {report.num_reference}, "
         f"{report.num_insertions} ins, {report.num_deletions} del, {report.num_substitutions} sub ]"
     )
 

@@ -95,6 +95,20 @@ def test_words_are_called_words(tmp_path, capsys):
     assert "  u2  0 -> 1, of 1\n    ref hello\n    A   hello\n    B   yellow hello\n" in printed
 
 
+def test_characters_that_spell_words_are_shown_with_blanks(tmp_path, capsys):
+    """A person reads words; what is counted is characters."""
+    references = {"u1": "the cat sat", "u2": "hello you"}
+    for folder, texts in (("a", {"u1": "a cat sat", "u2": "hello you"}), ("b", {"u1": "the cat s", "u2": "yell you"})):
+        # u2's words in b are of another result: they are not what was counted
+        words = {**texts, "u2": "of old"} if folder == "b" else texts
+        _recogs(tmp_path / folder / "recogs-test-x.txt", texts, references)
+        _recogs(tmp_path / folder / "wer" / "recogs-test-x.txt", words, references, "word")
+    printed, _ = _run(capsys, tmp_path / "a", tmp_path / "b")
+    assert "CER %" in printed
+    assert "  u1  3 -> 2, of 9\n    ref the cat sat\n    A   a cat sat\n    B   the cat s\n" in printed
+    assert "  u2  0 -> 2, of 8\n    ref hello you\n    A   hello you\n    B   yellyou\n" in printed
+
+
 def test_result_compared_with_itself_is_no_better(files, capsys):
     printed, _ = _run(capsys, files[0], files[0])
     assert re.search(r"^B - A\s+\+0.00\s+\+0.00..\+0.00\s+\+0$", printed, re.MULTILINE)

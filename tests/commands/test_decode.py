@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -105,6 +106,8 @@ def test_results_are_in_characters_and_in_words(tmp_path, capsys):
         assert result["method"] == "greedy_search"
         (recogs,) = where.glob("recogs-test-*.txt")
         assert sum(len(utterance.reference) for utterance in read_recogs(recogs)) == count
+    (log,) = (path.read_text() for path in folder.glob("log-decode-*"))
+    assert re.findall(r"%(\w+) \S+% \[\d+ / (\d+),", log) == [("CER", "15"), ("WER", "6")]
 
 
 @pytest.mark.parametrize(("says", "is_told"), [("<blk>", True), ("a", False)])
