@@ -2,31 +2,68 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from stateless_transducer.checkpoint import Checkpoint, save_checkpoint
+from stateless_transducer.features import FbankConfig
+from stateless_transducer.model.config import ModelConfig
+from stateless_transducer.model.transducer import build_model
+from stateless_transducer.text.tokens import build_token_table
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/*.md")), ROOT / "benchmarks" / "README.md"]
 
 
+def _example(document: Path, holds: str) -> str:
+    """The one Python block of a document that holds a text."""
+    blocks = re.findall(r"```python\n(.*?)```", document.read_text(encoding="utf-8"), re.DOTALL)
+    (example,) = (block for block in blocks if holds in block)
+    return example
+
+
 def test_example_of_the_loss_runs():
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    (example,) = (block for block in blocks if "joint_transducer_loss(" in block)
     names: dict = {}
-    exec(example, names)
+    exec(_example(README, "joint_transducer_loss("), names)
     assert names["nll"].sum().item() > 0
     # both doors say the same
     assert abs(names["nll"].sum().item() - names["loss"].item()) < 1e-3
     assert names["encoder_out"].grad is not None
 
 
+def test_example_of_the_pruned_loss_runs():
+    names: dict = {}
+    exec(_example(ROOT / "docs" / "loss.md", "simple_transducer_loss("), names)
+    assert names["loss"].item() > 0 and names["band"].width == 5
+    assert all(names[name].weight.grad.any() for name in ("joiner", "from_encoder", "from_decoder"))
+
+
 def test_example_of_a_model_of_ones_own_runs(capsys):
-    text = (ROOT / "docs" / "decoding.md").read_text(encoding="utf-8")
-    (example,) = (block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "class Mine" in block)
-    exec(example, {"__name__": "example"})
+    exec(_example(ROOT / "docs" / "decoding.md", "class Mine"), {"__name__": "example"})
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3 and lines[2] == "() () 0.0" and len(eval(lines[0].split(") (")[0] + ")")) > 3
+
+
+def test_example_of_hotwords_and_a_language_model_runs(tmp_path, monkeypatch):
+    """With files of the names that it has."""
+    tokens = build_token_table(["张三李四"], "char")
+    sizes = ModelConfig(
+        vocab_size=len(tokens), num_layers=1, attention_dim=8, num_heads=2, feedforward_dim=8, joiner_dim=8
+    )
+    weights = build_model(sizes).state_dict()
+    save_checkpoint(tmp_path / "model.pt", Checkpoint(weights, sizes, FbankConfig(), tokens))
+    unigrams = "".join(f"-1 {symbol} 0\n" for symbol in "张三李四")
+    (tmp_path / "lm.arpa").write_text(f"\\1-grams:\n-1 </s>\n-99 <s> 0\n{unigrams}\\end\\\n", encoding="utf-8")
+    soundfile.write(tmp_path / "a.wav", 0.1 * np.random.default_rng(0).standard_normal(16000), 16000)
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(_example(ROOT / "docs" / "decoding.md", "NgramScorer(read_arpa("), names)
+    assert names["nbest"][0].tokens and math.isfinite(names["nbest"][0].score)
 
 
 def test_links_lead_somewhere():
