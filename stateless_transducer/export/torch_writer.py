@@ -46,8 +46,8 @@ def write_script(path: Path, checkpoint: Checkpoint) -> None:
     rows = torch.zeros(2, checkpoint.model_config.joiner_dim)
     contexts = torch.zeros(2, checkpoint.model_config.context_size, dtype=torch.int64)
     with warnings.catch_warnings():
-        # of torch's own about TorchScript's age
-        warnings.simplefilter("ignore", DeprecationWarning)
+        # of torch's own about TorchScript's age; from 2.14 on, such are shown to everybody
+        warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated")
         script = torch.jit.trace_module(
             _Methods(checkpoint.model()),
             {"encode": _example(checkpoint), "predict": (contexts,), "join": (rows, rows)},

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -45,6 +46,20 @@ def test_program_is_right_for_other_shapes_than_the_traced_one(talker, model, tm
         _check(program, model, *shape)
     assert files["tokens.txt"].splitlines()[3] == f"{TOKENS.symbols[3]} 3"
     assert json.loads(files["config.json"])["sizes"]["num_layers"] == SIZES.num_layers
+
+
+def test_script_is_written_without_a_word_about_its_age(talker, tmp_path, monkeypatch):
+    save = torch.jit.save
+
+    def warn_and_save(*args, **options):
+        warnings.warn("`torch.jit.save` is deprecated. Please switch to `torch.export`.", FutureWarning, stacklevel=2)
+        save(*args, **options)
+
+    monkeypatch.setattr(torch.jit, "save", warn_and_save)
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        _export(talker, tmp_path / "model.jit.pt")
+    assert not [str(each.message) for each in heard if "torch.jit" in str(each.message)]
 
 
 @pytest.mark.filterwarnings("ignore:.*TorchScript.*")
