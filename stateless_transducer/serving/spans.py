@@ -13,6 +13,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from stateless_transducer.ops.masks import SUBSAMPLING
+
 _DECIBEL = np.log(10) / 10
 _LOUDEST_TO_SILENCE = 60 * _DECIBEL
 """What is so much softer than the loudest frame of a token is no part of it."""
@@ -31,14 +33,17 @@ def token_spans(features: np.ndarray, moments: Sequence[int]) -> list[tuple[int,
         moments: U feature frames on which the tokens were said, in order.
 
     Returns:
-        U pairs, in order, none empty; tokens said on one frame share it.
+        U pairs, in order, none empty; tokens said on one frame share it. A token lasts an encoder frame at least, which
+        is how finely the model tells times, where the next one leaves it the room.
     """
     if not len(moments):
         return []
     loudness = _smoothed(np.logaddexp.reduce(features, axis=1))
     borders = _borders(loudness, [min(max(int(moment), 0), len(features) - 1) for moment in moments])
     floor = float(np.percentile(loudness, 10))
-    return [_trimmed(loudness, start, end, floor) for start, end in zip(borders[:-1], borders[1:], strict=True)]
+    spans = [_trimmed(loudness, start, end, floor) for start, end in zip(borders[:-1], borders[1:], strict=True)]
+    room = [start for start, _ in spans[1:]] + [len(features)]
+    return [(start, max(end, min(start + SUBSAMPLING, most))) for (start, end), most in zip(spans, room, strict=True)]
 
 
 def _smoothed(loudness: np.ndarray) -> np.ndarray:

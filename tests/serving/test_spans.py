@@ -46,6 +46,15 @@ def test_spans_follow_one_another_and_none_is_empty():
         assert all(a[1] <= b[0] or a[0] <= b[0] for a, b in zip(spans[:-1], spans[1:], strict=True))
 
 
+def test_a_token_lasts_an_encoder_frame_where_the_next_leaves_the_room():
+    """Of clicks, one alone and two close to one another."""
+    features = np.full((60, 80), -10, np.float32)
+    features[[10, 40, 42]] = 0
+    alone, first, second = token_spans(features, [10, 40, 42])
+    assert alone[1] - alone[0] == second[1] - second[0] == 4
+    assert first[0] < first[1] <= second[0]
+
+
 def test_a_token_is_no_longer_than_anybody_speaks():
     features = np.zeros((1000, 80), np.float32)
     ((start, end),) = token_spans(features, [500])
