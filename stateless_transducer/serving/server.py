@@ -135,6 +135,9 @@ class Service:
             granularities: Annotated[list[Granularity] | None, Form(alias="timestamp_granularities[]")] = None,
         ) -> Response:
             """What is said in a sound file. Other fields of OpenAI's API (model, language, ...) are not used."""
+            # FastAPI takes the last of them
+            if len((await request.form()).getlist("file")) > 1:
+                raise HTTPException(400, "A request has one `file`; ask once for each.")
             wants_words = "word" in (granularities or ())
             if wants_words and response_format != "verbose_json":
                 raise HTTPException(400, "`timestamp_granularities[]` word needs `response_format` verbose_json.")

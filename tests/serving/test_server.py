@@ -115,6 +115,8 @@ def test_what_cannot_be_used_is_said_in_a_line(address, sounds, tmp_path):
     refused(ask(address, tmp_path / "no.wav"), 400, r"^no\.wav: not a sound file")
     refused(ask(address, next(iter(sounds)), response_format="docx"), 400, "`response_format`: Input should be 'json'")
     refused(httpx.post(f"{address}/v1/audio/transcriptions"), 400, "`file`: Field required")
+    twice = [("file", path.read_bytes()) for path in list(sounds)[:2]]
+    refused(httpx.post(f"{address}/v1/audio/transcriptions", files=twice), 400, "has one `file`")
     refused(httpx.get(f"{address}/nowhere"), 404, "Not Found")
     refused(ask(address, next(iter(sounds)), stream="true", response_format="srt"), 400, "`stream` needs .* not srt")
     refused(ask(address, tmp_path / "no.wav", stream="true"), 400, r"^no\.wav: not a sound file")
