@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,10 +16,15 @@ def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary name beside ``path`` to write to; rename it to ``path`` if all went well, else remove it.
 
     The folder is made if need be. A link stays one: the file that it leads to is replaced. What is no file, as a pipe
-    or `/dev/stdout`, is written to itself.
+    or `/dev/stdout`, gets the whole at the end.
     """
     if path.exists() and not path.is_file() and not path.is_dir():
-        yield path
+        # writers may go back in what they write, which a pipe cannot
+        with tempfile.TemporaryDirectory() as folder:
+            temporary = Path(folder) / f"output{path.suffix}"
+            yield temporary
+            with temporary.open("rb") as written, path.open("wb") as pipe:
+                shutil.copyfileobj(written, pipe)
         return
     path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -19,8 +19,14 @@ from stateless_transducer.serving.server import Service
 @contextmanager
 def served(engine, **options):
     """The address of a server that runs in a thread."""
+    with running(Service(engine, "talker", **options)) as address:
+        yield address
+
+
+@contextmanager
+def running(service):
+    """The address of a service in a server that runs in a thread."""
     with _listening("127.0.0.1", 0) as listener:
-        service = Service(engine, "talker", **options)
         config = uvicorn.Config(service.app, log_level="error", ws_max_size=2**20)
         server = _Server(config, service, lambda line: None)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

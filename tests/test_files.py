@@ -57,7 +57,11 @@ def test_nothing_stays_of_what_was_not_finished(tmp_path):
 def test_pipe_is_written_to_and_stays_one(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
-    write_text(tmp_path / "pipe", "new")
+    with replacing(tmp_path / "pipe") as temporary, temporary.open("wb") as file:
+        file.write(b"old")
+        # as those of torch do
+        file.seek(0)
+        file.write(b"new")
     assert os.read(reader, 100) == b"new"
     os.close(reader)
     assert (tmp_path / "pipe").is_fifo() and len(list(tmp_path.iterdir())) == 1

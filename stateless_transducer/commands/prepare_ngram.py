@@ -63,6 +63,8 @@ def run(options: Options) -> None:
     table = TokenTable.read(options.lang_dir)
     held_out = () if options.held_out is None else (options.held_out,)
     check_texts((*options.texts, *held_out), options.output)
+    if held_out and next(iter(Sentences(held_out, table)), None) is None:
+        raise ValueError(f"`--held-out` {options.held_out} holds no token.")
     sentences = Sentences(options.texts, table)
     levels = estimate(
         map(table.ids_of, sentences),

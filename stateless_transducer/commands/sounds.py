@@ -56,8 +56,22 @@ def find_sounds(names: Sequence[str]) -> tuple[list[NamedSound], list[str]]:
             if not found and len(problems) == before:
                 problems.append(f"{path}: holds no sound file (by its suffix: .wav, .flac, .mp3, .m4a, .mp4, ...).")
             sounds += found
+    return _told_apart(sounds), problems
+
+
+def _told_apart(sounds: Sequence[NamedSound]) -> list[NamedSound]:
     counts = Counter(sound.id for sound in sounds)
-    return [sound if counts[sound.id] == 1 else replace(sound, id=_joined(sound.name)) for sound in sounds], problems
+    sounds = [sound if counts[sound.id] == 1 else replace(sound, id=_joined(sound.name)) for sound in sounds]
+    # blanks have become `_`, and a sound may be named twice
+    found, taken = [], set[str]()
+    for sound in sounds:
+        free, number = sound.id, 1
+        while free in taken:
+            number += 1
+            free = f"{sound.id}-{number}"
+        taken.add(free)
+        found.append(replace(sound, id=free))
+    return found
 
 
 def _walk(folder: Path, top: Path, problems: list[str], above: frozenset[Path] = frozenset()) -> Iterator[NamedSound]:

@@ -119,12 +119,14 @@ class Hotwords:
         if not phrases:
             raise ValueError("`phrases` must hold a list for each utterance, or one for all.")
         nodes: list[_Node] = []
-        roots = [_grow(nodes, own, vocab_size, blank_id) for own in phrases]
+        lists = [tuple((tuple(tokens), score) for tokens, score in own) for own in phrases]
+        # utterances that want the same share an automaton
+        root_of = {own: _grow(nodes, own, vocab_size, blank_id) for own in dict.fromkeys(lists)}
         tokens = sorted({token for node in nodes for token in node.children})
         column = {token: place for place, token in enumerate(tokens, start=1)}
         # column 0 stands for all tokens that are in no phrase: they lead back to the root
         goto = np.zeros((len(nodes), len(tokens) + 1), dtype=np.int64)
-        for root in roots:
+        for root in root_of.values():
             _link(nodes, root, goto, column)
         potential = np.array([node.potential for node in nodes], dtype=np.float32)
         matched = np.array([node.matched for node in nodes], dtype=np.float32)
@@ -132,7 +134,7 @@ class Hotwords:
         columns[tokens] = np.arange(1, len(tokens) + 1)
         self._blank_id = blank_id
         self._tables = _Tables(
-            roots=np.array(roots),
+            roots=np.array([root_of[own] for own in lists]),
             goto=goto,
             columns=columns,
             gain=(potential + matched)[goto] - potential[:, None],

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from stateless_transducer.decoding.arrays import Array, like, to_numpy
-from stateless_transducer.text.ngram import Ngrams
+from stateless_transducer.text.ngram import NEVER, Ngrams
 
 _CACHED_BYTES = 64 << 20
 """Rows of scores that are kept, since hypotheses keep coming back to the same contexts."""
@@ -54,6 +54,9 @@ class NgramScorer:
         row = self._rows.pop(number, None)
         if row is None:
             row = self._scale * self._ngrams.row(number)
+            if self._scale < 0:
+                # to take away what is never said would be the best of all
+                row[row >= self._scale * NEVER] = 0
             row[self._blank_id] = 0
             if len(self._rows) >= self._most:
                 self._rows.popitem(last=False)

@@ -126,15 +126,15 @@ class Scorers:
     def __init__(self, config: SearchConfig, token_table: TokenTable, hotwords: Sequence[str] = ()) -> None:
         """See `make_scorer`."""
         self._score, self._tokens = config.hotwords_score, token_table
-        self._phrases = self.spell(hotwords)
+        phrases = self.spell(hotwords)
         if config.hotwords_file is not None:
-            self._phrases += tuple(read_hotwords(config.hotwords_file, token_table, config.hotwords_score))
-        self._models: list[Scorer] = []
+            phrases += tuple(read_hotwords(config.hotwords_file, token_table, config.hotwords_score))
+        self._scorers: list[Scorer] = [self._automaton([phrases])] if phrases else []
         for path, scale in ((config.ngram_lm, config.lm_scale), (config.lodr_lm, -config.lodr_scale)):
             if path is not None:
                 ngrams = read_arpa(path, token_table)
-                self._models.append(NgramScorer(ngrams, scale=scale, blank_id=token_table.blank_id))
-        self.of_all = self.of_each([()])
+                self._scorers.append(NgramScorer(ngrams, scale=scale, blank_id=token_table.blank_id))
+        self.of_all = self._sum(self._scorers)
         """Of utterances without hotwords of their own; None if nothing is wanted."""
 
     def spell(self, hotwords: Sequence[str]) -> tuple[HotwordPhrase, ...]:
@@ -148,9 +148,12 @@ class Scorers:
         return tuple(spell_hotwords([(phrase, self._score) for phrase in hotwords], self._tokens))
 
     def of_each(self, phrases: Sequence[Sequence[HotwordPhrase]]) -> Scorer | None:
-        """Of a batch: one list for each utterance, or one for all."""
-        wanted = [(*self._phrases, *own) for own in phrases]
-        scorers = [*self._models]
-        if any(wanted):
-            scorers.insert(0, Hotwords(wanted, vocab_size=len(self._tokens), blank_id=self._tokens.blank_id))
-        return SumOfScorers(scorers) if len(scorers) > 1 else (scorers or [None])[0]
+        """Of a batch: the phrases of each utterance."""
+        return self._sum([*self._scorers, self._automaton(phrases)]) if any(phrases) else self.of_all
+
+    def _automaton(self, phrases: Sequence[Sequence[HotwordPhrase]]) -> Hotwords:
+        return Hotwords(phrases, vocab_size=len(self._tokens), blank_id=self._tokens.blank_id)
+
+    @staticmethod
+    def _sum(scorers: Sequence[Scorer]) -> Scorer | None:
+        return SumOfScorers(scorers) if len(scorers) > 1 else (*scorers, None)[0]

@@ -24,6 +24,9 @@ from stateless_transducer.text.vocabulary import Vocabulary, read_vocabulary
 _PIECES_AHEAD = 8
 """Of one sound, that wait for the model at a time: who sends an hour does not keep the others waiting for long."""
 
+_MOST_HOTWORD_TOKENS = 1000
+"""Of one sound: the tables for them are made anew for each batch."""
+
 _LOOKS_EVERY_S = 0.5
 """Whether anybody still waits."""
 
@@ -102,7 +105,14 @@ class PiecewiseEngine:
 
     def spell(self, hotwords: Sequence[str]) -> Phrases:
         """See `Engine`."""
-        return self._recognizer.spell(hotwords)
+        phrases = self._recognizer.spell(hotwords)
+        num_tokens = sum(len(tokens) for tokens, _ in phrases)
+        if num_tokens > _MOST_HOTWORD_TOKENS:
+            raise ValueError(
+                f"The hotwords of one sound have {num_tokens} tokens, but {_MOST_HOTWORD_TOKENS} are the most; the "
+                "server's `--hotwords-file` may have more."
+            )
+        return phrases
 
     def transcribe(
         self,

@@ -37,6 +37,7 @@ class Inbox:
         self.hotwords = given.get("hotwords", "").splitlines()
         self._socket, self._dtype = socket, np.dtype(_SAMPLES[kind])
         self._kept, self._is_over, self._news = bytearray(), False, asyncio.Event()
+        self._is_whole = False
 
     async def fill(self) -> None:
         """Until the end, or until something is wrong; what is wrong is raised."""
@@ -47,6 +48,7 @@ class Inbox:
                     raise WebSocketDisconnect(message.get("code", 1005))
                 data = message.get("bytes")
                 if data is None:
+                    self._is_whole = True
                     return
                 self._kept += data
                 if len(self._kept) > _MOST_WAITING_S * self.sample_rate * self._dtype.itemsize:
@@ -76,6 +78,6 @@ class Inbox:
         return len(self._kept) - len(self._kept) % self._dtype.itemsize
 
     def check_end(self) -> None:
-        """Raise ValueError if what came last is part of a sample."""
-        if self._kept:
+        """Raise ValueError if the client said that this is all, and what came last is part of a sample."""
+        if self._is_whole and self._kept:
             raise ValueError(f"The sound ends in the middle of a sample of {self._dtype.itemsize} bytes.")

@@ -361,8 +361,7 @@ class Recognizer:
         encoded = encode(model.recognisable, model.place(padded), model.place(lens))
         scorer = None
         if self._scorers is not None:
-            phrases = [piece.phrases for piece in pieces]
-            scorer = self._scorers.of_each(phrases) if any(phrases) else self._scorers.of_all
+            scorer = self._scorers.of_each([piece.phrases for piece in pieces])
         ranked = search_encoded(model.recognisable, *encoded, config, scorer)
         segments = [self._segment(piece, found) for piece, found in zip(pieces, ranked, strict=True)]
         best = [found[0] for found in ranked]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import logging
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -41,6 +42,8 @@ Granularity = Literal["word", "segment"]
 _MEDIA_TYPES = {"vtt": "text/vtt", "tsv": "text/tab-separated-values"}
 _TRY_AGAIN_LATER, _GOING_AWAY, _BAD_DATA = 1013, 1001, 1007  # reasons of WebSockets
 _CLIENT_CLOSED = 499
+_ENDING = "The server is being stopped."
+_LOG = logging.getLogger("uvicorn.error")
 
 
 def _to_nobody(_: Segment) -> None:
@@ -67,6 +70,7 @@ class Service:
         # anyio binds a limiter to the event loop in which it is first used
         self._upload_threads, self._live_threads = (anyio.CapacityLimiter(n) for n in (max_uploads, max_live))
         self._inboxes: set[Inbox] = set()
+        self.is_ending = False
         self.app = self._make_app(int(max_upload_mb * 2**20))
 
     @property
@@ -76,6 +80,7 @@ class Service:
 
     async def end_live(self) -> None:
         """What has come in live is the end: say what is final, and close."""
+        self.is_ending = True
         for inbox in self._inboxes:
             inbox.end()
         while self._inboxes:
@@ -218,7 +223,7 @@ class Service:
         except AudioError as err:
             raise HTTPException(400, str(err)) from err
         except ClosedError as err:
-            raise HTTPException(503, "The server is being stopped.") from err
+            raise HTTPException(503, _ENDING) from err
         except AbandonedError as err:
             # for the log alone
             raise HTTPException(_CLIENT_CLOSED, "The client is gone.") from err
@@ -233,6 +238,9 @@ class Service:
             phrases = self._engine.spell(inbox.hotwords)
         except ValueError as err:
             await _close(socket, _BAD_DATA, str(err))
+            return
+        if self.is_ending:
+            await _close(socket, _GOING_AWAY, _ENDING)
             return
         if self.num_live >= self._max_live:
             why = f"{self.num_live} sounds are coming in already; try again later."
@@ -365,6 +373,9 @@ async def _with_error(lines: AsyncIterator[str]) -> AsyncIterator[str]:
     except (HTTPException, ValueError) as err:
         status, message = (err.status_code, err.detail) if isinstance(err, HTTPException) else (400, str(err))
         yield event({"error": _fault(status, message)})
+    except Exception as err:
+        _LOG.exception("In the middle of an answer:")
+        yield event({"error": _fault(500, _apology(err))})
 
 
 def _fault(status: int, message: str) -> dict[str, Any]:
@@ -389,7 +400,11 @@ async def _explain(_: Request, err: Exception) -> Response:
 
 async def _apologise(_: Request, err: Exception) -> Response:
     """What went wrong is in the server's log."""
-    return _error(500, f"An error of the server's: {type(err).__name__}.")
+    return _error(500, _apology(err))
+
+
+def _apology(err: Exception) -> str:
+    return f"An error of the server's: {type(err).__name__}."
 
 
 class _Gate:
@@ -403,6 +418,9 @@ class _Gate:
             await self._app(scope, receive, send)
             return
         service = self._service
+        if service.is_ending:
+            await _error(503, _ENDING)(scope, receive, send)
+            return
         if service.num_uploads >= service._max_uploads:
             why = f"{service.num_uploads} sounds are being transcribed; try again later."
             await _error(503, why, {"Retry-After": "10"})(scope, receive, send)

@@ -84,7 +84,9 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str], float, float]]:
                 scores = [float(fields[0]), float(fields[order + 1]) if len(fields) == order + 2 else 0.0]
             except (ValueError, IndexError):
                 scores = []
-            if not scores or len(fields) not in (order + 1, order + 2):
+            # -inf means what -99 does
+            scores = [max(score, _NEVER) for score in scores]
+            if not scores or not all(map(math.isfinite, scores)) or len(fields) not in (order + 1, order + 2):
                 raise ValueError(f"{path}:{number}: not an n-gram of order {order}: {line.strip()!r}.")
             log_prob, backoff = (score * math.log(10) for score in scores)
             yield order, fields[1 : order + 1], log_prob, backoff

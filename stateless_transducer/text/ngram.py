@@ -19,7 +19,7 @@ from stateless_transducer.text.arpa import END, START, NgramLevel, read_levels
 from stateless_transducer.text.tokens import TokenTable
 
 _UNIT_NAMES = {"char": "characters", "word": "words", "bpe": "pieces of words"}
-_NEVER = -20.0
+NEVER = -20.0
 """Natural log-probability of tokens that the language model does not know, if it has no <unk>."""
 
 
@@ -135,7 +135,7 @@ def ngrams_of(levels: Iterable[NgramLevel], *, vocab_size: int, unknown_id: int)
     known = found.keys[: np.searchsorted(found.keys, vocab_size + 2)]
     own = found.log_probs[1 : len(known) + 1]
     unknown = own[known == unknown_id]
-    unigrams = np.full(vocab_size + 2, unknown[0] if len(unknown) else _NEVER, np.float32)
+    unigrams = np.full(vocab_size + 2, unknown[0] if len(unknown) else NEVER, np.float32)
     unigrams[known] = own
     return replace(found, unigrams=unigrams)
 
@@ -151,7 +151,7 @@ def _empty(V: int) -> Ngrams:
         backoffs=nothing,
         suffixes=np.zeros(1, np.int64),
         lengths=np.zeros(1, np.int8),
-        unigrams=np.full(V + 2, _NEVER, np.float32),
+        unigrams=np.full(V + 2, NEVER, np.float32),
     )
 
 

@@ -90,6 +90,7 @@ def test_unknown_characters_are_told(tmp_path, lang, capsys):
         ("a.jsonl", '{"text": "今"}\n{"words": 3}\n'.encode(), [], 'a.jsonl:2: not an object with a "text"'),
         ("a.jsonl", b'{"text": 3}\n', [], 'a.jsonl:1: not an object with a "text"'),
         ("a.jsonl", b"[]\n", [], 'a.jsonl:1: not an object with a "text"'),
+        ("a.txt", "今天".encode(), ["--held-out", "/dev/null"], "no such file"),
         ("a.txt", "今天".encode(), ["--held-out", "absent.txt"], "absent.txt: no such file"),
     ],
 )
@@ -131,3 +132,11 @@ def test_tables_are_no_texts(tmp_path, lang, capsys, role):
     assert _ngram(lang, *flags, "--output", tmp_path / "lm.arpa") == 1
     assert "mine.csv.gz is a table, and a text is wanted" in capsys.readouterr().err
     assert not (tmp_path / "lm.arpa").exists()
+
+
+def test_empty_held_out_text_is_named(tmp_path, lang, capsys):
+    (tmp_path / "a.txt").write_text("今天\n", encoding="utf-8")
+    (tmp_path / "empty.txt").write_text("\n")
+    flags = ["--output", tmp_path / "lm.arpa", "--held-out", tmp_path / "empty.txt"]
+    assert _ngram(lang, tmp_path / "a.txt", *flags) == 1
+    assert "empty.txt holds no token" in capsys.readouterr().err and not (tmp_path / "lm.arpa").exists()

@@ -191,14 +191,14 @@ def test_ctm_has_a_row_a_word(transcribe, tmp_path):
 @pytest.mark.parametrize("way", ["screen", "files"])
 def test_sounds_of_one_name_have_ids_of_their_own_in_ctm(transcribe, tmp_path, monkeypatch, way):
     monkeypatch.chdir(tmp_path)
-    for name in ("a/x.wav", "in b/x.wav", "in b/x.flac", "in b/only one.wav"):
+    for name in ("a/x.wav", "in b/x.wav", "in_b/x.wav", "in b/x.flac", "in b/only one.wav"):
         _write(tmp_path / name)
     flags = ["--output-format", "ctm", *(["--output-dir", "out"] if way == "files" else [])]
-    status, lines, _ = transcribe("a/x.wav", "in b", *flags)
+    status, lines, _ = transcribe("a/x.wav", "in b", "in_b", *flags)
     if way == "files":
         lines = [line for path in Path("out").iterdir() for line in path.read_text(encoding="utf-8").splitlines()]
     assert status == 0 and all(len(line.split()) == 6 for line in lines)
-    assert {line.split()[0] for line in lines} == {"a/x.wav", "in_b/x.wav", "in_b/x.flac", "only_one"}
+    assert {line.split()[0] for line in lines} == {"a/x.wav", "in_b/x.wav", "in_b/x.wav-2", "in_b/x.flac", "only_one"}
 
 
 def test_names_that_collide_get_files_of_their_own(tmp_path, monkeypatch):

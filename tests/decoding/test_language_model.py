@@ -149,7 +149,7 @@ def test_configuration_makes_the_scorer(arpa, tmp_path, device):
     )
 
 
-@pytest.mark.parametrize("scale", [0.5, 0.2])
+@pytest.mark.parametrize("scale", [0.3, 0.2])
 def test_low_order_model_is_taken_away(arpa, device, scale):
     """What is added and taken away of the same model is their difference."""
     model, encoder_out, lens = _problem(device)
@@ -160,6 +160,18 @@ def test_low_order_model_is_taken_away(arpa, device, scale):
     for mine, other in zip(found, wanted, strict=True):
         assert [h.tokens for h in mine] == [h.tokens for h in other]
         assert [h.score for h in mine] == pytest.approx([h.score for h in other], abs=1e-4)
+
+
+@pytest.mark.parametrize("never", ["-99", "-inf"])
+def test_what_is_never_said_is_not_taken_away(tmp_path, never):
+    path = tmp_path / "low.arpa"
+    path.write_text(
+        "\\1-grams:\n-99 <s>\n-1 </s>\n" + "".join(f"-1 {c}\n" for c in "abcdefgh") + f"{never} i\n\\end\\\n"
+    )
+    scorer = NgramScorer(read_arpa(path, TOKENS), scale=-0.5)
+    scores = scorer.scores(scorer.start(np.array([0])))[0]
+    assert scores[TOKENS.ids["i"]] == 0 and scores[TOKENS.ids["a"]] == pytest.approx(0.5 * np.log(10))
+    assert NgramScorer(read_arpa(path, TOKENS), scale=0.5).scores(scorer.start(np.array([0])))[0].min() < -100
 
 
 def test_language_model_without_a_beam_is_refused(arpa):

@@ -124,6 +124,22 @@ def test_what_goes_wrong_on_the_way_is_the_last_event(recognizer, sound):
     assert last["error"]["code"] == 503 and "being stopped" in last["error"]["message"]
 
 
+def test_an_error_of_the_servers_on_the_way_is_told_too(recognizer, sound):
+    engine, recognise, done = PiecewiseEngine(recognizer, BatchConfig()), None, []
+    recognise = engine._batcher._recognise
+
+    def once(pieces):
+        if done:
+            raise RuntimeError("the GPU is full")
+        done.append(pieces)
+        return recognise(pieces)
+
+    engine._batcher._recognise = once
+    with served(engine) as address:
+        found = _events(ask(address, sound, stream="true").text.split("\n"))
+    assert _of(found, "delta") and found[-1]["error"]["code"] == 500 and "RuntimeError" in found[-1]["error"]["message"]
+
+
 def test_words_of_a_model_that_does_not_know_them_are_an_error(tiny_model, sound):
     with served(open_streaming_engine(tiny_model().folder, num_threads=1)) as address:
         asked = {"response_format": "verbose_json", "timestamp_granularities[]": "word", "stream": "true"}

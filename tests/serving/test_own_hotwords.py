@@ -98,6 +98,8 @@ def test_what_cannot_be_wanted_is_said(talker, address, tiny_model, sound):
             told = json.loads(socket.recv())
         assert told["type"] == "error" and message in told["message"]
 
+    many = ask(address, sound, hotwords="今天\n" * 501)
+    assert many.status_code == 400 and "have 1002 tokens, but 1000 are the most" in many.json()["error"]["message"]
     refused(address, "hotwords: the model's tokens cannot spell `吗狗`: it lacks '狗'.")
     with served(PiecewiseEngine(_recognizer(talker, config=SearchConfig()), BatchConfig())) as greedy:
         refused(greedy, "Hotwords need a search with a beam")

@@ -18,7 +18,7 @@ import pytest
 import soundfile
 import uvicorn
 from processes import listen_to_sigint
-from served import ask, served, slowed, wait
+from served import ask, running, served, slowed, wait
 from tiny_talker import say, some_text
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
@@ -202,11 +202,25 @@ def test_live_sound_is_told_what_is_final_when_the_server_is_stopped(recognizer)
     samples = np.round(np.concatenate([say("天气很好", rng), np.zeros(3200)]) * 32767).astype("<i2")
     with served(PiecewiseEngine(recognizer, BatchConfig())) as address:
         socket = connect(f"{address.replace('http', 'ws')}/v1/live")
-        socket.send(samples.tobytes())
+        # the other half of the last sample is on its way
+        socket.send(samples.tobytes() + b"\0")
         wait(lambda: httpx.get(f"{address}/health").json()["live"] == 1)
         time.sleep(0.3)
     heard = [json.loads(message) for message in socket]
     assert heard[-1] == {"type": "end"} and heard[-2]["type"] == "final" and heard[-2]["text"]
+
+
+def test_who_comes_while_the_server_stops_is_sent_away(recognizer, sounds):
+    service = Service(PiecewiseEngine(recognizer, BatchConfig()), "talker")
+    with running(service) as address:
+        service.is_ending = True
+        answer = ask(address, next(iter(sounds)))
+        assert answer.status_code == 503 and "being stopped" in answer.json()["error"]["message"]
+        with connect(f"{address.replace('http', 'ws')}/v1/live") as socket:
+            assert "being stopped" in json.loads(socket.recv())["message"]
+            with pytest.raises(ConnectionClosed) as closed:
+                socket.recv()
+    assert closed.value.rcvd is not None and closed.value.rcvd.code == 1001
 
 
 def test_a_second_signal_gives_up_with_a_status(slow, tmp_path):

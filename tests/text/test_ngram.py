@@ -98,6 +98,8 @@ def test_compressed_file_is_the_same(arpa, tmp_path):
         ("", r"not an ARPA file: it has no `\\1-grams:`"),
         ("\\1-grams:\n-1 a b c\n", r"lm.arpa:2: not an n-gram of order 1: '-1 a b c'"),
         ("\\1-grams:\nx a\n", r"lm.arpa:2: not an n-gram of order 1"),
+        ("\\1-grams:\nnan a\n", r"lm.arpa:2: not an n-gram of order 1: 'nan a'"),
+        ("\\1-grams:\n-1 a inf\n", r"lm.arpa:2: not an n-gram of order 1"),
         ("\\1-grams:\n-1 a\n\\3-grams:\n", r"lm.arpa:3: `\\2-grams:` should come here"),
         (
             "\\1-grams:\n-1 he\n-1 she\n\\end\\\n",
