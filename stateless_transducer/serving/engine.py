@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, TimeoutError
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -35,6 +35,22 @@ class AbandonedError(Exception):
     """Nobody waits for the transcript any more."""
 
 
+@dataclass(frozen=True)
+class SoundFile:
+    """A sound that somebody has sent, and how it is to be heard."""
+
+    file: BinaryIO
+    """Open, and may be read from its beginning again; its ``name`` is that of messages."""
+    channel: int | None = None
+    """See `Recognizer.transcribe`."""
+    phrases: Phrases = ()
+    """Hotwords, as `Engine.spell` gives them."""
+
+
+Tell = Callable[[Segment], object]
+"""Called with each segment as soon as it is known."""
+
+
 class Engine(Protocol):
     """A model that many people use at once; its methods may be called from any threads."""
 
@@ -50,23 +66,13 @@ class Engine(Protocol):
         """
         ...
 
-    def transcribe(
-        self,
-        sound: BinaryIO,
-        *,
-        channel: int | None = None,
-        phrases: Phrases = (),
-        is_abandoned: Callable[[], bool],
-        tell: Callable[[Segment], object],
-    ) -> Transcript:
+    def transcribe(self, sound: SoundFile, is_abandoned: Callable[[], bool], tell: Tell) -> Transcript:
         """All that is said in a sound file.
 
         Args:
-            sound: open, and may be read from its beginning again; its ``name`` is that of messages.
-            channel: see `Recognizer.transcribe`.
-            phrases: hotwords, as `spell` gives them.
+            sound: and how it is to be heard.
             is_abandoned: asked now and then whether to give up.
-            tell: called with each segment as soon as it is known.
+            tell: takes the segments.
 
         Raises:
             AudioError: it cannot be read.
@@ -114,15 +120,7 @@ class PiecewiseEngine:
             )
         return phrases
 
-    def transcribe(
-        self,
-        sound: BinaryIO,
-        *,
-        channel: int | None = None,
-        phrases: Phrases = (),
-        is_abandoned: Callable[[], bool],
-        tell: Callable[[Segment], object],
-    ) -> Transcript:
+    def transcribe(self, sound: SoundFile, is_abandoned: Callable[[], bool], tell: Tell) -> Transcript:
         """See `Engine`."""
         warnings: list[str] = []
         waiting: deque[Future[Segment]] = deque()
@@ -132,13 +130,13 @@ class PiecewiseEngine:
             segments.append(_result(waiting.popleft(), is_abandoned))
             tell(segments[-1])
 
-        pieces = self._recognizer.pieces(sound, channel=channel, warn=warnings.append)
+        pieces = self._recognizer.pieces(sound.file, channel=sound.channel, warn=warnings.append)
         try:
             while True:
                 if is_abandoned():
                     raise AbandonedError
                 try:
-                    waiting.append(self._batcher.submit(replace(next(pieces), phrases=phrases)))
+                    waiting.append(self._batcher.submit(replace(next(pieces), phrases=sound.phrases)))
                 except StopIteration as end:
                     duration: float = end.value
                     break
@@ -187,22 +185,14 @@ class StreamingEngine:
             raise ValueError("A streaming model takes no hotwords.")
         return ()
 
-    def transcribe(
-        self,
-        sound: BinaryIO,
-        *,
-        channel: int | None = None,
-        phrases: Phrases = (),
-        is_abandoned: Callable[[], bool],
-        tell: Callable[[Segment], object],
-    ) -> Transcript:
+    def transcribe(self, sound: SoundFile, is_abandoned: Callable[[], bool], tell: Tell) -> Transcript:
         """See `Engine`."""
         rate, warnings, num_samples = self._recognizer.sample_rate, [], 0
         session = self.live(rate)
 
         def heard() -> Iterator[Segment]:
             nonlocal num_samples
-            for samples in stream_audio(sound, rate, channel=channel, warn=warnings.append, block_s=1.0):
+            for samples in stream_audio(sound.file, rate, channel=sound.channel, warn=warnings.append, block_s=1.0):
                 if is_abandoned():
                     raise AbandonedError
                 if self._is_closed:

@@ -10,11 +10,11 @@ import asyncio
 import io
 import logging
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, Literal
+from typing import Annotated, Any, Literal
 
 import anyio
 import anyio.to_thread
@@ -28,7 +28,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from stateless_transducer import __version__
 from stateless_transducer.audio import AudioError
 from stateless_transducer.serving.batcher import ClosedError
-from stateless_transducer.serving.engine import AbandonedError, Engine
+from stateless_transducer.serving.engine import AbandonedError, Engine, SoundFile, Tell
 from stateless_transducer.serving.events import HEADERS, MEDIA_TYPE, event, transcript_events
 from stateless_transducer.serving.formats import check_words, document
 from stateless_transducer.serving.inbox import Inbox
@@ -44,10 +44,6 @@ _TRY_AGAIN_LATER, _GOING_AWAY, _BAD_DATA = 1013, 1001, 1007  # reasons of WebSoc
 _CLIENT_CLOSED = 499
 _ENDING = "The server is being stopped."
 _LOG = logging.getLogger("uvicorn.error")
-
-
-def _to_nobody(_: Segment) -> None:
-    """For who wants the whole alone."""
 
 
 class Service:
@@ -150,10 +146,11 @@ class Service:
                 phrases = self._engine.spell([line for each in hotwords or () for line in each.splitlines()])
             except ValueError as err:
                 raise HTTPException(400, str(err)) from err
-            sound = _Upload(file, channel, phrases)
+            upload = _Upload(file, channel, phrases)
             if stream:
-                return await self._stream(request, sound, response_format, wants_words)
-            found = await self._transcribe(request, sound)
+                return await self._stream(request, upload, response_format, wants_words)
+            *_, found = [each async for each in self._heard(request, upload)]
+            assert isinstance(found, Transcript)
             try:
                 return _response(response_format, file.filename or "sound", found, self._engine, wants_words)
             except ValueError as err:
@@ -165,11 +162,11 @@ class Service:
     def _model(self) -> dict[str, Any]:
         return {"id": self._name, "object": "model", "created": 0, "owned_by": "local"}
 
-    async def _stream(self, request: Request, sound: _Upload, wanted: ResponseFormat, wants_words: bool) -> Response:
+    async def _stream(self, request: Request, upload: _Upload, wanted: ResponseFormat, wants_words: bool) -> Response:
         if wanted not in ("json", "text", "verbose_json"):
             raise HTTPException(400, f"`stream` needs `response_format` json, text or verbose_json, not {wanted}.")
         is_verbose = wanted == "verbose_json"
-        heard = self._heard(request, sound)
+        heard = self._heard(request, upload)
         # whatever is wrong with a sound from its beginning on is answered with a status
         first = await anext(heard)
         lines = transcript_events(
@@ -180,15 +177,15 @@ class Service:
         )
         return StreamingResponse(_with_error(lines), media_type=MEDIA_TYPE, headers=HEADERS)
 
-    async def _heard(self, request: Request, sound: _Upload) -> AsyncGenerator[Segment | Transcript]:
+    async def _heard(self, request: Request, upload: _Upload) -> AsyncGenerator[Segment | Transcript]:
         """Segments as soon as they are known, and then the transcript; what goes wrong is an HTTPException."""
-        sound.keep()
+        upload.keep()
         loop, news, is_abandoned = asyncio.get_running_loop(), asyncio.Queue[Segment | None](), threading.Event()
         tell = partial(loop.call_soon_threadsafe, news.put_nowait)
-        work = asyncio.create_task(self._transcribe(request, sound, is_abandoned, tell))
+        work = asyncio.create_task(self._transcribe(request, upload, is_abandoned, tell))
 
         def end(_: asyncio.Task[Transcript]) -> None:
-            sound.close()
+            upload.close()
             news.put_nowait(None)
 
         work.add_done_callback(end)
@@ -202,22 +199,10 @@ class Service:
             work.add_done_callback(asyncio.Task.exception)
 
     async def _transcribe(
-        self,
-        request: Request,
-        sound: _Upload,
-        is_abandoned: threading.Event | None = None,
-        tell: Callable[[Segment], object] = _to_nobody,
+        self, request: Request, upload: _Upload, is_abandoned: threading.Event, tell: Tell
     ) -> Transcript:
-        is_abandoned = is_abandoned or threading.Event()
         watcher = asyncio.create_task(_set_when_gone(request, is_abandoned))
-        work = partial(
-            self._engine.transcribe,
-            sound.as_file(),
-            channel=sound.channel,
-            phrases=sound.phrases,
-            is_abandoned=is_abandoned.is_set,
-            tell=tell,
-        )
+        work = partial(self._engine.transcribe, upload.sound, is_abandoned.is_set, tell)
         try:
             return await anyio.to_thread.run_sync(work, limiter=self._upload_threads)
         except AudioError as err:
@@ -228,7 +213,6 @@ class Service:
             # for the log alone
             raise HTTPException(_CLIENT_CLOSED, "The client is gone.") from err
         finally:
-            is_abandoned.set()
             watcher.cancel()
 
     async def _live(self, socket: WebSocket) -> None:
@@ -293,13 +277,10 @@ class _Upload:
     """An uploaded sound and what is wanted of it; under its own name, for temporary files have other names, or none."""
 
     def __init__(self, file: UploadFile, channel: int | None, phrases: Phrases) -> None:
-        self.channel, self.phrases = channel, phrases
         self.name, self._upload, self._file = file.filename or "sound", file, file.file
         self.read, self.tell = file.file.read, file.file.tell
-
-    def as_file(self) -> BinaryIO:
-        """As those take it who want no more than these methods."""
-        return self  # pyright: ignore[reportReturnType]
+        # who reads it wants no more of a file than these methods
+        self.sound = SoundFile(self, channel, phrases)  # pyright: ignore[reportArgumentType]
 
     def seek(self, offset: int, whence: int = 0) -> int:
         # Python 3.10's temporary files do not say where they are

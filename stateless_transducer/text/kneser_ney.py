@@ -136,7 +136,3 @@ def _discounts(scores: np.ndarray) -> np.ndarray:
         if all(0 < discount <= count for count, discount in enumerate(found, start=1)):
             return np.array([0, *found])
     return np.array([0, *_FALLBACK])
-
-
-def _with_backoffs(level: NgramLevel, backoffs: np.ndarray) -> NgramLevel:
-    return NgramLevel(level.tokens, level.log_probs, np.log(backoffs))
