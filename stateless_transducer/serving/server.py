@@ -291,7 +291,7 @@ class _Upload:
         return True
 
     def keep(self) -> None:
-        """Until `close`: what is uploaded is closed by FastAPI before the answer is sent."""
+        """Until `close`: FastAPI closes it with the answer (before 0.118: before it); a thread may still read it."""
         self._upload.file = io.BytesIO()
 
     def close(self) -> None:

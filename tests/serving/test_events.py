@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 
 import httpx
 import numpy as np
@@ -107,6 +108,29 @@ def test_a_client_that_has_gone_is_not_worked_for(recognizer, sound):
         may_go_on.set()
         wait(lambda: httpx.get(f"{address}/health").json()["waiting_s"] == 0)
     assert len(seen) < len(list(recognizer.pieces(sound, warn=print)))
+
+
+def test_a_sound_that_is_still_read_stays_open(recognizer, sound, monkeypatch):
+    """The thread of a client that has gone comes to its end some time after the answer."""
+    engine, read, done = PiecewiseEngine(recognizer, BatchConfig()), [], threading.Event()
+
+    def transcribe(sound, is_abandoned, tell):
+        tell(recognizer.transcribe([np.zeros(1600, np.float32) + 0.1])[0].segments[0])
+        wait(is_abandoned)
+        time.sleep(0.3)
+        try:
+            read.append(sound.file.read(4))
+        finally:
+            done.set()
+
+    monkeypatch.setattr(engine, "transcribe", transcribe)
+    with served(engine) as address:
+        url, form = f"{address}/v1/audio/transcriptions", {"stream": "true", "response_format": "verbose_json"}
+        with sound.open("rb") as file, httpx.stream("POST", url, files={"file": file}, data=form) as answer:
+            lines = answer.iter_lines()
+            next(lines)
+        assert done.wait(10)
+    assert read == [b"RIFF"]
 
 
 def test_what_goes_wrong_on_the_way_is_the_last_event(recognizer, sound):
