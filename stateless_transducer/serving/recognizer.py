@@ -172,21 +172,28 @@ class Recognizer:
         return self._model.fbank_config.sample_rate
 
     def transcribe(
-        self, sounds: Iterable[Sound], *, channel: int | None = None, batch_seconds: float = 100.0
+        self,
+        sounds: Iterable[Sound],
+        *,
+        hotwords: Sequence[str] = (),
+        channel: int | None = None,
+        batch_seconds: float = 100.0,
     ) -> list[Transcript]:
         """Transcripts in the order of the sounds.
 
         Args:
             sounds: files of any rate and length, or waves at `sample_rate`.
+            hotwords: wanted phrases of these sounds, besides the recogniser's.
             channel: of the files, from 0; None: the mean of all.
             batch_seconds: audio worked on at once, padding counted.
 
         Raises:
             AudioError: a sound cannot be read.
-            ValueError: there is one sound, not several; one is of another kind; ``batch_seconds`` cannot be.
+            ValueError: there is one sound, not several; one is of another kind; ``batch_seconds`` cannot be; hotwords:
+                see `spell`.
         """
         transcripts = []
-        for found in self.transcribe_each(sounds, channel=channel, batch_seconds=batch_seconds):
+        for found in self.transcribe_each(sounds, hotwords=hotwords, channel=channel, batch_seconds=batch_seconds):
             if isinstance(found, AudioError):
                 raise found
             transcripts.append(found)
@@ -196,6 +203,7 @@ class Recognizer:
         self,
         sounds: Iterable[Sound],
         *,
+        hotwords: Sequence[str] = (),
         channel: int | None = None,
         batch_seconds: float = 100.0,
         progress: Callable[[float], None] | None = None,
@@ -204,6 +212,7 @@ class Recognizer:
 
         Args:
             sounds: see `transcribe`; they are asked for as they are needed.
+            hotwords: see `transcribe`.
             channel: see `transcribe`.
             batch_seconds: see `transcribe`.
             progress: called with the seconds of audio that are done.
@@ -215,7 +224,7 @@ class Recognizer:
             raise ValueError(f"`sounds` must be several, [...], but are one: {sounds!r:.80}.")
         segments: list[Segment] = []
         behind = 0.0  # seconds of the sounds before
-        for found in self._recognise(sounds, channel, batch_seconds):
+        for found in self._recognise(sounds, self.spell(hotwords), channel, batch_seconds):
             if isinstance(found, Segment):
                 segments.append(found)
                 done = behind + found.end
@@ -231,14 +240,19 @@ class Recognizer:
                 progress(done)
 
     def stream_transcribe(
-        self, sound: Sound, *, channel: int | None = None, batch_seconds: float = 100.0
+        self,
+        sound: Sound,
+        *,
+        hotwords: Sequence[str] = (),
+        channel: int | None = None,
+        batch_seconds: float = 100.0,
     ) -> Iterator[Segment]:
         """The segments of one sound, in order and as soon as they are known; the arguments are `transcribe`'s.
 
         Raises:
             AudioError: it cannot be read, or not to its end.
         """
-        for found in self._recognise([sound], channel, batch_seconds):
+        for found in self._recognise([sound], self.spell(hotwords), channel, batch_seconds):
             if isinstance(found, AudioError):
                 raise found
             if isinstance(found, Segment):
@@ -257,14 +271,14 @@ class Recognizer:
         return fbank(wave, self._model.fbank_config)
 
     def _recognise(
-        self, sounds: Iterable[Sound], channel: int | None, batch_seconds: float
+        self, sounds: Iterable[Sound], phrases: Phrases, channel: int | None, batch_seconds: float
     ) -> Iterator[Segment | _End | AudioError]:
         """What `_cut` yields, with segments for pieces."""
         check_batch_seconds(batch_seconds)
         pool: list[Piece | _End | AudioError] = []
         waiting_s, wanted_s = 0.0, batch_seconds
         for item in self._cut(sounds, channel):
-            pool.append(item)
+            pool.append(replace(item, phrases=phrases) if isinstance(item, Piece) else item)
             waiting_s += len(item.samples) / self.sample_rate if isinstance(item, Piece) else 0.0
             if waiting_s >= wanted_s:
                 yield from self._drain(pool, batch_seconds)

@@ -61,6 +61,16 @@ def test_pieces_of_a_batch_have_hotwords_of_their_own(talker, recognizer, wave):
     assert [segment.text for segment in recognizer.recognise(pieces)] == alone
 
 
+def test_a_call_has_hotwords_of_its_own(talker, recognizer, wave):
+    alone = _recognizer(talker, hotwords=["吗吗"]).transcribe([wave])
+    assert recognizer.transcribe([wave], hotwords=["吗吗"]) == alone
+    assert list(recognizer.transcribe_each([wave, wave], hotwords=["吗吗"])) == 2 * alone
+    assert tuple(recognizer.stream_transcribe(wave, hotwords=["吗吗"])) == alone[0].segments
+    assert recognizer.transcribe([wave]) != alone
+    with pytest.raises(ValueError, match="Hotwords need a search with a beam"):
+        _recognizer(talker, config=SearchConfig()).transcribe([wave], hotwords=["吗吗"])
+
+
 def test_hotwords_of_all_sounds_stay(talker, wave, tmp_path):
     (tmp_path / "names.txt").write_text("吗吗\n", encoding="utf-8")
     common = _recognizer(talker, config=replace(CONFIG, hotwords_file=tmp_path / "names.txt"))
