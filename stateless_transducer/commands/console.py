@@ -38,10 +38,13 @@ def bytes_bar(what: str) -> Iterator[Callable[[int, int], None]]:
 
 @contextmanager
 def _bar(what: str, *counts: ProgressColumn) -> Iterator[Callable[[int, int], None]]:
+    # not what rich asks, which takes a wish for colours (FORCE_COLOR, as notebooks set it) for a terminal; and until
+    # rich 14.2, a bar that is not shown ends with an empty line
+    if not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
     columns = (TextColumn(what), BarColumn(), *counts, TextColumn("left"), TimeRemainingColumn())
-    # not what rich asks, which takes a wish for colours (FORCE_COLOR, as notebooks set it) for a terminal
-    is_shown = sys.stderr.isatty()
-    with Progress(*columns, console=Console(stderr=True), disable=not is_shown, transient=True) as bar:
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total or None)
 

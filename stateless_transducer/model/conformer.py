@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from stateless_transducer.model.attention import RelativeSelfAttention, relative_positions
-from stateless_transducer.model.feature_norm import without_mean
+from stateless_transducer.model.feature_norm import without_level, without_mean
 from stateless_transducer.model.subsampling import Conv2dSubsampling
 from stateless_transducer.ops.masks import padding_mask, subsampled_lens
 
@@ -24,7 +24,7 @@ class Conformer(nn.Module):
         self,
         *,
         feature_dim: int,
-        feature_norm: Literal["none", "mean"],
+        feature_norm: Literal["none", "mean", "level"],
         num_layers: int,
         dim: int,
         num_heads: int,
@@ -59,6 +59,8 @@ class Conformer(nn.Module):
         """
         if self.feature_norm == "mean":
             features = without_mean(features, feature_lens)
+        elif self.feature_norm == "level":
+            features = without_level(features, feature_lens)
         x = self.subsampling(features)
         lens = subsampled_lens(feature_lens)
         # attention to nothing would be no number

@@ -1,4 +1,4 @@
-"""Features less the mean of their utterance: level and microphone go, speech stays.
+"""Features less what the room and the microphone make of a whole utterance: its level, or the mean of each bin.
 
 Letters: N utterances, T_in feature frames, F mel bins.
 """
@@ -11,11 +11,12 @@ from torch import Tensor
 from stateless_transducer.features import SILENCE_VALUE
 from stateless_transducer.ops.masks import padding_mask
 
+RANGE = 10.0
+"""How far below the level of its utterance an energy is still told from silence: in units of the features, 43 dB."""
+
 
 def without_mean(features: Tensor, feature_lens: Tensor) -> Tensor:
     """Cepstral mean normalisation (Atal 1974), on log mel bins, over each utterance.
-
-    Frames of digital silence say nothing about speaker and microphone, and do not count.
 
     Args:
         features: (N, T_in, F), log mel energies, padded with anything finite.
@@ -24,9 +25,40 @@ def without_mean(features: Tensor, feature_lens: Tensor) -> Tensor:
     Returns:
         (N, T_in, F).
     """
-    # sums in float32 at least; a margin for features that were stored with loss
-    exact = features if features.dtype == torch.float64 else features.float()
-    is_heard = torch.amax(exact, dim=2) > SILENCE_VALUE + 0.1
-    counts = (is_heard & ~padding_mask(feature_lens, exact.shape[1]))[:, :, None].to(exact.dtype)
+    exact, counts = _exact(features), _heard(features, feature_lens)
     mean = (exact * counts).sum(1, keepdim=True) / counts.sum(1, keepdim=True).clamp(min=1)
     return (exact - mean).to(features.dtype)
+
+
+def without_level(features: Tensor, feature_lens: Tensor) -> Tensor:
+    """Loud and soft made alike: the log of the mean energy is taken away, one number an utterance.
+
+    What is more than ``RANGE`` below it is silence, whether a quiet room or no signal at all.
+
+    Args:
+        features: (N, T_in, F), log mel energies, padded with anything finite.
+        feature_lens: (N,).
+
+    Returns:
+        (N, T_in, F), nothing below ``-RANGE``.
+    """
+    exact, counts = _exact(features), _heard(features, feature_lens)
+    # less the greatest, or the exponential of a loud utterance may be beyond its type
+    inside = exact.masked_fill(counts == 0, SILENCE_VALUE)
+    greatest = torch.amax(inside, dim=(1, 2), keepdim=True)
+    total = (torch.exp(inside - greatest) * counts).sum((1, 2), keepdim=True)
+    number = counts.sum((1, 2), keepdim=True).clamp(min=1) * exact.shape[2]
+    level = greatest + torch.log(total / number)
+    return torch.where(counts > 0, exact - level, -RANGE).clamp(min=-RANGE).to(features.dtype)
+
+
+def _exact(features: Tensor) -> Tensor:
+    """Sums in float32 at least."""
+    return features if features.dtype == torch.float64 else features.float()
+
+
+def _heard(features: Tensor, feature_lens: Tensor) -> Tensor:
+    """(N, T_in, 1): 1 for frames that count. Digital silence says nothing about speaker, level and microphone."""
+    # a margin for features that were stored with loss
+    is_heard = torch.amax(features, dim=2) > SILENCE_VALUE + 0.1
+    return (is_heard & ~padding_mask(feature_lens, features.shape[1]))[:, :, None].to(_exact(features).dtype)

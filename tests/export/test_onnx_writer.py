@@ -58,9 +58,10 @@ def test_utterance_in_a_padded_batch_gives_what_it_gives_alone(encoder):
     np.testing.assert_allclose(encoder(x, x_lens)[0][3, :1], together[3, :1], rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("norm", ["mean", "level"])
 @pytest.mark.parametrize(("N", "T"), [(1, 12), (3, 41), (2, 700)])
-def test_mean_of_the_utterance_is_taken_in_the_graph(tmp_path, N, T):
-    network, session = _exported(tmp_path, feature_norm="mean"), _session(tmp_path / "encoder.onnx")
+def test_mean_or_level_of_the_utterance_is_taken_in_the_graph(tmp_path, N, T, norm):
+    network, session = _exported(tmp_path, feature_norm=norm), _session(tmp_path / "encoder.onnx")
     x, x_lens = torch.randn(N, T, 80) * 2 - 8, torch.linspace(T, 7, N).long()
     with torch.inference_mode():
         wanted, _ = network.encode(x, x_lens)

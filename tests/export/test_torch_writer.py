@@ -74,9 +74,10 @@ def test_script_is_right_for_other_shapes_than_the_traced_one(talker, model, tmp
 
 
 @pytest.mark.filterwarnings("ignore:.*TorchScript.*")
+@pytest.mark.parametrize("norm", ["mean", "level"])
 @torch.inference_mode()
-def test_mean_of_the_utterance_is_taken_in_program_and_script(tmp_path):
-    sizes = replace(SIZES, num_layers=1, feature_norm="mean")
+def test_mean_or_level_of_the_utterance_is_taken_in_program_and_script(tmp_path, norm):
+    sizes = replace(SIZES, num_layers=1, feature_norm=norm)
     network = build_model(sizes).eval()
     save_checkpoint(tmp_path / "model.pt", Checkpoint(network.state_dict(), sizes, FbankConfig(), TOKENS))
     program = torch.export.load(_export(tmp_path, tmp_path / "encoder.pt2")).module()

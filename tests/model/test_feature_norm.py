@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from test_transducer import SMALL
 
 from stateless_transducer.features import PADDING_VALUE, SILENCE_VALUE
-from stateless_transducer.model.feature_norm import without_mean
+from stateless_transducer.model.feature_norm import RANGE, without_level, without_mean
 from stateless_transducer.model.transducer import build_model
 
 
@@ -19,13 +20,41 @@ def test_mean_of_each_bin_is_gone_wherever_the_utterance_ends():
         torch.testing.assert_close(found[n, :count], features[n, :count] - features[n, :count].mean(0))
 
 
-def test_level_and_microphone_make_no_difference_to_the_model():
-    features, lens, microphone = torch.randn(2, 60, 80), torch.tensor([60, 31]), torch.randn(80) * 5
-    for norm, is_same in (("mean", True), ("none", False)):
-        model = build_model(replace(SMALL, feature_norm=norm)).eval()
-        with torch.inference_mode():
-            plain, louder = (model.encode(given, lens)[0] for given in (features, features + microphone))
-        assert torch.allclose(plain[0], louder[0], atol=1e-3) == is_same
+@pytest.mark.parametrize(
+    ("norm", "is_same_louder", "is_same_elsewhere"),
+    [("none", False, False), ("level", True, False), ("mean", True, True)],
+)
+def test_level_and_microphone_make_no_difference_to_the_model(norm, is_same_louder, is_same_elsewhere):
+    features, lens = torch.randn(2, 60, 80), torch.tensor([60, 31])
+    louder, elsewhere = features + 4, features + torch.randn(80) * 5
+    model = build_model(replace(SMALL, feature_norm=norm)).eval()
+    with torch.inference_mode():
+        plain, *others = (model.encode(given, lens)[0] for given in (features, louder, elsewhere))
+    same = [torch.allclose(plain[0], other[0], atol=1e-3) for other in others]
+    assert same == [is_same_louder, is_same_elsewhere]
+
+
+@pytest.mark.parametrize("gain", [-3.0, 5.0, 90.0])
+def test_mean_energy_is_one_whatever_the_level(gain):
+    # 90: beyond what exp() holds in float32
+    features, lens = torch.randn(3, 50, 80) * 3, torch.tensor([50, 20, 1])
+    found = without_level(features + gain, lens)
+    for n, count in enumerate(lens.tolist()):
+        level = features[n, :count].double().exp().mean().log()
+        torch.testing.assert_close(found[n, :count], (features[n, :count] - level).clamp(min=-RANGE).float())
+        assert (found[n, count:] == -RANGE).all()
+
+
+def test_what_is_far_below_the_level_is_silence_and_silence_does_not_count():
+    silence = torch.full((1, 25, 80), SILENCE_VALUE)
+    speech, quiet = torch.randn(1, 30, 80), torch.full((1, 5, 80), -14.0)
+    found = without_level(torch.cat([silence, speech, quiet], dim=1), torch.tensor([60]))
+    assert (found[:, :25] == -RANGE).all() and (found[:, 55:] == -RANGE).all()
+    # the quiet frames have no energy to speak of, and yet are frames
+    torch.testing.assert_close(found[:, 25:55], without_level(speech, torch.tensor([30])) + math.log(35 / 30))
+    # a soft voice's silence is as deep
+    found = without_level(torch.cat([silence, speech - 11], dim=1), torch.tensor([55]))
+    assert (found[:, :25] == -RANGE).all()
 
 
 def test_digital_silence_does_not_count():
@@ -40,10 +69,13 @@ def test_digital_silence_does_not_count():
 def test_nothing_but_silence_stays_as_it_is(length):
     features = torch.cat([torch.full((1, length, 80), SILENCE_VALUE), torch.full((1, 3, 80), PADDING_VALUE)], dim=1)
     torch.testing.assert_close(without_mean(features, torch.tensor([length])), features)
+    assert (without_level(features, torch.tensor([length])) == -RANGE).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_sums_are_exact_enough_in_any_precision(dtype):
     # 30000 frames of -8 are beyond what float16 adds up
     found = without_mean(torch.full((1, 30000, 80), -8.0, dtype=dtype), torch.tensor([30000]))
+    assert found.dtype == dtype and found.abs().max() < 1e-3
+    found = without_level(torch.full((1, 30000, 80), -8.0, dtype=dtype), torch.tensor([30000]))
     assert found.dtype == dtype and found.abs().max() < 1e-3
