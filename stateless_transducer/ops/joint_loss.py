@@ -178,7 +178,9 @@ def _choose_kernels(impl: Implementation, device: torch.device, dtype: torch.dty
         if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
             raise ValueError(f'`impl="triton"` needs a GPU, but the tensors are on {device}; use "chunked".')
         if not has_triton():
-            raise ValueError('`impl="triton"` needs Triton: pip install triton.')
+            raise ValueError(
+                '`impl="triton"` needs Triton 3.4 or later, which comes with torch 2.8: pip install triton.'
+            )
         return True, dtype != torch.float64
     if impl == "auto" and can_use_kernels(device):
         # in float32 cuBLAS multiplies faster than a kernel of ours would

@@ -92,8 +92,12 @@ def _starts_kernels(device: torch.device) -> bool:
 
 @functools.cache
 def has_triton() -> bool:
-    """Whether Triton is installed."""
-    return importlib.util.find_spec("triton") is not None
+    """Whether a Triton is installed that the kernels are tested with: 3.4, which torch 2.8 brings, or later."""
+    if importlib.util.find_spec("triton") is None:
+        return False
+    import triton
+
+    return tuple(int(part) for part in triton.__version__.split(".")[:2]) >= (3, 4)
 
 
 def _silence_spoilt_(cells: Cells, blank: Tensor, symbol: Tensor) -> Tensor:

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from stateless_transducer.ops.cells import list_cells
-from stateless_transducer.ops.lattice import sum_over_paths
+from stateless_transducer.ops.lattice import has_triton, sum_over_paths
 
-pytest.importorskip("triton", reason="Triton is not installed")
+triton = pytest.importorskip("triton", reason="Triton is not installed")
 
 SIZES = {"small": ([5, 3, 7, 1], [3, 2, 0, 0]), "not-powers-of-two": ([20, 13], [9, 11]), "no-path": ([3, 2], [5, 2])}
 
@@ -108,6 +108,14 @@ for architecture in (80, 90):
             assert "cp.async" not in compiled.asm["ptx"] and "ld.global.nc" not in compiled.asm["ptx"]
         print(kernel.__name__, architecture)
 """
+
+
+@pytest.mark.parametrize(
+    ("version", "is_new_enough"), [("3.1.0", False), ("3.4.0", True), ("3.11.0+git1", True), ("4.0", True)]
+)
+def test_tritons_before_those_of_these_tests_are_not_used(monkeypatch, version, is_new_enough):
+    monkeypatch.setattr(triton, "__version__", version)
+    assert has_triton.__wrapped__() == is_new_enough
 
 
 def test_kernels_compile_for_two_architectures(tmp_path):
