@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""What a model loses where utterances are not as it was trained: with silence around them, and many in a row.
+"""What a model loses where sound is not as it was trained: softer, with silence around utterances, many in a row.
 
-    python benchmarks/long_sound.py model.pt --manifest-dir demo/data/fbank [--prefix aishell] [--test-set test]
-    python benchmarks/long_sound.py model.pt ... --gap 0.3 --minutes 1 --max-segment-s 20 6
+    python benchmarks/other_sound.py model.pt --manifest-dir demo/data/fbank [--prefix aishell] [--test-set test]
+    python benchmarks/other_sound.py model.pt ... --gap 0.3 --minutes 1 --max-segment-s 20 6
 
 Errors in percent (greedy search; characters, or words where the tokens are words or pieces of them) of a prepared test
-set: of the utterances alone; with silence before and behind, digital or a hiss 50 dB below the speech; and of sounds of
-a minute made of utterances with hiss between them, cut by loudness into pieces of at most so many seconds.
+set: of the utterances alone; softer or louder; with silence before and behind, digital or a hiss 50 dB below the
+speech; and of sounds of a minute made of utterances with hiss between them, cut by loudness into pieces of at most
+so many seconds.
 """
 
 from __future__ import annotations
@@ -69,6 +70,7 @@ def main() -> None:
     parser.add_argument("--manifest-dir", type=Path, required=True)
     parser.add_argument("--prefix", default="aishell")
     parser.add_argument("--test-set", default="test")
+    parser.add_argument("--gain-db", type=float, nargs="+", default=[-30.0, -20.0, -10.0, 6.0])
     parser.add_argument("--silence", type=float, nargs="+", default=[0.1, 0.5], help="seconds, before and behind")
     parser.add_argument("--gap", type=float, nargs="+", default=[0.3, 1.0], help="seconds, in a row")
     parser.add_argument("--minutes", type=float, default=1.0)
@@ -90,6 +92,9 @@ def main() -> None:
         print(f"| {name} | {seconds:.1f} | {rate_:.2f} |", flush=True)
 
     row("alone", recognizer, waves, texts)
+    for gain_db in arguments.gain_db:
+        gain = np.float32(10 ** (gain_db / 20))
+        row(f"{gain_db:+g} dB", recognizer, [gain * wave for wave in waves], texts)
     for seconds in arguments.silence:
         silence = np.zeros(int(seconds * rate), np.float32)
         row(
