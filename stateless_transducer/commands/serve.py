@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import socket
 import ssl
 from dataclasses import dataclass, field
@@ -38,6 +39,8 @@ class Options:
     """Sound files that may be worked on or waiting at a time; more are refused with status 503."""
     max_live: int = 100
     """Sounds that may come in live at a time."""
+    allow_origin: tuple[str, ...] = ()
+    """Other web pages that may ask, as browsers name them (https://example.org); *: all."""
     access_log: bool = False
     """Print a line for each request."""
     ssl_certfile: Path | None = None
@@ -65,6 +68,9 @@ class Options:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"`--{name.replace('_', '-')}` must be at least 1, but is {value}.")
+        for origin in self.allow_origin:
+            if not re.fullmatch(r"\*|https?://[^/?#\s]+", origin):
+                raise ValueError(f"`--allow-origin` must be like https://example.org (no path), or *, but is {origin}.")
         if self.ssl_keyfile is not None and self.ssl_certfile is None:
             raise ValueError("`--ssl-keyfile` belongs to a `--ssl-certfile`.")
         for name in ("ssl_certfile", "ssl_keyfile"):
@@ -98,6 +104,7 @@ def run(options: Options) -> None:
             max_upload_mb=options.max_upload_mb,
             max_uploads=options.max_uploads,
             max_live=options.max_live,
+            origins=options.allow_origin,
         )
         scheme = "http" if certificate is None else "https"
         host, port = listener.getsockname()[:2]

@@ -10,7 +10,7 @@ import asyncio
 import io
 import logging
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from fastapi import FastAPI, File, Form, Request, UploadFile, WebSocket, WebSock
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stateless_transducer import __version__
@@ -55,13 +56,21 @@ class Service:
         max_upload_mb: largest request, in 2**20 bytes.
         max_uploads: sound files that may be worked on or waiting at a time.
         max_live: sounds that may come in live at a time.
+        origins: of other web pages that may read the answers; ``*``: of all.
     """
 
     def __init__(
-        self, engine: Engine, name: str, *, max_upload_mb: float = 1024.0, max_uploads: int = 64, max_live: int = 100
+        self,
+        engine: Engine,
+        name: str,
+        *,
+        max_upload_mb: float = 1024.0,
+        max_uploads: int = 64,
+        max_live: int = 100,
+        origins: Sequence[str] = (),
     ) -> None:
         self._engine, self._name = engine, name
-        self._max_uploads, self._max_live = max_uploads, max_live
+        self._max_uploads, self._max_live, self._origins = max_uploads, max_live, origins
         self.num_uploads = 0
         # anyio binds a limiter to the event loop in which it is first used
         self._upload_threads, self._live_threads = (anyio.CapacityLimiter(n) for n in (max_uploads, max_live))
@@ -95,6 +104,11 @@ class Service:
 
         app = FastAPI(title="stateless-transducer", version=__version__, lifespan=lifespan)
         app.add_middleware(_Gate, service=self, max_bytes=max_bytes)
+        if self._origins:
+            # around the gate, whose refusals are to be read, too
+            app.add_middleware(
+                CORSMiddleware, allow_origins=self._origins, allow_methods=["GET", "POST"], allow_headers=["*"]
+            )
         app.add_exception_handler(HTTPException, _refuse)
         app.add_exception_handler(RequestValidationError, _explain)
         app.add_exception_handler(Exception, _apologise)

@@ -135,6 +135,29 @@ def test_a_large_request_of_unknown_length_is_refused(address):
     assert answer.status_code == 413 and "larger than 1 MiB" in answer.json()["error"]["message"]
 
 
+def test_pages_of_other_origins_are_let_in_by_name(recognizer, address, sounds, tmp_path):
+    (tmp_path / "large.wav").write_bytes(bytes(2**20 + 1))
+    home, path = "https://a.org", "/v1/audio/transcriptions"
+    wish = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+
+    def allowed(where, origin):
+        """What a browser learns of: its question before, an answer, a refusal."""
+        asked = httpx.options(f"{where}{path}", headers={"Origin": origin, **wish})
+        answers = []
+        for sound in (next(iter(sounds)), tmp_path / "large.wav"):
+            with sound.open("rb") as file:
+                answers.append(httpx.post(f"{where}{path}", files={"file": file}, headers={"Origin": origin}))
+        assert [answer.status_code for answer in answers] == [200, 413]
+        return [answer.headers.get("access-control-allow-origin") for answer in (asked, *answers)]
+
+    with served(PiecewiseEngine(recognizer, BatchConfig()), origins=[home], max_upload_mb=1) as where:
+        assert allowed(where, home) == [home] * 3
+        assert allowed(where, "https://b.org") == [None] * 3
+    with served(PiecewiseEngine(recognizer, BatchConfig()), origins=["*"], max_upload_mb=1) as where:
+        assert allowed(where, home) == ["*"] * 3
+    assert allowed(address, home) == [None] * 3
+
+
 @pytest.fixture
 def slow(recognizer):
     """An engine that recognises nothing before it may: the engine, that it has begun, that it may go on."""
