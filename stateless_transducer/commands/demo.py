@@ -32,6 +32,8 @@ SIZES = ModelConfig(
     subsampling_channels=32,
     joiner_dim=128,
     dropout=0.0,
+    # the voices are as loud as one another; what is recorded elsewhere is not
+    feature_norm="level",
 )
 """Of the demo's model: the full one's classes, a million parameters."""
 

@@ -26,7 +26,8 @@ _NUM_EXAMPLES = 20
 _SMALL_S = 100 * 3600.0
 _NUM_EPOCHS, _WARM_STEP, _FEW_BATCHES = 20, 1000, 1000
 _FOR_SMALL_CORPORA = (
-    "--optimizer adamw --peak-lr 1e-3 --warm-step {} --ctc-loss-scale 0.5 --ctc-epochs 10 --num-epochs {}"
+    "--optimizer adamw --peak-lr 1e-3 --warm-step {} --feature-norm level --ctc-loss-scale 0.5 --ctc-epochs 10 "
+    "--num-epochs {}"
 )
 
 

@@ -305,7 +305,8 @@ def test_command_to_train_with_fits_the_corpus(tmp_path, monkeypatch, capsys, ho
     options = prepare_table.Options(Path("t.csv"), prepare=PrepareConfig(data_dir=tmp_path))
     prepare_table._say_what_follows(options, tmp_path / "lang")
     printed = capsys.readouterr().out
-    assert f" --peak-lr 1e-3 --warm-step {warm_step} --ctc-loss-scale 0.5 --ctc-epochs 10 --num-epochs 20" in printed
+    optimizer = f"--optimizer adamw --peak-lr 1e-3 --warm-step {warm_step}"
+    assert f"{optimizer} --feature-norm level --ctc-loss-scale 0.5 --ctc-epochs 10 --num-epochs 20" in printed
     assert ("a `--max-duration` below 200, such as 20 or 10, makes more of them" in printed) == few
 
 
