@@ -77,7 +77,8 @@ def test_stream_forgets_what_was_passed():
     stream = _in_pieces(_tone(1.0, 16000), 16000, 1000)
     kept = stream.take(40, 5)
     assert (stream.take(40, 5) == kept).all()
-    with pytest.raises(RuntimeError, match="already removed"):
+    # from kaldi-native-fbank 1.22.4 on, "already removed"
+    with pytest.raises((RuntimeError, IndexError)):
         stream._computer.get_frame(39)
 
 

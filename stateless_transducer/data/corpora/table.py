@@ -222,8 +222,10 @@ def _separated_lines(path: Path) -> Iterator[tuple[int, list[str] | str]]:
     is_csv = path.suffix.lower() == ".csv"
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         quoting = csv.QUOTE_MINIMAL if is_csv else csv.QUOTE_NONE
+        # of a NUL, csv in Python 3.10 says only that it is one
+        lines = (line.replace("\0", "\udc00") for line in file)
         reader = csv.reader(
-            file, delimiter="," if is_csv else "\t", quoting=quoting, strict=True, skipinitialspace=True
+            lines, delimiter="," if is_csv else "\t", quoting=quoting, strict=True, skipinitialspace=True
         )
         while True:
             number = reader.line_num + 1
