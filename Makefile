@@ -30,7 +30,7 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/decode.py --batch-size 1 16
 	$(BIN)/python benchmarks/loss.py
 
-# torch comes first and by name: the package itself takes any version from 2.4 on
+# torch comes first and by name: the package itself takes any version from 2.5 on
 $(VENV)/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"

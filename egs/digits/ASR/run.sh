@@ -5,9 +5,9 @@
 #
 # Four speakers and four microphones are few: speeds far apart, other vocal tracts, microphones and noises make up for some of
 # it, and a narrow encoder. Each speaker has a level of his own, and a level must not say who speaks: it is taken away, which
-# halves the errors. An epoch without the microphones' noise comes first, since not every model learns to speak with it.
+# leaves two errors of three. An epoch without the microphones' noise comes first, since not every model learns to speak with it.
 # Tokens are letters: a model of ten words as tokens leaves out every third of the digits that are said twice in a row
-# (docs/experiments.md). About 25 minutes on one CPU core. Started again, it goes on where it stopped.
+# (docs/experiments.md). About 40 minutes on one CPU core. Started again, it goes on where it stopped.
 #
 # SEED=1 ./run.sh FOLDER, in another working folder, is another run.
 set -euo pipefail
