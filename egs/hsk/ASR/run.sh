@@ -5,7 +5,7 @@
 #
 # One model after the other, each starting from the one before: letters and tone digits, toned syllables, characters. A
 # thousand and more tokens with a handful of examples each are learnt by a model that already hears the letters, and not
-# by a new one (docs/experiments.md). About an hour on one CPU core with AMX. Started again, it goes on where it stopped.
+# by a new one (docs/experiments.md). About an hour and a half on one CPU core. Started again, it goes on where it stopped.
 set -euo pipefail
 trap 'exit 130' INT   # after Ctrl-C training saves and ends well: what comes after it must not begin
 hsk=${1:?name the folder with manifest.tsv}
