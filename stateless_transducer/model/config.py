@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
+
+FeatureNorm = Literal["none", "mean", "level"]
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class ModelConfig:
     """Width inside the feed-forward modules."""
     conv_kernel: int = 31
     """Frames that a convolution module sees; odd."""
-    feature_norm: Literal["none", "mean", "level"] = "none"
+    feature_norm: FeatureNorm = "none"
     """What the encoder takes from the mel bins of an utterance. level: its loudness; for small data, in which a level
     means a speaker. mean: the mean of each bin; for small data of many speakers, levels and microphones."""
     subsampling_channels: int | None = None
@@ -45,7 +47,7 @@ class ModelConfig:
                 raise ValueError(f"`{name}` must be at least 1, but is {getattr(self, name)}.")
         if self.subsampling_channels is not None and self.subsampling_channels < 1:
             raise ValueError(f"`subsampling_channels` must be at least 1, but is {self.subsampling_channels}.")
-        if self.feature_norm not in ("none", "mean", "level"):
+        if self.feature_norm not in get_args(FeatureNorm):
             raise ValueError(f'`feature_norm` must be "none", "mean" or "level", but is {self.feature_norm!r}.')
         if self.feature_dim < 7:
             raise ValueError(f"`feature_dim` must be at least 7, but is {self.feature_dim}.")

@@ -5,13 +5,12 @@ Letters: N utterances, T_in feature frames, F mel bins, T encoder frames, D widt
 
 from __future__ import annotations
 
-from typing import Literal
-
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from stateless_transducer.model.attention import RelativeSelfAttention, relative_positions
+from stateless_transducer.model.config import FeatureNorm
 from stateless_transducer.model.feature_norm import without_level, without_mean
 from stateless_transducer.model.subsampling import Conv2dSubsampling
 from stateless_transducer.ops.masks import padding_mask, subsampled_lens
@@ -24,7 +23,7 @@ class Conformer(nn.Module):
         self,
         *,
         feature_dim: int,
-        feature_norm: Literal["none", "mean", "level"],
+        feature_norm: FeatureNorm,
         num_layers: int,
         dim: int,
         num_heads: int,

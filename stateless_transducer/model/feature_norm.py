@@ -25,8 +25,8 @@ def without_mean(features: Tensor, feature_lens: Tensor) -> Tensor:
     Returns:
         (N, T_in, F).
     """
-    exact, counts = _exact(features), _heard(features, feature_lens)
-    mean = (exact * counts).sum(1, keepdim=True) / counts.sum(1, keepdim=True).clamp(min=1)
+    exact, is_heard = _exact(features), _is_heard(features, feature_lens)
+    mean = (exact * is_heard).sum(1, keepdim=True) / is_heard.sum(1, keepdim=True).clamp(min=1)
     return (exact - mean).to(features.dtype)
 
 
@@ -42,14 +42,12 @@ def without_level(features: Tensor, feature_lens: Tensor) -> Tensor:
     Returns:
         (N, T_in, F), nothing below ``-RANGE``.
     """
-    exact, counts = _exact(features), _heard(features, feature_lens)
-    # less the greatest, or the exponential of a loud utterance may be beyond its type
-    inside = exact.masked_fill(counts == 0, SILENCE_VALUE)
-    greatest = torch.amax(inside, dim=(1, 2), keepdim=True)
-    total = (torch.exp(inside - greatest) * counts).sum((1, 2), keepdim=True)
-    number = counts.sum((1, 2), keepdim=True).clamp(min=1) * exact.shape[2]
-    level = greatest + torch.log(total / number)
-    return torch.where(counts > 0, exact - level, -RANGE).clamp(min=-RANGE).to(features.dtype)
+    exact, is_heard = _exact(features), _is_heard(features, feature_lens)
+    total = exact.masked_fill(~is_heard, -torch.inf).logsumexp((1, 2), keepdim=True)
+    # as a float: torch's exporter gives ONNX a logarithm of integers, which it does not have
+    number = is_heard.sum(1, keepdim=True).to(exact.dtype) * exact.shape[2]
+    level = total - torch.log(number)
+    return torch.where(is_heard, exact - level, -RANGE).clamp(min=-RANGE).to(features.dtype)
 
 
 def _exact(features: Tensor) -> Tensor:
@@ -57,8 +55,8 @@ def _exact(features: Tensor) -> Tensor:
     return features if features.dtype == torch.float64 else features.float()
 
 
-def _heard(features: Tensor, feature_lens: Tensor) -> Tensor:
-    """(N, T_in, 1): 1 for frames that count. Digital silence says nothing about speaker, level and microphone."""
+def _is_heard(features: Tensor, feature_lens: Tensor) -> Tensor:
+    """(N, T_in, 1), bool: frames that count. Digital silence says nothing about speaker, level and microphone."""
     # a margin for features that were stored with loss
     is_heard = torch.amax(features, dim=2) > SILENCE_VALUE + 0.1
-    return (is_heard & ~padding_mask(feature_lens, features.shape[1]))[:, :, None].to(_exact(features).dtype)
+    return (is_heard & ~padding_mask(feature_lens, features.shape[1]))[:, :, None]

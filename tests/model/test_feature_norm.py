@@ -66,7 +66,7 @@ def test_digital_silence_does_not_count():
 
 
 @pytest.mark.parametrize("length", [0, 4])
-def test_nothing_but_silence_stays_as_it_is(length):
+def test_nothing_but_silence_stays_silence(length):
     features = torch.cat([torch.full((1, length, 80), SILENCE_VALUE), torch.full((1, 3, 80), PADDING_VALUE)], dim=1)
     torch.testing.assert_close(without_mean(features, torch.tensor([length])), features)
     assert (without_level(features, torch.tensor([length])) == -RANGE).all()
