@@ -15,7 +15,10 @@ from stateless_transducer.commands.serve import _listening
         (["--max-live", "0"], "`--max-live` must be at least 1, but is 0"),
         (["--max-uploads", "0"], "`--max-uploads` must be at least 1, but is 0"),
         (["--max-wait-ms", "-1"], "`--max-wait-ms` must be in 0..1000, but is -1"),
-        (["--allow-origin", "*", "https://a.org/"], "`--allow-origin` must be like https://example.org"),
+        (
+            ["--allow-origin", "*", "https://a.org/", "--host", "192.0.2.1"],
+            "`--allow-origin` must be like https://example.org",
+        ),
         (["--ssl-keyfile", "k.pem"], "`--ssl-keyfile` belongs to a `--ssl-certfile`"),
         (["--ssl-certfile", "c.pem"], "`--ssl-certfile` c.pem: no such file"),
         (["--hotwords-score", "3"], "`--hotwords-score` 3 needs a beam: add `--decoding-method modified_beam_search`"),

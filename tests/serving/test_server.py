@@ -457,6 +457,7 @@ def test_words_are_given_where_they_are_asked_for(address, sounds, recognizer, t
 
 def test_the_command_serves_until_it_is_interrupted(talker, sounds):
     command = [sys.executable, "-m", "stateless_transducer.cli", "serve", str(talker / "onnx"), "--port", "0"]
+    command += ["--allow-origin", "https://a.org"]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=listen_to_sigint
     )
@@ -467,6 +468,8 @@ def test_the_command_serves_until_it_is_interrupted(talker, sounds):
         assert match, said
         wait(lambda: _answers(match[1]))
         assert ask(match[1], next(iter(sounds))).json()["text"]
+        answer = httpx.get(f"{match[1]}/health", headers={"Origin": "https://a.org"})
+        assert answer.headers["access-control-allow-origin"] == "https://a.org"
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0
         assert process.communicate() == ("", "")
