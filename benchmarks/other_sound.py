@@ -21,7 +21,7 @@ from about import about, print_about
 
 from stateless_transducer import Recognizer
 from stateless_transducer.data.batches import load_index
-from stateless_transducer.serving.config import DetailConfig, SegmentConfig
+from stateless_transducer.recognition.config import DetailConfig, SegmentConfig
 from stateless_transducer.text.scoring import ScoredUtterance, score, units
 from stateless_transducer.text.tokens import tidied
 

@@ -19,15 +19,15 @@ from stateless_transducer.ops.pruned_loss import prune_ranges as prune_ranges
 from stateless_transducer.ops.pruned_loss import pruned_transducer_loss as pruned_transducer_loss
 from stateless_transducer.ops.pruned_loss import simple_transducer_loss as simple_transducer_loss
 from stateless_transducer.ops.transducer_loss import transducer_loss as transducer_loss
-from stateless_transducer.serving.config import DetailConfig as DetailConfig
-from stateless_transducer.serving.config import SegmentConfig as SegmentConfig
-from stateless_transducer.serving.endpoint import EndpointRules as EndpointRules
-from stateless_transducer.serving.recognizer import Recognizer as Recognizer
-from stateless_transducer.serving.streaming import StreamingRecognizer as StreamingRecognizer
-from stateless_transducer.serving.transcript import Alternative as Alternative
-from stateless_transducer.serving.transcript import Segment as Segment
-from stateless_transducer.serving.transcript import Transcript as Transcript
-from stateless_transducer.serving.transcript import Word as Word
+from stateless_transducer.recognition.config import DetailConfig as DetailConfig
+from stateless_transducer.recognition.config import SegmentConfig as SegmentConfig
+from stateless_transducer.recognition.endpoint import EndpointRules as EndpointRules
+from stateless_transducer.recognition.recognizer import Recognizer as Recognizer
+from stateless_transducer.recognition.streaming import StreamingRecognizer as StreamingRecognizer
+from stateless_transducer.recognition.transcript import Alternative as Alternative
+from stateless_transducer.recognition.transcript import Segment as Segment
+from stateless_transducer.recognition.transcript import Transcript as Transcript
+from stateless_transducer.recognition.transcript import Word as Word
 from stateless_transducer.text.tokens import TokenTable as TokenTable
 
 __version__: str

@@ -10,10 +10,10 @@ import httpx
 import uvicorn
 
 from stateless_transducer.commands.serve import _listening
-from stateless_transducer.serving.config import BatchConfig
-from stateless_transducer.serving.engine import PiecewiseEngine
-from stateless_transducer.serving.lifecycle import _Server
-from stateless_transducer.serving.server import Service
+from stateless_transducer.server.app import Service
+from stateless_transducer.server.config import BatchConfig
+from stateless_transducer.server.engine import PiecewiseEngine
+from stateless_transducer.server.lifecycle import _Server
 
 
 @contextmanager

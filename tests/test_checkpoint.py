@@ -11,7 +11,6 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from stateless_transducer.averaging import Average
 from stateless_transducer.checkpoint import (
     Checkpoint,
     average_checkpoints,
@@ -24,6 +23,7 @@ from stateless_transducer.features import FbankConfig
 from stateless_transducer.model.config import ModelConfig
 from stateless_transducer.model.transducer import build_model
 from stateless_transducer.text.tokens import build_token_table
+from stateless_transducer.training.averaging import Average
 
 TOKENS = build_token_table(["今天天气"], "char")
 SIZES = ModelConfig(vocab_size=len(TOKENS), num_layers=1, attention_dim=8, num_heads=2, feedforward_dim=8, joiner_dim=8)

@@ -15,8 +15,9 @@ FLOORS = (
     {"ops", "text", "audio", "features"},
     {"model"},
     {"checkpoint", "decoding", "data"},
-    {"averaging", "training", "evaluation", "icefall", "export"},
-    {"serving"},
+    {"training", "icefall", "export"},
+    {"recognition"},
+    {"evaluation", "server"},
     {"commands", "cli"},
 )
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")

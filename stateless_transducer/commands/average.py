@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from stateless_transducer.averaging import Average
-from stateless_transducer.commands.console import say
-from stateless_transducer.commands.flags import parse
+from stateless_transducer.commands.shared.console import say
+from stateless_transducer.commands.shared.flags import parse
+from stateless_transducer.training.averaging import Average
 
 
 @dataclass(frozen=True)

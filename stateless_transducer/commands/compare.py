@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
-from stateless_transducer.commands.console import complain, say, table
-from stateless_transducer.commands.flags import parse
+from stateless_transducer.commands.shared.console import complain, say, table
+from stateless_transducer.commands.shared.flags import parse
 
 if TYPE_CHECKING:
     from stateless_transducer.text.bootstrap import Comparison, Estimate

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from stateless_transducer.averaging import Average
-from stateless_transducer.commands.console import progress_bar, say, table
-from stateless_transducer.commands.flags import parse
-from stateless_transducer.commands.idle import refuse_idle_search
+from stateless_transducer.commands.shared.console import progress_bar, say, table
+from stateless_transducer.commands.shared.flags import parse
+from stateless_transducer.commands.shared.idle import refuse_idle_search
 from stateless_transducer.decoding.config import SearchConfig
+from stateless_transducer.training.averaging import Average
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from stateless_transducer.checkpoint import Checkpoint
     from stateless_transducer.data.index import CutIndex
     from stateless_transducer.decoding.recognisable import Recognisable
-    from stateless_transducer.evaluation import TestResult
+    from stateless_transducer.evaluation.test_sets import TestResult
     from stateless_transducer.text.tokens import TokenTable
 
 
@@ -101,7 +101,7 @@ def run(options: Options, *, accept: Callable[[Checkpoint], None] | None = None)
         accept: raises ValueError if the model is not the wanted one.
     """
     from stateless_transducer.data.batches import load_index
-    from stateless_transducer.evaluation import CONFIDENCE, metric_name, write_results
+    from stateless_transducer.evaluation.test_sets import CONFIDENCE, metric_name, write_results
     from stateless_transducer.training.progress import open_log
 
     cuts = {split: load_index(options.manifest_dir, options.prefix, split) for split in options.test_sets}
@@ -139,7 +139,7 @@ def run(options: Options, *, accept: Callable[[Checkpoint], None] | None = None)
 
 
 def _of_checkpoints(options: Options, accept: Callable[[Checkpoint], None] | None) -> _Decoder:
-    from stateless_transducer.serving.model import choose_device, model_of
+    from stateless_transducer.recognition.model import choose_device, model_of
 
     checkpoint, device = options.average.of(options.exp_dir), choose_device(options.device)
     if accept is not None:
@@ -153,7 +153,7 @@ def _of_checkpoints(options: Options, accept: Callable[[Checkpoint], None] | Non
 
 def _of_model(options: Options) -> _Decoder:
     from stateless_transducer.features import FbankConfig
-    from stateless_transducer.serving.model import choose_device, open_model
+    from stateless_transducer.recognition.model import choose_device, open_model
     from stateless_transducer.text.tokens import TokenTable
 
     assert options.model is not None
@@ -186,7 +186,7 @@ def _search(options: Options, split: str, cuts: CutIndex, decoder: _Decoder, log
     """All of a test set."""
     from stateless_transducer.data.batches import evaluation_batches
     from stateless_transducer.data.config import DataConfig
-    from stateless_transducer.evaluation import evaluate
+    from stateless_transducer.evaluation.test_sets import evaluate
 
     data = DataConfig(
         manifest_dir=options.manifest_dir,

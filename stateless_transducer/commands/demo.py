@@ -10,14 +10,14 @@ import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from stateless_transducer.averaging import Average
 from stateless_transducer.commands import average, decode, prepare_aishell, prepare_synthetic, report, train, transcribe
-from stateless_transducer.commands.console import say
-from stateless_transducer.commands.flags import parse
+from stateless_transducer.commands.shared.console import say
+from stateless_transducer.commands.shared.flags import parse
 from stateless_transducer.data.config import DataConfig, PrepareConfig, SpecAugmentConfig
 from stateless_transducer.data.corpora.synthetic import SyntheticConfig
 from stateless_transducer.decoding.config import SearchConfig
 from stateless_transducer.model.config import ModelConfig
+from stateless_transducer.training.averaging import Average
 from stateless_transducer.training.config import OptimConfig, TrainConfig
 
 _AVERAGED = 2

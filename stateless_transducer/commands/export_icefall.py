@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from stateless_transducer.commands.console import say
-from stateless_transducer.commands.flags import parse
+from stateless_transducer.commands.shared.console import say
+from stateless_transducer.commands.shared.flags import parse
 
 
 @dataclass(frozen=True)

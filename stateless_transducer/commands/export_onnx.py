@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stateless_transducer.commands.console import complain, progress_bar, say
-from stateless_transducer.commands.flags import parse
+from stateless_transducer.commands.shared.console import complain, progress_bar, say
+from stateless_transducer.commands.shared.flags import parse
 
 if TYPE_CHECKING:
     from stateless_transducer.data.index import CutIndex
-    from stateless_transducer.evaluation import TestResult
+    from stateless_transducer.evaluation.test_sets import TestResult
     from stateless_transducer.export.onnx_model import Precision
     from stateless_transducer.text.tokens import TokenTable
 
@@ -111,7 +111,7 @@ def _evaluate(
     from stateless_transducer.data.batches import evaluation_batches
     from stateless_transducer.data.config import DataConfig
     from stateless_transducer.decoding.config import SearchConfig
-    from stateless_transducer.evaluation import evaluate
+    from stateless_transducer.evaluation.test_sets import evaluate
     from stateless_transducer.export.onnx_model import OnnxTransducer
 
     model = OnnxTransducer.open(folder, precision=precision)
@@ -126,7 +126,7 @@ def _cost(fp32: TestResult, int8: TestResult, options: Options, token_table: Tok
     """Error rates in percent, their difference with its interval, and whether it is small enough."""
     import numpy as np
 
-    from stateless_transducer.evaluation import CONFIDENCE, interval_of, metric_name
+    from stateless_transducer.evaluation.test_sets import CONFIDENCE, interval_of, metric_name
     from stateless_transducer.text.bootstrap import compare_reports
 
     if not fp32.report.num_reference:

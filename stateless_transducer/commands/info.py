@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional
 
-from stateless_transducer.commands.console import say
-from stateless_transducer.commands.flags import parse
+from stateless_transducer.commands.shared.console import say
+from stateless_transducer.commands.shared.flags import parse
 
 if TYPE_CHECKING:
     from stateless_transducer.text.vocabulary import Vocabulary

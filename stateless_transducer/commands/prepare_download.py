@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from stateless_transducer.commands.console import bytes_bar, say
-from stateless_transducer.commands.flags import parse
+from stateless_transducer.commands.shared.console import bytes_bar, say
+from stateless_transducer.commands.shared.flags import parse
 from stateless_transducer.data.corpora.openslr import BASE_URL, obtain
 
 

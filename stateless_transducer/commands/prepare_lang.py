@@ -8,8 +8,8 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from stateless_transducer.commands.console import say
-from stateless_transducer.commands.flags import parse
+from stateless_transducer.commands.shared.console import say
+from stateless_transducer.commands.shared.flags import parse
 from stateless_transducer.data.config import TokenConfig
 from stateless_transducer.text.tokens import build_token_table
 

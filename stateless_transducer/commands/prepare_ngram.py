@@ -10,9 +10,9 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from stateless_transducer.commands.console import say
-from stateless_transducer.commands.flags import parse
-from stateless_transducer.commands.texts import Sentences, check_texts
+from stateless_transducer.commands.shared.console import say
+from stateless_transducer.commands.shared.flags import parse
+from stateless_transducer.commands.shared.texts import Sentences, check_texts
 from stateless_transducer.text.arpa import END, START, write_arpa
 from stateless_transducer.text.kneser_ney import MAX_ORDER, estimate
 from stateless_transducer.text.ngram import Ngrams, ngrams_of

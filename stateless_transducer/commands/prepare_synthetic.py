@@ -6,8 +6,8 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from stateless_transducer.commands.console import progress_bar, say
-from stateless_transducer.commands.flags import parse
+from stateless_transducer.commands.shared.console import progress_bar, say
+from stateless_transducer.commands.shared.flags import parse
 from stateless_transducer.data.corpora.synthetic import SyntheticConfig, is_complete, synthesise_corpus
 
 

@@ -13,8 +13,8 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional
 
-from stateless_transducer.commands.console import progress_bar, say
-from stateless_transducer.commands.flags import parse
+from stateless_transducer.commands.shared.console import progress_bar, say
+from stateless_transducer.commands.shared.flags import parse
 from stateless_transducer.data.config import DataConfig, Limits, PrepareConfig, TokenConfig
 from stateless_transducer.data.corpora.kaldi import kaldi_files, kaldi_folders, read_kaldi
 from stateless_transducer.data.corpora.table import TableColumns, hold_out, paired_files, read_folder, read_table

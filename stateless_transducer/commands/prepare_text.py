@@ -11,9 +11,9 @@ from typing import Annotated, TextIO
 
 from tyro.conf import Positional, arg
 
-from stateless_transducer.commands.console import say
-from stateless_transducer.commands.flags import parse
-from stateless_transducer.commands.texts import Sentences, check_texts
+from stateless_transducer.commands.shared.console import say
+from stateless_transducer.commands.shared.flags import parse
+from stateless_transducer.commands.shared.texts import Sentences, check_texts
 from stateless_transducer.files import replacing
 from stateless_transducer.text.tokens import TokenTable
 

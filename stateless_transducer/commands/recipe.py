@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
-from stateless_transducer.averaging import Average
 from stateless_transducer.commands import decode, train
-from stateless_transducer.commands.console import complain, say
-from stateless_transducer.commands.flags import parse
+from stateless_transducer.commands.shared.console import complain, say
+from stateless_transducer.commands.shared.flags import parse
 from stateless_transducer.decoding.config import SearchConfig
+from stateless_transducer.training.averaging import Average
 
 if TYPE_CHECKING:
     from stateless_transducer.checkpoint import Checkpoint
@@ -188,9 +188,9 @@ def run_pretrained(script: str, arguments: list[str], lang_dir: Path) -> int:
     options = parse(PretrainedOptions, script, arguments, description)
     _tell_idle(options.idle_sound, options.idle_search)
     from stateless_transducer.audio import AudioError
-    from stateless_transducer.commands.sounds import find_sounds
+    from stateless_transducer.commands.shared.sounds import find_sounds
     from stateless_transducer.icefall import load_either
-    from stateless_transducer.serving.recognizer import Recognizer
+    from stateless_transducer.recognition.recognizer import Recognizer
 
     checkpoint = load_either(options.checkpoint, options.expected.lang_dir or lang_dir)
     options.expected.check(checkpoint)

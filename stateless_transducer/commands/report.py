@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from stateless_transducer.commands.console import say
-from stateless_transducer.commands.flags import parse
+from stateless_transducer.commands.shared.console import say
+from stateless_transducer.commands.shared.flags import parse
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,9 @@ def main(program: str, arguments: list[str]) -> int:
 def run(options: Options) -> None:
     """Transcribe the examples and write the page."""
     from stateless_transducer.checkpoint import load_checkpoint
+    from stateless_transducer.evaluation.report import Example, write_report
     from stateless_transducer.files import check_output
-    from stateless_transducer.serving.recognizer import Recognizer
-    from stateless_transducer.serving.report import Example, write_report
+    from stateless_transducer.recognition.recognizer import Recognizer
 
     check_output(options.output, model=options.model)
     checkpoint = load_checkpoint(options.model)

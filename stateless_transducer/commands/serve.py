@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from stateless_transducer.commands.console import complain, say
-from stateless_transducer.commands.flags import parse
-from stateless_transducer.commands.idle import refuse_idle, refuse_idle_search
+from stateless_transducer.commands.shared.console import complain, say
+from stateless_transducer.commands.shared.flags import parse
+from stateless_transducer.commands.shared.idle import refuse_idle, refuse_idle_search
 from stateless_transducer.decoding.config import SearchConfig
-from stateless_transducer.serving.config import BatchConfig, DetailConfig, SegmentConfig
-from stateless_transducer.serving.endpoint import EndpointRules
+from stateless_transducer.recognition.config import DetailConfig, SegmentConfig
+from stateless_transducer.recognition.endpoint import EndpointRules
+from stateless_transducer.server.config import BatchConfig
 
 if TYPE_CHECKING:
-    from stateless_transducer.serving.engine import Engine
+    from stateless_transducer.server.engine import Engine
 
 
 @dataclass(frozen=True)
@@ -92,8 +93,8 @@ def run(options: Options) -> None:
     Raises:
         ValueError: the model cannot be opened, or the address cannot be listened on.
     """
-    from stateless_transducer.serving.lifecycle import serve
-    from stateless_transducer.serving.server import Service
+    from stateless_transducer.server.app import Service
+    from stateless_transducer.server.lifecycle import serve
 
     certificate = _certificate(options)
     with _listening(options.host, options.port) as listener:
@@ -135,8 +136,8 @@ def _listening(host: str, port: int) -> socket.socket:
 
 
 def _open(options: Options) -> Engine:
-    from stateless_transducer.serving.engine import PiecewiseEngine, is_streaming_folder, open_streaming_engine
-    from stateless_transducer.serving.recognizer import Recognizer
+    from stateless_transducer.recognition.recognizer import Recognizer
+    from stateless_transducer.server.engine import PiecewiseEngine, is_streaming_folder, open_streaming_engine
 
     if is_streaming_folder(options.model):
         for config in (options.search, options.details, options.segments, options.batch):

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from stateless_transducer.commands.console import LiveLine, complain
-from stateless_transducer.commands.flags import parse
-from stateless_transducer.serving.endpoint import EndpointRules
+from stateless_transducer.commands.shared.console import LiveLine, complain
+from stateless_transducer.commands.shared.flags import parse
+from stateless_transducer.recognition.endpoint import EndpointRules
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from stateless_transducer.serving.transcript import Segment
+    from stateless_transducer.recognition.transcript import Segment
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def main(program: str, arguments: list[str]) -> int:
 
 def run(options: Options) -> None:
     """Decode what comes; when it ends, or is interrupted, decode the rest."""
-    from stateless_transducer.serving.streaming import StreamingRecognizer
+    from stateless_transducer.recognition.streaming import StreamingRecognizer
 
     recognizer = StreamingRecognizer.from_pretrained(
         options.model, options.rules, num_threads=options.num_threads, prefer_int8=options.prefer_int8

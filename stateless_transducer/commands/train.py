@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Suppress
 
-from stateless_transducer.commands.console import complain, say
-from stateless_transducer.commands.flags import parse
+from stateless_transducer.commands.shared.console import complain, say
+from stateless_transducer.commands.shared.flags import parse
 from stateless_transducer.data.config import DataConfig
 from stateless_transducer.model.config import ModelConfig
 from stateless_transducer.training.config import TrainConfig

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from stateless_transducer.commands.console import complain, hours_bar, say
-from stateless_transducer.commands.flags import parse
-from stateless_transducer.commands.idle import refuse_idle_search
+from stateless_transducer.commands.shared.console import complain, hours_bar, say
+from stateless_transducer.commands.shared.flags import parse
+from stateless_transducer.commands.shared.idle import refuse_idle_search
 from stateless_transducer.decoding.config import SearchConfig
-from stateless_transducer.serving.config import DetailConfig, SegmentConfig, check_batch_seconds
+from stateless_transducer.recognition.config import DetailConfig, SegmentConfig, check_batch_seconds
 
 if TYPE_CHECKING:
     from stateless_transducer.audio import AudioError
-    from stateless_transducer.commands.sounds import NamedSound
-    from stateless_transducer.serving.manifest import Job, Row
-    from stateless_transducer.serving.recognizer import Recognizer
-    from stateless_transducer.serving.transcript import Transcript
+    from stateless_transducer.commands.shared.sounds import NamedSound
+    from stateless_transducer.recognition.manifest import Job, Row
+    from stateless_transducer.recognition.recognizer import Recognizer
+    from stateless_transducer.recognition.transcript import Transcript
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def main(program: str, arguments: list[str]) -> int:
 
 def run(options: Options) -> int:
     """Transcribe what can be read, report the rest."""
-    from stateless_transducer.commands.sounds import find_sounds
+    from stateless_transducer.commands.shared.sounds import find_sounds
 
     if options.manifest is not None and options.output is not None:
         return _run_manifest(options, options.manifest, options.output)
@@ -107,7 +107,7 @@ def run(options: Options) -> int:
 
 
 def _output_paths(options: Options, sounds: list[NamedSound]) -> list[Path] | None:
-    from stateless_transducer.commands.sounds import output_paths
+    from stateless_transducer.commands.shared.sounds import output_paths
 
     folder = options.output_dir
     if folder is not None:
@@ -142,7 +142,7 @@ def _without_existing(
 
 
 def _job(options: Options) -> Job:
-    from stateless_transducer.serving.manifest import Job
+    from stateless_transducer.recognition.manifest import Job
 
     model, search = options.model, options.search
     # a line of text has no room for them
@@ -168,7 +168,7 @@ def _transcribe(options: Options, recognizer: Recognizer, sounds: list[NamedSoun
     """Print, and write if there are paths; how many sounds could not be read."""
     from stateless_transducer.audio import AudioError
     from stateless_transducer.files import write_text
-    from stateless_transducer.serving.formats import TSV_HEADER, ctm_rows, document, json_line, tsv_rows
+    from stateless_transducer.recognition.formats import TSV_HEADER, ctm_rows, document, json_line, tsv_rows
 
     num_failed = 0
     printed = options.output_format if paths is None or options.output_format == "json" else "txt"
@@ -213,8 +213,8 @@ def _run_manifest(options: Options, manifest: Path, output: Path) -> int:
     """Append a line for each sound that the output lacks."""
     from stateless_transducer.audio import AudioError
     from stateless_transducer.files import check_output
-    from stateless_transducer.serving.formats import json_line
-    from stateless_transducer.serving.manifest import finished_ids, read_manifest
+    from stateless_transducer.recognition.formats import json_line
+    from stateless_transducer.recognition.manifest import finished_ids, read_manifest
 
     check_output(output, manifest=manifest)
     rows = read_manifest(manifest)
@@ -246,7 +246,7 @@ def _run_manifest(options: Options, manifest: Path, output: Path) -> int:
 def _results(
     options: Options, rows: list[Row], progress: Callable[[float], None]
 ) -> Iterator[tuple[Row, Transcript | AudioError]]:
-    from stateless_transducer.serving.manifest import transcribe_here, transcribe_there
+    from stateless_transducer.recognition.manifest import transcribe_here, transcribe_there
 
     if not rows:
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from stateless_transducer.commands.console import bytes_bar, hours_bar, progress_bar
+from stateless_transducer.commands.shared.console import bytes_bar, hours_bar, progress_bar
 
 
 @pytest.mark.parametrize("bar", [progress_bar, bytes_bar], ids=["numbers", "bytes"])

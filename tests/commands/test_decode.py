@@ -13,7 +13,6 @@ from lhotse import CutSet
 from small_corpus import make_cut
 from tiny_talker import SIZES
 
-from stateless_transducer.averaging import Average
 from stateless_transducer.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from stateless_transducer.cli import main
 from stateless_transducer.commands.decode import Options
@@ -21,6 +20,7 @@ from stateless_transducer.features import FbankConfig
 from stateless_transducer.model.transducer import build_model
 from stateless_transducer.text.recogs import read_recogs
 from stateless_transducer.text.tokens import build_token_table
+from stateless_transducer.training.averaging import Average
 
 TEXTS = {"a": "the cat sat", "b": "on a mat"}
 

@@ -10,7 +10,7 @@ import pytest
 import tyro
 
 from stateless_transducer.cli import _COMMANDS, main
-from stateless_transducer.commands.flags import parse
+from stateless_transducer.commands.shared.flags import parse
 
 FROZEN = Path(__file__).parent / "flags.txt"
 

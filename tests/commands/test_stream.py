@@ -17,8 +17,8 @@ import soundfile
 from processes import listen_to_sigint
 
 from stateless_transducer.cli import main
-from stateless_transducer.serving.endpoint import EndpointRules
-from stateless_transducer.serving.streaming import StreamingRecognizer
+from stateless_transducer.recognition.endpoint import EndpointRules
+from stateless_transducer.recognition.streaming import StreamingRecognizer
 
 # the tiny model talks fast
 RULES = {"rule1_min_trailing_silence": 0.5, "rule2_min_trailing_silence": 0.4, "rule3_min_utterance_length": 1.0}

@@ -16,7 +16,7 @@ import torch
 
 from stateless_transducer.checkpoint import Checkpoint, save_checkpoint
 from stateless_transducer.cli import main
-from stateless_transducer.commands.sounds import find_sounds, output_paths
+from stateless_transducer.commands.shared.sounds import find_sounds, output_paths
 from stateless_transducer.features import FbankConfig
 from stateless_transducer.model.config import ModelConfig
 from stateless_transducer.model.transducer import build_model

@@ -16,7 +16,7 @@ from stateless_transducer.cli import main
 from stateless_transducer.features import FbankConfig
 from stateless_transducer.model.config import ModelConfig
 from stateless_transducer.model.transducer import build_model
-from stateless_transducer.serving.manifest import read_manifest
+from stateless_transducer.recognition.manifest import read_manifest
 from stateless_transducer.text.tokens import build_token_table
 
 TOKENS = build_token_table(["今天天气很好"], "char")

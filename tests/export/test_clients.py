@@ -13,7 +13,7 @@ from stateless_transducer.checkpoint import Checkpoint, load_checkpoint
 from stateless_transducer.decoding.config import SearchConfig
 from stateless_transducer.export.onnx_writer import write_onnx
 from stateless_transducer.features import FbankConfig
-from stateless_transducer.serving.recognizer import Recognizer
+from stateless_transducer.recognition.recognizer import Recognizer
 from stateless_transducer.text.tokens import SPECIAL, TokenTable
 
 METHODS = ["greedy_search", "modified_beam_search"]

@@ -14,7 +14,7 @@ from stateless_transducer.checkpoint import load_checkpoint
 from stateless_transducer.export.onnx_model import OnnxTransducer
 from stateless_transducer.features import FbankConfig
 from stateless_transducer.model.frozen import FrozenTransducer
-from stateless_transducer.serving.model import open_model
+from stateless_transducer.recognition.model import open_model
 from stateless_transducer.text.symbols import SymbolTable
 
 

@@ -13,7 +13,7 @@ import torch
 from stateless_transducer.checkpoint import load_checkpoint, save_checkpoint
 from stateless_transducer.cli import main
 from stateless_transducer.decoding.config import SearchConfig
-from stateless_transducer.serving.recognizer import Recognizer
+from stateless_transducer.recognition.recognizer import Recognizer
 from stateless_transducer.text.tokens import SPECIAL, TokenTable
 
 PIECES = ("▁ka", "to", "▁mi", "sun", "▁", "re")

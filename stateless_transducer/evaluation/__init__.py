@@ -1,0 +1,1 @@
+"""Error rates of prepared test sets, and the report of an experiment."""

@@ -1,0 +1,202 @@
+"""One page about an experiment: losses, error rates, and where in an utterance its tokens were emitted.
+
+The page is one file of HTML with its pictures inside. Token labels are drawn by the browser, not by matplotlib, whose
+own font has no Chinese characters.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stateless_transducer.files import write_text
+from stateless_transducer.recognition.transcript import Transcript
+
+
+@dataclass(frozen=True)
+class Example:
+    """An utterance for the page."""
+
+    name: str
+    reference: str
+    """What was said, if it is known."""
+    transcript: Transcript
+    features: np.ndarray
+    """(T_in, F)"""
+
+
+def write_report(
+    path: Path, *, title: str, facts: Mapping[str, str], exp_dir: Path, examples: Sequence[Example]
+) -> None:
+    """Write the page.
+
+    Args:
+        path: of the HTML file.
+        title: of the page.
+        facts: name -> value, for the head of the page.
+        exp_dir: holds ``log/metrics.jsonl`` and ``log/**/result-*.json``.
+        examples: the first one is drawn with its features, all are listed.
+    """
+    sections = [
+        f"<h1>{escape(title)}</h1>",
+        _table(("", ""), [(escape(name), escape(value)) for name, value in facts.items()]),
+        "<h2>Error rates</h2>",
+        _error_rates(exp_dir),
+        "<h2>Loss</h2>",
+        "<p>Negative log-likelihood per encoder frame (40 ms); for training, the mean of the recent batches.</p>",
+        _loss_picture(read_metrics(exp_dir)),
+    ]
+    if examples:
+        sections += ["<h2>When each token was emitted</h2>", _timeline(examples[0])]
+        rows = [(escape(e.name), _marked(e.reference), _marked(e.transcript.text)) for e in examples]
+        sections += ["<h2>Transcribed files</h2>", _table(("file", "said", "recognised"), rows)]
+    write_text(path, _PAGE.format(title=escape(title), body="\n".join(sections)))
+
+
+def read_metrics(exp_dir: Path) -> list[dict[str, Any]]:
+    """What training recorded, in order; where a resumed run did steps over, only the later records count."""
+    path = exp_dir / "log" / "metrics.jsonl"
+    if not path.is_file():
+        return []
+    records: list[dict[str, Any]] = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        record = json.loads(line)
+        while records and records[-1]["step"] > record["step"]:
+            records.pop()
+        records.append(record)
+    return records
+
+
+def read_results(exp_dir: Path) -> list[dict[str, Any]]:
+    """What `write_results` has written, by test set, method and metric."""
+    found = [json.loads(p.read_text(encoding="utf-8")) for p in exp_dir.glob("log/**/result-*.json")]
+    return sorted(found, key=lambda r: (r["test_set"], r["method"], r["name"], r["metric"]))
+
+
+def _error_rates(exp_dir: Path) -> str:
+    results = read_results(exp_dir)
+    if not results:
+        return "<p>Nothing decoded yet: run <code>transducer decode</code>.</p>"
+    # null: errors, but no reference to divide by
+    worst = max(max(r["error_rate"] or 0.0 for r in results), 1e-9)
+    rows = []
+    for r in results:
+        bar = f'<div class="bar" style="width:{12 * (r["error_rate"] or 0.0) / worst:.2f}em"></div>'
+        rows.append(
+            (
+                escape(r["test_set"]),
+                escape(r["method"]),
+                escape(r["name"]),
+                _rate(r),
+                bar,
+                f"{r['errors']} of {r['reference_units']}",
+                f"{r['insertions']} ins, {r['deletions']} del, {r['substitutions']} sub",
+            )
+        )
+    return _table(("test set", "method", "model and search", "error rate", "", "errors", ""), rows)
+
+
+def _rate(result: Mapping[str, Any]) -> str:
+    """The error rate and its interval, which files of earlier versions have not."""
+    rate = "-" if result["error_rate"] is None else f"{result['error_rate']:.2f} %"
+    interval = result.get("confidence_interval") or {"low": None, "high": None}
+    is_finite = None not in (interval["low"], interval["high"])
+    spread = f" ({interval['low']:.2f} to {interval['high']:.2f})" if is_finite else ""
+    return f"<b>{rate}</b> {escape(result['metric'])}{spread}"
+
+
+def _loss_picture(metrics: Sequence[Mapping[str, Any]]) -> str:
+    curves = {
+        "training": [(m["step"], m["tot_loss"]) for m in metrics if "tot_loss" in m],
+        "validation": [(m["step"], m["valid_loss"]) for m in metrics if "valid_loss" in m],
+    }
+    if not any(curves.values()):
+        return "<p>No losses recorded.</p>"
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    axes = figure.subplots()
+    for (name, points), style in zip(curves.items(), ("-", "o-"), strict=True):
+        if points:
+            axes.plot(*zip(*points, strict=True), style, label=name, markersize=4)
+    axes.set_yscale("log")
+    axes.set_xlabel("batches")
+    axes.set_ylabel("loss per frame")
+    axes.grid(True, which="both", alpha=0.3)
+    axes.legend(frameon=False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return f'<img alt="loss curves" src="{_data_url(buffer.getvalue())}">'
+
+
+def _timeline(example: Example) -> str:
+    """Features as a picture, low frequencies at the bottom, with a line and a label where a token was emitted."""
+    from matplotlib.image import imsave
+
+    buffer = io.BytesIO()
+    imsave(buffer, np.flipud(example.features.T), cmap="magma", format="png")
+    transcript, left, top, height = example.transcript, 56, 42, 240
+    scale = max(160.0, min(600.0, 960 / max(transcript.duration, 0.1)))  # pixels a second
+    width = transcript.duration * scale
+    parts = [
+        f'<image href="{_data_url(buffer.getvalue())}" x="{left}" y="{top}" width="{width:.0f}" height="{height}" '
+        'preserveAspectRatio="none"/>',
+        f'<text x="{left - 6}" y="{top + 10}" text-anchor="end" class="tick">mel 80</text>',
+        f'<text x="{left - 6}" y="{top + height}" text-anchor="end" class="tick">mel 1</text>',
+    ]
+    for token, seconds in zip(transcript.tokens, transcript.times, strict=True):
+        x = left + seconds * scale
+        parts.append(f'<line x1="{x:.1f}" y1="{top - 6}" x2="{x:.1f}" y2="{top + height}" class="when"/>')
+        parts.append(f'<text x="{x:.1f}" y="{top - 12}" text-anchor="middle" class="token">{escape(token)}</text>')
+    for tick in np.arange(0, transcript.duration + 1e-6, 0.5):
+        x = left + tick * scale
+        parts.append(f'<text x="{x:.1f}" y="{top + height + 16}" text-anchor="middle" class="tick">{tick:.1f} s</text>')
+    said = f"said: <b>{escape(example.reference)}</b>; " if example.reference else ""
+    return (
+        f"<p>{escape(example.name)}, {transcript.duration:.2f} s; {said}recognised: <b>{escape(transcript.text)}</b>. "
+        "Log mel energies (time to the right, pitch upwards); each line is the frame on which the model emitted the "
+        "token above it.</p>"
+        f'<svg viewBox="0 0 {left + width + 20:.0f} {top + height + 26}" width="{left + width + 20:.0f}" role="img">'
+        + "".join(parts)
+        + "</svg>"
+    )
+
+
+def _marked(text: str) -> str:
+    return escape(text) or "<i>nothing</i>"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    head = "".join(f"<th>{name}</th>" for name in header) if any(header) else ""
+    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+    return f'<div class="wide"><table><tr>{head}</tr>{body}</table></div>'
+
+
+def _data_url(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 1080px; margin: 2em auto; padding: 0 1em; color: #222; }}
+h1 {{ font-size: 1.6em; }} h2 {{ font-size: 1.2em; margin-top: 2em; border-bottom: 1px solid #ddd; }}
+table {{ border-collapse: collapse; }} td, th {{ padding: .25em .9em .25em 0; text-align: left; vertical-align: top; }}
+th {{ font-weight: 600; color: #666; }} .wide {{ overflow-x: auto; }}
+.bar {{ background: #c0504d; height: 1em; margin-top: .25em; min-width: 1px; }}
+img, svg {{ max-width: 100%; height: auto; }}
+.when {{ stroke: #fff; stroke-width: 1.5; stroke-dasharray: 4 3; }}
+.token {{ font-size: 18px; fill: #222; }} .tick {{ font-size: 11px; fill: #666; }}
+</style></head><body>
+{body}
+</body></html>
+"""

@@ -1,0 +1,1 @@
+"""Trained models at work: sound to text, without the packages of the server."""

@@ -1,0 +1,216 @@
+"""Sound -> text while it comes in, with a streaming model that others published. No torch.
+
+Letters: S samples.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from stateless_transducer.decoding.greedy_streaming import PartialHypothesis, greedy_search_chunk
+from stateless_transducer.export.onnx_graph import find_tokens
+from stateless_transducer.export.onnx_streaming import StreamingModel
+from stateless_transducer.features import FbankConfig, FbankStream, samples_until
+from stateless_transducer.recognition.endpoint import EndpointRules
+from stateless_transducer.recognition.transcript import Segment
+from stateless_transducer.text.symbols import SymbolTable
+
+FLUSH_S = 0.5
+"""Seconds of silence that a finished stream is decoded beyond its end: models speak a little late."""
+
+
+class Stream:
+    """One sound on its way in; made by `StreamingRecognizer.create_stream`. For one thread at a time."""
+
+    def __init__(
+        self, model: StreamingModel, symbols: SymbolTable, fbank_config: FbankConfig, rules: EndpointRules
+    ) -> None:
+        self._model, self._symbols, self._rules = model, symbols, rules
+        self._fbank_config, self._fbank = fbank_config, FbankStream(fbank_config)
+        self._state = model.initial_state()
+        self._hypothesis = PartialHypothesis.begin(model.context_size, model.blank_id)
+        self._silent = symbols.unknown_ids | {model.blank_id}
+        self._num_processed = self._segment_start = 0  # feature frames
+        self._is_finished, self._duration_s = False, math.inf
+
+    def accept(self, samples: np.ndarray, sample_rate: int) -> None:
+        """Take the next samples, any number of them; nothing is decoded before `StreamingRecognizer.advance`.
+
+        Args:
+            samples: (S,), one channel, float in [-1, 1] or int16.
+            sample_rate: at least 1000 Hz, the same for the whole stream; what the model does not have is resampled.
+
+        Raises:
+            ValueError: samples or rate cannot be, or the stream is finished; the stream stays as it was.
+        """
+        if self._is_finished:
+            raise ValueError("The stream is finished; make a new one for more sound.")
+        if sample_rate < 1000:
+            raise ValueError(f"`sample_rate` must be at least 1000 Hz, but is {sample_rate}.")
+        self._fbank.accept(as_wave(samples), sample_rate)
+
+    def finish(self) -> None:
+        """Say that no more sound comes; as much silence is appended as lets the last words out."""
+        if self._is_finished:
+            return
+        self._is_finished = True
+        self._fbank.flush()
+        if not self._fbank.num_samples:
+            return
+        self._duration_s = self._fbank.num_samples / self._fbank_config.sample_rate
+        shift, per_second = self._model.chunk_shift, 1000 / self._fbank_config.frame_shift_ms
+        wanted = round((self._duration_s + FLUSH_S) * per_second)
+        num_chunks = -(-wanted // shift)
+        self._fbank.pad((num_chunks - 1) * shift + self._model.chunk_frames)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether there is sound enough for a chunk."""
+        return self._num_processed + self._model.chunk_frames <= self._fbank.num_frames
+
+    @property
+    def result(self) -> Segment:
+        """What has been said since the last `reset`; times end with the sound, not with the silence appended to it."""
+        hypothesis = self._hypothesis
+        seconds_a_frame = self._model.chunk_shift / self._model.encoder_frames * self._frames_s(1)
+        start = self._frames_s(self._segment_start)
+        return Segment(
+            text=self._symbols.decode(hypothesis.tokens),
+            tokens=tuple(self._symbols.symbols[token] for token in hypothesis.tokens),
+            times=tuple(self._within(start + frame * seconds_a_frame) for frame in hypothesis.frames),
+            log_probs=tuple(hypothesis.log_probs),
+            start=self._within(start),
+            end=self._within(self._frames_s(self._num_processed)),
+        )
+
+    @property
+    def is_endpoint(self) -> bool:
+        """Whether the recogniser's rules say that an utterance has ended: take `result`, then `reset`."""
+        a_frame = self._model.chunk_shift // self._model.encoder_frames
+        silent = self._hypothesis.num_trailing_blanks * a_frame
+        return self._rules.are_met(self._num_processed - self._segment_start, silent)
+
+    def reset(self) -> None:
+        """Begin a new segment. Sound goes on: the encoder keeps its state, the decoder the last tokens."""
+        self._hypothesis = self._hypothesis.next(self._model.blank_id)
+        self._segment_start = self._num_processed
+
+    def _within(self, time: float) -> float:
+        """The time, or that at which the sound has ended."""
+        return round(min(time, self._duration_s), 3)
+
+    def _frames_s(self, count: int) -> float:
+        return count * self._fbank_config.frame_shift_ms / 1000
+
+
+class StreamingRecognizer:
+    """A streaming model at work on any number of streams.
+
+    ```python
+    recognizer = StreamingRecognizer.from_pretrained("folder")
+    stream = recognizer.create_stream()
+    for samples in microphone:
+        stream.accept(samples, 16000)
+        while recognizer.advance([stream]):
+            print(stream.result.text)
+            if stream.is_endpoint:
+                stream.reset()
+    stream.finish()  # and advance until it returns 0
+    ```
+    """
+
+    def __init__(self, model: StreamingModel, symbols: SymbolTable, rules: EndpointRules | None = None) -> None:
+        """A recogniser of the model, every id of which must have a symbol."""
+        self._model, self._symbols, self._rules = model, symbols, rules or EndpointRules()
+        self._fbank_config = model.fbank_config
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | Path,
+        rules: EndpointRules | None = None,
+        *,
+        num_threads: int = 1,
+        prefer_int8: bool = False,
+    ) -> StreamingRecognizer:
+        """Open a folder with encoder*.onnx, decoder*.onnx, joiner*.onnx and tokens.txt.
+
+        Args:
+            folder: where they lie.
+            rules: when an utterance ends.
+            num_threads: threads inside a graph.
+            prefer_int8: take x.int8.onnx where x.onnx is there, too.
+
+        Raises:
+            ValueError: a file is missing, ambiguous or not what it should be.
+        """
+        model = StreamingModel.open(Path(folder), num_threads=num_threads, prefer_int8=prefer_int8)
+        path = find_tokens(Path(folder))
+        symbols = SymbolTable.read(path)
+        symbols.check(path, model.vocab_size)
+        return cls(model, symbols, rules)
+
+    @property
+    def sample_rate(self) -> int:
+        """What the model hears, Hz; other rates are resampled."""
+        return self._fbank_config.sample_rate
+
+    @property
+    def vocab_size(self) -> int:
+        """Ids that the model says."""
+        return self._model.vocab_size
+
+    @property
+    def latency_s(self) -> float:
+        """The most seconds from a sound to the chunk that decodes it, without computing and resampling.
+
+        A chunk waits for its last frame; the sound at its beginning waits longest.
+        """
+        return samples_until(self._model.chunk_frames, self._fbank_config) / self.sample_rate
+
+    def create_stream(self) -> Stream:
+        """A stream that has heard nothing."""
+        return Stream(self._model, self._symbols, self._fbank_config, self._rules)
+
+    def advance(self, streams: Iterable[Stream]) -> int:
+        """Decode the next chunk of each stream that is ready, all at once.
+
+        Returns:
+            how many were: call again until it is 0.
+        """
+        ready = [stream for stream in dict.fromkeys(streams) if stream.is_ready]
+        if ready:
+            self._advance(ready)
+        return len(ready)
+
+    def _advance(self, streams: list[Stream]) -> None:
+        model = self._model
+        if any(stream._model is not model for stream in streams):
+            raise ValueError("A stream belongs to another recogniser.")
+        features = np.stack([stream._fbank.take(stream._num_processed, model.chunk_frames) for stream in streams])
+        encoder_out, states = model.encode_chunk(features, [stream._state for stream in streams])
+        for stream, state in zip(streams, states, strict=True):
+            stream._state = state
+            stream._num_processed += model.chunk_shift
+        greedy_search_chunk(model, encoder_out, [stream._hypothesis for stream in streams], streams[0]._silent)
+
+
+def as_wave(samples: np.ndarray) -> np.ndarray:
+    """Checked samples as float32 in [-1, 1]; a bad one would spoil the state of the stream for good."""
+    samples = np.asarray(samples)
+    if samples.ndim != 1:
+        raise ValueError(f"`samples` must be (S,), one channel, but are {samples.shape}.")
+    if samples.dtype == np.int16:
+        return samples.astype(np.float32) / 32768
+    if not np.issubdtype(samples.dtype, np.floating):
+        raise ValueError(f"`samples` must be floats in [-1, 1] or int16, but are {samples.dtype}.")
+    wave = samples.astype(np.float32, copy=False)
+    peak = np.abs(wave).max(initial=0.0)
+    # a little above 1 happens to resampled or mixed sound
+    if not peak <= 8:
+        raise ValueError(f"`samples` must be floats in [-1, 1] or int16, but reach {peak:g}.")
+    return wave

@@ -1,0 +1,37 @@
+"""Words out of tokens. Where a script has no blanks, as Chinese has none, each character is one."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Sequence
+from itertools import pairwise
+
+from stateless_transducer.recognition.transcript import Segment, Word
+from stateless_transducer.text.tokens import SPACE
+from stateless_transducer.text.vocabulary import Vocabulary
+
+
+def word_places(tokens: Sequence[str], token_table: Vocabulary) -> list[tuple[int, int]]:
+    """Of each word its first token, and the one behind its last."""
+    breaks = [i for i in range(1, len(tokens)) if _may_break(tokens[i - 1], tokens[i], token_table)]
+    return list(pairwise([0, *breaks, len(tokens)])) if tokens else []
+
+
+def timed_words(segment: Segment, token_table: Vocabulary) -> tuple[Word, ...]:
+    """The words of a segment whose tokens have begins, ends and confidences."""
+    found = []
+    for first, behind in word_places(segment.tokens, token_table):
+        text = token_table.decode(token_table.ids[token] for token in segment.tokens[first:behind])
+        if not text:
+            continue
+        # a blank before a word is no part of it
+        first += segment.tokens[first] == SPACE
+        confidence = round(math.prod(segment.confidences[first:behind]), 5)
+        found.append(Word(text, segment.starts[first], segment.ends[behind - 1], confidence))
+    return tuple(found)
+
+
+def _may_break(before: str, after: str, token_table: Vocabulary) -> bool:
+    is_wide = any(unicodedata.east_asian_width(character) in "WF" for character in (before[-1], after[0]))
+    return token_table.unit == "word" or after.startswith(SPACE) or is_wide

@@ -1,0 +1,243 @@
+"""One door for the server to models of both kinds: of whole utterances, and streaming."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError, Future, TimeoutError
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from stateless_transducer.audio import stream_audio
+from stateless_transducer.export.onnx_graph import Graph, find_graph, find_tokens, is_streaming
+from stateless_transducer.recognition.endpoint import EndpointRules
+from stateless_transducer.recognition.recognizer import Recognizer
+from stateless_transducer.recognition.segments import Phrases
+from stateless_transducer.recognition.streaming import StreamingRecognizer
+from stateless_transducer.recognition.transcript import Segment, Transcript
+from stateless_transducer.server.batcher import Batcher, ClosedError
+from stateless_transducer.server.config import BatchConfig
+from stateless_transducer.server.live import LiveSession, PiecewiseSession, StreamingSession
+from stateless_transducer.text.vocabulary import Vocabulary, read_vocabulary
+
+_PIECES_AHEAD = 8
+"""Of one sound, that wait for the model at a time: who sends an hour does not keep the others waiting for long."""
+
+_MOST_HOTWORD_TOKENS = 1000
+"""Of one sound: the tables for them are made anew for each batch."""
+
+_LOOKS_EVERY_S = 0.5
+"""Whether anybody still waits."""
+
+
+class AbandonedError(Exception):
+    """Nobody waits for the transcript any more."""
+
+
+@dataclass(frozen=True)
+class SoundFile:
+    """A sound that somebody has sent, and how it is to be heard."""
+
+    file: BinaryIO
+    """Open, and may be read from its beginning again; its ``name`` is that of messages."""
+    channel: int | None = None
+    """See `Recognizer.transcribe`."""
+    phrases: Phrases = ()
+    """Hotwords, as `Engine.spell` gives them."""
+
+
+Tell = Callable[[Segment], object]
+"""Called with each segment as soon as it is known."""
+
+
+class Engine(Protocol):
+    """A model that many people use at once; its methods may be called from any threads."""
+
+    token_table: Vocabulary
+    has_hotwords: bool
+    """Whether a sound may have hotwords of its own."""
+
+    def spell(self, hotwords: Sequence[str]) -> Phrases:
+        """Wanted phrases as `transcribe` and `live` take them.
+
+        Raises:
+            ValueError: the model's tokens cannot spell one, or there can be none.
+        """
+        ...
+
+    def transcribe(self, sound: SoundFile, is_abandoned: Callable[[], bool], tell: Tell) -> Transcript:
+        """All that is said in a sound file.
+
+        Args:
+            sound: and how it is to be heard.
+            is_abandoned: asked now and then whether to give up.
+            tell: takes the segments.
+
+        Raises:
+            AudioError: it cannot be read.
+            AbandonedError: it was given up.
+            ClosedError: the engine was closed.
+        """
+        ...
+
+    def live(self, sample_rate: int, phrases: Phrases = ()) -> LiveSession:
+        """A sound that is still coming in, and its hotwords."""
+        ...
+
+    @property
+    def waiting_s(self) -> float:
+        """Seconds of audio that are waiting."""
+        ...
+
+    def close(self) -> None:
+        """Give up what has been begun, as soon as that can be. More than once does no harm."""
+        ...
+
+
+class PiecewiseEngine:
+    """A model of whole utterances."""
+
+    def __init__(self, recognizer: Recognizer, config: BatchConfig) -> None:
+        """A recogniser, and how its users share it."""
+        self._recognizer, self.token_table = recognizer, recognizer.token_table
+        self._batcher = Batcher(
+            lambda pieces: recognizer.recognise(pieces, config.batch_seconds),
+            recognizer.sample_rate,
+            batch_seconds=config.batch_seconds,
+            max_wait_ms=config.max_wait_ms,
+        )
+        self.has_hotwords = recognizer.has_hotwords
+
+    def spell(self, hotwords: Sequence[str]) -> Phrases:
+        """See `Engine`."""
+        phrases = self._recognizer.spell(hotwords)
+        num_tokens = sum(len(tokens) for tokens, _ in phrases)
+        if num_tokens > _MOST_HOTWORD_TOKENS:
+            raise ValueError(
+                f"The hotwords of one sound have {num_tokens} tokens, but {_MOST_HOTWORD_TOKENS} are the most; the "
+                "server's `--hotwords-file` may have more."
+            )
+        return phrases
+
+    def transcribe(self, sound: SoundFile, is_abandoned: Callable[[], bool], tell: Tell) -> Transcript:
+        """See `Engine`."""
+        warnings: list[str] = []
+        waiting: deque[Future[Segment]] = deque()
+        segments: list[Segment] = []
+
+        def take() -> None:
+            segments.append(_result(waiting.popleft(), is_abandoned))
+            tell(segments[-1])
+
+        pieces = self._recognizer.pieces(sound.file, channel=sound.channel, warn=warnings.append)
+        try:
+            while True:
+                if is_abandoned():
+                    raise AbandonedError
+                try:
+                    waiting.append(self._batcher.submit(replace(next(pieces), phrases=sound.phrases)))
+                except StopIteration as end:
+                    duration: float = end.value
+                    break
+                if len(waiting) >= _PIECES_AHEAD:
+                    take()
+            while waiting:
+                take()
+        except CancelledError as err:
+            raise AbandonedError from err
+        finally:
+            # whatever went wrong, nobody wants the rest
+            for each in waiting:
+                each.cancel()
+        text = self.token_table.join(segment.text for segment in segments)
+        return Transcript(text, duration, tuple(segments), tuple(warnings))
+
+    def live(self, sample_rate: int, phrases: Phrases = ()) -> LiveSession:
+        """See `Engine`."""
+        recognizer = self._recognizer
+        pieces, model_rate = recognizer.live_pieces(), recognizer.sample_rate
+        return PiecewiseSession(pieces, self._batcher, phrases, sample_rate=sample_rate, model_rate=model_rate)
+
+    @property
+    def waiting_s(self) -> float:
+        """See `Engine`."""
+        return self._batcher.waiting_s
+
+    def close(self) -> None:
+        """See `Engine`."""
+        self._batcher.close()
+
+
+class StreamingEngine:
+    """A streaming model: sound files, too, are listened to from front to back."""
+
+    waiting_s = 0.0
+    has_hotwords = False
+
+    def __init__(self, recognizer: StreamingRecognizer, token_table: Vocabulary) -> None:
+        """A recogniser and its tokens."""
+        self._recognizer, self.token_table, self._is_closed = recognizer, token_table, False
+
+    def spell(self, hotwords: Sequence[str]) -> Phrases:
+        """See `Engine`."""
+        if hotwords:
+            raise ValueError("A streaming model takes no hotwords.")
+        return ()
+
+    def transcribe(self, sound: SoundFile, is_abandoned: Callable[[], bool], tell: Tell) -> Transcript:
+        """See `Engine`."""
+        rate, warnings, num_samples = self._recognizer.sample_rate, [], 0
+        session = self.live(rate)
+
+        def heard() -> Iterator[Segment]:
+            nonlocal num_samples
+            for samples in stream_audio(sound.file, rate, channel=sound.channel, warn=warnings.append, block_s=1.0):
+                if is_abandoned():
+                    raise AbandonedError
+                if self._is_closed:
+                    raise ClosedError("The model is being closed.")
+                num_samples += len(samples)
+                yield from (each.segment for each in session.accept(samples) if each.is_final)
+            yield from (each.segment for each in session.finish() if each.is_final)
+
+        segments = []
+        for segment in heard():
+            segments.append(segment)
+            tell(segment)
+        text = self.token_table.join(segment.text for segment in segments)
+        return Transcript(text, round(num_samples / rate, 3), tuple(segments), tuple(warnings))
+
+    def live(self, sample_rate: int, phrases: Phrases = ()) -> LiveSession:
+        """See `Engine`."""
+        return StreamingSession(self._recognizer, sample_rate)
+
+    def close(self) -> None:
+        """See `Engine`."""
+        self._is_closed = True
+
+
+def _result(future: Future[Segment], is_abandoned: Callable[[], bool]) -> Segment:
+    while True:
+        try:
+            return future.result(timeout=_LOOKS_EVERY_S)
+        except TimeoutError:
+            if is_abandoned():
+                raise AbandonedError from None
+
+
+def is_streaming_folder(path: Path) -> bool:
+    """Whether a model is a folder of graphs that go on from chunk to chunk."""
+    return path.is_dir() and is_streaming(Graph(find_graph(path, "encoder", prefer_int8=True), 1))
+
+
+def open_streaming_engine(
+    folder: Path, rules: EndpointRules | None = None, *, num_threads: int, prefer_int8: bool = False
+) -> StreamingEngine:
+    """An engine with a streaming model.
+
+    Raises:
+        ValueError: see `StreamingRecognizer.from_pretrained`.
+    """
+    recognizer = StreamingRecognizer.from_pretrained(folder, rules, num_threads=num_threads, prefer_int8=prefer_int8)
+    return StreamingEngine(recognizer, read_vocabulary(find_tokens(folder), recognizer.vocab_size))

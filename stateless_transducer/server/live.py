@@ -1,0 +1,151 @@
+"""Sound that comes in while it is said, from a microphone or a network: what has been said so far, and what is final.
+
+A model of whole utterances hears each stretch of speech again and again until a pause ends it; a streaming model goes
+on from where it is. Letters: S samples.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+import soxr
+
+from stateless_transducer.recognition.segments import Phrases, Piece, PieceStream
+from stateless_transducer.recognition.streaming import StreamingRecognizer, as_wave
+from stateless_transducer.recognition.transcript import Segment
+from stateless_transducer.server.batcher import Batcher
+
+_PARTIAL_S = 0.5
+"""Of new sound, at least, between two hearings of an utterance that goes on."""
+_SHARE_OF_TIME = 0.3
+"""Of the time that passes, what may be spent on hearing it again."""
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What is known of an utterance."""
+
+    segment: Segment
+    is_final: bool
+    """Whether it has ended. Otherwise it goes on, and may be heard otherwise."""
+
+
+class LiveSession(Protocol):
+    """One sound on its way in. For one thread at a time."""
+
+    def accept(self, samples: np.ndarray) -> Iterator[Heard]:
+        """Take the next samples, (S,): floats in [-1, 1] or int16.
+
+        Raises:
+            ValueError: they cannot be.
+        """
+        ...
+
+    def finish(self) -> Iterator[Heard]:
+        """No more comes; what is left is final."""
+        ...
+
+
+class StreamingSession:
+    """With a streaming model."""
+
+    def __init__(self, recognizer: StreamingRecognizer, sample_rate: int) -> None:
+        """``sample_rate`` is the sound's."""
+        self._recognizer, self._sample_rate, self._stream = recognizer, sample_rate, recognizer.create_stream()
+        self._text = ""
+
+    def accept(self, samples: np.ndarray) -> Iterator[Heard]:
+        """See `LiveSession`."""
+        self._stream.accept(samples, self._sample_rate)
+        yield from self._decode()
+
+    def finish(self) -> Iterator[Heard]:
+        """See `LiveSession`."""
+        self._stream.finish()
+        yield from self._decode()
+        if self._stream.result.tokens:
+            yield Heard(self._stream.result, is_final=True)
+
+    def _decode(self) -> Iterator[Heard]:
+        stream = self._stream
+        while self._recognizer.advance([stream]):
+            result, is_final = stream.result, stream.is_endpoint
+            if result.tokens and (is_final or result.text != self._text):
+                yield Heard(result, is_final)
+            self._text = "" if is_final else result.text
+            if is_final:
+                stream.reset()
+
+
+class PiecewiseSession:
+    """With a model of whole utterances."""
+
+    def __init__(
+        self,
+        pieces: PieceStream,
+        batcher: Batcher,
+        phrases: Phrases = (),
+        *,
+        sample_rate: int,
+        model_rate: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """A session.
+
+        Args:
+            pieces: finds pauses, at the model's rate.
+            batcher: recognises.
+            phrases: hotwords.
+            sample_rate: of the sound.
+            model_rate: what the model hears.
+            clock: tells seconds.
+        """
+        self._pieces, self._batcher, self._phrases, self._clock = pieces, batcher, phrases, clock
+        self._model_rate = model_rate
+        self._resampler = None
+        if sample_rate != model_rate:
+            self._resampler = soxr.ResampleStream(sample_rate, model_rate, 1, dtype="float32")
+        self._heard_until = 0  # samples, the last time that an unfinished piece was recognised
+        self._free_at = -np.inf  # when the next time may be
+
+    def accept(self, samples: np.ndarray) -> Iterator[Heard]:
+        """See `LiveSession`."""
+        wave = as_wave(samples)
+        if self._resampler is not None:
+            wave = self._resampler.resample_chunk(wave)
+        yield from self._final(self._pieces.accept(wave))
+        yield from self._so_far()
+
+    def finish(self) -> Iterator[Heard]:
+        """See `LiveSession`."""
+        if self._resampler is not None:
+            rest = self._resampler.resample_chunk(np.zeros(0, np.float32), last=True)
+            yield from self._final(self._pieces.accept(rest))
+        yield from self._final(self._pieces.finish())
+
+    def _final(self, pieces: Iterator[Piece]) -> Iterator[Heard]:
+        for piece in pieces:
+            segment = self._recognise(piece)
+            if segment.text:
+                yield Heard(segment, is_final=True)
+
+    def _so_far(self) -> Iterator[Heard]:
+        """Of the piece that goes on, if there is enough new sound and time."""
+        piece, now = self._pieces.unfinished, self._clock()
+        if piece is None or now < self._free_at:
+            return
+        end = piece.start + len(piece.samples)
+        if end - max(self._heard_until, piece.start) < _PARTIAL_S * self._model_rate:
+            return
+        segment = self._recognise(piece)
+        self._heard_until, took = end, self._clock() - now
+        self._free_at = now + took / _SHARE_OF_TIME
+        if segment.text:
+            yield Heard(segment, is_final=False)
+
+    def _recognise(self, piece: Piece) -> Segment:
+        return self._batcher.submit(replace(piece, phrases=self._phrases)).result()

@@ -1,1 +1,0 @@
-"""Floor 4: a trained model at work."""
