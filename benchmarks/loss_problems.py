@@ -79,7 +79,7 @@ def make_problem(case: Case, shapes: Path | None, device: str, dtype: torch.dtyp
     """Arguments of the loss, drawn from a seed.
 
     "trained": each token has a frame of its own, whose encoder output lies near the token's own direction, a weaker
-    echo on its neighbours, and a decoder output that turns away from the token just said; all else is left to the
+    echo on its neighbors, and a decoder output that turns away from the token just said; all else is left to the
     bias, which says blank.
     """
     lens, token_lens = (torch.from_numpy(each) for each in batch_shapes(case.batch, shapes))
@@ -131,7 +131,7 @@ def ours_bfloat16(problem: dict, topology: str, **options) -> torch.Tensor:
         return ours(problem, topology, **options)
 
 
-def materialised(problem: dict, topology: str) -> torch.Tensor:
+def materialized(problem: dict, topology: str) -> torch.Tensor:
     """optimized_transducer's algorithm in our own code: packed logits, exact, kept."""
     from stateless_transducer import transducer_loss
 
@@ -142,9 +142,9 @@ def materialised(problem: dict, topology: str) -> torch.Tensor:
     )
 
 
-def materialised_bfloat16(problem: dict, topology: str) -> torch.Tensor:
+def materialized_bfloat16(problem: dict, topology: str) -> torch.Tensor:
     with torch.autocast(problem["weight"].device.type, torch.bfloat16):
-        return materialised(problem, topology)
+        return materialized(problem, topology)
 
 
 def optimized_transducer(problem: dict, topology: str) -> torch.Tensor:
@@ -187,8 +187,8 @@ def fast_rnnt_pruned(problem: dict, topology: str) -> torch.Tensor:
 IMPLEMENTATIONS = {
     "optimized_transducer": optimized_transducer,
     "fast_rnnt pruned": fast_rnnt_pruned,
-    "torch, packed logits": materialised,
-    "torch, packed logits, bf16": materialised_bfloat16,
+    "torch, packed logits": materialized,
+    "torch, packed logits, bf16": materialized_bfloat16,
     "torch, padded logits": lambda problem, topology: ours(problem, topology, impl="reference"),
     "chunked, no skipping": lambda problem, topology: ours(problem, topology, impl="chunked", skip_below=0.0),
     "chunked": lambda problem, topology: ours(problem, topology, impl="chunked"),

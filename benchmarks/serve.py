@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What a server gains from recognising several people's sounds together.
+"""What a server gains from recognizing several people's sounds together.
 
     python benchmarks/serve.py [--clients 1 4 16] [--threads 2] [--repeats 3] [--checkpoint model.pt --wavs folder]
 

@@ -86,8 +86,8 @@ def main() -> None:
     height = TOP + U * STEP_Y + 96
     markers = "".join(
         f'<marker id="{kind}" markerWidth="7" markerHeight="7" refX="2" refY="3" orient="auto">'
-        f'<path d="M0,0 L6,3 L0,6 z" fill="{colour}"/></marker>'
-        for kind, colour in (("blank", "#2b6cb0"), ("symbol", "#c05621"))
+        f'<path d="M0,0 L6,3 L0,6 z" fill="{color}"/></marker>'
+        for kind, color in (("blank", "#2b6cb0"), ("symbol", "#c05621"))
     )
     legend_y = height - 18
     svg = [

@@ -45,7 +45,7 @@ class Checkpoint:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """Where it comes from: version, command, epoch, batches seen, losses."""
     training_state: Mapping[str, Any] | None = None
-    """Optimiser, position in the data, random states; None in a released model."""
+    """Optimizer, position in the data, random states; None in a released model."""
 
     def model(self) -> Transducer:
         """The network with these weights, in evaluation mode.
@@ -323,7 +323,7 @@ def average_checkpoints(paths: Iterable[Path], *, use_ema: bool = False) -> Chec
 
 
 def _without_training_state(path: Path, use_ema: bool) -> Checkpoint:
-    """The optimiser's state is twice as large as the model."""
+    """The optimizer's state is twice as large as the model."""
     checkpoint = load_checkpoint(path)
     if not use_ema:
         return replace(checkpoint, training_state=None)

@@ -20,7 +20,7 @@ Options = TypeVar("Options")
 _GROUPS: tuple[tuple[str, dict[str, tuple[str, str]]], ...] = (
     (
         "Try it",
-        {"demo": ("demo", "synthesise a corpus, train on it, decode, transcribe, write a report")},
+        {"demo": ("demo", "synthesize a corpus, train on it, decode, transcribe, write a report")},
     ),
     (
         "Data",

@@ -1,6 +1,6 @@
 """icefall's checkpoints of the recipe ``transducer_stateless_modified``: read as ours, and written again.
 
-Their parameters are ours under other names; sizes follow from the shapes. Optimiser and sampler are left behind.
+Their parameters are ours under other names; sizes follow from the shapes. Optimizer and sampler are left behind.
 """
 
 from __future__ import annotations

@@ -40,23 +40,23 @@ def running(service):
 
 @contextmanager
 def slowed(recognizer, *, batches_at_once=0):
-    """An engine that recognises nothing before it may: the engine, that it has begun, that it may go on.
+    """An engine that recognizes nothing before it may: the engine, that it has begun, that it may go on.
 
     Args:
         recognizer: the model.
         batches_at_once: so many batches need no leave.
     """
     engine = PiecewiseEngine(recognizer, BatchConfig())
-    has_begun, may_go_on, recognise = threading.Event(), threading.Event(), engine._batcher._recognise
+    has_begun, may_go_on, recognize = threading.Event(), threading.Event(), engine._batcher._recognize
     left = iter(range(batches_at_once))
 
     def slowly(pieces):
         if next(left, None) is None:
             has_begun.set()
             assert may_go_on.wait(20)
-        return recognise(pieces)
+        return recognize(pieces)
 
-    engine._batcher._recognise = slowly
+    engine._batcher._recognize = slowly
     yield engine, has_begun, may_go_on
     may_go_on.set()
 

@@ -54,5 +54,5 @@ def test_committed_outputs_are_whole_and_of_no_machine():
     outputs = _outputs(notebook)
     assert not [each for each in outputs if each["output_type"] == "error" or each.get("name") == "stderr"]
     assert [method for _, method in LINE.findall(_printed(notebook))] == ["said", *METHODS]
-    assert not re.search(r"(?:^|\s)/\w|\x1b", _printed(notebook), re.MULTILINE), "paths and colours"
+    assert not re.search(r"(?:^|\s)/\w|\x1b", _printed(notebook), re.MULTILINE), "paths and colors"
     assert NOTEBOOK.stat().st_size < 400_000

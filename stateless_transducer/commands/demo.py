@@ -1,4 +1,4 @@
-"""``transducer demo``: the whole way on a synthetic corpus, in minutes: speech in, trained recogniser out.
+"""``transducer demo``: the whole way on a synthetic corpus, in minutes: speech in, trained recognizer out.
 
 Every step is the command of its name, with small sizes; what is done already is skipped.
 """
@@ -57,7 +57,7 @@ class Options:
 
 def main(program: str, arguments: list[str]) -> int:
     """Parse and run."""
-    run(parse(Options, program, arguments, "Synthesise a corpus, train on it, decode, transcribe, write a report."))
+    run(parse(Options, program, arguments, "Synthesize a corpus, train on it, decode, transcribe, write a report."))
     return 0
 
 
@@ -67,7 +67,7 @@ def run(options: Options) -> None:
     corpus_dir, data_dir, exp_dir = options.dir / "corpus", options.dir / "data", options.dir / "exp"
     model_path, page = options.dir / "model.pt", options.dir / "report.html"
 
-    _head(1, "synthesise a Mandarin corpus")
+    _head(1, "synthesize a Mandarin corpus")
     prepare_synthetic.run(prepare_synthetic.Options(corpus_dir, options.corpus, options.num_jobs))
 
     _head(2, "prepare it as AISHELL is prepared: manifests, fbank, tokens")

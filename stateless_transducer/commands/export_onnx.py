@@ -50,7 +50,7 @@ def main(program: str, arguments: list[str]) -> int:
 
 
 def run(options: Options) -> int:
-    """Read, trace, quantise, measure, write."""
+    """Read, trace, quantize, measure, write."""
     from stateless_transducer.checkpoint import load_checkpoint
     from stateless_transducer.export.card import CARD, write_card
     from stateless_transducer.export.onnx_model import GRAPHS, INT8_GRAPHS
@@ -71,7 +71,7 @@ def run(options: Options) -> int:
     ) as folder:
         write_onnx(folder, checkpoint)
         if options.int8:
-            int8 = _quantise(folder, cuts, options, checkpoint.token_table)
+            int8 = _quantize(folder, cuts, options, checkpoint.token_table)
         write_card(folder, checkpoint, int8)
     for path in sorted(options.output.glob("*.onnx")):
         say(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
@@ -87,12 +87,12 @@ def _cuts(options: Options) -> CutIndex | None:
     return load_index(options.manifest_dir, options.prefix, options.test_set)
 
 
-def _quantise(folder: Path, cuts: CutIndex | None, options: Options, token_table: TokenTable) -> dict[str, Any] | None:
+def _quantize(folder: Path, cuts: CutIndex | None, options: Options, token_table: TokenTable) -> dict[str, Any] | None:
     """Write the int8 graphs, and say what they cost, if there is something to measure it on; too much: remove them."""
     from stateless_transducer.export.onnx_model import INT8_GRAPHS
-    from stateless_transducer.export.quantise import quantise
+    from stateless_transducer.export.quantize import quantize
 
-    quantise(folder)
+    quantize(folder)
     if cuts is None:
         complain("int8: what it costs in accuracy was not measured; `--manifest-dir` names a prepared corpus for that.")
         return None

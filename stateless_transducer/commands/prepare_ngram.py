@@ -34,7 +34,7 @@ class Options:
     min_count: int = 1
     """N-grams of three and more tokens that occur less often are left out."""
     held_out: Path | None = None
-    """Other sentences, of the same kind as what is to be recognised: says how well they are foreseen."""
+    """Other sentences, of the same kind as what is to be recognized: says how well they are foreseen."""
 
     def __post_init__(self) -> None:
         if not self.texts:

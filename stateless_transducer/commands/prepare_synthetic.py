@@ -8,7 +8,7 @@ from pathlib import Path
 
 from stateless_transducer.commands.shared.console import progress_bar, say
 from stateless_transducer.commands.shared.flags import parse
-from stateless_transducer.data.corpora.synthetic import SyntheticConfig, is_complete, synthesise_corpus
+from stateless_transducer.data.corpora.synthetic import SyntheticConfig, is_complete, synthesize_corpus
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,12 @@ def main(program: str, arguments: list[str]) -> int:
 
 
 def run(options: Options) -> None:
-    """Synthesise, unless this very corpus is there already."""
+    """Synthesize, unless this very corpus is there already."""
     if is_complete(options.corpus_dir, options.corpus):
-        say(f"{options.corpus_dir}: already synthesised - skipping")
+        say(f"{options.corpus_dir}: already synthesized - skipping")
         return
-    with progress_bar("synthesising voices") as progress:
-        synthesise_corpus(options.corpus_dir, options.corpus, num_jobs=options.num_jobs, progress=progress)
+    with progress_bar("synthesizing voices") as progress:
+        synthesize_corpus(options.corpus_dir, options.corpus, num_jobs=options.num_jobs, progress=progress)
     wavs = list((options.corpus_dir / "data_aishell" / "wav").rglob("*.wav"))
     # 16-bit samples behind a header of 44 bytes
     hours = sum(path.stat().st_size - 44 for path in wavs) / 2 / 16000 / 3600

@@ -32,7 +32,7 @@ class Options:
     sample_rate: int = 16000
     """Samples a second on standard input."""
     chunk_ms: int = 100
-    """How much sound is read at a time; it does not change what is recognised."""
+    """How much sound is read at a time; it does not change what is recognized."""
     output_format: Literal["txt", "json"] = "txt"
     """txt: `start<tab>end<tab>text`, seconds of the first and the last token; json: one object a line, with tokens,
     times and log-probabilities."""

@@ -140,10 +140,10 @@ def stretched(features: np.ndarray, factor: float, config: FbankConfig | None = 
     config = config or FbankConfig()
     low, high = (1127 * np.log1p(hertz / 700) for hertz in (config.low_freq, config.sample_rate / 2 + config.high_freq))
     count = features.shape[1]
-    centres = low + (high - low) * np.arange(1, count + 1) / (count + 1)
+    centers = low + (high - low) * np.arange(1, count + 1) / (count + 1)
     # the bin that each new one comes from
-    wanted = 1127 * np.log1p(700 * np.expm1(centres / 1127) / factor / 700)
-    place = ((wanted - centres[0]) / (centres[1] - centres[0])).clip(0, count - 1)
+    wanted = 1127 * np.log1p(700 * np.expm1(centers / 1127) / factor / 700)
+    place = ((wanted - centers[0]) / (centers[1] - centers[0])).clip(0, count - 1)
     below = place.astype(np.int64).clip(max=count - 2)
     share = (place - below).astype(np.float32)
     return features[:, below] * (1 - share) + features[:, below + 1] * share

@@ -202,7 +202,7 @@ def with_loss(index: CutIndex, token_table: TokenTable, *, shortest: float = 0.0
 
 @dataclass(frozen=True)
 class Update:
-    """What one step of the optimiser learns from."""
+    """What one step of the optimizer learns from."""
 
     batches: list[Batch]
     """Of this process, each small enough to be computed at once; their gradients are added up."""

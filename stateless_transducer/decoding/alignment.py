@@ -19,7 +19,7 @@ import numpy as np
 from stateless_transducer.decoding.arrays import Array, gather, like, log_sum_exp, to_numpy, without_gradients
 from stateless_transducer.decoding.hypothesis import Hypothesis
 from stateless_transducer.decoding.options import PLAIN, LogitOptions
-from stateless_transducer.decoding.recognisable import Steps, search_inputs
+from stateless_transducer.decoding.recognizable import Steps, search_inputs
 
 BAND = 3
 """Cells above and below the path that the search found; the others carry next to nothing."""
@@ -137,9 +137,9 @@ def _arc_scores(
         part = slice(start, start + _ROWS_AT_ONCE)
         here, context, token = (like(values[part], frames) for values in (rows, contexts, following))
         logits = options.adjust(model.join(frames[here], model.predict(context)), model.blank_id)
-        normaliser = log_sum_exp(logits)
-        blank[part] = to_numpy(logits[:, model.blank_id] - normaliser)
-        symbol[part] = to_numpy(gather(logits, token[:, None])[:, 0] - normaliser)
+        normalizer = log_sum_exp(logits)
+        blank[part] = to_numpy(logits[:, model.blank_id] - normalizer)
+        symbol[part] = to_numpy(gather(logits, token[:, None])[:, 0] - normalizer)
     return blank, symbol
 
 

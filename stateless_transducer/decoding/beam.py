@@ -15,7 +15,7 @@ from stateless_transducer.decoding.beam_walks import search_by_walks
 from stateless_transducer.decoding.fusion import Scorer
 from stateless_transducer.decoding.hypothesis import LOST, Hypothesis, rank
 from stateless_transducer.decoding.options import PLAIN, LogitOptions, check_beam_size
-from stateless_transducer.decoding.recognisable import Steps, search_inputs
+from stateless_transducer.decoding.recognizable import Steps, search_inputs
 
 
 @without_gradients

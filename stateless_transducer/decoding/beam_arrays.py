@@ -27,7 +27,7 @@ from stateless_transducer.decoding.arrays import (
 from stateless_transducer.decoding.fusion import Scorer, best_symbols
 from stateless_transducer.decoding.hypothesis import MAX_EXPANSIONS, Hypothesis, extended_hash
 from stateless_transducer.decoding.options import LogitOptions
-from stateless_transducer.decoding.recognisable import Steps
+from stateless_transducer.decoding.recognizable import Steps
 
 PLACES = 16
 """For open hypotheses, and for those done with a frame, times K: the least likely beyond them are forgotten. With 4 and
@@ -223,9 +223,9 @@ class _Search:
         context, state = numbers[:, _CONTEXT : _CONTEXT + C], numbers[:, _CONTEXT + C :]
         logits = self.model.join(self.frames[self.first_frames + t], self.model.predict(context))
         logits = self.options.adjust(logits, blank)
-        normaliser = log_sum_exp(logits)[:, None]
+        normalizer = log_sum_exp(logits)[:, None]
         S = min(self.size + 1, logits.shape[1])
-        symbols, more, own = best_symbols(logits, normaliser, S, state, self.scorer)
+        symbols, more, own = best_symbols(logits, normalizer, S, state, self.scorer)
         every = xp.broadcast_to(numbers[:, None], (len(numbers), S, numbers.shape[1]))
         columns = [
             extended_hash(every[..., _HASH], symbols),
@@ -240,7 +240,7 @@ class _Search:
             after = self.scorer.advance(xp.repeat(state, S, axis=0), symbols.reshape(-1))
             parts.append(after.reshape(*symbols.shape, state.shape[1]))
         log_probs = xp.where(symbols == blank, -xp.inf, best.log_probs + more)
-        return logits[:, blank] - normaliser[:, 0], _Hypotheses(log_probs, xp.concat(parts, axis=2), own)
+        return logits[:, blank] - normalizer[:, 0], _Hypotheses(log_probs, xp.concat(parts, axis=2), own)
 
     def finish(self) -> list[list[Hypothesis]]:
         """The hypotheses of each utterance, read back along the records."""

@@ -25,7 +25,7 @@ from stateless_transducer.decoding.arrays import (
 from stateless_transducer.decoding.fusion import Scorer, best_symbols
 from stateless_transducer.decoding.hypothesis import MAX_EXPANSIONS, Hypothesis
 from stateless_transducer.decoding.options import LogitOptions
-from stateless_transducer.decoding.recognisable import Steps
+from stateless_transducer.decoding.recognizable import Steps
 
 
 def search_by_walks(
@@ -99,15 +99,15 @@ class _Oracle:
         contexts = like(np.array([question.context for _, question in questions]), self.frames)
         logits = self.model.join(self.frames[rows], self.model.predict(contexts))
         logits = self.options.adjust(logits, self.model.blank_id)
-        normaliser = log_sum_exp(logits)[:, None]
+        normalizer = log_sum_exp(logits)[:, None]
         num_best = min(self.beam_size + 1, logits.shape[1])
         states = like(np.array([question.state for _, question in questions]), self.frames)
-        symbols, more, own = best_symbols(logits, normaliser, num_best, states, self.scorer)
+        symbols, more, own = best_symbols(logits, normalizer, num_best, states, self.scorer)
         after = np.zeros((*symbols.shape, 0), np.int64)
         if self.scorer is not None:
             every = namespace(states).repeat(states, num_best, axis=0)
             after = to_numpy(self.scorer.advance(every, symbols.reshape(-1))).reshape(*symbols.shape, -1)
-        blanks = to_numpy(logits[:, self.model.blank_id] - normaliser[:, 0]).tolist()
+        blanks = to_numpy(logits[:, self.model.blank_id] - normalizer[:, 0]).tolist()
         columns = (to_numpy(each).tolist() for each in (symbols, more, own))
         return [
             _Expansion(blank, [(*said, tuple(state)) for *said, state in zip(*row, strict=True)])

@@ -44,13 +44,13 @@ class Scorer(Protocol):
 
 
 def best_symbols(
-    logits: Array, normaliser: Array, count: int, states: Array, scorer: Scorer | None
+    logits: Array, normalizer: Array, count: int, states: Array, scorer: Scorer | None
 ) -> tuple[Array, Array, Array]:
     """The symbols that add most to each hypothesis, blank among them, best first.
 
     Args:
         logits: (R, V).
-        normaliser: (R, 1), the log of their summed exponentials.
+        normalizer: (R, 1), the log of their summed exponentials.
         count: how many; V at most.
         states: (R, W), of the scorer.
         scorer: what else counts.
@@ -60,10 +60,10 @@ def best_symbols(
     """
     if scorer is None:
         values, symbols = top(logits, count)
-        own = values - normaliser
+        own = values - normalizer
         return symbols, own, own
     values, symbols = top(logits + scorer.scores(states), count)
-    return symbols, values - normaliser, gather(logits, symbols) - normaliser
+    return symbols, values - normalizer, gather(logits, symbols) - normalizer
 
 
 class SumOfScorers:

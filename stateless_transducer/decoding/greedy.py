@@ -20,7 +20,7 @@ from stateless_transducer.decoding.arrays import (
 )
 from stateless_transducer.decoding.hypothesis import LOST, Hypothesis
 from stateless_transducer.decoding.options import PLAIN, LogitOptions, Schedule
-from stateless_transducer.decoding.recognisable import Steps, search_inputs
+from stateless_transducer.decoding.recognizable import Steps, search_inputs
 
 # an utterance looks so many frames ahead, as long as all together do not ask for more rows
 _MOST_AHEAD, _ROWS_AT_ONCE = 8, 32

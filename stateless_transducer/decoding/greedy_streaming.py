@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 
 
-class StreamingRecognisable(Protocol):
+class StreamingRecognizable(Protocol):
     """What the search needs of a model."""
 
     @property
@@ -64,7 +64,7 @@ class PartialHypothesis:
 
 
 def greedy_search_chunk(
-    model: StreamingRecognisable,
+    model: StreamingRecognizable,
     encoder_out: np.ndarray,
     hypotheses: Sequence[PartialHypothesis],
     silent: Collection[int],
@@ -99,7 +99,7 @@ def greedy_search_chunk(
             _predict(model, spoke)
 
 
-def _predict(model: StreamingRecognisable, hypotheses: Sequence[PartialHypothesis]) -> None:
+def _predict(model: StreamingRecognizable, hypotheses: Sequence[PartialHypothesis]) -> None:
     rows = model.predict(np.array([hypothesis.context for hypothesis in hypotheses], np.int64))
     for hypothesis, row in zip(hypotheses, rows, strict=True):
         hypothesis.decoder_out = row

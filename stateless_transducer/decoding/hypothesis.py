@@ -40,7 +40,7 @@ def rank(scores: ArrayLike, num_tokens: ArrayLike, context_size: int, length_nor
     """``score / (number of tokens + context_size) ** length_norm``: the higher, the better.
 
     With 1, as icefall does, hypotheses compete by log-probability per token, start blanks counted; with 0 by the whole
-    log-probability, which favours short ones.
+    log-probability, which favors short ones.
     """
     return np.asarray(scores) / (np.asarray(num_tokens) + context_size) ** float(length_norm)
 

@@ -24,7 +24,7 @@ from stateless_transducer.decoding.arrays import (
 from stateless_transducer.decoding.fusion import Scorer, best_symbols
 from stateless_transducer.decoding.hypothesis import LOST, Hypothesis, extended_hash, rank
 from stateless_transducer.decoding.options import PLAIN, LogitOptions, Schedule, check_beam_size
-from stateless_transducer.decoding.recognisable import Steps, search_inputs
+from stateless_transducer.decoding.recognizable import Steps, search_inputs
 
 
 @without_gradients
@@ -73,9 +73,9 @@ def modified_beam_search(
         rows = beam.distinct_rows(running)
         logits = model.join(encoder_out[schedule.order[rows.utterances], t], model.predict(rows.contexts))
         logits = options.adjust(logits, model.blank_id)
-        normaliser = log_sum_exp(logits)[:, None]
+        normalizer = log_sum_exp(logits)[:, None]
         # a beam's best continuations are among the best of each of its hypotheses
-        symbols, more, own = best_symbols(logits, normaliser, min(beam_size, logits.shape[1]), rows.states, scorer)
+        symbols, more, own = best_symbols(logits, normalizer, min(beam_size, logits.shape[1]), rows.states, scorer)
         index = rows.of_hypothesis
         beam.advance(t, more[index], symbols[index], own[index], scorer)
     if scorer is not None:

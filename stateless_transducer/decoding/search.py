@@ -17,7 +17,7 @@ from stateless_transducer.decoding.hypothesis import Hypothesis
 from stateless_transducer.decoding.language_model import NgramScorer
 from stateless_transducer.decoding.modified_beam import modified_beam_search
 from stateless_transducer.decoding.options import LogitOptions
-from stateless_transducer.decoding.recognisable import Recognisable, Steps
+from stateless_transducer.decoding.recognizable import Recognizable, Steps
 from stateless_transducer.ops.masks import MIN_FEATURE_FRAMES
 from stateless_transducer.text.hotwords import HotwordPhrase, read_hotwords, spell_hotwords
 from stateless_transducer.text.ngram import read_arpa
@@ -25,7 +25,7 @@ from stateless_transducer.text.tokens import TokenTable
 
 
 def search(
-    model: Recognisable,
+    model: Recognizable,
     features: Array,
     feature_lens: Array,
     config: SearchConfig,
@@ -44,7 +44,7 @@ def search(
 
 @without_gradients
 def search_nbest(
-    model: Recognisable,
+    model: Recognizable,
     features: Array,
     feature_lens: Array,
     config: SearchConfig,
@@ -66,7 +66,7 @@ def search_nbest(
 
 
 @without_gradients
-def encode(model: Recognisable, features: Array, feature_lens: Array) -> tuple[Array, Array]:
+def encode(model: Recognizable, features: Array, feature_lens: Array) -> tuple[Array, Array]:
     """(N, T_in, F) and (N,) -> encoder_out (N, T, D) and encoder_out_lens (N,), however short the features are."""
     return model.encode(_wide_enough(features), feature_lens)
 

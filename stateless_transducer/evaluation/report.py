@@ -57,7 +57,7 @@ def write_report(
     if examples:
         sections += ["<h2>When each token was emitted</h2>", _timeline(examples[0])]
         rows = [(escape(e.name), _marked(e.reference), _marked(e.transcript.text)) for e in examples]
-        sections += ["<h2>Transcribed files</h2>", _table(("file", "said", "recognised"), rows)]
+        sections += ["<h2>Transcribed files</h2>", _table(("file", "said", "recognized"), rows)]
     write_text(path, _PAGE.format(title=escape(title), body="\n".join(sections)))
 
 
@@ -161,7 +161,7 @@ def _timeline(example: Example) -> str:
         parts.append(f'<text x="{x:.1f}" y="{top + height + 16}" text-anchor="middle" class="tick">{tick:.1f} s</text>')
     said = f"said: <b>{escape(example.reference)}</b>; " if example.reference else ""
     return (
-        f"<p>{escape(example.name)}, {transcript.duration:.2f} s; {said}recognised: <b>{escape(transcript.text)}</b>. "
+        f"<p>{escape(example.name)}, {transcript.duration:.2f} s; {said}recognized: <b>{escape(transcript.text)}</b>. "
         "Log mel energies (time to the right, pitch upwards); each line is the frame on which the model emitted the "
         "token above it.</p>"
         f'<svg viewBox="0 0 {left + width + 20:.0f} {top + height + 26}" width="{left + width + 20:.0f}" role="img">'

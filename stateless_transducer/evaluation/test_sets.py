@@ -16,7 +16,7 @@ import numpy as np
 
 from stateless_transducer.data.batches import Batch
 from stateless_transducer.decoding.config import SearchConfig
-from stateless_transducer.decoding.recognisable import Recognisable
+from stateless_transducer.decoding.recognizable import Recognizable
 from stateless_transducer.decoding.search import make_scorer, search
 from stateless_transducer.files import write_text
 from stateless_transducer.text.bootstrap import Estimate, bootstrap_report
@@ -68,7 +68,7 @@ class TestResult:
 
 
 def evaluate(
-    model: Recognisable,
+    model: Recognizable,
     batches: Iterable[Batch],
     token_table: TokenTable,
     config: SearchConfig,
@@ -79,7 +79,7 @@ def evaluate(
     """Search every utterance and score what was found, in characters or words as the token table says, or in both.
 
     Args:
-        model: ready to recognise, on ``device``.
+        model: ready to recognize, on ``device``.
         batches: the test set.
         token_table: the model's.
         config: which search.

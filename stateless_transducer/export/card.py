@@ -1,4 +1,4 @@
-"""What is known of an exported model beside its graphs: ``model.json``. Nothing needs it to recognise."""
+"""What is known of an exported model beside its graphs: ``model.json``. Nothing needs it to recognize."""
 
 from __future__ import annotations
 

@@ -17,8 +17,8 @@ DTYPES = {
 }
 """Of inputs, by onnxruntime's names."""
 
-RUNS_QUANTISED = ("onnx.infer", "onnxruntime.quant")
-"""Key and value of the metadata of graphs that quantise as they run."""
+RUNS_QUANTIZED = ("onnx.infer", "onnxruntime.quant")
+"""Key and value of the metadata of graphs that quantize as they run."""
 
 
 class Graph:
@@ -54,8 +54,8 @@ class Graph:
             if declared.type not in DTYPES:
                 raise ValueError(f"{path}: {declared.name}: {declared.type} is not supported; {', '.join(DTYPES)} are.")
         self.metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
-        # exported for one stream; or quantised as it runs, over all rows: then streams would disturb one another
-        self.is_single = self.inputs[0].shape[0] == 1 or RUNS_QUANTISED in self.metadata.items()
+        # exported for one stream; or quantized as it runs, over all rows: then streams would disturb one another
+        self.is_single = self.inputs[0].shape[0] == 1 or RUNS_QUANTIZED in self.metadata.items()
 
     def number(self, key: str) -> int:
         """A positive number of the metadata."""
@@ -131,7 +131,7 @@ def find_files(folder: Path, pattern: str) -> list[Path]:
 
 
 def is_int8(path: Path) -> bool:
-    """Whether a graph's name says that it is quantised."""
+    """Whether a graph's name says that it is quantized."""
     return ".int8." in path.name
 
 

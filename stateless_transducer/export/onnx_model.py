@@ -19,7 +19,7 @@ Precision = Literal["fp32", "int8"]
 GRAPHS = {role: f"{role}.onnx" for role in ("encoder", "decoder", "joiner")}
 """Names of our graphs by role."""
 INT8_GRAPHS = {role: f"{role}.int8.onnx" for role in GRAPHS}
-"""The same, quantised."""
+"""The same, quantized."""
 FRONT_END = "fbank"
 """Where the encoder's metadata have the front end, as JSON; others' graphs have none."""
 
@@ -89,7 +89,7 @@ class OnnxTransducer:
     def encode(self, features: np.ndarray, feature_lens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(N, T_in, F), float32, and (N,) -> encoder_out (N, T, D) and encoder_out_lens (N,).
 
-        An utterance gives the same alone and in a batch: a graph that quantises as it runs gets one at a time.
+        An utterance gives the same alone and in a batch: a graph that quantizes as it runs gets one at a time.
         """
         if len(features) > 1 and self._encoder.is_single:
             return self._encode_each(features, feature_lens)

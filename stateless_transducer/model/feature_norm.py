@@ -16,7 +16,7 @@ RANGE = 10.0
 
 
 def without_mean(features: Tensor, feature_lens: Tensor) -> Tensor:
-    """Cepstral mean normalisation (Atal 1974), on log mel bins, over each utterance.
+    """Cepstral mean normalization (Atal 1974), on log mel bins, over each utterance.
 
     Args:
         features: (N, T_in, F), log mel energies, padded with anything finite.

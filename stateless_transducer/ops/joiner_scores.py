@@ -75,19 +75,19 @@ class JoinerInputs(NamedTuple):
         return scores_of_logits(logits.to(wide_dtype(logits.dtype)), self.blank, next_tokens)
 
     def logit_gradients(
-        self, hidden: Tensor, next_tokens: Tensor, normaliser: Tensor, blank_share: Tensor, symbol_share: Tensor
+        self, hidden: Tensor, next_tokens: Tensor, normalizer: Tensor, blank_share: Tensor, symbol_share: Tensor
     ) -> Tensor:
         """(C, V); see `logits_to_gradient_`. In float32 at least, or the matrix products' dtype from a kernel."""
         logits = torch.nn.functional.linear(hidden.to(self.weight.dtype), self.weight, self.bias)
         if self.has_kernels:
             from stateless_transducer.ops.joiner_triton import logits_to_gradient_triton_
 
-            shift = (blank_share + symbol_share).log_().sub_(normaliser)
+            shift = (blank_share + symbol_share).log_().sub_(normalizer)
             return logits_to_gradient_triton_(
                 logits, self.blank, next_tokens, shift, blank_share, symbol_share, SMALLEST_EXPONENT
             )
         logits = logits.to(wide_dtype(logits.dtype))
-        return logits_to_gradient_(logits, self.blank, next_tokens, normaliser, blank_share, symbol_share)
+        return logits_to_gradient_(logits, self.blank, next_tokens, normalizer, blank_share, symbol_share)
 
 
 def arc_scores(inputs: JoinerInputs, cells: Cells) -> Tensor:
@@ -115,10 +115,10 @@ def joiner_gradients(inputs: JoinerInputs, occupied: Occupied, grad_nll: Tensor)
         for each in (inputs.encoder_out, inputs.decoder_out, inputs.weight, inputs.bias)
     )
     for chunk in inputs.chunks(len(occupied.n)):
-        n, frame, u, normaliser, blank, symbol = (each[chunk] for each in occupied)
+        n, frame, u, normalizer, blank, symbol = (each[chunk] for each in occupied)
         row, scale = inputs.decoder_rows(n, u), grad_nll[n, None].to(dtype)
         token, hidden = inputs.next_tokens.flatten()[row], inputs.hidden(frame, row)
-        grad = inputs.logit_gradients(hidden, token, normaliser, blank, symbol)
+        grad = inputs.logit_gradients(hidden, token, normalizer, blank, symbol)
         # the scale of the utterance enters where the matrices are narrow
         bias_grad += scale[:, 0] @ grad.to(dtype)
         grad = grad.to(matmul_dtype)
@@ -149,7 +149,7 @@ class NllOfJoiner(torch.autograd.Function):
     @staticmethod
     def forward(ctx, cells, options, encoder_out, decoder_out, weight, bias):  # noqa: D102
         inputs = _joiner_inputs(options, encoder_out, decoder_out, weight, bias)
-        blank_scores, symbol_scores, normalisers = arc_scores(inputs, cells)
+        blank_scores, symbol_scores, normalizers = arc_scores(inputs, cells)
         sums = sum_over_paths(
             cells,
             blank_scores,
@@ -158,7 +158,7 @@ class NllOfJoiner(torch.autograd.Function):
             has_kernel=options.has_lattice_kernel,
         )
         if options.has_backward:
-            occupied = occupied_cells(cells, normalisers, sums, options.skip_below)
+            occupied = occupied_cells(cells, normalizers, sums, options.skip_below)
             ctx.save_for_backward(encoder_out, decoder_out, weight, bias, *occupied)
             ctx.options = options
         return sums.nll

@@ -22,7 +22,7 @@ def _scores_kernel(
     next_tokens,
     blank_scores,
     symbol_scores,
-    normalisers,
+    normalizers,
     C,
     V,
     D,
@@ -57,10 +57,10 @@ def _scores_kernel(
         before = largest
         largest = tl.maximum(before, tl.max(logits, 1))
         total = total * tl.exp(before - largest) + tl.sum(tl.exp(logits - largest[:, None]), 1)
-    normaliser = largest + tl.log(total)
-    tl.store(blank_scores + cell, blank_logit - normaliser, mask=is_cell)
-    tl.store(symbol_scores + cell, symbol_logit - normaliser, mask=is_cell)
-    tl.store(normalisers + cell, normaliser, mask=is_cell)
+    normalizer = largest + tl.log(total)
+    tl.store(blank_scores + cell, blank_logit - normalizer, mask=is_cell)
+    tl.store(symbol_scores + cell, symbol_logit - normalizer, mask=is_cell)
+    tl.store(normalizers + cell, normalizer, mask=is_cell)
 
 
 def scores_of_hidden(
@@ -77,7 +77,7 @@ def scores_of_hidden(
     """
     hidden, weight, next_tokens = hidden.contiguous(), weight.contiguous(), next_tokens.contiguous()
     (C, D), V = hidden.shape, len(weight)
-    blank_scores, symbol_scores, normalisers = torch.empty(3, C, dtype=torch.float32, device=hidden.device)
+    blank_scores, symbol_scores, normalizers = torch.empty(3, C, dtype=torch.float32, device=hidden.device)
     is_half = hidden.dtype != torch.float32
     block_c = 128 if is_half else 64
     _scores_kernel[(triton.cdiv(C, block_c),)](
@@ -87,7 +87,7 @@ def scores_of_hidden(
         next_tokens,
         blank_scores,
         symbol_scores,
-        normalisers,
+        normalizers,
         C,
         V,
         D,
@@ -99,7 +99,7 @@ def scores_of_hidden(
         num_warps=8 if is_half else 4,  # pyright: ignore[reportCallIssue]
         num_stages=3,  # pyright: ignore[reportCallIssue]
     )
-    return blank_scores, symbol_scores, normalisers
+    return blank_scores, symbol_scores, normalizers
 
 
 def _float32_precision() -> str:

@@ -193,7 +193,7 @@ def _arc_scores(logits: Tensor, tokens: Tensor, blank: int) -> tuple[Tensor, Ten
     N, T, _, _ = logits.shape
     if logits.dtype in (torch.float16, torch.bfloat16):
         logits = logits.float()
-    normaliser = logits.logsumexp(-1)
+    normalizer = logits.logsumexp(-1)
     index = tokens[:, None, :, None].expand(N, T, -1, 1)
     symbol = logits[:, :, :-1].gather(3, index).squeeze(3)
-    return logits[..., blank] - normaliser, symbol - normaliser[:, :, :-1]
+    return logits[..., blank] - normalizer, symbol - normalizer[:, :, :-1]

@@ -103,7 +103,7 @@ def has_triton() -> bool:
 def _silence_spoilt_(cells: Cells, blank: Tensor, symbol: Tensor) -> Tensor:
     """(N,), bool: utterances with a NaN or inf among their scores, which are all made -inf: no path, no occupation.
 
-    Left as they are, they would spread over their neighbours in memory.
+    Left as they are, they would spread over their neighbors in memory.
     """
     is_bad = ~(blank + symbol < torch.inf)
     is_spoilt = torch.zeros_like(cells.token_lens, dtype=torch.bool)

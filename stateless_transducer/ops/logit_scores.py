@@ -38,8 +38,8 @@ def scores_of_logits(logits: Tensor, blank: int, next_tokens: Tensor) -> tuple[T
     blank_logit, symbol_logit = logits[:, blank].clone(), logits.gather(1, next_tokens[:, None])[:, 0]
     largest = logits.amax(1, keepdim=True)
     logits.sub_(largest).clamp_(min=SMALLEST_EXPONENT).exp_()
-    normaliser = logits.sum(1).log_().add_(largest[:, 0])
-    return blank_logit.sub_(normaliser), symbol_logit.sub_(normaliser), normaliser
+    normalizer = logits.sum(1).log_().add_(largest[:, 0])
+    return blank_logit.sub_(normalizer), symbol_logit.sub_(normalizer), normalizer
 
 
 class Occupied(NamedTuple):
@@ -51,7 +51,7 @@ class Occupied(NamedTuple):
     """(K,), int64: row n * T + t of a padded (N, T, ...) tensor."""
     u: Tensor
     """(K,), int64: tokens said so far."""
-    normaliser: Tensor
+    normalizer: Tensor
     """(K,), log-sum of the logits."""
     blank: Tensor
     """(K,), occupation of the blank arc."""
@@ -59,25 +59,25 @@ class Occupied(NamedTuple):
     """(K,), occupation of the symbol arc."""
 
 
-def occupied_cells(cells: Cells, normalisers: Tensor, sums: PathSums, skip_below: float) -> Occupied:
+def occupied_cells(cells: Cells, normalizers: Tensor, sums: PathSums, skip_below: float) -> Occupied:
     """The cells that more than `skip_below` of the probability of all paths runs through.
 
     Cells from which no path leads to the end carry nothing, nor do those of an utterance without a finite nll.
     """
     kept = (sums.blank + sums.symbol > skip_below).nonzero()[:, 0]
-    dtype = normalisers.dtype
+    dtype = normalizers.dtype
     return Occupied(
         n=cells.n[kept],
         frame=cells.frame[kept],
         u=cells.u[kept],
-        normaliser=normalisers[kept],
+        normalizer=normalizers[kept],
         blank=sums.blank[kept].to(dtype),
         symbol=sums.symbol[kept].to(dtype),
     )
 
 
 def logits_to_gradient_(
-    logits: Tensor, blank: int, next_tokens: Tensor, normalisers: Tensor, blank_share: Tensor, symbol_share: Tensor
+    logits: Tensor, blank: int, next_tokens: Tensor, normalizers: Tensor, blank_share: Tensor, symbol_share: Tensor
 ) -> Tensor:
     """Gradient of the nll in the logits, (C, V), in their place.
 
@@ -88,12 +88,12 @@ def logits_to_gradient_(
         logits: (C, V), the values that gave the scores.
         blank: id of the blank.
         next_tokens: (C,), int64.
-        normalisers: (C,), their log-sums.
+        normalizers: (C,), their log-sums.
         blank_share: (C,), occupation of the blank arc; the cell's, together with `symbol_share`, is above 0.
         symbol_share: (C,), occupation of the symbol arc.
     """
-    # gamma * exp(logit - normaliser)
-    logits += (blank_share + symbol_share).log_().sub_(normalisers)[:, None]
+    # gamma * exp(logit - normalizer)
+    logits += (blank_share + symbol_share).log_().sub_(normalizers)[:, None]
     logits.clamp_(min=SMALLEST_EXPONENT).exp_()
     logits[:, blank] -= blank_share
     return logits.scatter_add_(1, next_tokens[:, None], -symbol_share[:, None])
@@ -107,7 +107,7 @@ class LogitRows(NamedTuple):
     next_tokens: Tensor
     """(N, U+1), int64; anything valid behind the last."""
     blank: int
-    is_normalised: bool
+    is_normalized: bool
     """Whether the logits are log-probabilities already."""
 
 
@@ -120,17 +120,17 @@ class NllOfLogits(torch.autograd.Function):
         for chunk in chunks(len(cells), logits.shape[1], logits.device):
             n, u = cells.n[chunk], cells.u[chunk]
             row, token = rows.of_frame[cells.frame[chunk]] + u, rows.next_tokens[n, u]
-            if rows.is_normalised:
+            if rows.is_normalized:
                 scores[0, chunk], scores[1, chunk] = logits[row, rows.blank], logits[row, token]
             else:
                 own = logits.index_select(0, row).to(scores.dtype)
                 for score, found in zip(scores, scores_of_logits(own, rows.blank, token), strict=True):
                     score[chunk] = found
-        blank_scores, symbol_scores, normalisers = scores
+        blank_scores, symbol_scores, normalizers = scores
         sums = sum_over_paths(cells, blank_scores, symbol_scores, has_occupations=has_backward)
         if has_backward:
             ctx.rows = rows
-            ctx.save_for_backward(logits, *occupied_cells(cells, normalisers, sums, skip_below=0.0))
+            ctx.save_for_backward(logits, *occupied_cells(cells, normalizers, sums, skip_below=0.0))
         return sums.nll
 
     @staticmethod
@@ -140,13 +140,13 @@ class NllOfLogits(torch.autograd.Function):
         occupied, rows = Occupied(*saved), ctx.rows
         gradient = torch.zeros_like(logits)
         for chunk in chunks(len(occupied.n), logits.shape[1], logits.device):
-            n, frame, u, normaliser, blank, symbol = (each[chunk] for each in occupied)
+            n, frame, u, normalizer, blank, symbol = (each[chunk] for each in occupied)
             row, token, scale = rows.of_frame[frame] + u, rows.next_tokens[n, u], grad_nll[n].to(blank)
-            if rows.is_normalised:
+            if rows.is_normalized:
                 gradient[row, rows.blank] -= (blank * scale).to(gradient.dtype)
                 gradient[row, token] -= (symbol * scale).to(gradient.dtype)
             else:
                 own = logits.index_select(0, row).to(blank.dtype)
-                logits_to_gradient_(own, rows.blank, token, normaliser, blank, symbol).mul_(scale[:, None])
+                logits_to_gradient_(own, rows.blank, token, normalizer, blank, symbol).mul_(scale[:, None])
                 gradient[row] = own.to(gradient.dtype)
         return None, None, None, gradient

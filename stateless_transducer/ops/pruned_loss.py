@@ -82,7 +82,7 @@ def simple_transducer_loss(
 ) -> SimpleLoss:
     """Transducer loss of the joiner that only adds, ``encoder_logits[t] + decoder_logits[u]``, and its occupations.
 
-    The normalisers of all cells come from one matrix product of exponentials an utterance: no (T, U+1, V) is ever held.
+    The normalizers of all cells come from one matrix product of exponentials an utterance: no (T, U+1, V) is ever held.
     They are in float64, whatever autocast says, and exact where ``(encoder + decoder).max()`` of a cell is no more than
     600 below the sum of both maxima; further below, the loss is finite but too large.
 
@@ -180,7 +180,7 @@ def prune_ranges(
 
     lens, words = encoder_out_lens.long(), token_lens.to(encoder_out_lens.device).long()
     if max_symbols_per_frame is None:
-        # neighbouring frames share a row: U+1 rows need (width - 1) * T >= U
+        # neighboring frames share a row: U+1 rows need (width - 1) * T >= U
         width = max(width, 1 + int((words + lens - 1).div(lens, rounding_mode="floor").max()))
     width = min(width, num_rows)
     inside = blank_occupation.unfold(2, width, 1).sum(-1)
@@ -275,7 +275,7 @@ def pruned_transducer_loss(
         of_frame=torch.arange(N * T, device=logits.device) * S - starts.flatten(),
         next_tokens=next_tokens,
         blank=blank % V,
-        is_normalised=False,
+        is_normalized=False,
     )
     cells = list_cells(encoder_out_lens, token_lens, T, topology, logits.device, band=(starts, S))
     has_backward = torch.is_grad_enabled() and logits.requires_grad
@@ -335,8 +335,8 @@ def _linear_scores(
     lm_only_scale, am_only_scale = scales
     joint_scale = 1 - lm_only_scale - am_only_scale
 
-    normaliser = _LinearNormaliser.apply(encoder_logits, decoder_logits)[..., None]
-    scores = joint_scale * (from_encoder + from_decoder - normaliser) if joint_scale else 0 * normaliser.detach()
+    normalizer = _LinearNormalizer.apply(encoder_logits, decoder_logits)[..., None]
+    scores = joint_scale * (from_encoder + from_decoder - normalizer) if joint_scale else 0 * normalizer.detach()
     if lm_only_scale or am_only_scale:
         is_bad = ~decoder_logits.detach().amax(-1).isfinite()
         lm_only = decoder_logits.masked_fill(is_bad[:, :, None], 0).double().log_softmax(-1)
@@ -345,8 +345,8 @@ def _linear_scores(
         if am_only_scale:
             used = torch.arange(len(index[0]), device=is_bad.device) <= token_lens[:, None]
             unigram = _log_mean(lm_only, used & ~is_bad)
-            normaliser = _LinearNormaliser.apply(encoder_logits, unigram.expand(N, 1, -1))[..., None]
-            scores = scores + am_only_scale * (from_encoder + unigram[index][:, None] - normaliser)
+            normalizer = _LinearNormalizer.apply(encoder_logits, unigram.expand(N, 1, -1))[..., None]
+            scores = scores + am_only_scale * (from_encoder + unigram[index][:, None] - normalizer)
     blank_scores, symbol_scores = scores.unbind(-1)
     return blank_scores, symbol_scores
 
@@ -371,7 +371,7 @@ def _scaled_exps(logits: Tensor) -> tuple[Tensor, Tensor]:
     return (logits - top).exp_().masked_fill_(is_bad, 0), top.masked_fill(is_bad, torch.nan)
 
 
-class _LinearNormaliser(torch.autograd.Function):
+class _LinearNormalizer(torch.autograd.Function):
     """``logsumexp(encoder[:, :, None] + decoder[:, None], -1)``: (N, T, V), (N, R, V) to (N, T, R), float64.
 
     Utterance by utterance, so that no exponentials of the whole batch are held.
@@ -383,18 +383,18 @@ class _LinearNormaliser(torch.autograd.Function):
         for frames, labels in zip(encoder, decoder, strict=True):
             (left, left_top), (right, right_top) = _scaled_exps(frames), _scaled_exps(labels)
             rows.append((left @ right.T).clamp_(min=_SMALLEST_SUM).log_() + left_top + right_top.T)
-        normaliser = torch.stack(rows)
-        ctx.save_for_backward(encoder, decoder, normaliser)
-        return normaliser
+        normalizer = torch.stack(rows)
+        ctx.save_for_backward(encoder, decoder, normalizer)
+        return normalizer
 
     @staticmethod
     def backward(ctx, grad):  # noqa: D102  # pyright: ignore[reportIncompatibleMethodOverride]
         refuse_second_derivative()
-        encoder, decoder, normaliser = ctx.saved_tensors
+        encoder, decoder, normalizer = ctx.saved_tensors
         grad_encoder, grad_decoder = torch.empty_like(encoder), torch.empty_like(decoder)
         for n in range(len(encoder)):
             (left, left_top), (right, right_top) = _scaled_exps(encoder[n]), _scaled_exps(decoder[n])
-            total = (normaliser[n] - left_top - right_top.T).exp_()
+            total = (normalizer[n] - left_top - right_top.T).exp_()
             # false for NaN, too
             share = torch.where(total > 1.001 * _SMALLEST_SUM, grad[n] / total, 0)
             grad_encoder[n] = left * (share @ right)

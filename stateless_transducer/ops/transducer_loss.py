@@ -98,7 +98,7 @@ def transducer_loss(
         ),
         next_tokens=torch.nn.functional.pad(targets, (0, 1), value=blank).to(device),
         blank=blank,
-        is_normalised=from_log_softmax,
+        is_normalized=from_log_softmax,
     )
     cells = list_cells(logit_lengths, target_lengths, num_frames, topology, device)
     has_backward = torch.is_grad_enabled() and logits.requires_grad

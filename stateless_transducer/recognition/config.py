@@ -31,7 +31,7 @@ class SegmentConfig:
     vad: Vad = "auto"
     """What finds speech in long sound; energy: loudness; none: no silence is left out; auto: silero or else energy."""
     max_segment_s: float = 20.0
-    """Longest sound recognised in one piece, in seconds; sound up to this length is never cut."""
+    """Longest sound recognized in one piece, in seconds; sound up to this length is never cut."""
 
     def __post_init__(self) -> None:
         if not 2 <= self.max_segment_s <= 300:

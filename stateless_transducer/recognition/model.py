@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from stateless_transducer.decoding.recognisable import Recognisable
+from stateless_transducer.decoding.recognizable import Recognizable
 from stateless_transducer.features import FbankConfig
 from stateless_transducer.text.vocabulary import Vocabulary, read_vocabulary
 
@@ -26,9 +26,9 @@ Precision = Literal["fp32", "bf16", "int8"]
 
 @dataclass(frozen=True)
 class Model:
-    """A model that is ready to recognise."""
+    """A model that is ready to recognize."""
 
-    recognisable: Recognisable
+    recognizable: Recognizable
     fbank_config: FbankConfig
     token_table: Vocabulary
     """Somebody else's tokens may be pieces without scores, with which nothing can be spelt."""

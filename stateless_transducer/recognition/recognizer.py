@@ -1,7 +1,7 @@
 """Sound files or waves of any length -> text, with a trained model.
 
 Sounds are read block by block and cut where nobody speaks (`segments`). Pieces of several sounds wait in a pool until
-there is enough for batches of like length; then they are recognised and leave the pool in their order. So memory does
+there is enough for batches of like length; then they are recognized and leave the pool in their order. So memory does
 not grow with the length of a sound.
 """
 
@@ -80,7 +80,7 @@ class Recognizer:
         segments: SegmentConfig | None = None,
         details: DetailConfig | None = None,
     ) -> None:
-        """A recogniser of a model.
+        """A recognizer of a model.
 
         Args:
             model: what `recognition.model.open_model` gives, or a checkpoint.
@@ -183,7 +183,7 @@ class Recognizer:
 
         Args:
             sounds: files of any rate and length, or waves at `sample_rate`.
-            hotwords: wanted phrases of these sounds, besides the recogniser's.
+            hotwords: wanted phrases of these sounds, besides the recognizer's.
             channel: of the files, from 0; None: the mean of all.
             batch_seconds: audio worked on at once, padding counted.
 
@@ -224,7 +224,7 @@ class Recognizer:
             raise ValueError(f"`sounds` must be several, [...], but are one: {sounds!r:.80}.")
         segments: list[Segment] = []
         behind = 0.0  # seconds of the sounds before
-        for found in self._recognise(sounds, self.spell(hotwords), channel, batch_seconds):
+        for found in self._recognize(sounds, self.spell(hotwords), channel, batch_seconds):
             if isinstance(found, Segment):
                 segments.append(found)
                 done = behind + found.end
@@ -252,7 +252,7 @@ class Recognizer:
         Raises:
             AudioError: it cannot be read, or not to its end.
         """
-        for found in self._recognise([sound], self.spell(hotwords), channel, batch_seconds):
+        for found in self._recognize([sound], self.spell(hotwords), channel, batch_seconds):
             if isinstance(found, AudioError):
                 raise found
             if isinstance(found, Segment):
@@ -270,7 +270,7 @@ class Recognizer:
         """What the model sees of a wave: (S,) -> (T_in, F)."""
         return fbank(wave, self._model.fbank_config)
 
-    def _recognise(
+    def _recognize(
         self, sounds: Iterable[Sound], phrases: Phrases, channel: int | None, batch_seconds: float
     ) -> Iterator[Segment | _End | AudioError]:
         """What `_cut` yields, with segments for pieces."""
@@ -301,7 +301,7 @@ class Recognizer:
     def pieces(
         self, sound: Sound, *, channel: int | None = None, warn: Callable[[str], None]
     ) -> Generator[Piece, None, float]:
-        """The pieces of one sound that are to be recognised, as `recognise` takes them.
+        """The pieces of one sound that are to be recognized, as `recognize` takes them.
 
         Args:
             sound: see `transcribe`.
@@ -349,12 +349,12 @@ class Recognizer:
         self, pool: Sequence[Piece | _End | AudioError], batch_seconds: float
     ) -> Iterator[Segment | _End | AudioError]:
         """The pool in its order, with segments for pieces."""
-        segments = iter(self.recognise([item for item in pool if isinstance(item, Piece)], batch_seconds))
+        segments = iter(self.recognize([item for item in pool if isinstance(item, Piece)], batch_seconds))
         for item in pool:
             yield next(segments) if isinstance(item, Piece) else item
 
-    def recognise(self, pieces: Sequence[Piece], batch_seconds: float = 100.0) -> list[Segment]:
-        """What is said in each piece, of one sound or of many; they are recognised in batches of like length."""
+    def recognize(self, pieces: Sequence[Piece], batch_seconds: float = 100.0) -> list[Segment]:
+        """What is said in each piece, of one sound or of many; they are recognized in batches of like length."""
         by_length = sorted(range(len(pieces)), key=lambda place: -len(pieces[place].samples))
         segments: dict[int, Segment] = {}
         while by_length:
@@ -372,11 +372,11 @@ class Recognizer:
         for row, each in zip(padded, features, strict=True):
             row[: len(each)] = each
         model, config = self._model, self._config
-        encoded = encode(model.recognisable, model.place(padded), model.place(lens))
+        encoded = encode(model.recognizable, model.place(padded), model.place(lens))
         scorer = None
         if self._scorers is not None:
             scorer = self._scorers.of_each([piece.phrases for piece in pieces])
-        ranked = search_encoded(model.recognisable, *encoded, config, scorer)
+        ranked = search_encoded(model.recognizable, *encoded, config, scorer)
         segments = [self._segment(piece, found) for piece, found in zip(pieces, ranked, strict=True)]
         best = [found[0] for found in ranked]
         is_lost = [math.isnan(each.score) for each in best]
@@ -387,7 +387,7 @@ class Recognizer:
         if not self._details.align:
             return segments
         options, per_frame = logit_options(config), 1 if config.is_modified else None
-        aligned = align(model.recognisable, *encoded, best, max_symbols_per_frame=per_frame, options=options)
+        aligned = align(model.recognizable, *encoded, best, max_symbols_per_frame=per_frame, options=options)
         return [
             segment if lost else self._aligned(segment, own, alignment)
             for segment, own, alignment, lost in zip(segments, features, aligned, is_lost, strict=True)

@@ -81,7 +81,7 @@ def make_voice_activity(name: Vad) -> VoiceActivity:
 
 
 def cut(blocks: Iterable[np.ndarray], sample_rate: int, config: SegmentConfig, voice: VoiceActivity) -> Iterator[Piece]:
-    """The pieces of a sound that are to be recognised, in order, none overlapping another.
+    """The pieces of a sound that are to be recognized, in order, none overlapping another.
 
     A sound of at most ``max_segment_s`` is one piece, whole, or none if all its samples are 0. Of a longer one, a piece
     is speech with short silences in it and some silence around it; speech without end is cut at the quietest place of

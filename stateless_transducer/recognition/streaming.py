@@ -89,7 +89,7 @@ class Stream:
 
     @property
     def is_endpoint(self) -> bool:
-        """Whether the recogniser's rules say that an utterance has ended: take `result`, then `reset`."""
+        """Whether the recognizer's rules say that an utterance has ended: take `result`, then `reset`."""
         a_frame = self._model.chunk_shift // self._model.encoder_frames
         silent = self._hypothesis.num_trailing_blanks * a_frame
         return self._rules.are_met(self._num_processed - self._segment_start, silent)
@@ -124,7 +124,7 @@ class StreamingRecognizer:
     """
 
     def __init__(self, model: StreamingModel, symbols: SymbolTable, rules: EndpointRules | None = None) -> None:
-        """A recogniser of the model, every id of which must have a symbol."""
+        """A recognizer of the model, every id of which must have a symbol."""
         self._model, self._symbols, self._rules = model, symbols, rules or EndpointRules()
         self._fbank_config = model.fbank_config
 
@@ -190,7 +190,7 @@ class StreamingRecognizer:
     def _advance(self, streams: list[Stream]) -> None:
         model = self._model
         if any(stream._model is not model for stream in streams):
-            raise ValueError("A stream belongs to another recogniser.")
+            raise ValueError("A stream belongs to another recognizer.")
         features = np.stack([stream._fbank.take(stream._num_processed, model.chunk_frames) for stream in streams])
         encoder_out, states = model.encode_chunk(features, [stream._state for stream in streams])
         for stream, state in zip(streams, states, strict=True):

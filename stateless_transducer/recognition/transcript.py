@@ -1,4 +1,4 @@
-"""What a recogniser finds. Times are in seconds from the start of the sound."""
+"""What a recognizer finds. Times are in seconds from the start of the sound."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Alternative:
 
 @dataclass(frozen=True)
 class Segment:
-    """What was said in a stretch of a sound that was recognised in one piece."""
+    """What was said in a stretch of a sound that was recognized in one piece."""
 
     start: float
     """Where the stretch begins."""

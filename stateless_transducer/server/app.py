@@ -1,4 +1,4 @@
-"""A recogniser behind HTTP: sound files in the way of OpenAI's API, live sound over a WebSocket, a page to try it.
+"""A recognizer behind HTTP: sound files in the way of OpenAI's API, live sound over a WebSocket, a page to try it.
 
 The page is `page.html`. What computes runs in threads, some for files and others for live sound, so that neither waits
 for the other, and the event loop only passes bytes along.
@@ -51,7 +51,7 @@ class Service:
     """The application of one engine, and what a server must know to end it well.
 
     Args:
-        engine: recognises.
+        engine: recognizes.
         name: of the model, as the API gives it.
         max_upload_mb: largest request, in 2**20 bytes.
         max_uploads: sound files that may be worked on or waiting at a time.

@@ -1,4 +1,4 @@
-"""Pieces of many people's sounds, recognised together: one thread does it, any number of others wait for their own."""
+"""Pieces of many people's sounds, recognized together: one thread does it, any number of others wait for their own."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from stateless_transducer.recognition.transcript import Segment
 
 
 class ClosedError(Exception):
-    """Nothing is recognised any more."""
+    """Nothing is recognized any more."""
 
 
 class _Order(NamedTuple):
@@ -24,12 +24,12 @@ class _Order(NamedTuple):
 
 
 class Batcher:
-    """Recognises what is submitted, in order, as much at once as is waiting.
+    """Recognizes what is submitted, in order, as much at once as is waiting.
 
     While one batch is worked on, the next one gathers; the thread waits for company only when it has nothing to do.
 
     Args:
-        recognise: the segments of some pieces, in their order.
+        recognize: the segments of some pieces, in their order.
         sample_rate: of the pieces.
         batch_seconds: audio worked on at once.
         max_wait_ms: how long a piece waits for others when nothing is being worked on.
@@ -37,13 +37,13 @@ class Batcher:
 
     def __init__(
         self,
-        recognise: Callable[[Sequence[Piece]], list[Segment]],
+        recognize: Callable[[Sequence[Piece]], list[Segment]],
         sample_rate: int,
         *,
         batch_seconds: float = 100.0,
         max_wait_ms: float = 5.0,
     ) -> None:
-        self._recognise, self._sample_rate = recognise, sample_rate
+        self._recognize, self._sample_rate = recognize, sample_rate
         self._batch_seconds, self._max_wait_s = batch_seconds, max_wait_ms / 1000
         self._orders: queue.SimpleQueue[_Order | None] = queue.SimpleQueue()
         self._lock, self._waiting_s, self._is_closed = threading.Lock(), 0.0, False
@@ -52,7 +52,7 @@ class Batcher:
 
     @property
     def waiting_s(self) -> float:
-        """Seconds of audio that are submitted and not recognised."""
+        """Seconds of audio that are submitted and not recognized."""
         return self._waiting_s
 
     def submit(self, piece: Piece) -> Future[Segment]:
@@ -93,7 +93,7 @@ class Batcher:
                 order.result.set_exception(ClosedError("The model is being closed."))
             return
         try:
-            answers = list(zip(orders, self._recognise([order.piece for order in orders]), strict=True))
+            answers = list(zip(orders, self._recognize([order.piece for order in orders]), strict=True))
         except Exception as err:
             if len(orders) == 1:
                 orders[0].result.set_exception(err)

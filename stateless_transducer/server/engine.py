@@ -99,10 +99,10 @@ class PiecewiseEngine:
     """A model of whole utterances."""
 
     def __init__(self, recognizer: Recognizer, config: BatchConfig) -> None:
-        """A recogniser, and how its users share it."""
+        """A recognizer, and how its users share it."""
         self._recognizer, self.token_table = recognizer, recognizer.token_table
         self._batcher = Batcher(
-            lambda pieces: recognizer.recognise(pieces, config.batch_seconds),
+            lambda pieces: recognizer.recognize(pieces, config.batch_seconds),
             recognizer.sample_rate,
             batch_seconds=config.batch_seconds,
             max_wait_ms=config.max_wait_ms,
@@ -176,7 +176,7 @@ class StreamingEngine:
     has_hotwords = False
 
     def __init__(self, recognizer: StreamingRecognizer, token_table: Vocabulary) -> None:
-        """A recogniser and its tokens."""
+        """A recognizer and its tokens."""
         self._recognizer, self.token_table, self._is_closed = recognizer, token_table, False
 
     def spell(self, hotwords: Sequence[str]) -> Phrases:

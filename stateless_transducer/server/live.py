@@ -98,7 +98,7 @@ class PiecewiseSession:
 
         Args:
             pieces: finds pauses, at the model's rate.
-            batcher: recognises.
+            batcher: recognizes.
             phrases: hotwords.
             sample_rate: of the sound.
             model_rate: what the model hears.
@@ -109,7 +109,7 @@ class PiecewiseSession:
         self._resampler = None
         if sample_rate != model_rate:
             self._resampler = soxr.ResampleStream(sample_rate, model_rate, 1, dtype="float32")
-        self._heard_until = 0  # samples, the last time that an unfinished piece was recognised
+        self._heard_until = 0  # samples, the last time that an unfinished piece was recognized
         self._free_at = -np.inf  # when the next time may be
 
     def accept(self, samples: np.ndarray) -> Iterator[Heard]:
@@ -129,7 +129,7 @@ class PiecewiseSession:
 
     def _final(self, pieces: Iterator[Piece]) -> Iterator[Heard]:
         for piece in pieces:
-            segment = self._recognise(piece)
+            segment = self._recognize(piece)
             if segment.text:
                 yield Heard(segment, is_final=True)
 
@@ -141,11 +141,11 @@ class PiecewiseSession:
         end = piece.start + len(piece.samples)
         if end - max(self._heard_until, piece.start) < _PARTIAL_S * self._model_rate:
             return
-        segment = self._recognise(piece)
+        segment = self._recognize(piece)
         self._heard_until, took = end, self._clock() - now
         self._free_at = now + took / _SHARE_OF_TIME
         if segment.text:
             yield Heard(segment, is_final=False)
 
-    def _recognise(self, piece: Piece) -> Segment:
+    def _recognize(self, piece: Piece) -> Segment:
         return self._batcher.submit(replace(piece, phrases=self._phrases)).result()

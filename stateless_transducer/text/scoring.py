@@ -23,7 +23,7 @@ _Error = TypeVar("_Error", str, tuple[str, str])
 
 @dataclass(frozen=True)
 class ScoredUtterance:
-    """The units said and the units recognised in one utterance."""
+    """The units said and the units recognized in one utterance."""
 
     id: str
     reference: tuple[str, ...]
@@ -32,7 +32,7 @@ class ScoredUtterance:
 
 @dataclass(frozen=True)
 class WordCounts:
-    """How often a unit was recognised rightly, and how often it is in all references and in all hypotheses."""
+    """How often a unit was recognized rightly, and how often it is in all references and in all hypotheses."""
 
     num_correct: int
     num_reference: int
@@ -53,7 +53,7 @@ class Report:
 
     @cached_property
     def correct(self) -> Counter[str]:
-        """Unit -> how often it was recognised rightly."""
+        """Unit -> how often it was recognized rightly."""
         return Counter(ref for ref, hyp in self._pairs() if ref is not None and ref == hyp)
 
     @cached_property
@@ -63,12 +63,12 @@ class Report:
 
     @cached_property
     def deletions(self) -> Counter[str]:
-        """Reference unit -> how often nothing was recognised in its place."""
+        """Reference unit -> how often nothing was recognized in its place."""
         return Counter(ref for ref, hyp in self._pairs() if ref is not None and hyp is None)
 
     @cached_property
     def insertions(self) -> Counter[str]:
-        """Hypothesis unit -> how often it was recognised where nothing was said."""
+        """Hypothesis unit -> how often it was recognized where nothing was said."""
         return Counter(hyp for ref, hyp in self._pairs() if hyp is not None and ref is None)
 
     @cached_property
@@ -82,7 +82,7 @@ class Report:
 
     @property
     def num_correct(self) -> int:
-        """Reference units recognised rightly."""
+        """Reference units recognized rightly."""
         return self.correct.total()
 
     @property

@@ -53,7 +53,7 @@ class Learnt:
 
 
 class Learner:
-    """Objective, optimiser and all that comes between."""
+    """Objective, optimizer and all that comes between."""
 
     def __init__(self, objective: Objective, config: TrainConfig, rank: Rank, *, model_size: int) -> None:
         self.objective, self._config, self._rank = objective, config, rank

@@ -61,7 +61,7 @@ def describe_plan(plan: Plan, rank: Rank) -> str:
             f"training      {config.num_epochs} epochs, {len(batches) * config.num_epochs} batches, "
             f"{loader.seconds(batches) * config.num_epochs / 3600:.1f} h of speech",
             f"memory        about {(fixed + activations) / _GIB:.1f} GiB a process: {fixed / _GIB:.2f} for weights, "
-            f"gradients and optimiser, {activations / _GIB:.2f} for the largest batch",
+            f"gradients and optimizer, {activations / _GIB:.2f} for the largest batch",
             f"precision     {autocast_dtype(config.precision, rank.device) or torch.float32} on {rank.device}",
             f"checkpoints   {config.exp_dir}/epoch-0.pt to epoch-{config.num_epochs - 1}.pt, "
             f"{fixed * 3 / 4 / _GIB:.2f} GiB each",
@@ -71,7 +71,7 @@ def describe_plan(plan: Plan, rank: Rank) -> str:
 
 
 def fixed_bytes(objective: Objective, *, has_mean: bool) -> int:
-    """Weights; of those that learn gradients and two moments of the optimiser, too."""
+    """Weights; of those that learn gradients and two moments of the optimizer, too."""
     parameters = list(objective.parameters())
     learning = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
     return 4 * (sum(parameter.numel() for parameter in parameters) * (2 if has_mean else 1) + 3 * learning)
@@ -254,7 +254,7 @@ def _needed(plan: Plan, rank: Rank, duration: float) -> float | None:
     except ValueError:
         return None
     except RuntimeError as err:
-        # in the optimiser, which asks for its moments at the first step
+        # in the optimizer, which asks for its moments at the first step
         if not is_out_of_memory(err):
             raise
         return None

@@ -1,4 +1,4 @@
-"""Optimisers, learning rates, running means of weights."""
+"""Optimizers, learning rates, running means of weights."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def warm_up_fault(config: TrainConfig, num_batches: int, *, model_size: int) -> 
 def build_optimizer(
     objective: Objective, config: OptimConfig, fine_tune: FineTuneConfig, *, model_size: int
 ) -> tuple[torch.optim.Optimizer, Schedule]:
-    """The optimiser and its schedule; `set_rate` sets the learning rate before each step.
+    """The optimizer and its schedule; `set_rate` sets the learning rate before each step.
 
     Args:
         objective: what is trained; parameters that `freeze` has frozen are left out.
@@ -84,7 +84,7 @@ def build_optimizer(
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float, config: OptimConfig) -> None:
-    """Learning rate of each group; a resumed optimiser brings the old settings, the present ones count."""
+    """Learning rate of each group; a resumed optimizer brings the old settings, the present ones count."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["rate_scale"]
         if config.optimizer == "adamw":
@@ -129,7 +129,7 @@ class RunningMean:
 
     @torch.no_grad()
     def update(self) -> None:
-        """After each step of the optimiser."""
+        """After each step of the optimizer."""
         torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]
             self._mean, [value.detach() for _, value in self._live], 1 - self._decay
         )

@@ -113,13 +113,13 @@ def restore(
 
     Args:
         checkpoint: with its training state.
-        learner: gets the weights, and the optimiser's state.
+        learner: gets the weights, and the optimizer's state.
         position: becomes the checkpoint's.
         config: of the run that goes on.
         contents: what its epochs consist of, see `TrainingLoader.contents`.
 
     Raises:
-        ValueError: options have changed on which the optimiser's state depends; or, in the middle of an epoch, what
+        ValueError: options have changed on which the optimizer's state depends; or, in the middle of an epoch, what
             the epoch consists of.
     """
     state: Mapping[str, Any] = checkpoint.training_state or {}
@@ -160,7 +160,7 @@ def _check_same_epoch(before: Mapping[str, Any], now: Mapping[str, Any], epoch: 
 
 
 def _options_of_state(config: TrainConfig) -> dict[str, Any]:
-    """On which the optimiser's state depends: what is trained, and by what."""
+    """On which the optimizer's state depends: what is trained, and by what."""
     return {
         "--optimizer": config.optim.optimizer,
         "--ctc-loss-scale above 0": config.optim.ctc_loss_scale > 0,

@@ -9,7 +9,7 @@ from stateless_transducer.commands.shared.console import bytes_bar, hours_bar, p
 
 @pytest.mark.parametrize("bar", [progress_bar, bytes_bar], ids=["numbers", "bytes"])
 def test_bar_is_for_terminals_alone(bar, monkeypatch, capsys):
-    """A notebook asks for colours, and is none."""
+    """A notebook asks for colors, and is none."""
     monkeypatch.setenv("FORCE_COLOR", "1")
     with bar("working") as move:
         move(1, 2)

@@ -164,7 +164,7 @@ def test_training_leaves_the_tutorials_files(world):
 
 
 def test_resumed_training_is_bit_equal(world, tmp_path):
-    """Random states, optimiser, order of the data: the second epoch is the same, stopped between or not."""
+    """Random states, optimizer, order of the data: the second epoch is the same, stopped between or not."""
     resumed = tmp_path / "exp"
     resumed.mkdir()
     shutil.copy(world.exp / "epoch-0.pt", resumed)

@@ -40,7 +40,7 @@ def sound(samples, tmp_path):
 
 @pytest.fixture
 def segments(tiny_model, samples):
-    """What the recogniser says, utterances without a word left out."""
+    """What the recognizer says, utterances without a word left out."""
     recognizer = StreamingRecognizer.from_pretrained(tiny_model().folder, EndpointRules(**RULES))
     stream, found = recognizer.create_stream(), []
     stream.accept(samples, 16000)

@@ -212,7 +212,7 @@ def test_names_that_collide_get_files_of_their_own(tmp_path, monkeypatch):
     assert paths == [Path("out") / name for name in names]
 
 
-def test_max_segment_and_channel_reach_the_recogniser(transcribe, tmp_path):
+def test_max_segment_and_channel_reach_the_recognizer(transcribe, tmp_path):
     name = _write(tmp_path / "a.wav", 9.0)
     flags = ["--output-format", "json", "--max-segment-s", "4"]
     _, lines, _ = transcribe(name, *flags)

@@ -38,7 +38,7 @@ def _best(found):
         ((3, 4, 16), [4, 4], r"`encoder_out_lens` must be 3 integers, one for each row .* but is \(2,\) of int64"),
         ((2, 4, 16), [4.0, 4.0], r"must be 2 integers, .* but is \(2,\) of float32"),
         ((2, 4, 16), [[4, 4]], r"must be 2 integers, .* but is \(1, 2\) of int64"),
-        # a flat index would reach the neighbour's frames
+        # a flat index would reach the neighbor's frames
         ((2, 4, 16), [4, 6], r"`encoder_out_lens` must be in 0\.\.4, but holds 6"),
         ((2, 4, 16), [-3, 4], r"`encoder_out_lens` must be in 0\.\.4, but holds -3"),
     ],

@@ -66,7 +66,7 @@ def test_others_get_utterances_as_wide_as_the_longest(foreign, width):
         np.testing.assert_allclose(encoder_out[i, : found[i]], alone[0, : found[i]], rtol=0, atol=1e-4)
 
 
-def test_utterances_do_not_disturb_one_another_in_quantised_graphs(talker):
+def test_utterances_do_not_disturb_one_another_in_quantized_graphs(talker):
     model, exact = OnnxTransducer.open(talker / "onnx", precision="int8"), OnnxTransducer.open(talker / "onnx")
     rng = np.random.default_rng(0)
     features, lens = rng.standard_normal((3, 80, 80)).astype(np.float32), np.array([80, 50, 9])

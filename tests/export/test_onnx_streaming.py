@@ -83,7 +83,7 @@ def folder(tiny_model, tmp_path):
     return shutil.copytree(tiny_model().folder, tmp_path / "model")
 
 
-def test_streams_do_not_disturb_one_another_in_a_quantised_graph(folder):
+def test_streams_do_not_disturb_one_another_in_a_quantized_graph(folder):
     plain, int8 = folder / "joiner.onnx", folder / "joiner.int8.onnx"
     quantize_dynamic(plain, int8, op_types_to_quantize=["MatMul"], weight_type=QuantType.QInt8)
     model = StreamingModel.open(folder, prefer_int8=True)

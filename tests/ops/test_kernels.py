@@ -79,7 +79,7 @@ from stateless_transducer.ops.lattice_triton import _walk_kernel
 
 POINTERS = {
     "*i64": "first_cell first_row encoder_out_lens token_lens next_tokens",
-    "*fp32": "shift blank_share symbol_share blank_scores symbol_scores normalisers",
+    "*fp32": "shift blank_share symbol_share blank_scores symbol_scores normalizers",
     "*fp64": "blank symbol alpha beta by_blank by_symbol",
     "i32": "C V D T",
     "*bf16": "hidden weight bias logits",

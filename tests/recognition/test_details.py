@@ -1,4 +1,4 @@
-"""Begin, end and confidence of tokens, and what else may have been said, as a recogniser gives them."""
+"""Begin, end and confidence of tokens, and what else may have been said, as a recognizer gives them."""
 
 from __future__ import annotations
 

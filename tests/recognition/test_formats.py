@@ -100,7 +100,7 @@ def test_cues_end_after_the_last_token_ends():
 
 
 def _with_words(table, segment):
-    """As a recogniser gives it, tokens lasting 0.1 s."""
+    """As a recognizer gives it, tokens lasting 0.1 s."""
     count = len(segment.tokens)
     ends, confidences = tuple(time + 0.1 for time in segment.times), tuple(0.9 - 0.1 * i for i in range(count))
     known = replace(segment, starts=segment.times, ends=ends, confidences=confidences, confidence=0.8)

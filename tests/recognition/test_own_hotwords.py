@@ -1,4 +1,4 @@
-"""Hotwords of one sound: it is recognised as by a recogniser of its own, and what shares its batch as ever."""
+"""Hotwords of one sound: it is recognized as by a recognizer of its own, and what shares its batch as ever."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_pieces_of_a_batch_have_hotwords_of_their_own(talker, recognizer, wave):
     assert len(set(alone)) == 3
     (piece,) = recognizer.pieces(wave, warn=print)
     pieces = [replace(piece, phrases=recognizer.spell(own)) for own in wanted]
-    assert [segment.text for segment in recognizer.recognise(pieces)] == alone
+    assert [segment.text for segment in recognizer.recognize(pieces)] == alone
 
 
 def test_a_call_has_hotwords_of_its_own(talker, recognizer, wave):
@@ -76,7 +76,7 @@ def test_hotwords_of_all_sounds_stay(talker, wave, tmp_path):
     (tmp_path / "names.txt").write_text("吗吗\n", encoding="utf-8")
     common = _recognizer(talker, config=replace(CONFIG, hotwords_file=tmp_path / "names.txt"))
     (piece,) = common.pieces(wave, warn=print)
-    (found,) = common.recognise([replace(piece, phrases=common.spell(["好今"]))])
+    (found,) = common.recognize([replace(piece, phrases=common.spell(["好今"]))])
     (both,) = _recognizer(talker, hotwords=["吗吗", "好今"]).transcribe([wave])
     assert found.text == both.text
 

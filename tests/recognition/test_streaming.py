@@ -233,7 +233,7 @@ def test_finished_stream_takes_no_more(recognizer):
 def test_stream_of_another_recognizer_is_refused(recognizer, tiny_model):
     stream = StreamingRecognizer.from_pretrained(tiny_model().folder).create_stream()
     stream.accept(_sound(1.0), 16000)
-    with pytest.raises(ValueError, match="A stream belongs to another recogniser"):
+    with pytest.raises(ValueError, match="A stream belongs to another recognizer"):
         recognizer.advance([stream])
 
 

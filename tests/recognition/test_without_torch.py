@@ -70,7 +70,7 @@ def test_what_needs_torch_says_what_to_install(talker, arguments, extra):
     assert complained.endswith(f"No module named 'torch': pip install 'stateless-transducer[{extra}]'.\n"), complained
 
 
-def test_recogniser_is_imported_without_what_it_may_not_need():
+def test_recognizer_is_imported_without_what_it_may_not_need():
     program = (
         "import sys; from stateless_transducer.recognition.recognizer import Recognizer\n"
         "print(sorted({'torch', 'onnxruntime', 'onnx', 'lhotse', 'scipy', 'matplotlib'} & set(sys.modules)))"

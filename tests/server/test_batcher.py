@@ -1,4 +1,4 @@
-"""Pieces of many people's sounds, recognised together."""
+"""Pieces of many people's sounds, recognized together."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _segment(piece):
 
 
 class Gate:
-    """A recogniser that waits until it is told to go on, and keeps what it was given."""
+    """A recognizer that waits until it is told to go on, and keeps what it was given."""
 
     def __init__(self):
         self.batches, self.has_begun, self.may_go_on = [], threading.Event(), threading.Event()
@@ -51,7 +51,7 @@ def batcher(gate):
     made.close()
 
 
-def test_what_waits_is_recognised_together_up_to_the_limit(gate, batcher):
+def test_what_waits_is_recognized_together_up_to_the_limit(gate, batcher):
     first = batcher.submit(_piece(4, start=1))
     assert gate.has_begun.wait(10)
     # while the first one is worked on, others come; the fourth of them does not fit

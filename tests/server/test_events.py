@@ -97,8 +97,8 @@ def test_what_is_known_is_told_while_the_rest_is_worked_on(recognizer, sound):
 def test_a_client_that_has_gone_is_not_worked_for(recognizer, sound):
     seen = []
     with slowed(recognizer, batches_at_once=1) as (engine, has_begun, may_go_on), served(engine) as address:
-        slowly = engine._batcher._recognise
-        engine._batcher._recognise = lambda pieces: seen.extend(pieces) or slowly(pieces)
+        slowly = engine._batcher._recognize
+        engine._batcher._recognize = lambda pieces: seen.extend(pieces) or slowly(pieces)
         url, form = f"{address}/v1/audio/transcriptions", {"stream": "true"}
         with sound.open("rb") as file, httpx.stream("POST", url, files={"file": file}, data=form) as answer:
             # an iterator that nobody holds closes the connection
@@ -150,16 +150,16 @@ def test_what_goes_wrong_on_the_way_is_the_last_event(recognizer, sound):
 
 
 def test_an_error_of_the_servers_on_the_way_is_told_too(recognizer, sound):
-    engine, recognise, done = PiecewiseEngine(recognizer, BatchConfig()), None, []
-    recognise = engine._batcher._recognise
+    engine, recognize, done = PiecewiseEngine(recognizer, BatchConfig()), None, []
+    recognize = engine._batcher._recognize
 
     def once(pieces):
         if done:
             raise RuntimeError("the GPU is full")
         done.append(pieces)
-        return recognise(pieces)
+        return recognize(pieces)
 
-    engine._batcher._recognise = once
+    engine._batcher._recognize = once
     with served(engine) as address:
         found = _events(ask(address, sound, stream="true").text.split("\n"))
     assert _of(found, "delta") and found[-1]["error"]["code"] == 500 and "RuntimeError" in found[-1]["error"]["message"]

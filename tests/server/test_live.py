@@ -22,7 +22,7 @@ class Clock:
 
 
 class Instant:
-    """Recognises on the spot; each time takes some seconds of the clock."""
+    """Recognizes on the spot; each time takes some seconds of the clock."""
 
     def __init__(self, clock, takes):
         self.clock, self.takes, self.asked = clock, takes, []

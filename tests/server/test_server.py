@@ -1,4 +1,4 @@
-"""A real server on a loopback port: what it answers is what the recogniser says, for many at once, files and live."""
+"""A real server on a loopback port: what it answers is what the recognizer says, for many at once, files and live."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def test_pages_of_other_origins_are_let_in_by_name(recognizer, address, sounds, 
 
 @pytest.fixture
 def slow(recognizer):
-    """An engine that recognises nothing before it may: the engine, that it has begun, that it may go on."""
+    """An engine that recognizes nothing before it may: the engine, that it has begun, that it may go on."""
     with slowed(recognizer) as found:
         yield found
 
@@ -191,8 +191,8 @@ def test_a_client_that_has_gone_is_not_worked_for(slow, recognizer, tmp_path):
     rng, seen = np.random.default_rng(8), []
     wave = np.concatenate([np.concatenate([say("今天气很好吗", rng), np.zeros(16000)]) for _ in range(14)])
     soundfile.write(tmp_path / "long.wav", wave, 16000)
-    slowly = engine._batcher._recognise
-    engine._batcher._recognise = lambda pieces: seen.extend(pieces) or slowly(pieces)
+    slowly = engine._batcher._recognize
+    engine._batcher._recognize = lambda pieces: seen.extend(pieces) or slowly(pieces)
     with served(engine) as address:
         with pytest.raises(httpx.TimeoutException), (tmp_path / "long.wav").open("rb") as file:
             httpx.post(f"{address}/v1/audio/transcriptions", files={"file": file}, timeout=0.5)

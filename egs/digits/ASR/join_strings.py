@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-from make_noise import RATE, coloured_noise
+from make_noise import RATE, colored_noise
 
 from stateless_transducer.audio import AudioError, read_audio, resample
 
@@ -80,9 +80,9 @@ def join_all(arguments: argparse.Namespace) -> int:
 
 
 def with_noise(sounds: list[np.ndarray], snr_db: float, sample_rate: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """One noise of one colour through all of them, so many decibels below their mean power."""
+    """One noise of one color through all of them, so many decibels below their mean power."""
     sizes = [len(sound) for sound in sounds]
-    noise = coloured_noise(rng, sum(sizes) * RATE // sample_rate + 2)
+    noise = colored_noise(rng, sum(sizes) * RATE // sample_rate + 2)
     noise = resample(noise.astype(np.float32), RATE, sample_rate)[: sum(sizes)]
     power = np.mean(np.concatenate(sounds) ** 2)
     noise *= np.sqrt(power / np.mean(noise**2)) * 10 ** (-snr_db / 20)

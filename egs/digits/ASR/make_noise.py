@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Hiss and hum to mix into training, where there is no MUSAN: noise of many colours, with resonances, steady or not.
+"""Hiss and hum to mix into training, where there is no MUSAN: noise of many colors, with resonances, steady or not.
 
     ./make_noise.py FOLDER
 
@@ -27,7 +27,7 @@ def main() -> None:
     for kind in ("noise", "music", "speech"):
         (folder / kind / "x").mkdir(parents=True, exist_ok=True)
         for number in range(COUNT):
-            wave = coloured_noise(rng, RATE * SECONDS)
+            wave = colored_noise(rng, RATE * SECONDS)
             if kind == "speech":
                 wave *= swell(rng)
             wave *= 0.3 / np.abs(wave).max()
@@ -35,15 +35,15 @@ def main() -> None:
     print(f"{folder}: {3 * COUNT} pieces of noise")
 
 
-def coloured_noise(rng: np.random.Generator, size: int) -> np.ndarray:
+def colored_noise(rng: np.random.Generator, size: int) -> np.ndarray:
     """(size,) at ``RATE``: power falls as frequency to some power from 0 (white) to 2 (brown), with resonances."""
     hertz = np.fft.rfftfreq(size, 1 / RATE)
     slope = rng.uniform(0, 2)
     spectrum = rng.standard_normal(len(hertz)) + 1j * rng.standard_normal(len(hertz))
     spectrum /= np.maximum(hertz, 50) ** (slope / 2)
     for _ in range(rng.integers(0, 4)):
-        centre = rng.uniform(80, 3000)
-        spectrum *= 1 + rng.uniform(0, 8) * np.exp(-(((hertz - centre) / rng.uniform(50, 400)) ** 2))
+        center = rng.uniform(80, 3000)
+        spectrum *= 1 + rng.uniform(0, 8) * np.exp(-(((hertz - center) / rng.uniform(50, 400)) ** 2))
     return np.fft.irfft(spectrum, size)
 
 

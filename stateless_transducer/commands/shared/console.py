@@ -38,7 +38,7 @@ def bytes_bar(what: str) -> Iterator[Callable[[int, int], None]]:
 
 @contextmanager
 def _bar(what: str, *counts: ProgressColumn) -> Iterator[Callable[[int, int], None]]:
-    # not what rich asks, which takes a wish for colours (FORCE_COLOR, as notebooks set it) for a terminal; and before
+    # not what rich asks, which takes a wish for colors (FORCE_COLOR, as notebooks set it) for a terminal; and before
     # rich 14.3, a bar that is not shown ends with an empty line
     if not sys.stderr.isatty():
         yield lambda done, total: None

@@ -27,7 +27,7 @@ class Voice:
 
 
 class Espeak:
-    """The synthesiser; the library holds one state for the process."""
+    """The synthesizer; the library holds one state for the process."""
 
     def __init__(self, language: str = "cmn") -> None:
         try:

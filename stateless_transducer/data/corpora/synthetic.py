@@ -62,7 +62,7 @@ class _Speaker:
     seed: tuple[int, int]
 
 
-def synthesise_corpus(
+def synthesize_corpus(
     corpus_dir: Path, config: SyntheticConfig, *, num_jobs: int, progress: Callable[[int, int], None] | None = None
 ) -> None:
     """Write ``data_aishell`` and ``resource_aishell`` into a folder.

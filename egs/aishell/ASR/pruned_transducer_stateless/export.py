@@ -1,1 +1,14 @@
-../transducer_stateless_modified/export.py
+#!/usr/bin/env python3
+"""Write the mean of checkpoints as exp/pretrained.pt, which icefall reads, too: see --help."""
+
+import sys
+from pathlib import Path
+
+from stateless_transducer.cli import run_script
+from stateless_transducer.commands import recipe
+
+# exp_dir: that of the recipe in whose folder the script, or a link to it, is
+NUMBERS = recipe.ExportOptions(exp_dir=Path(Path(__file__).parent.name, "exp"))
+
+if __name__ == "__main__":
+    sys.exit(run_script(recipe.run_export, NUMBERS))

@@ -1,1 +1,13 @@
-../transducer_stateless_modified/pretrained.py
+#!/usr/bin/env python3
+"""Transcribe sound files with a trained model, icefall's or ours: see --help."""
+
+import sys
+from pathlib import Path
+
+from stateless_transducer.cli import run_script
+from stateless_transducer.commands import recipe
+
+LANG_DIR = Path("data/lang_char")
+
+if __name__ == "__main__":
+    sys.exit(run_script(recipe.run_pretrained, LANG_DIR))

@@ -1,6 +1,6 @@
 """Graphs in 8 bits: a quarter of the size, and products of integers. What it costs in accuracy must be measured.
 
-Weights are quantised here, activations as a graph runs (onnxruntime's dynamic quantisation, as icefall does it), but:
+Weights are quantized here, activations as a graph runs (onnxruntime's dynamic quantization, as icefall does it), but:
 each output channel has a scale of its own; weights keep 7 bits, since pairs of products of 8 bits overflow on
 processors without VNNI; the joiner's activations, which are those of a tanh, have a fixed scale, so that the rows of a
 batch do not change one another; and the convolution that is a third of the encoder's work becomes a product of
@@ -19,7 +19,7 @@ import numpy as np
 import onnx
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-from stateless_transducer.export.onnx_graph import RUNS_QUANTISED
+from stateless_transducer.export.onnx_graph import RUNS_QUANTIZED
 from stateless_transducer.export.onnx_model import GRAPHS, INT8_GRAPHS
 
 # 7 bits with a sign
@@ -28,7 +28,7 @@ _END = np.iinfo(np.int64).max
 _OPERATORS = {"encoder": ["MatMul"], "decoder": ["MatMul", "Gather"], "joiner": ["MatMul"]}
 
 
-def quantise(folder: Path) -> None:
+def quantize(folder: Path) -> None:
     """Write encoder.int8.onnx, decoder.int8.onnx and joiner.int8.onnx beside the graphs of a folder."""
     for role, operators in _OPERATORS.items():
         path = folder / INT8_GRAPHS[role]
@@ -57,19 +57,19 @@ def _fix_scales(model: onnx.ModelProto) -> None:
     of_tanh = {node.output[0] for node in model.graph.node if node.op_type == "Tanh"}
     for node in model.graph.node:
         if node.op_type == "DynamicQuantizeLinear" and node.input[0] in of_tanh:
-            quantised, *names = node.output
+            quantized, *names = node.output
             for name, value in zip(names, values, strict=True):
                 model.graph.initializer.add().CopyFrom(value)
                 model.graph.initializer[-1].name = name
             inputs = [node.input[0], *names]
-            node.CopyFrom(onnx.helper.make_node("QuantizeLinear", inputs, [quantised], name=node.name))
+            node.CopyFrom(onnx.helper.make_node("QuantizeLinear", inputs, [quantized], name=node.name))
 
 
 def _unmark(model: onnx.ModelProto) -> None:
-    """Take away the mark of graphs that quantise as they run, from one that does not."""
+    """Take away the mark of graphs that quantize as they run, from one that does not."""
     if any(node.op_type == "DynamicQuantizeLinear" for node in model.graph.node):
         return
-    kept = {each.key: each.value for each in model.metadata_props if (each.key, each.value) != RUNS_QUANTISED}
+    kept = {each.key: each.value for each in model.metadata_props if (each.key, each.value) != RUNS_QUANTIZED}
     onnx.helper.set_model_props(model, kept)
 
 
@@ -106,17 +106,17 @@ def _as_product(conv: onnx.NodeProto, weight: np.ndarray, graph: onnx.GraphProto
         return outputs
 
     (channels_last,) = node("Transpose", [x], "channels_last", perm=[0, 2, 3, 1])
-    quantised, scale, zero = node("DynamicQuantizeLinear", [channels_last], "quantised", "scale", "zero")
+    quantized, scale, zero = node("DynamicQuantizeLinear", [channels_last], "quantized", "scale", "zero")
     axes, steps = constant("axes", np.array([1, 2])), constant("steps", np.array(strides))
     seen = []
     for i, j in np.ndindex(height, width):
         start = constant(f"start_{i}_{j}", np.array([i, j]))
         # so that the last place sees what is there
         end = constant(f"end_{i}_{j}", np.array([i - height + 1 or _END, j - width + 1 or _END]))
-        seen += node("Slice", [quantised, start, end, axes, steps], f"seen_{i}_{j}")
+        seen += node("Slice", [quantized, start, end, axes, steps], f"seen_{i}_{j}")
     (columns,) = node("Concat", seen, "columns", axis=3)
-    quantised_rows = constant("weight", np.round(rows / scales).astype(np.int8))
-    (product,) = node("MatMulInteger", [columns, quantised_rows, zero], "product")
+    quantized_rows = constant("weight", np.round(rows / scales).astype(np.int8))
+    (product,) = node("MatMulInteger", [columns, quantized_rows, zero], "product")
     (as_float,) = node("Cast", [product], "as_float", to=onnx.TensorProto.FLOAT)
     (both_scales,) = node("Mul", [scale, constant("scales", scales)], "both_scales")
     (scaled,) = node("Mul", [as_float, both_scales], "scaled")

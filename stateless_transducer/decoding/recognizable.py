@@ -32,7 +32,7 @@ class Steps(Protocol):
         ...
 
 
-class Recognisable(Steps, Protocol):
+class Recognizable(Steps, Protocol):
     """What recognition needs of a model."""
 
     def encode(self, features: Array, feature_lens: Array) -> tuple[Array, Array]:

@@ -6,7 +6,7 @@ import onnxruntime
 import pytest
 
 from stateless_transducer.export.onnx_model import OnnxTransducer
-from stateless_transducer.export.quantise import _multiply_instead_of_convolving
+from stateless_transducer.export.quantize import _multiply_instead_of_convolving
 
 
 @pytest.mark.parametrize(("height", "width"), [(7, 9), (8, 8), (3, 3), (40, 11)])
