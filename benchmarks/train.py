@@ -43,6 +43,7 @@ from stateless_transducer.training.learner import Learner
 from stateless_transducer.training.objective import Objective
 
 FULL = ModelConfig(vocab_size=4336)
+SUBSAMPLING = FULL.encoder.subsampling
 FLOPS_PER_SECOND_OF_SPEECH = 20e9
 """Of the full model's training step, encoder forward and backward; the joiner comes on top."""
 
@@ -56,7 +57,9 @@ def make_batch(seconds: float, utterance_s: float, vocab_size: int) -> Batch:
         features[n, length:] = PADDING_VALUE
     num_tokens = max(1, round(3.5 * utterance_s))
     tokens = torch.randint(1, vocab_size, (count, num_tokens))
-    return Batch(features, lens, tokens, torch.full((count,), num_tokens), tuple(map(str, range(count))), ("",) * count)
+    return Batch(
+        features, lens, tokens, torch.full((count,), num_tokens), tuple(map(str, range(count))), ("",) * count, 0.01
+    )
 
 
 def check(model: Transducer, batch: Batch) -> None:
@@ -84,16 +87,20 @@ def check(model: Transducer, batch: Batch) -> None:
             sys.exit(f"Gate: losses {together.tolist()} and {found.tolist()} differ.")
 
 
+def _without_dropout(sizes: ModelConfig) -> ModelConfig:
+    return replace(sizes, encoder=replace(sizes.encoder, dropout=0.0))
+
+
 def learner(sizes: ModelConfig, device: torch.device, **options: object) -> Learner:
     torch.manual_seed(0)
     optim = OptimConfig(optimizer="adamw", warm_step=1000)
     config = TrainConfig(optim=optim, **options)  # pyright: ignore[reportArgumentType]
     objective = Objective(build_model(sizes), sizes, has_ctc_head=False).to(device)
     if config.compile:
-        for layer in objective.model.encoder.layers:
-            layer.compile(dynamic=True)
-    objective.model.encoder.recompute_layers = config.recompute_layers
-    return Learner(objective, config, Rank(0, 1, device), model_size=sizes.attention_dim)
+        for stage in objective.model.encoder.stages:
+            stage.compile(dynamic=True)
+    objective.model.encoder.recompute_stages = config.recompute_layers
+    return Learner(objective, config, Rank(0, 1, device), model_size=sizes.encoder.width)
 
 
 def learn(own: Learner, batch: Batch, step: int) -> float:
@@ -107,7 +114,7 @@ def learn(own: Learner, batch: Batch, step: int) -> float:
 
 def steps(arguments: argparse.Namespace) -> None:
     torch.set_flush_denormal(True)
-    sizes = replace(FULL if arguments.full else SIZES, dropout=0.0)
+    sizes = _without_dropout(FULL if arguments.full else SIZES)
     batch = make_batch(arguments.seconds or 16.0, 2.0, sizes.vocab_size)
     check(build_model(sizes), batch)
     device = torch.device("cpu")
@@ -133,7 +140,7 @@ def gpu(arguments: argparse.Namespace) -> None:
     if not torch.cuda.is_available():
         sys.exit("No GPU is at hand.")
     device = torch.device("cuda", 0)
-    check(build_model(replace(SIZES, dropout=0.0)), make_batch(8.0, 2.0, SIZES.vocab_size))
+    check(build_model(_without_dropout(SIZES)), make_batch(8.0, 2.0, SIZES.vocab_size))
     print(
         "| precision | compiled | recomputed | s of speech | ms an update | hours of speech/s | share of limit | GiB |"
     )
@@ -183,7 +190,7 @@ def loader(arguments: argparse.Namespace) -> None:
         config = DataConfig(
             manifest_dir=folder / "data" / "fbank", prefix="table", max_duration=60.0, enable_musan=False
         )
-        usable = trainable(load_index(config.manifest_dir, "table", "train"), tokens, config)
+        usable = trainable(load_index(config.manifest_dir, "table", "train"), tokens, config, SUBSAMPLING)
         print("| features | processes | cuts/s | s of speech/s |\n|---|---|---|---|")
         for on_the_fly in (False, True):
             for num_workers in (0, 1, 2):
@@ -222,7 +229,7 @@ def manifest(arguments: argparse.Namespace) -> None:
         config = DataConfig(manifest_dir=Path(name), num_workers=0)
         for what in ("first start", "start", "resumption"):
             started = time.perf_counter()
-            usable = trainable(open_index(path), tokens, config)
+            usable = trainable(open_index(path), tokens, config, SUBSAMPLING)
             own = TrainingLoader(usable, tokens, config, seed=1)
             plan = own.plan(7)
             if what == "resumption":

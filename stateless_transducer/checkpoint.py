@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,9 +28,10 @@ from stateless_transducer.model.config import ModelConfig
 from stateless_transducer.model.transducer import Transducer, build_model
 from stateless_transducer.text.tokens import TokenTable
 
-_FORMAT = "stateless-transducer-1"
-
-Settings = TypeVar("Settings", ModelConfig, FbankConfig)
+_FORMAT = "stateless-transducer-"
+"""Followed by the number of the layout."""
+_LAYOUT = 2
+"""Layout of the files that `save_checkpoint` writes; `_from_layout_1` reads the one before."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Checkpoint:
         return model.eval()
 
 
-def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
     """Write all or nothing: if the disk is full, what was at ``path`` stays.
 
     A name that ends in .safetensors gives a file of that format, without training state.
@@ -67,13 +68,14 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     Raises:
         OSError: it cannot be written; the message says what to do.
     """
+    path = Path(path)
     if path.suffix == ".safetensors":
         _save_safetensors(path, checkpoint)
         return
     content = {
-        "format": _FORMAT,
+        "format": f"{_FORMAT}{_LAYOUT}",
         "model": dict(checkpoint.weights),
-        "model_config": asdict(checkpoint.model_config),
+        "model_config": checkpoint.model_config.sizes(),
         "fbank_config": asdict(checkpoint.fbank_config),
         "tokens": checkpoint.token_table.facts(),
         "provenance": dict(checkpoint.provenance),
@@ -82,32 +84,38 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     write_archive(path, content)
 
 
-def load_checkpoint(path: Path) -> Checkpoint:
+def load_checkpoint(path: str | Path) -> Checkpoint:
     """Read a checkpoint, a .safetensors file too; nothing in the file is executed.
 
     Raises:
         ValueError: missing, truncated, not a checkpoint, or of another program.
     """
+    path = Path(path)
     if path.suffix == ".safetensors":
         return _load_safetensors(path)
     content = read_archive(path)
     if not is_own_format(content):
         is_icefalls = isinstance(content, dict) and "model" in content
-        way_out = "; one of icefall's becomes a model with `transducer import`" if is_icefalls else ""
-        raise ValueError(f"{path} is not a checkpoint of stateless-transducer (format {_FORMAT}){way_out}.")
+        way_out = "; `transducer import` converts a checkpoint of icefall" if is_icefalls else ""
+        raise ValueError(f"{path} is not a checkpoint of stateless-transducer{way_out}.")
     return from_own_format(path, content)
 
 
 def from_own_format(path: Path, content: Mapping[str, Any]) -> Checkpoint:
-    """What `save_checkpoint` was given, of what it wrote to a file.
+    """Return the checkpoint that `save_checkpoint` wrote, in this layout or an earlier one.
 
     Raises:
-        ValueError: a later version of this program wrote it, and more than this one knows.
+        ValueError: a later version of this program wrote the file.
     """
+    layout = content["format"].removeprefix(_FORMAT)
+    if layout == "1":
+        content = _from_layout_1(content)
+    elif layout != str(_LAYOUT):
+        raise ValueError(f"{path}: {_LATER} (layout {layout}; this one reads 1 to {_LAYOUT}); use that version.")
     return Checkpoint(
         weights=content["model"],
-        model_config=_settings(path, ModelConfig, content["model_config"]),
-        fbank_config=_settings(path, FbankConfig, content["fbank_config"]),
+        model_config=_model_config(path, content["model_config"]),
+        fbank_config=_fbank_config(path, content["fbank_config"]),
         token_table=TokenTable.from_facts(content["tokens"]),
         provenance=content["provenance"],
         training_state=content["training_state"],
@@ -116,8 +124,8 @@ def from_own_format(path: Path, content: Mapping[str, Any]) -> Checkpoint:
 
 def _save_safetensors(path: Path, checkpoint: Checkpoint) -> None:
     metadata = {
-        "format": _FORMAT,
-        "model_config": json.dumps(asdict(checkpoint.model_config)),
+        "format": f"{_FORMAT}{_LAYOUT}",
+        "model_config": json.dumps(checkpoint.model_config.sizes()),
         "fbank_config": json.dumps(asdict(checkpoint.fbank_config)),
         "tokens": json.dumps(checkpoint.token_table.facts()),
         # a provenance may hold anything
@@ -139,25 +147,50 @@ def _load_safetensors(path: Path) -> Checkpoint:
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except safetensors.SafetensorError as err:
         raise ValueError(f"{path} is not a file of safetensors, or is damaged ({err}).") from err
-    if metadata.get("format") != _FORMAT:
-        raise ValueError(f"{path} is not a checkpoint of stateless-transducer (format {_FORMAT}).")
-    return Checkpoint(
-        weights=weights,
-        model_config=_settings(path, ModelConfig, json.loads(metadata["model_config"])),
-        fbank_config=_settings(path, FbankConfig, json.loads(metadata["fbank_config"])),
-        token_table=TokenTable.from_facts(json.loads(metadata["tokens"])),
-        provenance=json.loads(metadata["provenance"]),
-    )
+    if not is_own_format(metadata):
+        raise ValueError(f"{path} is not a checkpoint of stateless-transducer.")
+    names = ("model_config", "fbank_config", "tokens", "provenance")
+    content = {name: json.loads(metadata[name]) for name in names}
+    return from_own_format(path, {"format": metadata["format"], "model": weights, "training_state": None, **content})
 
 
-def _settings(path: Path, kind: type[Settings], said: Mapping[str, Any]) -> Settings:
-    unknown = said.keys() - {each.name for each in fields(kind)}
+def _from_layout_1(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Convert what version 0.1.0 wrote before encoders had kinds: all models were conformers."""
+    state = content["training_state"]
+    return {
+        **content,
+        "model": _renamed_from_layout_1(content["model"]),
+        "model_config": {"encoder": "conformer", **content["model_config"]},
+        "training_state": None if state is None else _training_state_from_layout_1(state),
+    }
+
+
+def _renamed_from_layout_1(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    old, new = "encoder.subsampling.", "encoder.embed."
+    return {new + name.removeprefix(old) if name.startswith(old) else name: value for name, value in weights.items()}
+
+
+def _training_state_from_layout_1(state: Mapping[str, Any]) -> dict[str, Any]:
+    mean = state.get("ema")
+    return {**state, "ema": None if mean is None else _renamed_from_layout_1(mean)}
+
+
+_LATER = f"written by a later version of stateless-transducer than this one, {__version__}"
+
+
+def _model_config(path: Path, sizes: Mapping[str, Any]) -> ModelConfig:
+    try:
+        return ModelConfig.from_sizes(sizes)
+    except ValueError as err:
+        raise ValueError(f"{path}: its sizes are invalid, or it was {_LATER}: {err}") from err
+
+
+def _fbank_config(path: Path, settings: Mapping[str, Any]) -> FbankConfig:
+    unknown = settings.keys() - {field.name for field in fields(FbankConfig)}
     if unknown:
-        raise ValueError(
-            f"{path} is of a later version of stateless-transducer than this one, {__version__}, which does not know "
-            f"{', '.join(f'`{name}`' for name in sorted(unknown))}; use that version."
-        )
-    return kind(**said)
+        names = ", ".join(f"`{name}`" for name in sorted(unknown))
+        raise ValueError(f"{path}: its front end has the unknown {names}; it was {_LATER}.")
+    return FbankConfig(**settings)
 
 
 def _safetensors() -> Any:
@@ -170,7 +203,7 @@ def _safetensors() -> Any:
 
 def is_own_format(content: object) -> bool:
     """Whether this is what `save_checkpoint` writes."""
-    return isinstance(content, dict) and content.get("format") == _FORMAT
+    return isinstance(content, dict) and str(content.get("format")).startswith(_FORMAT)
 
 
 def write_archive(path: Path, content: Mapping[str, Any]) -> None:

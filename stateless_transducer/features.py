@@ -40,6 +40,14 @@ class FbankConfig:
             raise ValueError(f"`sample_rate` must be at least 1000 Hz, but is {self.sample_rate}.")
         if self.num_mel_bins < 7:
             raise ValueError(f"`num_mel_bins` must be at least 7, but is {self.num_mel_bins}.")
+        for name in ("frame_length_ms", "frame_shift_ms"):
+            if not 1 <= getattr(self, name) <= 1000:
+                raise ValueError(f"`{name}` must be in 1..1000 ms, but is {getattr(self, name):g}.")
+
+    @property
+    def frame_shift_s(self) -> float:
+        """Seconds from one frame to the next."""
+        return self.frame_shift_ms / 1000
 
 
 def fbank(samples: np.ndarray, config: FbankConfig) -> np.ndarray:

@@ -26,12 +26,12 @@ from stateless_transducer.checkpoint import (
 )
 from stateless_transducer.features import FbankConfig
 from stateless_transducer.files import sha256
-from stateless_transducer.model.config import ModelConfig
+from stateless_transducer.model.config import ConformerConfig, ModelConfig
 from stateless_transducer.model.transducer import build_model
 from stateless_transducer.text.tokens import TokenTable
 
 _PREFIXES = {
-    "encoder.encoder_embed.": "encoder.subsampling.",
+    "encoder.encoder_embed.": "encoder.embed.",
     "encoder.encoder.layers.": "encoder.layers.",
     "encoder.encoder_output_layer.": "encoder.output.",
 }
@@ -78,7 +78,7 @@ def _renamed(name: str, prefixes: Mapping[str, str]) -> str:
     return name
 
 
-def load_icefall(path: Path, token_table: TokenTable) -> Checkpoint:
+def load_icefall(path: str | Path, token_table: TokenTable) -> Checkpoint:
     """Read icefall's ``epoch-N.pt``, ``best-*.pt`` or ``pretrained.pt``; nothing in the file is executed.
 
     The front end is `FbankConfig`'s default, which is icefall's. Where the file states sizes, they must be those of
@@ -92,6 +92,7 @@ def load_icefall(path: Path, token_table: TokenTable) -> Checkpoint:
         ValueError: missing, truncated, of another program or recipe, or not of these tokens; what does not fit is
             named.
     """
+    path = Path(path)
     return _from_content(path, read_archive(path, _allowed()), token_table)
 
 
@@ -126,14 +127,14 @@ def _from_content(path: Path, content: Any, token_table: TokenTable) -> Checkpoi
     return Checkpoint(weights, config, FbankConfig(), token_table, _provenance(path, content))
 
 
-def save_icefall(path: Path, checkpoint: Checkpoint) -> None:
+def save_icefall(path: str | Path, checkpoint: Checkpoint) -> None:
     """Write the weights as icefall's ``pretrained.pt``, all or nothing.
 
     Raises:
         ValueError: icefall has no such model.
         OSError: it cannot be written; the message says what to do.
     """
-    write_archive(path, {"model": to_icefall(checkpoint)})
+    write_archive(Path(path), {"model": to_icefall(checkpoint)})
 
 
 def from_icefall(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], ModelConfig]:
@@ -163,11 +164,13 @@ def to_icefall(checkpoint: Checkpoint) -> dict[str, Tensor]:
     Raises:
         ValueError: icefall's code has no such model.
     """
-    config = checkpoint.model_config
-    if config.subsampling_channels not in (None, config.attention_dim):
+    config, encoder = checkpoint.model_config, checkpoint.model_config.encoder
+    if not isinstance(encoder, ConformerConfig):
+        raise ValueError(f"icefall's recipe has a conformer, but the encoder of this model is a {encoder.kind}.")
+    if encoder.subsampling_channels not in (None, encoder.attention_dim):
         raise ValueError(
-            f"icefall's subsampling has as many channels as the encoder is wide, {config.attention_dim}, but "
-            f"`subsampling_channels` is {config.subsampling_channels}; icefall cannot load such a model."
+            f"icefall's subsampling has as many channels as the encoder is wide, {encoder.attention_dim}, but "
+            f"`subsampling_channels` is {encoder.subsampling_channels}; icefall cannot load such a model."
         )
     if config.feature_norm != "none":
         raise ValueError(
@@ -222,12 +225,15 @@ def _shown_config(weights: Mapping[str, Tensor]) -> ModelConfig:
     if sizes["subsampling_channels"] == sizes["attention_dim"]:
         del sizes["subsampling_channels"]
     layers = [int(match[1]) for match in map(_LAYER.match, weights) if match]
-    return ModelConfig(
-        # a number beyond the names that there are would be a fault of theirs
-        num_layers=min(max(layers) + 1, len(weights)),
-        context_size=weights[_CONTEXT].shape[2] if _CONTEXT in weights else 1,
-        feature_dim=FbankConfig().num_mel_bins,
-        **sizes,
+    return ModelConfig.from_sizes(
+        {
+            "encoder": ConformerConfig.kind,
+            # a number beyond the names that there are would be a fault of theirs
+            "num_layers": min(max(layers) + 1, len(weights)),
+            "context_size": weights[_CONTEXT].shape[2] if _CONTEXT in weights else 1,
+            "feature_dim": FbankConfig().num_mel_bins,
+            **sizes,
+        }
     )
 
 
@@ -239,8 +245,9 @@ def _skeleton(config: ModelConfig) -> dict[str, Tensor]:
 
 def _check_stated_sizes(content: Mapping[str, Any], config: ModelConfig) -> None:
     """A context of 2 whose convolution is missing looks like one of 1, were it not for this."""
+    sizes = config.sizes()
     for stated, size in _STATED_SIZES.items():
-        said, found = content.get(stated), getattr(config, size)
+        said, found = content.get(stated), sizes[size]
         if isinstance(said, int) and said != found:
             raise ValueError(f"it says that `{stated}` is {said}, but the weights are those of {found}.")
 

@@ -9,6 +9,7 @@ from fractions import Fraction
 
 import pytest
 import torch
+from model_sizes import conformer_model, resized
 from safetensors.torch import save_file
 
 from stateless_transducer.checkpoint import (
@@ -20,13 +21,13 @@ from stateless_transducer.checkpoint import (
     save_checkpoint,
 )
 from stateless_transducer.features import FbankConfig
-from stateless_transducer.model.config import ModelConfig
+from stateless_transducer.model.config import ConformerConfig
 from stateless_transducer.model.transducer import build_model
 from stateless_transducer.text.tokens import build_token_table
 from stateless_transducer.training.averaging import Average
 
 TOKENS = build_token_table(["今天天气"], "char")
-SIZES = ModelConfig(vocab_size=len(TOKENS), num_layers=1, attention_dim=8, num_heads=2, feedforward_dim=8, joiner_dim=8)
+SIZES = conformer_model(len(TOKENS), num_layers=1, attention_dim=8, num_heads=2, feedforward_dim=8, joiner_dim=8)
 
 
 def _checkpoint(seed=0, **changes):
@@ -123,7 +124,7 @@ def test_running_means_are_averaged_where_they_are_wanted(tmp_path):
 
 def test_models_of_other_sizes_are_not_averaged(tmp_path):
     save_checkpoint(tmp_path / "a.pt", _checkpoint())
-    save_checkpoint(tmp_path / "b.pt", _checkpoint(model_config=replace(SIZES, dropout=0.3)))
+    save_checkpoint(tmp_path / "b.pt", _checkpoint(model_config=resized(SIZES, dropout=0.3)))
     with pytest.raises(ValueError, match="b.pt cannot be averaged with a.pt: other sizes or tokens"):
         average_checkpoints([tmp_path / "a.pt", tmp_path / "b.pt"])
 
@@ -180,17 +181,24 @@ def test_bad_checkpoint_is_refused_and_not_executed(tmp_path, case):
 
 
 @dataclass(frozen=True)
-class _LaterConfig(ModelConfig):
+class _LaterConfig(ConformerConfig):
     wings: int = 2
 
 
 @pytest.mark.parametrize("name", ["m.pt", "m.safetensors"])
-def test_checkpoint_of_a_later_version_is_said_to_be_one(tmp_path, name):
-    save_checkpoint(tmp_path / name, _checkpoint(model_config=_LaterConfig(**asdict(SIZES))))
-    with pytest.raises(
-        ValueError, match=rf"{name} is of a later version .* this one, \S+, which does not know `wings`"
-    ):
+def test_checkpoint_with_an_unknown_size_may_be_of_a_later_version(tmp_path, name):
+    later = replace(SIZES, encoder=_LaterConfig(**asdict(SIZES.encoder)))
+    save_checkpoint(tmp_path / name, _checkpoint(model_config=later))
+    with pytest.raises(ValueError, match=rf"{name}: .* later version .* than this one, \S+: `wings` is no size"):
         load_checkpoint(tmp_path / name)
+
+
+def test_checkpoint_of_a_later_layout_says_so(tmp_path):
+    save_checkpoint(tmp_path / "m.pt", _checkpoint())
+    content = torch.load(tmp_path / "m.pt", weights_only=True)
+    torch.save({**content, "format": "stateless-transducer-9"}, tmp_path / "m.pt")
+    with pytest.raises(ValueError, match=r"m.pt: written by a later version .* \(layout 9; this one reads 1 to 2\)"):
+        load_checkpoint(tmp_path / "m.pt")
 
 
 _FILL = """

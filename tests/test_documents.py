@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+from model_sizes import conformer_model
 
 from stateless_transducer.checkpoint import Checkpoint, save_checkpoint
 from stateless_transducer.features import FbankConfig
-from stateless_transducer.model.config import ModelConfig
 from stateless_transducer.model.transducer import build_model
 from stateless_transducer.text.tokens import build_token_table
 
@@ -52,7 +52,7 @@ def test_example_of_a_model_of_ones_own_runs(capsys):
 def test_example_of_hotwords_and_a_language_model_runs(tmp_path, monkeypatch):
     """With files of the names that it has."""
     tokens = build_token_table(["张三李四"], "char")
-    sizes = ModelConfig(
+    sizes = conformer_model(
         vocab_size=len(tokens), num_layers=1, attention_dim=8, num_heads=2, feedforward_dim=8, joiner_dim=8
     )
     weights = build_model(sizes).state_dict()

@@ -9,12 +9,12 @@ import pickle
 import tarfile
 import zipfile
 from collections import OrderedDict
-from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path, PosixPath
 
 import pytest
 import torch
+from model_sizes import conformer_model, resized
 from safetensors.torch import load_file
 
 from stateless_transducer.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -27,12 +27,11 @@ from stateless_transducer.icefall import (
     save_icefall,
     to_icefall,
 )
-from stateless_transducer.model.config import ModelConfig
 from stateless_transducer.model.transducer import build_model
 from stateless_transducer.text.tokens import SPECIAL, TokenTable
 
-FULL = ModelConfig(vocab_size=4336)
-SMALL = ModelConfig(vocab_size=6, num_layers=2, attention_dim=8, num_heads=2, feedforward_dim=12, joiner_dim=10)
+FULL = conformer_model(vocab_size=4336)
+SMALL = conformer_model(vocab_size=6, num_layers=2, attention_dim=8, num_heads=2, feedforward_dim=12, joiner_dim=10)
 MODELS = ("r", "b")  # context 2 and 1
 RECIPE = "is not a checkpoint of icefall's transducer_stateless_modified"
 LAYER = "encoder.encoder.layers.0."
@@ -109,10 +108,10 @@ def test_full_model_is_written_with_icefalls_names_and_shapes(golden):
     "config",
     [
         FULL,
-        replace(SMALL, conv_kernel=3),
-        replace(SMALL, subsampling_channels=5),
-        replace(SMALL, context_size=1),
-        replace(SMALL, context_size=4, num_heads=4, num_layers=11),
+        resized(SMALL, conv_kernel=3),
+        resized(SMALL, subsampling_channels=5),
+        resized(SMALL, context_size=1),
+        resized(SMALL, context_size=4, num_heads=4, num_layers=11),
     ],
     ids=["full", "kernel", "channels", "context-1", "eleven-layers"],
 )
@@ -127,14 +126,19 @@ def test_sizes_follow_from_the_tensors(config, prefix):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_sizes_of_golden_models_are_found(golden, name):
-    found, sizes = load_icefall(*_pretrained(golden, name)).model_config, _golden_sizes(golden, name)
-    assert (found.num_layers, found.num_heads, found.attention_dim, found.feedforward_dim) == tuple(
-        sizes[key] for key in ("num_encoder_layers", "nhead", "attention_dim", "dim_feedforward")
-    )
-    assert (found.vocab_size, found.joiner_dim, found.context_size, found.feature_dim) == tuple(
-        sizes[key] for key in ("vocab_size", "encoder_out_dim", "context_size", "feature_dim")
-    )
-    assert (found.conv_kernel, found.subsampling_channels) == (31, None)
+    found, sizes = load_icefall(*_pretrained(golden, name)).model_config.sizes(), _golden_sizes(golden, name)
+    same = {
+        "num_layers": "num_encoder_layers",
+        "num_heads": "nhead",
+        "attention_dim": "attention_dim",
+        "feedforward_dim": "dim_feedforward",
+        "vocab_size": "vocab_size",
+        "joiner_dim": "encoder_out_dim",
+        "context_size": "context_size",
+        "feature_dim": "feature_dim",
+    }
+    assert {name: found[name] for name in same} == {name: sizes[key] for name, key in same.items()}
+    assert (found["encoder"], found["conv_kernel"], found["subsampling_channels"]) == ("conformer", 31, None)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -262,9 +266,9 @@ def test_weights_that_do_not_fit_are_named(tmp_path, case):
         load_icefall(tmp_path / "p.pt", _tokens(6))
 
 
-@pytest.mark.parametrize("lost", _shapes(_weights(replace(SMALL, context_size=1))))
+@pytest.mark.parametrize("lost", _shapes(_weights(resized(SMALL, context_size=1))))
 def test_no_weight_may_be_missing(lost):
-    weights = _weights(replace(SMALL, context_size=1))
+    weights = _weights(resized(SMALL, context_size=1))
     del weights[lost]
     with pytest.raises(ValueError, match=f"{lost} is missing"):
         from_icefall(weights)
@@ -389,14 +393,14 @@ def test_blank_must_be_the_first_token(tmp_path):
     ],
 )
 def test_model_that_icefall_lacks_is_not_written(tmp_path, changes, message):
-    config = replace(SMALL, **changes)
-    weights = build_model(replace(config, num_layers=2)).state_dict()
+    config = resized(SMALL, **changes)
+    weights = build_model(resized(config, num_layers=2)).state_dict()
     with pytest.raises(ValueError, match=message):
         save_icefall(tmp_path / "p.pt", Checkpoint(weights, config, FbankConfig(), _tokens(6)))
     assert not (tmp_path / "p.pt").exists()
 
 
 def test_explicit_width_of_the_subsampling_is_icefalls(tmp_path):
-    config = replace(SMALL, subsampling_channels=8)
+    config = resized(SMALL, subsampling_channels=8)
     checkpoint = Checkpoint(build_model(config).state_dict(), config, FbankConfig(), _tokens(6))
     assert from_icefall(to_icefall(checkpoint))[1] == SMALL

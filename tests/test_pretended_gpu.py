@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from model_sizes import conformer_model
 from pretended_gpu import GPU, GpuTensor, pretended_gpu
 from small_corpus import write_small_corpus
 from tiny_talker import say
@@ -23,7 +24,6 @@ from stateless_transducer.decoding.fusion import Hotwords
 from stateless_transducer.decoding.greedy import greedy_search
 from stateless_transducer.decoding.modified_beam import modified_beam_search
 from stateless_transducer.decoding.options import LogitOptions
-from stateless_transducer.model.config import ModelConfig
 from stateless_transducer.model.frozen import FrozenTransducer
 from stateless_transducer.model.transducer import build_model
 from stateless_transducer.ops import lattice
@@ -35,7 +35,7 @@ from stateless_transducer.training.learner import Learner
 from stateless_transducer.training.objective import Objective
 
 CPU = torch.device("cpu")
-SIZES = ModelConfig(
+SIZES = conformer_model(
     vocab_size=9, num_layers=1, attention_dim=16, num_heads=2, feedforward_dim=16, joiner_dim=16, dropout=0
 )
 ADAMW = OptimConfig(optimizer="adamw", warm_step=1)
@@ -89,7 +89,7 @@ def test_pretended_gpu_differentiates():
 def _batch(lens, tokens):
     said = torch.randint(1, 9, (len(tokens), max(tokens)))
     ids = tuple(f"u{n}" for n in range(len(lens)))
-    return Batch(torch.randn(len(lens), max(lens), 80), torch.tensor(lens), said, torch.tensor(tokens), ids, ids)
+    return Batch(torch.randn(len(lens), max(lens), 80), torch.tensor(lens), said, torch.tensor(tokens), ids, ids, 0.01)
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def update():
 def _learner(device, optim, prune, *, precision="fp32", recompute=False):
     torch.manual_seed(0)
     objective = Objective(build_model(SIZES), SIZES, has_ctc_head=optim.ctc_loss_scale > 0, prune=prune)
-    objective.model.encoder.recompute_layers = recompute
+    objective.model.encoder.recompute_stages = recompute
     config = TrainConfig(optim=optim, prune=prune, precision=precision)
     return Learner(objective.to(device), config, Rank(0, 1, device), model_size=16)
 

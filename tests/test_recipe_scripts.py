@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import soundfile
 import torch
+from model_sizes import conformer_model
 from small_corpus import TINY, TOKENS, write_small_corpus
 
 from stateless_transducer.checkpoint import average_checkpoints, load_checkpoint
@@ -85,7 +86,7 @@ def test_numbers_are_the_tutorials():
     numbers = runpy.run_path(str(SCRIPTS / "train.py"))["NUMBERS"]
     sizes = {name: getattr(numbers.model, name) for name in ModelConfig.__dataclass_fields__}
     with torch.device("meta"):
-        model = build_model(ModelConfig(**{**sizes, "vocab_size": 4336}))
+        model = build_model(conformer_model(**{**sizes, "vocab_size": 4336}))
     assert sum(parameter.numel() for parameter in model.parameters()) == 87_939_824
     given = ICEFALLS["train"].split()
     wanted = dict(zip(given[::2], given[1::2], strict=True))

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from model_sizes import conformer_model
 from torch.nn.utils.rnn import pad_sequence
 
 from stateless_transducer.checkpoint import Checkpoint
 from stateless_transducer.features import PADDING_VALUE, FbankConfig, fbank
-from stateless_transducer.model.config import ModelConfig
 from stateless_transducer.model.transducer import build_model
 from stateless_transducer.text.tokens import build_token_table
 
 CHARACTERS = "今天气很好吗"
 TOKENS = build_token_table([CHARACTERS], "char")
-SIZES = ModelConfig(
+SIZES = conformer_model(
     vocab_size=len(TOKENS),
     num_layers=2,
     attention_dim=32,

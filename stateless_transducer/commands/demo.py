@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from stateless_transducer.commands import average, decode, prepare_aishell, prepare_synthetic, report, train, transcribe
@@ -16,7 +16,7 @@ from stateless_transducer.commands.shared.flags import parse
 from stateless_transducer.data.config import DataConfig, PrepareConfig, SpecAugmentConfig
 from stateless_transducer.data.corpora.synthetic import SyntheticConfig
 from stateless_transducer.decoding.config import SearchConfig
-from stateless_transducer.model.config import ModelConfig
+from stateless_transducer.model.config import ConformerConfig, JoinerConfig, ModelConfig
 from stateless_transducer.training.averaging import Average
 from stateless_transducer.training.config import OptimConfig, TrainConfig
 
@@ -24,14 +24,16 @@ _AVERAGED = 2
 
 SIZES = ModelConfig(
     vocab_size=181,  # of the demo's corpus; the token table decides
-    num_layers=4,
-    attention_dim=96,
-    num_heads=4,
-    feedforward_dim=384,
-    conv_kernel=15,
-    subsampling_channels=32,
-    joiner_dim=128,
-    dropout=0.0,
+    encoder=ConformerConfig(
+        num_layers=4,
+        attention_dim=96,
+        num_heads=4,
+        feedforward_dim=384,
+        conv_kernel=15,
+        subsampling_channels=32,
+        dropout=0.0,
+    ),
+    joiner=JoinerConfig(joiner_dim=128),
     # the voices are as loud as one another; what is recorded elsewhere is not
     feature_norm="level",
 )
@@ -139,7 +141,7 @@ def train_options(options: Options, data_dir: Path, exp_dir: Path) -> train.Opti
                 spec_aug_time_warp_factor=0, features_mask_size=20, num_frame_masks=0, spec_aug_probability=1.0
             ),
         ),
-        model=train.ModelFlags(**asdict(SIZES)),
+        model=train.ModelFlags(encoder=SIZES.encoder, joiner=SIZES.joiner, feature_norm=SIZES.feature_norm),
     )
 
 

@@ -34,4 +34,5 @@ def run(options: Options) -> None:
     check_output(options.output, checkpoint=options.checkpoint)
     checkpoint = load_checkpoint(options.checkpoint)
     save_icefall(options.output, checkpoint)
-    say(f"{options.output}: {len(checkpoint.weights)} tensors; `--context-size` {checkpoint.model_config.context_size}")
+    context_size = checkpoint.model_config.decoder.context_size
+    say(f"{options.output}: {len(checkpoint.weights)} tensors; `--context-size` {context_size}")

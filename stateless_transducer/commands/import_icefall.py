@@ -37,8 +37,5 @@ def run(options: Options) -> None:
     check_output(options.output, checkpoint=options.checkpoint)
     checkpoint = load_icefall(options.checkpoint, TokenTable.read(options.lang_dir))
     save_checkpoint(options.output, checkpoint)
-    sizes, num_parameters = checkpoint.model_config, sum(weight.numel() for weight in checkpoint.weights.values())
-    say(
-        f"{options.output}: {num_parameters:,} parameters, {sizes.num_layers} layers of width {sizes.attention_dim}, "
-        f"{sizes.num_heads} heads; {sizes.vocab_size} tokens, context {sizes.context_size}"
-    )
+    num_parameters = sum(weight.numel() for weight in checkpoint.weights.values())
+    say(f"{options.output}: {num_parameters:,} parameters, {checkpoint.model_config.summary}")

@@ -61,7 +61,7 @@ def _of_checkpoint(path: Path) -> dict[str, Any]:
         "training_state": checkpoint.training_state is not None,
         "files": {path.name: facts_of(path)},
         "parameters": sum(weight.numel() for weight in checkpoint.weights.values()),
-        "sizes": asdict(checkpoint.model_config),
+        "sizes": checkpoint.model_config.sizes(),
         "tokens": _tokens(checkpoint.token_table, len(checkpoint.token_table)),
         "front_end": asdict(checkpoint.fbank_config),
         "provenance": dict(checkpoint.provenance),

@@ -141,10 +141,14 @@ def _batches_of_an_epoch(durations: Sequence[float]) -> int:
     """As `transducer train` plans them by default."""
     import numpy as np
 
-    from stateless_transducer.data.plan import SECONDS_A_FRAME, BatchLimits, Lengths, plan_epoch
+    from stateless_transducer.data.plan import BatchLimits, Lengths, plan_epoch
+    from stateless_transducer.features import FbankConfig
+    from stateless_transducer.model.config import ModelConfig
 
     usual, seconds = DataConfig(), np.array(durations)
-    lengths = Lengths(seconds, (seconds / SECONDS_A_FRAME).astype(int), np.zeros(len(seconds), int))
+    frame_shift_s, subsampling = FbankConfig().frame_shift_s, ModelConfig(vocab_size=1).encoder.subsampling
+    num_frames, num_tokens = (seconds / frame_shift_s).astype(int), np.zeros(len(seconds), int)
+    lengths = Lengths(seconds, num_frames, num_tokens, frame_shift_s, subsampling)
     limits, random = BatchLimits(usual.max_duration), np.random.default_rng(0)
     return len(plan_epoch(lengths, limits, num_buckets=usual.num_buckets, random=random))
 

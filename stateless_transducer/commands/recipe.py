@@ -88,7 +88,7 @@ class Expected:
 
         if self.lang_dir is not None and TokenTable.read(self.lang_dir) != checkpoint.token_table:
             raise ValueError(f"`--lang-dir` {self.lang_dir}: the model was trained with other tokens.")
-        size = checkpoint.model_config.context_size
+        size = checkpoint.model_config.decoder.context_size
         if self.context_size not in (None, size):
             raise ValueError(f"`--context-size` is {self.context_size}, but the decoder of the model sees {size}.")
 
@@ -102,7 +102,7 @@ class TrainOptions(train.Options):
 
 def run_train(script: str, arguments: list[str], numbers: TrainOptions) -> int:
     """``train.py``: checkpoints, logs and TensorBoard in the folder of the experiment."""
-    options = parse(TrainOptions, script, arguments, "Train the recipe's model.", default=numbers)
+    options = train.parse_options(TrainOptions, script, arguments, "Train the recipe's model.", numbers)
     _tell_idle(options.idle_data)
     train.run(options, command=shlex.join([script, *arguments]))
     return 0

@@ -56,11 +56,10 @@ def run(options: Options) -> None:
         Example(path.name, reference, transcript, recognizer.features(wave))
         for path, reference, transcript, wave in zip(options.sounds, references, transcripts, waves, strict=True)
     ]
-    sizes, provenance = checkpoint.model_config, checkpoint.provenance
+    provenance = checkpoint.provenance
     num_parameters = sum(weight.numel() for weight in checkpoint.weights.values())
     facts = {
-        "model": f"{num_parameters:,} parameters: conformer of {sizes.num_layers} layers, width {sizes.attention_dim}, "
-        f"{sizes.num_heads} heads; {sizes.vocab_size} tokens, context {sizes.context_size}",
+        "model": f"{num_parameters:,} parameters: {checkpoint.model_config.summary}",
         "trained": f"{provenance.get('epoch', -1) + 1} epochs, {provenance.get('step', 0)} batches",
         "averaged": ", ".join(provenance.get("averaged", ())) or "no",
         "command": str(provenance.get("command", "unknown")),

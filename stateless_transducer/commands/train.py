@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
-from tyro.conf import Suppress
+from tyro.conf import Suppress, arg
 
 from stateless_transducer.commands.shared.console import complain, say
 from stateless_transducer.commands.shared.flags import parse
 from stateless_transducer.data.config import DataConfig
-from stateless_transducer.model.config import ModelConfig
+from stateless_transducer.model.config import ENCODER_CONFIGS, ConformerConfig, EncoderConfig, ModelConfig
 from stateless_transducer.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 class ModelFlags(ModelConfig):
     """The sizes that a user chooses; the others follow from tokens and features."""
 
+    encoder: EncoderConfig = field(default_factory=ConformerConfig)
     vocab_size: Annotated[int, Suppress] = 4336
     feature_dim: Annotated[int, Suppress] = 80
     blank_id: Annotated[int, Suppress] = 0
@@ -37,6 +38,8 @@ class ModelFlags(ModelConfig):
 class Options:
     """Options of ``transducer train``."""
 
+    encoder: Annotated[str, arg(metavar="{" + ",".join(ENCODER_CONFIGS) + "}")] = ConformerConfig.kind
+    """Kind of encoder, which decides the options of its sizes."""
     lang_dir: Path = Path("data/lang_char")
     """Folder with tokens.txt."""
     train_split: str = "train"
@@ -51,10 +54,54 @@ class Options:
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelFlags = field(default_factory=ModelFlags)
 
+    def __post_init__(self) -> None:
+        if self.encoder not in ENCODER_CONFIGS:
+            raise ValueError(f"`--encoder` must be one of {', '.join(ENCODER_CONFIGS)}, but is {self.encoder!r}.")
+
+
+TrainOptions = TypeVar("TrainOptions", bound=Options)
+
+
+def parse_options(
+    options: type[TrainOptions], program: str, arguments: list[str], description: str, default: TrainOptions
+) -> TrainOptions:
+    """Options of training, with the sizes of the encoder that ``--encoder`` names.
+
+    Raises:
+        ValueError: an option belongs to another encoder.
+    """
+    kind = _encoder_kind(arguments, default.encoder)
+    config = ENCODER_CONFIGS.get(kind)
+    if config is not None:
+        _refuse_other_encoders(arguments, config)
+        if config is not type(default.model.encoder):
+            default = replace(default, encoder=kind, model=replace(default.model, encoder=config()))
+    return parse(options, program, arguments, description, default=default)
+
+
+def _encoder_kind(arguments: list[str], default: str) -> str:
+    """Value of ``--encoder``: it must be known before the other options can be."""
+    kind = default
+    for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        flag, is_joined, value = word.partition("=")
+        if flag == "--encoder":
+            kind = value if is_joined else following
+    return kind
+
+
+def _refuse_other_encoders(arguments: list[str], config: type[EncoderConfig]) -> None:
+    known = {size.name for size in fields(config)}
+    flags = {word.partition("=")[0].removeprefix("--").replace("-", "_") for word in arguments if word[:2] == "--"}
+    for other in ENCODER_CONFIGS.values():
+        for name in sorted(flags & {size.name for size in fields(other)} - known):
+            flag = f"--{name.replace('_', '-')}"
+            raise ValueError(f"`{flag}` is an option of `--encoder {other.kind}`, not of `--encoder {config.kind}`.")
+
 
 def main(program: str, arguments: list[str]) -> int:
     """Parse and run."""
-    options = parse(Options, program, arguments, "Train a stateless transducer; defaults are the tutorial's.")
+    description = "Train a stateless transducer; defaults are the tutorial's."
+    options = parse_options(Options, program, arguments, description, Options())
     run(options, command=shlex.join([*program.split(), *arguments]))
     return 0
 
@@ -94,7 +141,7 @@ def _train_on_rank(rank: Rank, options: Options, command: str) -> None:
     log.info(f"Command: {command}; all options: {config.exp_dir / 'config.json'}")
     plan = _plan(options, command, warn=log.warning, tell=log.info)
     if rank.is_main:
-        describe_run(config.exp_dir, {**asdict(options), "model": asdict(plan.model_config)}, command)
+        describe_run(config.exp_dir, {**asdict(options), "model": plan.model_config.sizes()}, command)
     noise = noise_cuts_path(data.manifest_dir)
     if data.enable_musan and not noise.exists():
         log.warning(f"No noise is mixed in: {noise} is missing; `transducer prepare musan` makes it")
@@ -110,6 +157,7 @@ def _plan(options: Options, command: str, *, warn: Callable[[str], None], tell: 
     from stateless_transducer.training.trainer import Plan
 
     data, tokens = options.data, TokenTable.read(options.lang_dir)
+    init_from, model_config = _start(options, tokens, tell)
 
     def tell_left_out(found: TrainingSet, name: str) -> None:
         for reason, numbers in found.left_out.items():
@@ -117,7 +165,7 @@ def _plan(options: Options, command: str, *, warn: Callable[[str], None], tell: 
 
     def usable(prefix: str, option: str) -> TrainingSet:
         index = load_index(data.manifest_dir, prefix, options.train_split, option=option)
-        found = trainable(index, tokens, data)
+        found = trainable(index, tokens, data, model_config.encoder.subsampling)
         tell_left_out(found, prefix)
         if unknown := int(found.index.num_unknown(tokens)[found.numbers].sum()):
             warn(
@@ -130,11 +178,11 @@ def _plan(options: Options, command: str, *, warn: Callable[[str], None], tell: 
     mixed_set = None if data.mix_prefix is None else usable(data.mix_prefix, "--mix-prefix")
     dev_set = None
     if cuts_path(data.manifest_dir, data.prefix, options.dev_split) is not None:
-        dev_set = with_loss(load_index(data.manifest_dir, data.prefix, options.dev_split), tokens)
+        dev_index = load_index(data.manifest_dir, data.prefix, options.dev_split)
+        dev_set = with_loss(dev_index, tokens, model_config.encoder.subsampling)
         tell_left_out(dev_set, options.dev_split)
     if dev_set is None or not len(dev_set):
         warn(f"No split {options.dev_split!r} is prepared: there is no validation loss")
-    init_from, model_config = _start(options, tokens, tell)
     return Plan(
         config=options.train,
         data_config=data,
@@ -153,14 +201,14 @@ def _start(options: Options, tokens: TokenTable, tell: Callable[[str], None]) ->
     """The model to start from, if there is one, and the sizes."""
     path = options.train.fine_tune.init_from
     if path is None:
-        sizes = {**asdict(options.model), "vocab_size": len(tokens), "blank_id": tokens.blank_id}
-        return None, ModelConfig(**sizes)
+        sizes = {**options.model.sizes(), "vocab_size": len(tokens), "blank_id": tokens.blank_id}
+        return None, ModelConfig.from_sizes(sizes)
     from stateless_transducer.checkpoint import load_checkpoint
     from stateless_transducer.model.transducer import build_model
     from stateless_transducer.training.finetune import adapted_config, adapted_weights
 
     checkpoint = load_checkpoint(path)
-    config = adapted_config(checkpoint, tokens, dropout=options.model.dropout)
+    config = adapted_config(checkpoint, tokens, dropout=options.model.encoder.dropout)
     _, kept = adapted_weights(checkpoint, tokens, build_model(config).state_dict())
     tell(f"Starts from {path}, with its sizes: {kept}")
     return checkpoint, config

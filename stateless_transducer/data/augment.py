@@ -23,7 +23,6 @@ from torch import Tensor
 
 from stateless_transducer.data.config import DataConfig, SpecAugmentConfig
 from stateless_transducer.data.manifests import noise_cuts_path
-from stateless_transducer.data.plan import SECONDS_A_FRAME
 from stateless_transducer.features import SILENCE_VALUE, FbankConfig
 
 _NOISE_PROBABILITY = 0.5
@@ -87,14 +86,14 @@ class Augment:
         return features
 
 
-def training_augment(config: DataConfig, seed: int) -> Augment | None:
+def training_augment(config: DataConfig, seed: int, frame_shift_s: float) -> Augment | None:
     """What the options ask for; None if that is nothing. Noise that is not prepared is done without."""
     path, noise = noise_cuts_path(config.manifest_dir), []
     if config.enable_musan and path.exists():
         noise = [cut.features for cut in CutSet.from_jsonl_lazy(path)]  # pyright: ignore
     spec_augment = config.spec_augment if config.enable_spec_aug else None
     sizes = {name: getattr(config, name) for name in ("vtlp_range", "gain_range_db", "equalizer_range_db")}
-    sizes["silence_frames"] = round(config.silence_s / SECONDS_A_FRAME)
+    sizes["silence_frames"] = round(config.silence_s / frame_shift_s)
     if not (noise or spec_augment or any(sizes.values())):
         return None
     return Augment(seed, noise=noise, spec_augment=spec_augment, silence_from_epoch=config.lengthen_from_epoch, **sizes)

@@ -28,7 +28,7 @@ from stateless_transducer.data.index import CutIndex, JoinedIndex, open_index
 from stateless_transducer.data.manifests import manifest_path
 from stateless_transducer.data.plan import BatchLimits, Lengths, join, mix, plan_epoch
 from stateless_transducer.features import PADDING_VALUE
-from stateless_transducer.ops.masks import MIN_FEATURE_FRAMES, subsampled_lens
+from stateless_transducer.ops.subsampling import Subsampling
 from stateless_transducer.text.tokens import TokenTable
 
 
@@ -48,6 +48,8 @@ class Batch:
     """Of the utterances; of those that are joined, with a + between them."""
     texts: tuple[str, ...]
     """Transcripts."""
+    frame_shift_s: float
+    """Seconds from one feature frame to the next."""
 
     def to(self, device: torch.device) -> Batch:
         """The same on another device."""
@@ -61,8 +63,8 @@ class Batch:
 
     @property
     def seconds(self) -> float:
-        """Speech in the batch, padding not counted, at 100 frames a second."""
-        return float(self.feature_lens.sum()) / 100
+        """Speech in the batch, padding not counted."""
+        return float(self.feature_lens.sum()) * self.frame_shift_s
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ class TransducerDataset(Dataset):
             spoken = [cut.supervisions[0].text or "" for cut in cuts]
             texts.append(spoken[0] if len(spoken) == 1 else self._token_table.join(spoken))
             ids.append("+".join(cut.id for cut in cuts))
-        return make_batch(features, tuple(texts), tuple(ids), self._token_table)
+        return make_batch(features, tuple(texts), tuple(ids), self._token_table, self._index.frame_shift_s)
 
     def _features(self, cut: Cut, epoch: int) -> Tensor:
         """(T_in, F)."""
@@ -103,7 +105,13 @@ class TransducerDataset(Dataset):
         return features if self._augment is None else self._augment(features, cut.id, epoch)
 
 
-def make_batch(features: list[Tensor], texts: tuple[str, ...], ids: tuple[str, ...], token_table: TokenTable) -> Batch:
+def make_batch(
+    features: list[Tensor],
+    texts: tuple[str, ...],
+    ids: tuple[str, ...],
+    token_table: TokenTable,
+    frame_shift_s: float,
+) -> Batch:
     """Pad features (T_in, F) each, and the tokens of the texts."""
     tokens = [torch.tensor(token_table.encode(text), dtype=torch.int64) for text in texts]
     return Batch(
@@ -113,6 +121,7 @@ def make_batch(features: list[Tensor], texts: tuple[str, ...], ids: tuple[str, .
         token_lens=torch.tensor([len(each) for each in tokens]),
         ids=ids,
         texts=texts,
+        frame_shift_s=frame_shift_s,
     )
 
 
@@ -164,13 +173,13 @@ class TrainingSet:
         return len(self.numbers)
 
 
-def trainable(index: CutIndex, token_table: TokenTable, config: DataConfig) -> TrainingSet:
+def trainable(index: CutIndex, token_table: TokenTable, config: DataConfig, subsampling: Subsampling) -> TrainingSet:
     """Leave out what training cannot use.
 
     Raises:
         ValueError: nothing is left.
     """
-    found = with_loss(index, token_table, shortest=config.min_utterance_s, longest=config.max_utterance_s)
+    found = with_loss(index, token_table, subsampling, shortest=config.min_utterance_s, longest=config.max_utterance_s)
     if len(found) < 2:
         reasons = "; ".join(f"{len(them)} {reason}: {index.name_some(them)}" for reason, them in found.left_out.items())
         raise ValueError(
@@ -179,16 +188,22 @@ def trainable(index: CutIndex, token_table: TokenTable, config: DataConfig) -> T
     return found
 
 
-def with_loss(index: CutIndex, token_table: TokenTable, *, shortest: float = 0.0, longest: float = 1e9) -> TrainingSet:
+def with_loss(
+    index: CutIndex,
+    token_table: TokenTable,
+    subsampling: Subsampling,
+    *,
+    shortest: float = 0.0,
+    longest: float = 1e9,
+) -> TrainingSet:
     """Leave out what has no path through the lattice, or is not of the wanted length in seconds."""
-    lengths = Lengths(index.seconds, index.num_frames, index.num_tokens(token_table))
-    encoder_frames = subsampled_lens(lengths.num_frames.astype(np.int64))
+    lengths = _lengths(index, index.num_tokens(token_table), subsampling)
     reasons = {
         f"shorter than {shortest:g} s": lengths.seconds < shortest,
         f"longer than {longest:g} s": lengths.seconds > longest,
-        f"of fewer than {MIN_FEATURE_FRAMES} feature frames": lengths.num_frames < MIN_FEATURE_FRAMES,
+        f"of fewer than {subsampling.min_frames} feature frames": lengths.num_frames < subsampling.min_frames,
         # the modified loss says one token a frame and ends with a blank
-        "with as many tokens as encoder frames or more": encoder_frames <= lengths.num_tokens,
+        "with as many tokens as encoder frames or more": lengths.num_encoder_frames <= lengths.num_tokens,
     }
     is_left, left_out = np.ones(len(index), bool), {}
     for reason, holds in reasons.items():
@@ -198,6 +213,10 @@ def with_loss(index: CutIndex, token_table: TokenTable, *, shortest: float = 0.0
         is_left &= ~holds
     (numbers,) = is_left.nonzero()
     return TrainingSet(index, numbers, lengths.of(numbers), left_out)
+
+
+def _lengths(index: CutIndex, num_tokens: np.ndarray, subsampling: Subsampling) -> Lengths:
+    return Lengths(index.seconds, index.num_frames, num_tokens, index.frame_shift_s, subsampling)
 
 
 @dataclass(frozen=True)
@@ -248,7 +267,7 @@ class TrainingLoader:
         if mixed is not None:
             self._numbers = np.concatenate([self._numbers, len(index) + mixed.numbers])
             index, self._lengths = JoinedIndex(index, mixed.index), self._lengths.then(mixed.lengths)
-        augment = training_augment(config, seed)
+        augment = training_augment(config, seed, self._lengths.frame_shift_s)
         self._dataset = TransducerDataset(index, token_table, augment, on_the_fly=config.on_the_fly_feats)
 
     def plan(self, epoch: int) -> list[np.ndarray]:
@@ -361,7 +380,8 @@ def evaluation_batches(
         world_size: processes.
     """
     numbers = np.arange(len(index)) if numbers is None else numbers
-    lengths = Lengths(index.seconds, index.num_frames, np.zeros(len(index), np.int64)).of(numbers)
+    # without a limit on cells, neither tokens nor encoder frames count
+    lengths = _lengths(index, np.zeros(len(index), np.int64), Subsampling(factor=1, min_frames=1)).of(numbers)
     plan = plan_epoch(lengths, BatchLimits(config.max_duration), num_buckets=1)
     dataset = TransducerDataset(index, token_table, on_the_fly=config.on_the_fly_feats)
     pieces = [Piece(0, list(numbers[chosen][:, None])) for chosen in plan[rank::world_size]]

@@ -27,12 +27,14 @@ import numpy as np
 from lhotse.cut import Cut
 from lhotse.serialization import deserialize_item
 
-from stateless_transducer.data.plan import SECONDS_A_FRAME
 from stateless_transducer.data.shar import shar_files, shar_folders, shar_lines
+from stateless_transducer.features import FbankConfig
 from stateless_transducer.files import replacing
 from stateless_transducer.text.tokens import TokenTable
 
 _MOST_NAMED = 5
+_FRAME_SHIFT_S = FbankConfig().frame_shift_s
+"""Of prepared features: all have the default front end."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,9 @@ class CutIndex:
     """(M,), float64."""
     num_frames: np.ndarray
     """(M,), int32: feature frames."""
+
+    frame_shift_s = _FRAME_SHIFT_S
+    """Seconds from one feature frame to the next."""
 
     def __len__(self) -> int:
         return len(self.seconds)
@@ -97,6 +102,11 @@ class JoinedIndex:
 
     first: CutIndex
     second: CutIndex
+
+    @property
+    def frame_shift_s(self) -> float:
+        """Seconds from one feature frame to the next."""
+        return self.first.frame_shift_s
 
     def cut(self, number: int) -> Cut:
         """One of them."""
@@ -193,11 +203,11 @@ def _lengths(cut: dict) -> tuple[float, int]:
     """Seconds and feature frames."""
     if cut["type"] != "MonoCut":
         whole = deserialize_item(cut)
-        return whole.duration, whole.num_frames or round(whole.duration / SECONDS_A_FRAME)
+        return whole.duration, whole.num_frames or round(whole.duration / _FRAME_SHIFT_S)
     features = cut.get("features")
     if features is not None and features["duration"] == cut["duration"]:
         return cut["duration"], features["num_frames"]
-    return cut["duration"], round(cut["duration"] / SECONDS_A_FRAME)
+    return cut["duration"], round(cut["duration"] / _FRAME_SHIFT_S)
 
 
 def _text(cut: dict) -> str:

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from stateless_transducer.ops.masks import subsampled_lens
+from stateless_transducer.ops.subsampling import Subsampling
 
-SECONDS_A_FRAME = 0.01
 _JOINED_SHARE = 0.5
 """Of the batches, those whose utterances are joined."""
 
@@ -31,31 +30,46 @@ class Lengths:
     """(M,): feature frames."""
     num_tokens: np.ndarray
     """(M,)."""
+    frame_shift_s: float
+    """Seconds from one feature frame to the next."""
+    subsampling: Subsampling
+    """Encoder frames for feature frames."""
 
     def __len__(self) -> int:
         return len(self.seconds)
 
     def of(self, numbers: np.ndarray) -> Lengths:
         """Of some of them."""
-        return Lengths(self.seconds[numbers], self.num_frames[numbers], self.num_tokens[numbers])
+        return replace(
+            self,
+            seconds=self.seconds[numbers],
+            num_frames=self.num_frames[numbers],
+            num_tokens=self.num_tokens[numbers],
+        )
 
     def then(self, other: Lengths) -> Lengths:
         """Of these, and behind them of others."""
-        return Lengths(
-            np.concatenate([self.seconds, other.seconds]),
-            np.concatenate([self.num_frames, other.num_frames]),
-            np.concatenate([self.num_tokens, other.num_tokens]),
+        return replace(
+            self,
+            seconds=np.concatenate([self.seconds, other.seconds]),
+            num_frames=np.concatenate([self.num_frames, other.num_frames]),
+            num_tokens=np.concatenate([self.num_tokens, other.num_tokens]),
         )
 
     def longer(self, seconds: float) -> Lengths:
         """Each by so many seconds."""
-        num_frames = self.num_frames + round(seconds / SECONDS_A_FRAME)
-        return Lengths(self.seconds + seconds, num_frames, self.num_tokens)
+        num_frames = self.num_frames + round(seconds / self.frame_shift_s)
+        return replace(self, seconds=self.seconds + seconds, num_frames=num_frames)
+
+    @property
+    def num_encoder_frames(self) -> np.ndarray:
+        """(M,)."""
+        return self.subsampling.lens(self.num_frames.astype(np.int64))
 
     @property
     def num_cells(self) -> np.ndarray:
         """(M,): places in the lattice of each, T (U + 1)."""
-        return subsampled_lens(self.num_frames.astype(np.int64)) * (self.num_tokens + 1)
+        return self.num_encoder_frames * (self.num_tokens + 1)
 
 
 @dataclass(frozen=True)
@@ -137,7 +151,7 @@ def chain_counts(lengths: Lengths, limits: BatchLimits, up_to_s: float) -> list[
     for wanted in range(2, min(count, int(up_to_s / seconds)) + 1):
         rows = math.ceil(count / wanted)
         size = math.ceil(count / rows)
-        cells = rows * int(subsampled_lens(np.array(size * int(frames)))) * (size * int(tokens) + 1)
+        cells = rows * int(lengths.subsampling.lens(np.array(size * int(frames)))) * (size * int(tokens) + 1)
         if rows * size * seconds <= longest_s + 1e-6 and (not limits.max_cells or cells <= limits.max_cells):
             found.add(rows)
     return sorted(found)
@@ -165,7 +179,7 @@ def _wide_enough(batches: list[np.ndarray], parts: int) -> list[np.ndarray]:
 def _filled(numbers: np.ndarray, lengths: Lengths, limits: BatchLimits, drop_last: bool) -> Iterator[np.ndarray]:
     """Utterances in their order, as many to a batch as fit; one that is too long for any batch is alone."""
     chosen = lengths.of(numbers)
-    frames = subsampled_lens(chosen.num_frames.astype(np.int64)).tolist()
+    frames = chosen.num_encoder_frames.tolist()
     rows = zip(chosen.seconds.tolist(), frames, (chosen.num_tokens + 1).tolist(), strict=True)
     start, longest, most_frames, most_tokens = 0, 0.0, 0, 0
     for i, (seconds, num_frames, num_tokens) in enumerate(rows):

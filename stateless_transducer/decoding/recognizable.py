@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from stateless_transducer.decoding.arrays import Array, is_array, is_on_host, like, to_numpy
+from stateless_transducer.ops.subsampling import Subsampling
 
 
 class Steps(Protocol):
@@ -34,6 +35,9 @@ class Steps(Protocol):
 
 class Recognizable(Steps, Protocol):
     """What recognition needs of a model."""
+
+    subsampling: Subsampling
+    """Encoder frames for feature frames."""
 
     def encode(self, features: Array, feature_lens: Array) -> tuple[Array, Array]:
         """(N, T_in, F) and (N,) -> encoder_out (N, T, D) and encoder_out_lens (N,)."""

@@ -18,7 +18,6 @@ from stateless_transducer.decoding.language_model import NgramScorer
 from stateless_transducer.decoding.modified_beam import modified_beam_search
 from stateless_transducer.decoding.options import LogitOptions
 from stateless_transducer.decoding.recognizable import Recognizable, Steps
-from stateless_transducer.ops.masks import MIN_FEATURE_FRAMES
 from stateless_transducer.text.hotwords import HotwordPhrase, read_hotwords, spell_hotwords
 from stateless_transducer.text.ngram import read_arpa
 from stateless_transducer.text.tokens import TokenTable
@@ -68,7 +67,7 @@ def search_nbest(
 @without_gradients
 def encode(model: Recognizable, features: Array, feature_lens: Array) -> tuple[Array, Array]:
     """(N, T_in, F) and (N,) -> encoder_out (N, T, D) and encoder_out_lens (N,), however short the features are."""
-    return model.encode(_wide_enough(features), feature_lens)
+    return model.encode(_wide_enough(features, model.subsampling.min_frames), feature_lens)
 
 
 def search_encoded(
@@ -101,9 +100,9 @@ def logit_options(config: SearchConfig) -> LogitOptions:
     return LogitOptions(config.blank_penalty, config.temperature)
 
 
-def _wide_enough(features: Array) -> Array:
+def _wide_enough(features: Array, min_frames: int) -> Array:
     """A batch of nothing but very short utterances is too narrow for the encoder: with frames behind their ends."""
-    missing = MIN_FEATURE_FRAMES - features.shape[1]
+    missing = min_frames - features.shape[1]
     if missing <= 0:
         return features
     xp, (N, _, F) = namespace(features), features.shape

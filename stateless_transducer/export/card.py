@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +27,7 @@ def write_card(folder: Path, checkpoint: Checkpoint, int8: Mapping[str, Any] | N
     card = {
         "version": __version__,
         "parameters": sum(weight.numel() for weight in checkpoint.weights.values()),
-        "sizes": asdict(checkpoint.model_config),
+        "sizes": checkpoint.model_config.sizes(),
         "provenance": dict(checkpoint.provenance),
         "files": {path.name: facts_of(path) for path in sorted(folder.iterdir()) if path.name != CARD},
         "int8": None if int8 is None else dict(int8),

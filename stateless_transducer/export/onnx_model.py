@@ -14,6 +14,8 @@ import numpy as np
 
 from stateless_transducer.export.onnx_graph import Graph, feature_dim, find_graph, is_int8, is_streaming
 from stateless_transducer.features import PADDING_VALUE, SILENCE_VALUE, FbankConfig
+from stateless_transducer.model.config import ConformerConfig
+from stateless_transducer.ops.subsampling import Subsampling
 
 Precision = Literal["fp32", "int8"]
 GRAPHS = {role: f"{role}.onnx" for role in ("encoder", "decoder", "joiner")}
@@ -22,6 +24,8 @@ INT8_GRAPHS = {role: f"{role}.int8.onnx" for role in GRAPHS}
 """The same, quantized."""
 FRONT_END = "fbank"
 """Where the encoder's metadata have the front end, as JSON; others' graphs have none."""
+SUBSAMPLING = "subsampling"
+"""Where the encoder's metadata have the subsampling, as JSON; earlier graphs of ours and others' have none."""
 
 # fewer frames are too few for the subsampling of conformers and zipformers
 _FEWEST_FRAMES = 9
@@ -51,6 +55,8 @@ class OnnxTransducer:
         self.context_size, self.vocab_size = (self._decoder.number(key) for key in ("context_size", "vocab_size"))
         self.fbank_config = _front_end(self._encoder)
         """What the encoder hears."""
+        self.subsampling = _subsampling(self._encoder)
+        """Encoder frames for feature frames."""
         self.is_ours = FRONT_END in self._encoder.metadata
         """Written by this project: takes utterances of any length, 0 included."""
         self._try()
@@ -82,9 +88,14 @@ class OnnxTransducer:
 
     @property
     def metadata(self) -> dict[str, str]:
-        """Of the three graphs, without the front end."""
+        """Of the three graphs, without front end and subsampling."""
         graphs = (self._encoder, self._decoder, self._joiner)
-        return {key: value for graph in graphs for key, value in sorted(graph.metadata.items()) if key != FRONT_END}
+        return {
+            key: value
+            for graph in graphs
+            for key, value in sorted(graph.metadata.items())
+            if key not in (FRONT_END, SUBSAMPLING)
+        }
 
     def encode(self, features: np.ndarray, feature_lens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(N, T_in, F), float32, and (N,) -> encoder_out (N, T, D) and encoder_out_lens (N,).
@@ -173,6 +184,16 @@ def _front_end(encoder: Graph) -> FbankConfig:
     if config.num_mel_bins != num_mel_bins:
         raise ValueError(f"{encoder.path}: takes {num_mel_bins} mel bins, but its front end has {config.num_mel_bins}.")
     return config
+
+
+def _subsampling(encoder: Graph) -> Subsampling:
+    if SUBSAMPLING not in encoder.metadata:
+        # icefall's encoders all subsample by four
+        return ConformerConfig().subsampling
+    try:
+        return Subsampling(**json.loads(encoder.metadata[SUBSAMPLING]))
+    except (ValueError, TypeError) as err:
+        raise ValueError(f"{encoder.path}: `{SUBSAMPLING}` of its metadata is invalid: {err}") from err
 
 
 def _of_width(x: np.ndarray, width: int, value: float) -> np.ndarray:

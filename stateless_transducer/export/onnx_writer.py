@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from stateless_transducer.checkpoint import Checkpoint
-from stateless_transducer.export.onnx_model import FRONT_END, GRAPHS
+from stateless_transducer.export.onnx_model import FRONT_END, GRAPHS, SUBSAMPLING
 from stateless_transducer.export.traceable import OfflineDecoder, OfflineEncoder
 from stateless_transducer.features import FbankConfig
 
@@ -38,29 +38,31 @@ def write_onnx(folder: Path, checkpoint: Checkpoint) -> None:
     config, model = checkpoint.model_config, checkpoint.model()
     if config.blank_id != 0:
         raise ValueError(f"The blank of an exported model must be token 0, but here it is {config.blank_id}.")
-    sizes = {"context_size": config.context_size, "vocab_size": config.vocab_size}
+    context_size, joiner_dim = config.decoder.context_size, config.joiner.joiner_dim
+    sizes = {"context_size": context_size, "vocab_size": config.vocab_size}
     _write(
         folder / GRAPHS["encoder"],
-        OfflineEncoder(model.encoder),
+        OfflineEncoder(model),
         {"x": torch.zeros(2, 40, config.feature_dim), "x_lens": torch.tensor([40, 30])},
         {"encoder_out": {0: "N", 1: "T"}, "encoder_out_lens": {0: "N"}},
         {
-            "model_type": "conformer",
+            "model_type": config.encoder.kind,
             "version": "1",
             "model_author": "stateless-transducer",
             "comment": "stateless transducer",
             FRONT_END: json.dumps(asdict(checkpoint.fbank_config)),
+            SUBSAMPLING: json.dumps(asdict(model.subsampling)),
         },
     )
-    contexts = torch.zeros(2, config.context_size, dtype=torch.int64)
+    contexts = torch.zeros(2, context_size, dtype=torch.int64)
     _write(folder / GRAPHS["decoder"], OfflineDecoder(model.decoder), {"y": contexts}, {"decoder_out": {0: "N"}}, sizes)
-    rows = torch.zeros(2, config.joiner_dim)
+    rows = torch.zeros(2, joiner_dim)
     _write(
         folder / GRAPHS["joiner"],
         model.joiner,
         {"encoder_out": rows, "decoder_out": rows},
         {"logit": {0: "N"}},
-        {"joiner_dim": config.joiner_dim},
+        {"joiner_dim": joiner_dim},
     )
     checkpoint.token_table.write(folder, mark_words=True)
 

@@ -45,8 +45,8 @@ def write_program(path: Path, checkpoint: Checkpoint) -> None:
 
 def write_script(path: Path, checkpoint: Checkpoint) -> None:
     """Write TorchScript with the methods encode, predict and join, as the model of this package has them."""
-    rows = torch.zeros(2, checkpoint.model_config.joiner_dim)
-    contexts = torch.zeros(2, checkpoint.model_config.context_size, dtype=torch.int64)
+    rows = torch.zeros(2, checkpoint.model_config.joiner.joiner_dim)
+    contexts = torch.zeros(2, checkpoint.model_config.decoder.context_size, dtype=torch.int64)
     with warnings.catch_warnings():
         # of torch's own about TorchScript's age; from 2.14 on, such are shown to everybody
         warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated")
@@ -67,7 +67,7 @@ def _facts(checkpoint: Checkpoint) -> dict[str, str]:
     """Files within the file: what is needed around the network."""
     lines = (f"{symbol} {i}\n" for i, symbol in enumerate(checkpoint.token_table.symbols))
     settings = {
-        "sizes": asdict(checkpoint.model_config),
+        "sizes": checkpoint.model_config.sizes(),
         "fbank": asdict(checkpoint.fbank_config),
         "unit": checkpoint.token_table.unit,
     }
@@ -78,17 +78,17 @@ def _facts(checkpoint: Checkpoint) -> dict[str, str]:
 class _PaddingEncoder(nn.Module):
     def __init__(self, model: Transducer) -> None:
         super().__init__()
-        self.encoder = model.encoder
+        self.model = model
         self.eval()
 
     def forward(self, x: Tensor, x_lens: Tensor) -> tuple[Tensor, Tensor]:
-        return self.encoder(nn.functional.pad(x, (0, 0, 0, _PADDING)), x_lens)
+        return self.model.encode(nn.functional.pad(x, (0, 0, 0, _PADDING)), x_lens)
 
 
 class _Methods(nn.Module):
     def __init__(self, model: Transducer) -> None:
         super().__init__()
-        self.model, self.encoder = model, OfflineEncoder(model.encoder)
+        self.model, self.encoder = model, OfflineEncoder(model)
         self.eval().requires_grad_(False)
 
     def encode(self, x: Tensor, x_lens: Tensor) -> tuple[Tensor, Tensor]:

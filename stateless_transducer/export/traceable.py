@@ -8,27 +8,26 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from stateless_transducer.model.conformer import Conformer
 from stateless_transducer.model.decoder import StatelessDecoder
-
-# two encoder frames, below which the traced attention cannot go
-_FEWEST_FRAMES = 11
+from stateless_transducer.model.transducer import Transducer
 
 
 class OfflineEncoder(nn.Module):
     """The encoder for utterances of any length: what is too short for a frame gives none, and is no error."""
 
-    def __init__(self, encoder: Conformer) -> None:
+    def __init__(self, model: Transducer) -> None:
         super().__init__()
-        self.encoder = encoder
+        self.model = model
+        # two encoder frames, below which the traced attention cannot go
+        self.fewest_frames = model.subsampling.min_frames + model.subsampling.factor
         self.eval()
 
     def forward(self, x: Tensor, x_lens: Tensor) -> tuple[Tensor, Tensor]:
         """(N, T_in, F) and (N,) -> (N, T, D) and (N,)."""
-        silence = x.new_zeros(x.shape[0], _FEWEST_FRAMES, x.shape[2])
+        silence = x.new_zeros(x.shape[0], self.fewest_frames, x.shape[2])
         num_frames = torch._shape_as_tensor(x)[1]  # pyright: ignore[reportPrivateImportUsage]
-        wanted = num_frames.clamp(min=_FEWEST_FRAMES)
-        return self.encoder(torch.cat([x, silence], dim=1)[:, :wanted], x_lens)
+        wanted = num_frames.clamp(min=self.fewest_frames)
+        return self.model.encode(torch.cat([x, silence], dim=1)[:, :wanted], x_lens)
 
 
 class OfflineDecoder(nn.Module):

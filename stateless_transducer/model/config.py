@@ -1,21 +1,56 @@
-"""Sizes of the network. Free of torch, so that ``--help`` need not load it."""
+"""Sizes of the network. Free of torch, so that ``--help`` need not load it.
+
+An encoder has a configuration class of its own, with a name (``kind``) by which flags and checkpoints know it. Sizes of
+encoder, decoder and joiner have different names, so that a checkpoint can list them side by side.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, get_args
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, ClassVar, Literal, get_args
+
+from stateless_transducer.ops.subsampling import Subsampling
 
 FeatureNorm = Literal["none", "mean", "level"]
 
 
 @dataclass(frozen=True)
-class ModelConfig:
-    """Sizes of a stateless transducer; the defaults are the tutorial's, 87,939,824 parameters at vocabulary 4336."""
+class EncoderConfig:
+    """Sizes of an encoder; each kind of encoder adds its own."""
 
-    vocab_size: int
-    """Number of tokens, blank included."""
-    feature_dim: int = 80
-    """Mel bins of a feature frame."""
+    kind: ClassVar[str]
+    """Name of the encoder in flags and checkpoints."""
+
+    dropout: float = 0.1
+    """Share of activations dropped in training."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"`dropout` must be in [0, 1), but is {self.dropout}.")
+
+    @property
+    def subsampling(self) -> Subsampling:
+        """Encoder frames for feature frames."""
+        raise NotImplementedError
+
+    @property
+    def width(self) -> int:
+        """Width of the encoder, on which noam's learning rate depends."""
+        raise NotImplementedError
+
+    @property
+    def summary(self) -> str:
+        """One phrase for logs and reports, such as "conformer, 12 layers of width 512, 8 heads"."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class ConformerConfig(EncoderConfig):
+    """Sizes of a conformer; the defaults are the tutorial's."""
+
+    kind: ClassVar[str] = "conformer"
+
     num_layers: int = 12
     """Conformer layers."""
     attention_dim: int = 512
@@ -26,31 +61,14 @@ class ModelConfig:
     """Width inside the feed-forward modules."""
     conv_kernel: int = 31
     """Frames that a convolution module sees; odd."""
-    feature_norm: FeatureNorm = "none"
-    """What the encoder takes from the mel bins of an utterance. level: its loudness; for small data, in which a level
-    means a speaker. mean: the mean of each bin; for small data of many speakers, levels and microphones."""
     subsampling_channels: int | None = None
-    """Channels of the two subsampling convolutions; None is the width of the encoder."""
-    joiner_dim: int = 512
-    """Width of encoder output, decoder output and joiner."""
-    context_size: int = 2
-    """Tokens that the decoder sees."""
-    dropout: float = 0.1
-    """Share of activations dropped in training."""
-    blank_id: int = 0
-    """Id of the blank."""
+    """Channels of the two subsampling convolutions; None: the width of the encoder."""
 
     def __post_init__(self) -> None:
-        sizes = ("vocab_size", "num_layers", "attention_dim", "num_heads", "feedforward_dim", "joiner_dim")
-        for name in (*sizes, "context_size", "conv_kernel"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be at least 1, but is {getattr(self, name)}.")
-        if self.subsampling_channels is not None and self.subsampling_channels < 1:
-            raise ValueError(f"`subsampling_channels` must be at least 1, but is {self.subsampling_channels}.")
-        if self.feature_norm not in get_args(FeatureNorm):
-            raise ValueError(f'`feature_norm` must be "none", "mean" or "level", but is {self.feature_norm!r}.')
-        if self.feature_dim < 7:
-            raise ValueError(f"`feature_dim` must be at least 7, but is {self.feature_dim}.")
+        super().__post_init__()
+        _check_at_least_1(self, "num_layers", "attention_dim", "num_heads", "feedforward_dim", "conv_kernel")
+        if self.subsampling_channels is not None:
+            _check_at_least_1(self, "subsampling_channels")
         if self.attention_dim % self.num_heads:
             raise ValueError(
                 f"`num_heads` must divide `attention_dim`, but {self.attention_dim} / {self.num_heads} is not whole."
@@ -59,7 +77,115 @@ class ModelConfig:
             raise ValueError(f"`attention_dim` must be even, but is {self.attention_dim}.")
         if self.conv_kernel % 2 == 0:
             raise ValueError(f"`conv_kernel` must be odd, but is {self.conv_kernel}.")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"`dropout` must be in [0, 1), but is {self.dropout}.")
+
+    @property
+    def subsampling(self) -> Subsampling:
+        """Two convolutions over time of kernel 3 and stride 2, without padding."""
+        return Subsampling(factor=4, min_frames=7)
+
+    @property
+    def width(self) -> int:
+        """Width of the encoder."""
+        return self.attention_dim
+
+    @property
+    def summary(self) -> str:
+        """Kind, layers, width and heads."""
+        return f"conformer, {self.num_layers} layers of width {self.attention_dim}, {self.num_heads} heads"
+
+
+ENCODER_CONFIGS: dict[str, type[EncoderConfig]] = {ConformerConfig.kind: ConformerConfig}
+"""Configuration class of each encoder by its kind."""
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """Sizes of the decoder, the prediction network."""
+
+    context_size: int = 2
+    """Tokens that the decoder sees."""
+
+    def __post_init__(self) -> None:
+        _check_at_least_1(self, "context_size")
+
+
+@dataclass(frozen=True)
+class JoinerConfig:
+    """Sizes of the joiner."""
+
+    joiner_dim: int = 512
+    """Width of encoder output, decoder output and joiner."""
+
+    def __post_init__(self) -> None:
+        _check_at_least_1(self, "joiner_dim")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A stateless transducer; the defaults are the tutorial's, 87,939,824 parameters at vocabulary 4336."""
+
+    vocab_size: int
+    """Number of tokens, blank included."""
+    encoder: EncoderConfig = field(default_factory=ConformerConfig)
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    joiner: JoinerConfig = field(default_factory=JoinerConfig)
+    feature_dim: int = 80
+    """Mel bins of a feature frame."""
+    feature_norm: FeatureNorm = "none"
+    """Normalization of the features of each utterance. level: subtract the loudness, for small data in which a level
+    identifies a speaker. mean: subtract the mean of each bin, for small data of many speakers and microphones."""
+    blank_id: int = 0
+    """Id of the blank."""
+
+    def __post_init__(self) -> None:
+        _check_at_least_1(self, "vocab_size")
+        if self.feature_norm not in get_args(FeatureNorm):
+            raise ValueError(f'`feature_norm` must be "none", "mean" or "level", but is {self.feature_norm!r}.')
+        if self.feature_dim < 7:
+            raise ValueError(f"`feature_dim` must be at least 7, but is {self.feature_dim}.")
         if not 0 <= self.blank_id < self.vocab_size:
             raise ValueError(f"`blank_id` must be in 0..{self.vocab_size - 1}, but is {self.blank_id}.")
+
+    @property
+    def summary(self) -> str:
+        """One phrase for logs and reports."""
+        return f"{self.encoder.summary}; {self.vocab_size} tokens, context {self.decoder.context_size}"
+
+    def sizes(self) -> dict[str, Any]:
+        """All sizes by name, side by side, with ``encoder`` as the kind: what checkpoints and model cards list."""
+        parts = (self.encoder, self.decoder, self.joiner)
+        sizes = {name: value for part in parts for name, value in asdict(part).items()}
+        whole = {name: getattr(self, name) for name in _names(ModelConfig) if name not in _PARTS}
+        return {"encoder": self.encoder.kind, **whole, **sizes}
+
+    @classmethod
+    def from_sizes(cls, sizes: Mapping[str, Any]) -> ModelConfig:
+        """Return the configuration with these sizes, as `sizes` gave them.
+
+        Raises:
+            ValueError: a size is unknown or out of bounds, or there is no such encoder; it is named.
+        """
+        kind = sizes.get("encoder")
+        if kind not in ENCODER_CONFIGS:
+            known = ", ".join(ENCODER_CONFIGS)
+            raise ValueError(f"`encoder` must be one of {known}, but is {kind!r}.")
+        left, parts = {name: value for name, value in sizes.items() if name != "encoder"}, {}
+        for name, config in (("encoder", ENCODER_CONFIGS[kind]), ("decoder", DecoderConfig), ("joiner", JoinerConfig)):
+            parts[name] = config(**{size: left.pop(size) for size in _names(config) if size in left})
+        unknown = left.keys() - _names(cls)
+        if unknown:
+            raise ValueError(f"{', '.join(f'`{name}`' for name in sorted(unknown))} is no size of a {kind} model.")
+        return cls(**parts, **left)
+
+
+_PARTS = ("encoder", "decoder", "joiner")
+
+
+def _names(config: type) -> list[str]:
+    return [field.name for field in fields(config)]
+
+
+def _check_at_least_1(config: object, *names: str) -> None:
+    for name in names:
+        if getattr(config, name) < 1:
+            raise ValueError(f"`{name}` must be at least 1, but is {getattr(config, name)}.")

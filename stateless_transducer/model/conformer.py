@@ -5,25 +5,26 @@ Letters: N utterances, T_in feature frames, F mel bins, T encoder frames, D widt
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from stateless_transducer.model.attention import RelativeSelfAttention, relative_positions
-from stateless_transducer.model.config import FeatureNorm
-from stateless_transducer.model.feature_norm import without_level, without_mean
+from stateless_transducer.model.encoder import Encoder
 from stateless_transducer.model.subsampling import Conv2dSubsampling
-from stateless_transducer.ops.masks import padding_mask, subsampled_lens
+from stateless_transducer.ops.masks import padding_mask
+from stateless_transducer.ops.subsampling import Subsampling
 
 
-class Conformer(nn.Module):
-    """Features to encoder output: subsampling by 4, then ``num_layers`` layers, then a linear map."""
+class Conformer(Encoder):
+    """Subsampling by 4, ``num_layers`` layers, and a linear map."""
 
     def __init__(
         self,
         *,
         feature_dim: int,
-        feature_norm: FeatureNorm,
         num_layers: int,
         dim: int,
         num_heads: int,
@@ -32,12 +33,11 @@ class Conformer(nn.Module):
         subsampling_channels: int,
         output_dim: int,
         dropout: float,
+        subsampling: Subsampling,
     ) -> None:
         super().__init__()
-        self.dim, self.feature_norm = dim, feature_norm
-        self.recompute_layers = False
-        """In training, keep no activations inside the layers but compute them again for the gradient."""
-        self.subsampling = Conv2dSubsampling(feature_dim, subsampling_channels, dim)
+        self.dim, self.output_dim, self.subsampling = dim, output_dim, subsampling
+        self.embed = Conv2dSubsampling(feature_dim, subsampling_channels, dim)
         self.dropout = nn.Dropout(dropout)
         self.layers = nn.ModuleList(
             ConformerLayer(dim, num_heads, feedforward_dim, conv_kernel, dropout) for _ in range(num_layers)
@@ -45,29 +45,21 @@ class Conformer(nn.Module):
         self.after_norm = nn.LayerNorm(dim)
         self.output = nn.Sequential(nn.Dropout(dropout), nn.Linear(dim, output_dim))
 
+    @property
+    def stages(self) -> Sequence[nn.Module]:
+        """The subsampling and the layers."""
+        return [self.embed, *self.layers]
+
     def forward(self, features: Tensor, feature_lens: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode.
-
-        Args:
-            features: (N, T_in, F), padded with anything finite.
-            feature_lens: (N,).
-
-        Returns:
-            encoder_out (N, T, D_out), where frames behind an utterance's end mean nothing, and encoder_out_lens (N,),
-            0 for what is too short for a frame.
-        """
-        if self.feature_norm == "mean":
-            features = without_mean(features, feature_lens)
-        elif self.feature_norm == "level":
-            features = without_level(features, feature_lens)
-        x = self.subsampling(features)
-        lens = subsampled_lens(feature_lens)
+        """See `Encoder.forward`."""
+        x = self.embed(features)
+        lens = self.subsampling.lens(feature_lens)
         # attention to nothing would be no number
         padding = padding_mask(lens.clamp(min=1), x.shape[1])
         positions = self.dropout(relative_positions(x.shape[1], self.dim, like=x))
         x = self.dropout(x * self.dim**0.5)
         for layer in self.layers:
-            if self.recompute_layers and self.training:
+            if self.recompute_stages and self.training:
                 x = checkpoint(layer, x, positions, padding, use_reentrant=False)
             else:
                 x = layer(x, positions, padding)

@@ -9,10 +9,20 @@ import torch
 from torch import Tensor
 
 from stateless_transducer.features import SILENCE_VALUE
+from stateless_transducer.model.config import FeatureNorm
 from stateless_transducer.ops.masks import padding_mask
 
 RANGE = 10.0
 """How far below the level of its utterance an energy is still told from silence: in units of the features, 43 dB."""
+
+
+def normalized(features: Tensor, feature_lens: Tensor, norm: FeatureNorm) -> Tensor:
+    """(N, T_in, F) and (N,) -> (N, T_in, F)."""
+    if norm == "mean":
+        return without_mean(features, feature_lens)
+    if norm == "level":
+        return without_level(features, feature_lens)
+    return features
 
 
 def without_mean(features: Tensor, feature_lens: Tensor) -> Tensor:

@@ -31,7 +31,8 @@ class FrozenTransducer:
             dtype: float32 or bfloat16, of matrix products.
         """
         self.blank_id, self.context_size = model.blank_id, model.context_size
-        self._encoder, self._dtype = model.encoder, dtype
+        self.subsampling = model.subsampling
+        self._encode, self._dtype = model.encode, dtype
         with torch.no_grad():
             embedding = model.decoder.embedding.weight
             kernel = model.decoder.conv.weight[:, 0].T if self.context_size > 1 else torch.ones_like(embedding[:1])
@@ -49,7 +50,7 @@ class FrozenTransducer:
         """(N, T_in, F) and (N,) -> encoder_out (N, T, D), float32, and encoder_out_lens (N,)."""
         is_narrow = self._dtype != torch.float32
         with torch.autocast(features.device.type, self._dtype) if is_narrow else contextlib.nullcontext():
-            encoder_out, lens = self._encoder(features, feature_lens)
+            encoder_out, lens = self._encode(features, feature_lens)
         return encoder_out.float(), lens
 
     @torch.inference_mode()

@@ -16,6 +16,11 @@ class Joiner(nn.Module):
         super().__init__()
         self.output_linear = nn.Linear(dim, vocab_size)
 
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.output_linear.weight.device
+
     def forward(self, encoder_out: Tensor, decoder_out: Tensor) -> Tensor:
         """(..., D) and (..., D), broadcast against one another -> (..., V)."""
         return self.output_linear(torch.tanh(encoder_out + decoder_out))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class Conv2dSubsampling(nn.Module):
-    """(N, T_in, F) -> (N, T, D), with T = ``ops.masks.subsampled_lens(T_in)``.
+    """(N, T_in, F) -> (N, T, D), with T = (T_in - 7) // 4 + 1.
 
     No padding: frame t sees exactly the feature frames 4t .. 4t+6, so an utterance is never touched by what
     is padded behind it.

@@ -5,24 +5,48 @@ Letters: N utterances, T_in feature frames, F mel bins, T encoder frames, U toke
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
-from stateless_transducer.model.config import ModelConfig
+from stateless_transducer.model.config import ConformerConfig, FeatureNorm, ModelConfig
 from stateless_transducer.model.conformer import Conformer
 from stateless_transducer.model.decoder import StatelessDecoder
+from stateless_transducer.model.encoder import Encoder
+from stateless_transducer.model.feature_norm import normalized
 from stateless_transducer.model.joiner import Joiner
+from stateless_transducer.ops.cells import list_cells
+from stateless_transducer.ops.joiner_scores import JoinerInputs, arc_scores
 from stateless_transducer.ops.joint_loss import joint_transducer_loss
+from stateless_transducer.ops.lattice import sum_over_paths
+from stateless_transducer.ops.subsampling import Subsampling
+
+TOKEN_ROWS = ("decoder.embedding.weight", "joiner.output_linear.weight", "joiner.output_linear.bias")
+"""Parameters of a `Transducer` with a row for each token."""
 
 
 class Transducer(nn.Module):
     """Training calls it (`forward` gives the nll); the searches use `encode`, `predict` and `join`."""
 
-    def __init__(self, encoder: Conformer, decoder: StatelessDecoder, joiner: Joiner) -> None:
+    def __init__(
+        self, encoder: Encoder, decoder: StatelessDecoder, joiner: Joiner, *, feature_norm: FeatureNorm = "none"
+    ) -> None:
         super().__init__()
         self.encoder, self.decoder, self.joiner = encoder, decoder, joiner
+        self.feature_norm: FeatureNorm = feature_norm
         self.blank_id, self.context_size = decoder.blank_id, decoder.context_size
+
+    @property
+    def subsampling(self) -> Subsampling:
+        """Encoder frames for feature frames."""
+        return self.encoder.subsampling
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the parameters."""
+        return self.joiner.device
 
     def forward(
         self,
@@ -75,9 +99,43 @@ class Transducer(nn.Module):
             inf_is="inf",
         )
 
+    def occupations(
+        self, encoder_out: Tensor, tokens: Tensor, *, max_symbols_per_frame: Literal[1] | None = None
+    ) -> Tensor:
+        """How likely a path goes through each place of an utterance's lattice.
+
+        Args:
+            encoder_out: (1, T, D).
+            tokens: (1, U).
+            max_symbols_per_frame: see `joint_transducer_loss`.
+
+        Returns:
+            (U+1, T), float32, 0..1; NaN where the topology has no cell.
+        """
+        (_, T, _), U = encoder_out.shape, tokens.shape[1]
+        topology = "standard" if max_symbols_per_frame is None else "modified"
+        device = encoder_out.device
+        lens, token_lens = torch.tensor([T], device=device), torch.tensor([U], device=device)
+        cells = list_cells(lens, token_lens, T, topology, device)
+        following = nn.functional.pad(tokens, (0, 1))
+        # the logits of a long utterance must not be held
+        inputs = JoinerInputs(
+            encoder_out,
+            self.decoder.all_prefixes(tokens),
+            following,
+            self.joiner.output_linear.weight,
+            self.joiner.output_linear.bias,
+            self.blank_id,
+        )
+        blank, symbol, _ = arc_scores(inputs, cells)
+        sums = sum_over_paths(cells, blank, symbol)
+        lattice = torch.full((U + 1, T), torch.nan, device=device)
+        lattice[cells.u, cells.frame] = (sums[1] + sums[2]).float()
+        return lattice
+
     def encode(self, features: Tensor, feature_lens: Tensor) -> tuple[Tensor, Tensor]:
         """(N, T_in, F) and (N,) -> encoder_out (N, T, D) and encoder_out_lens (N,)."""
-        return self.encoder(features, feature_lens)
+        return self.encoder(normalized(features, feature_lens, self.feature_norm), feature_lens)
 
     def predict(self, contexts: Tensor) -> Tensor:
         """(N, context_size) -> (N, D)."""
@@ -88,19 +146,28 @@ class Transducer(nn.Module):
         return self.joiner(encoder_out, decoder_out)
 
 
-def build_model(config: ModelConfig) -> Transducer:
-    """The network of the given sizes, with fresh weights drawn from torch's generator."""
-    encoder = Conformer(
-        feature_dim=config.feature_dim,
-        feature_norm=config.feature_norm,
+def _build_conformer(config: ConformerConfig, feature_dim: int, output_dim: int) -> Conformer:
+    return Conformer(
+        feature_dim=feature_dim,
         num_layers=config.num_layers,
         dim=config.attention_dim,
         num_heads=config.num_heads,
         feedforward_dim=config.feedforward_dim,
         conv_kernel=config.conv_kernel,
         subsampling_channels=config.subsampling_channels or config.attention_dim,
-        output_dim=config.joiner_dim,
+        output_dim=output_dim,
         dropout=config.dropout,
+        subsampling=config.subsampling,
     )
-    decoder = StatelessDecoder(config.vocab_size, config.joiner_dim, config.blank_id, config.context_size)
-    return Transducer(encoder, decoder, Joiner(config.joiner_dim, config.vocab_size))
+
+
+ENCODER_BUILDERS: dict[type, Callable[[Any, int, int], Encoder]] = {ConformerConfig: _build_conformer}
+"""Configuration class -> function of it, the feature and the output dimension that builds the encoder."""
+
+
+def build_model(config: ModelConfig) -> Transducer:
+    """The network of the given sizes, with fresh weights drawn from torch's generator."""
+    joiner_dim = config.joiner.joiner_dim
+    encoder = ENCODER_BUILDERS[type(config.encoder)](config.encoder, config.feature_dim, joiner_dim)
+    decoder = StatelessDecoder(config.vocab_size, joiner_dim, config.blank_id, config.decoder.context_size)
+    return Transducer(encoder, decoder, Joiner(joiner_dim, config.vocab_size), feature_norm=config.feature_norm)

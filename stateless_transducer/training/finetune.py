@@ -10,16 +10,21 @@ from torch import Tensor
 
 from stateless_transducer.checkpoint import Checkpoint
 from stateless_transducer.model.config import ModelConfig
+from stateless_transducer.model.transducer import TOKEN_ROWS
 from stateless_transducer.text.tokens import TokenTable
 
-# parameters with a row for each token
-_BY_TOKEN = ("decoder.embedding.weight", "joiner.output_linear.weight", "joiner.output_linear.bias")
 _NUM_EXAMPLES = 10
 
 
 def adapted_config(checkpoint: Checkpoint, token_table: TokenTable, *, dropout: float) -> ModelConfig:
     """Sizes of the trained model, for as many tokens as the table has."""
-    return replace(checkpoint.model_config, vocab_size=len(token_table), blank_id=token_table.blank_id, dropout=dropout)
+    sizes = checkpoint.model_config
+    return replace(
+        sizes,
+        vocab_size=len(token_table),
+        blank_id=token_table.blank_id,
+        encoder=replace(sizes.encoder, dropout=dropout),
+    )
 
 
 def adapted_weights(
@@ -38,7 +43,7 @@ def adapted_weights(
     rows = torch.tensor([token_table.ids[symbol] for symbol in known])
     old_rows = torch.tensor([old.ids[symbol] for symbol in known])
     weights = dict(checkpoint.weights)
-    for name in _BY_TOKEN:
+    for name in TOKEN_ROWS:
         weights[name] = fresh[name].detach().clone()
         weights[name][rows] = checkpoint.weights[name][old_rows]
     if token_table == old:

@@ -19,7 +19,6 @@ from torch import Tensor
 from stateless_transducer.data.batches import Batch, Update
 from stateless_transducer.data.plan import BatchLimits, Lengths, chain_counts
 from stateless_transducer.features import PADDING_VALUE
-from stateless_transducer.ops.masks import MIN_FEATURE_FRAMES, subsampled_lens
 from stateless_transducer.training.distributed import Rank
 from stateless_transducer.training.learner import Learner, autocast_dtype, is_out_of_memory
 from stateless_transducer.training.objective import Objective
@@ -49,11 +48,10 @@ def describe_plan(plan: Plan, rank: Rank) -> str:
     worst = _worst(plan, plan.data_config.max_duration)
     activations = max(activation_bytes(plan, objective, *shape) for shape in worst)
     sizes = plan.model_config
-    fault = warm_up_fault(config, len(batches), model_size=sizes.attention_dim)
+    fault = warm_up_fault(config, len(batches), model_size=sizes.encoder.width)
     return "\n".join(
         [
-            f"model         {num_all:,} parameters, {num_learning:,} of them learn{heads}; {sizes.num_layers} layers "
-            f"of width {sizes.attention_dim}, {sizes.vocab_size} tokens",
+            f"model         {num_all:,} parameters, {num_learning:,} of them learn{heads}; {sizes.summary}",
             f"data          {len(lengths)} utterances, {lengths.seconds.sum() / 3600:.2f} h, "
             f"{lengths.seconds.min():.1f} to {lengths.seconds.max():.1f} s each",
             f"epoch         {len(batches)} batches of about {np.mean([len(own) for own in batches]):.0f} utterances, "
@@ -115,13 +113,22 @@ def worst_batches(
 def made_up_batch(N: int, T_in: int, U: int, plan: Plan) -> Batch:
     """A batch of noise of the given size."""
     # the modified loss needs a frame for each token, and one more
-    while int(subsampled_lens(torch.tensor(T_in))) <= U:
-        T_in += MIN_FEATURE_FRAMES
+    subsampling = plan.model_config.encoder.subsampling
+    while int(subsampling.lens(torch.tensor(T_in))) <= U:
+        T_in += subsampling.min_frames
     features = torch.randn(N, T_in, plan.model_config.feature_dim) + PADDING_VALUE / 2
     tokens = torch.randint(1, plan.model_config.vocab_size, (N, U))
     tokens[tokens == plan.model_config.blank_id] = 0 if plan.model_config.blank_id else 1
     ids = tuple(f"made-up-{n}" for n in range(N))
-    return Batch(features, torch.full((N,), T_in), tokens, torch.full((N,), U), ids, ("",) * N)
+    return Batch(
+        features,
+        torch.full((N,), T_in),
+        tokens,
+        torch.full((N,), U),
+        ids,
+        ("",) * N,
+        plan.fbank_config.frame_shift_s,
+    )
 
 
 def activation_bytes(plan: Plan, objective: Objective, N: int, T_in: int, U: int) -> float:
@@ -130,13 +137,15 @@ def activation_bytes(plan: Plan, objective: Objective, N: int, T_in: int, U: int
     Counted for one utterance of two lengths, on the CPU: a part grows with the frames, attention with their square.
     """
     objective = objective.cpu().train()
-    lengths = sorted({max(MIN_FEATURE_FRAMES, T_in // 4), max(2 * MIN_FEATURE_FRAMES, T_in // 2)})
+    subsampling = plan.model_config.encoder.subsampling
+    least = subsampling.min_frames
+    lengths = sorted({max(least, T_in // 4), max(2 * least, T_in // 2)})
     counted = np.array([_kept_bytes(plan, objective, frames) for frames in lengths], dtype=float)
     powers = np.array([[frames, frames**2] for frames in lengths], dtype=float)
     linear, square = np.linalg.solve(powers, counted)
     encoder = N * (linear * T_in + square * T_in**2)
     # the lattice: scores, sums and occupations of each cell in float64
-    T = int(subsampled_lens(torch.tensor(T_in)))
+    T = int(subsampling.lens(torch.tensor(T_in)))
     lattice = N * T * (U + 1) * 80
     if plan.config.prune.prune_range:
         # logits of encoder and decoder apart, and their gradients

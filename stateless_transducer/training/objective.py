@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from stateless_transducer.data.batches import Batch
 from stateless_transducer.model.config import ModelConfig
 from stateless_transducer.model.transducer import Transducer
-from stateless_transducer.ops.masks import subsampled_lens
 from stateless_transducer.ops.pruned_loss import PruneRanges, prune_ranges, simple_transducer_loss
 from stateless_transducer.training.config import PruneConfig
 
@@ -60,19 +59,19 @@ class Objective(nn.Module):
     ) -> None:
         super().__init__()
         self.model = model
-        self.ctc_head = nn.Linear(config.joiner_dim, config.vocab_size) if has_ctc_head else None
+        self.ctc_head = nn.Linear(config.joiner.joiner_dim, config.vocab_size) if has_ctc_head else None
         self.simple_joiner = None
         if prune is not None and prune.prune_range:
-            self.simple_joiner = SimpleJoiner(config.joiner_dim, config.vocab_size, prune)
+            self.simple_joiner = SimpleJoiner(config.joiner.joiner_dim, config.vocab_size, prune)
 
     def forward(self, batch: Batch, max_symbols_per_frame: Literal[1] | None, with_ctc: bool) -> Losses:
         """The losses of a batch, in the standard (None) or the modified (1) topology.
 
         The batch may be on the CPU: lengths and tokens are looked at, for which a GPU's would have to be waited for.
         """
-        there = batch.to(self.model.joiner.output_linear.weight.device)
+        there = batch.to(self.model.device)
         encoder_out, _ = self.model.encode(there.features, there.feature_lens)
-        lens = subsampled_lens(batch.feature_lens)
+        lens = self.model.subsampling.lens(batch.feature_lens)
         simple_nll, band = None, None
         if self.simple_joiner is not None:
             decoder_out = self.model.decoder.all_prefixes(there.tokens)

@@ -92,25 +92,24 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float, config: OptimConfig)
 
 
 def freeze(model: Transducer, num_layers: int) -> None:
-    """Subsampling and the first layers of the encoder learn no more.
+    """Freeze the input stage and the first layers of the encoder; 0: nothing.
 
     Raises:
-        ValueError: there are not so many layers.
+        ValueError: the encoder has fewer layers.
     """
-    layers = model.encoder.layers
-    if num_layers > len(layers):
-        raise ValueError(f"`--freeze-layers` {num_layers} is more than the {len(layers)} layers of the encoder.")
+    stages = model.encoder.stages
+    if num_layers >= len(stages):
+        raise ValueError(f"`--freeze-layers` {num_layers} is more than the {len(stages) - 1} layers of the encoder.")
     if num_layers:
-        for module in (model.encoder.subsampling, *list(layers)[:num_layers]):
-            module.requires_grad_(False)
+        for stage in stages[: num_layers + 1]:
+            stage.requires_grad_(False)
 
 
 def _groups(objective: Objective, decay: float) -> list[dict]:
     """Parameters by how fast they learn, in a fixed order."""
-    encoder = objective.model.encoder
-    depths = {encoder.subsampling: 0, **{layer: i for i, layer in enumerate(encoder.layers, start=1)}}
-    top = len(encoder.layers) + 1
-    depth_of = {parameter: depth for module, depth in depths.items() for parameter in module.parameters()}
+    stages = objective.model.encoder.stages
+    top = len(stages)
+    depth_of = {parameter: depth for depth, stage in enumerate(stages) for parameter in stage.parameters()}
     groups: dict[int, list[nn.Parameter]] = {}
     for parameter in objective.parameters():
         if parameter.requires_grad:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 
@@ -70,10 +70,10 @@ class Plan:
         if self.init_from is not None:
             model.load_state_dict(adapted_weights(self.init_from, self.token_table, model.state_dict())[0])
         freeze(model, self.config.fine_tune.freeze_layers)
-        model.encoder.recompute_layers = self.config.recompute_layers
+        model.encoder.recompute_stages = self.config.recompute_layers
         if self.config.compile:
-            for layer in model.encoder.layers:
-                layer.compile(dynamic=True)
+            for stage in model.encoder.stages:
+                stage.compile(dynamic=True)
         has_ctc_head = self.config.optim.ctc_loss_scale > 0
         return Objective(model, self.model_config, has_ctc_head=has_ctc_head, prune=self.config.prune)
 
@@ -104,7 +104,7 @@ class Trainer:
         logger.info(f"Number of model parameters: {sum(each.numel() for each in self._model.parameters())}")
         if rank.world_size > 1:
             logger.info("Using DDP")
-        self._learner = Learner(objective, plan.config, rank, model_size=plan.model_config.attention_dim)
+        self._learner = Learner(objective, plan.config, rank, model_size=plan.model_config.encoder.width)
         self._position = Position()
         self._validation = None
         if plan.dev_set is not None:
@@ -116,8 +116,8 @@ class Trainer:
 
     def _go_on_from(self, checkpoint: Checkpoint, name: str) -> None:
         plan = self._plan
-        before, now = asdict(checkpoint.model_config), asdict(plan.model_config)
-        changed = [f"{key} was {before[key]} and is {now[key]}" for key in now if before[key] != now[key]]
+        before, now = checkpoint.model_config.sizes(), plan.model_config.sizes()
+        changed = [f"{key} was {before.get(key)} and is {now[key]}" for key in now if before.get(key) != now[key]]
         if checkpoint.token_table != plan.token_table:
             changed.append(f"the tokens are others ({len(checkpoint.token_table)} before, {len(plan.token_table)} now)")
         if changed:
@@ -146,7 +146,7 @@ class Trainer:
             # other epochs are as long, more or less
             batches = self._loader.plan(position.epoch)
             seconds = self._loader.seconds(batches)
-            if fault := warm_up_fault(config, len(batches), model_size=self._plan.model_config.attention_dim):
+            if fault := warm_up_fault(config, len(batches), model_size=self._plan.model_config.encoder.width):
                 self._logger.warning(fault)
             display = TrainingDisplay(
                 config.exp_dir,

@@ -17,9 +17,6 @@ from stateless_transducer.decoding.config import SearchConfig
 from stateless_transducer.decoding.search import search_nbest
 from stateless_transducer.model.frozen import FrozenTransducer
 from stateless_transducer.model.transducer import Transducer
-from stateless_transducer.ops.cells import list_cells
-from stateless_transducer.ops.joiner_scores import JoinerInputs, arc_scores
-from stateless_transducer.ops.lattice import sum_over_paths
 from stateless_transducer.text.tokens import TokenTable
 from stateless_transducer.training.distributed import Rank, sum_over_ranks
 
@@ -110,18 +107,11 @@ class Validation:
 
 def _occupations(model: Transducer, batch: Batch, *, modified: bool) -> tuple[np.ndarray, float]:
     """Of the first utterance: how likely a path goes through each cell, (U+1, T), and the share of cells that count."""
-    tokens, token_lens = batch.tokens[:1, : batch.token_lens[0]], batch.token_lens[:1]
     encoder_out, lens = model.encode(batch.features[:1, : batch.feature_lens[0]], batch.feature_lens[:1])
-    T = int(lens)
-    decoder_out = model.decoder.all_prefixes(tokens)
-    cells = list_cells(lens, token_lens, T, "modified" if modified else "standard", encoder_out.device)
-    linear = model.joiner.output_linear
-    following = torch.nn.functional.pad(tokens, (0, 1))
-    # long utterances are left out of training, not of dev: their logits must not be held, either
-    inputs = JoinerInputs(encoder_out[:, :T], decoder_out, following, linear.weight, linear.bias, model.blank_id)
-    blank, symbol, _ = arc_scores(inputs, cells)
-    sums = sum_over_paths(cells, blank, symbol)
-    occupied = (sums[1] + sums[2]).float()
-    picture = torch.zeros(int(token_lens) + 1, T, device=occupied.device)
-    picture[cells.u, cells.frame] = occupied
-    return picture.cpu().numpy(), (occupied > _CARRIES_SOMETHING).float().mean().item()
+    lattice = model.occupations(
+        encoder_out[:, : int(lens)],
+        batch.tokens[:1, : batch.token_lens[0]],
+        max_symbols_per_frame=1 if modified else None,
+    )
+    occupied = lattice[lattice.isfinite()]
+    return lattice.nan_to_num().cpu().numpy(), (occupied > _CARRIES_SOMETHING).float().mean().item()

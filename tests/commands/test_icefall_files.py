@@ -60,7 +60,7 @@ def test_written_file_replaces_the_one_that_was_there_only_if_all_went_well(gold
     assert "half.pt is not a checkpoint, or is truncated." in capsys.readouterr().err
     assert model.read_text() == "old"
     assert _run("import", "--checkpoint", given, *flags) == 0
-    assert load_checkpoint(model).model_config.num_layers == 2
+    assert load_checkpoint(model).model_config.encoder.num_layers == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["half.pt", "lang_char", "m.pt"]
 
 

@@ -11,12 +11,12 @@ from typing import NamedTuple
 import pytest
 import soundfile
 import torch
+from model_sizes import conformer_model
 
 from stateless_transducer.checkpoint import load_checkpoint
 from stateless_transducer.cli import main
 from stateless_transducer.data.augment import Augment
 from stateless_transducer.icefall import icefall_name
-from stateless_transducer.model.config import ModelConfig
 from stateless_transducer.model.transducer import build_model
 from stateless_transducer.text.tokens import TokenTable
 
@@ -299,7 +299,7 @@ def _shape(log):
 def test_model_of_icefalls_is_decoded_as_in_the_tutorial(world, tmp_path):
     """An exported file is taken as epoch-9999.pt."""
     lang_dir = world.data / "lang_char"
-    sizes = ModelConfig(len(TokenTable.read(lang_dir)), 80, 1, 16, 2, feedforward_dim=16, joiner_dim=16)
+    sizes = conformer_model(len(TokenTable.read(lang_dir)), 80, 1, 16, 2, feedforward_dim=16, joiner_dim=16)
     weights = {icefall_name(name): value for name, value in build_model(sizes).state_dict().items()}
     torch.save({"model": weights}, tmp_path / "pretrained.pt")
     flags = ["--lang-dir", str(lang_dir), "--output", str(tmp_path / "exp" / "epoch-9999.pt")]

@@ -10,17 +10,19 @@ import sys
 import numpy as np
 import pytest
 import soundfile
+from model_sizes import conformer_model
 
 from stateless_transducer.checkpoint import Checkpoint, save_checkpoint
 from stateless_transducer.cli import main
 from stateless_transducer.features import FbankConfig
-from stateless_transducer.model.config import ModelConfig
 from stateless_transducer.model.transducer import build_model
 from stateless_transducer.recognition.manifest import read_manifest
 from stateless_transducer.text.tokens import build_token_table
 
 TOKENS = build_token_table(["今天天气很好"], "char")
-SIZES = ModelConfig(vocab_size=len(TOKENS), num_layers=1, attention_dim=8, num_heads=2, feedforward_dim=8, joiner_dim=8)
+SIZES = conformer_model(
+    vocab_size=len(TOKENS), num_layers=1, attention_dim=8, num_heads=2, feedforward_dim=8, joiner_dim=8
+)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from lhotse import CutSet, SupervisionSegment
+from model_sizes import SUBSAMPLING
 
 from stateless_transducer.data.augment import Augment, stretched
 from stateless_transducer.data.batches import TrainingLoader, evaluation_batches, load_index, trainable
@@ -146,7 +147,7 @@ def _config(data, **changes):
 
 def _epochs(data, config, epochs=(0, 1)):
     tokens = TokenTable.read(data / "lang_char")
-    usable = trainable(load_index(config.manifest_dir, "aishell", "train"), tokens, config)
+    usable = trainable(load_index(config.manifest_dir, "aishell", "train"), tokens, config, SUBSAMPLING)
     loader = TrainingLoader(usable, tokens, config, seed=7)
     for epoch in epochs:
         batches = (batch for update in loader.updates(epoch) for batch in update.batches)

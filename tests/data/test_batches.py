@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from lhotse import CutSet
+from model_sizes import SUBSAMPLING
 from small_corpus import TOKENS, make_cut, write_small_corpus
 
 from stateless_transducer.cli import main
@@ -30,7 +31,7 @@ def _index(folder, cuts):
 
 def test_batch_is_padded_with_silence_and_lengths_tell_the_truth():
     features = [torch.ones(12, 80), torch.ones(9, 80)]
-    batch = make_batch(features, ("ab", "zé"), ("u1", "u2"), TOKENS)
+    batch = make_batch(features, ("ab", "zé"), ("u1", "u2"), TOKENS, 0.01)
     assert batch.features.shape == (2, 12, 80) and batch.feature_lens.tolist() == [12, 9]
     assert (batch.features[1, 9:] == PADDING_VALUE).all() and (batch.features[1, :9] == 1).all()
     assert batch.tokens.tolist() == [[3, 4], [TOKENS.unknown_id] * 2] and batch.token_lens.tolist() == [2, 2]
@@ -46,7 +47,7 @@ def test_evaluation_sees_every_utterance_once_from_long_to_short(cuts):
 
 
 def _ids(cuts, epoch, config=PLAIN, first=0, **options):
-    loader = TrainingLoader(trainable(cuts, TOKENS, config), TOKENS, config, seed=1, **options)
+    loader = TrainingLoader(trainable(cuts, TOKENS, config, SUBSAMPLING), TOKENS, config, seed=1, **options)
     return [[batch.ids for batch in update.batches] for update in loader.updates(epoch, first=first)]
 
 
@@ -69,7 +70,7 @@ def test_an_epoch_goes_on_from_any_update(cuts):
 
 
 def test_updates_know_speech_and_tokens_of_all_processes(cuts):
-    usable = trainable(cuts, TOKENS, PLAIN)
+    usable = trainable(cuts, TOKENS, PLAIN, SUBSAMPLING)
     for rank in range(2):
         loader = TrainingLoader(usable, TOKENS, PLAIN, seed=1, rank=rank, world_size=2)
         updates = list(loader.updates(0))
@@ -85,7 +86,7 @@ def test_unusable_utterances_are_told_by_reason(tmp_path):
         make_cut(tmp_path, "long", 13.0, "a"),
         make_cut(tmp_path, "dense", 0.5, "abcdefgh" * 3),
     ]
-    usable = trainable(_index(tmp_path, made), TOKENS, PLAIN)
+    usable = trainable(_index(tmp_path, made), TOKENS, PLAIN, SUBSAMPLING)
     assert {reason: usable.index.name_some(numbers) for reason, numbers in usable.left_out.items()} == {
         "shorter than 0.5 s": "short",
         "longer than 12 s": "long",
@@ -93,7 +94,7 @@ def test_unusable_utterances_are_told_by_reason(tmp_path):
     }
     assert usable.numbers.tolist() == [0, 1] and usable.lengths.seconds.sum() == 2.0
     # validation wants no more than a loss
-    assert with_loss(usable.index, TOKENS).numbers.tolist() == [0, 1, 2, 3]
+    assert with_loss(usable.index, TOKENS, SUBSAMPLING).numbers.tolist() == [0, 1, 2, 3]
 
 
 def test_training_names_some_of_what_it_leaves_out(tmp_path, capsys):
@@ -108,7 +109,7 @@ def test_training_names_some_of_what_it_leaves_out(tmp_path, capsys):
 def test_nothing_usable_is_explained(tmp_path):
     index = _index(tmp_path, [make_cut(tmp_path, "short", 0.4, "a")])
     with pytest.raises(ValueError, match="0 utterances are left for training, .*: 1 shorter than 0.5 s: short."):
-        trainable(index, TOKENS, PLAIN)
+        trainable(index, TOKENS, PLAIN, SUBSAMPLING)
 
 
 @pytest.mark.parametrize("masks", [0, 1, 10])
@@ -121,7 +122,7 @@ def test_spec_augment_masks_what_it_is_told_to(cuts, masks):
         spec_aug_probability=1.0,
     )
     config = DataConfig(num_workers=0, max_duration=60.0, num_buckets=2, drop_last=False, spec_augment=augment)
-    loader = TrainingLoader(trainable(cuts, TOKENS, config), TOKENS, config, seed=1)
+    loader = TrainingLoader(trainable(cuts, TOKENS, config, SUBSAMPLING), TOKENS, config, seed=1)
     plain = next(evaluation_batches(cuts, TOKENS, DataConfig(num_workers=0, max_duration=60.0)))
     by_id = dict(zip(plain.ids, plain.features, strict=True))
     changed = [

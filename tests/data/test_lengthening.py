@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 import torch
 from lhotse import CutSet
+from model_sizes import SUBSAMPLING
+from model_sizes import lengths as lengths_of
 from small_corpus import TOKENS, make_cut
 
 from stateless_transducer.data.augment import Augment, training_augment
 from stateless_transducer.data.batches import TrainingLoader, trainable
 from stateless_transducer.data.config import DataConfig
 from stateless_transducer.data.index import open_index
-from stateless_transducer.data.plan import BatchLimits, Lengths, join, plan_epoch
+from stateless_transducer.data.plan import BatchLimits, join, plan_epoch
 from stateless_transducer.features import SILENCE_VALUE
-from stateless_transducer.ops.masks import subsampled_lens
 from stateless_transducer.training.memory import worst_batches
 
 PLAIN = DataConfig(
@@ -29,7 +30,7 @@ def training_set(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cuts")
     made = [make_cut(folder, f"u{n:02d}", 1.0 + 0.05 * n, "abc"[: 1 + n % 3]) for n in range(30)]
     CutSet.from_cuts(made).to_file(folder / "cuts.jsonl.gz")
-    return trainable(open_index(folder / "cuts.jsonl.gz"), TOKENS, PLAIN)
+    return trainable(open_index(folder / "cuts.jsonl.gz"), TOKENS, PLAIN, SUBSAMPLING)
 
 
 def _batches(training_set, config, epoch, first=0, **options):
@@ -57,7 +58,7 @@ def test_silence_is_of_the_quietest_frames_or_digital():
 
 
 def test_silence_alone_is_augmentation():
-    augment = training_augment(replace(PLAIN, silence_s=0.3), seed=0)
+    augment = training_augment(replace(PLAIN, silence_s=0.3), seed=0, frame_shift_s=0.01)
     assert augment is not None and len(augment(torch.randn(50, 80), "u", 0)) <= 110
 
 
@@ -106,8 +107,8 @@ def test_batches_of_silence_and_chains_keep_to_their_limits(training_set):
 
 
 def test_lattices_of_chains_keep_to_their_limit():
-    lengths = Lengths(np.full(12, 2.0), np.full(12, 200), np.full(12, 10))
-    cells = int(subsampled_lens(np.array(200))) * 11 * 12
+    lengths = lengths_of(np.full(12, 2.0), np.full(12, 200), np.full(12, 10))
+    cells = int(SUBSAMPLING.lens(np.array(200))) * 11 * 12
     random, numbers = np.random.default_rng(0), np.arange(12)
     for factor in (1.0, 2.2, 100.0):
         sizes = set()
@@ -115,7 +116,7 @@ def test_lattices_of_chains_keep_to_their_limit():
             chains = join(numbers, lengths, BatchLimits(24.0, int(factor * cells)), 13.0, random)
             assert sorted(np.concatenate(chains).tolist()) == numbers.tolist()
             longest = max(len(chain) for chain in chains)
-            assert len(chains) * int(subsampled_lens(np.array(200 * longest))) * (10 * longest + 1) <= factor * cells
+            assert len(chains) * int(SUBSAMPLING.lens(np.array(200 * longest))) * (10 * longest + 1) <= factor * cells
             sizes.add(longest)
         assert max(sizes) == {1.0: 1, 2.2: 2, 100.0: 6}[factor]
 
@@ -131,7 +132,7 @@ def test_plans_follow_from_silence_alone(training_set):
 def test_largest_joined_batch_is_foreseen():
     random, count = np.random.default_rng(0), 300
     seconds = random.uniform(1.0, 3.0, count)
-    lengths = Lengths(seconds, (100 * seconds).astype(int), np.full(count, 5))
+    lengths = lengths_of(seconds, (100 * seconds).astype(int), np.full(count, 5))
     found = worst_batches(lengths, BatchLimits(40.0), 1, join_up_to_s=20.0)
     longest = max(T_in for _, T_in, _ in found)
     assert 1900 < longest <= 2000 and all(N * T_in <= 4600 for N, T_in, _ in found)
@@ -147,7 +148,7 @@ def test_largest_joined_batch_is_foreseen():
 
 
 def _cells(N, T_in, U):
-    return N * int(subsampled_lens(np.array(T_in))) * (U + 1)
+    return N * int(SUBSAMPLING.lens(np.array(T_in))) * (U + 1)
 
 
 @pytest.mark.parametrize(

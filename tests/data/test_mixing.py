@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from lhotse import CutSet
+from model_sizes import SUBSAMPLING
 from small_corpus import TOKENS, make_cut, write_small_corpus
 
 from stateless_transducer.checkpoint import load_checkpoint
@@ -25,7 +26,7 @@ def _set(folder, name, count):
     made = [make_cut(folder, f"{name}{n:02d}", 1.0 + 0.05 * n, "abc"[: 1 + n % 3]) for n in range(count)]
     path = folder / f"{name}.jsonl.gz"
     CutSet.from_cuts(made).to_file(path)
-    return trainable(open_index(path), TOKENS, PLAIN)
+    return trainable(open_index(path), TOKENS, PLAIN, SUBSAMPLING)
 
 
 @pytest.fixture(scope="module")

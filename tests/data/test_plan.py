@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from model_sizes import lengths as lengths_of
 
-from stateless_transducer.data.plan import BatchLimits, Lengths, plan_epoch
+from stateless_transducer.data.plan import BatchLimits, plan_epoch
 
 
 def _lengths(count, seed=0):
     random = np.random.default_rng(seed)
     seconds = random.uniform(1, 12, count)
-    return Lengths(seconds, np.round(seconds * 100).astype(int), random.integers(0, 30, count))
+    return lengths_of(seconds, np.round(seconds * 100).astype(int), random.integers(0, 30, count))
 
 
 def _plan(lengths, limits=None, **options):
@@ -42,7 +43,7 @@ def test_batches_keep_to_the_limits_padding_counted():
 
 
 def test_an_utterance_too_long_for_any_batch_is_alone():
-    lengths = Lengths(np.array([5.0, 100.0, 5.0]), np.array([500, 10_000, 500]), np.array([3, 3, 3]))
+    lengths = lengths_of(np.array([5.0, 100.0, 5.0]), np.array([500, 10_000, 500]), np.array([3, 3, 3]))
     assert sorted(map(len, _plan(lengths, BatchLimits(20.0), num_buckets=1))) in ([1, 2], [1, 1, 1])
 
 
@@ -79,7 +80,7 @@ def test_two_processes_with_half_the_limit_get_the_same_batches():
 
 
 def test_dropping_the_last_leaves_full_batches():
-    lengths = Lengths(np.full(100, 2.0), np.full(100, 200), np.full(100, 5))
+    lengths = lengths_of(np.full(100, 2.0), np.full(100, 200), np.full(100, 5))
     plan = _plan(lengths, BatchLimits(16.0), num_buckets=3, drop_last=True)
     assert {len(own) for own in plan} == {8}
 

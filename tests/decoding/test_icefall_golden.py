@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from as_on_a_device import beam_search_in_arrays
+from model_sizes import conformer_model
 from safetensors.torch import load_file
 from torch.nn.utils.rnn import pad_sequence
 
@@ -17,7 +18,6 @@ from stateless_transducer.decoding.greedy import greedy_search
 from stateless_transducer.decoding.modified_beam import modified_beam_search
 from stateless_transducer.features import PADDING_VALUE
 from stateless_transducer.icefall import our_name
-from stateless_transducer.model.config import ModelConfig
 from stateless_transducer.model.transducer import build_model
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "icefall"
@@ -30,7 +30,7 @@ def _load(name):
     folder = GOLDEN / name
     sizes = json.loads((folder / "config.json").read_text())["config"]
     model = build_model(
-        ModelConfig(
+        conformer_model(
             vocab_size=sizes["vocab_size"],
             num_layers=sizes["num_encoder_layers"],
             attention_dim=sizes["attention_dim"],

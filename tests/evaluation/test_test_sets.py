@@ -95,6 +95,7 @@ def test_spelt_words_are_counted_in_characters_and_in_words(monkeypatch):
         feature_lens=torch.ones(4, dtype=torch.int64),
         tokens=torch.zeros(4, 1, dtype=torch.int64),
         token_lens=torch.ones(4, dtype=torch.int64),
+        frame_shift_s=0.01,
     )
     found = [Hypothesis(tuple(table.encode(text)), (), ()) for _, text in said.values()]
     monkeypatch.setattr("stateless_transducer.evaluation.test_sets.search", lambda *_: found)
@@ -119,6 +120,7 @@ def test_blanks_beside_ideographs_are_no_errors(monkeypatch):
         token_lens=torch.ones(1, dtype=torch.int64),
         ids=("a",),
         texts=(text,),
+        frame_shift_s=0.01,
     )
     found = [Hypothesis(tuple(table.encode(text)), (), ())]
     monkeypatch.setattr("stateless_transducer.evaluation.test_sets.search", lambda *_: found)

@@ -1,20 +1,19 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import torch
+from model_sizes import resized
 from tiny_talker import SIZES, TOKENS
 
 from stateless_transducer.checkpoint import Checkpoint, load_checkpoint
 from stateless_transducer.export.onnx_writer import differs_from_clients, write_onnx
 from stateless_transducer.features import FbankConfig
 from stateless_transducer.model.transducer import build_model
-from stateless_transducer.ops.masks import subsampled_lens
 from stateless_transducer.text.tokens import SPECIAL, TokenTable
 
 
@@ -73,12 +72,12 @@ def test_mean_or_level_of_the_utterance_is_taken_in_the_graph(tmp_path, N, T, no
 @pytest.mark.parametrize("T", range(9))
 def test_few_frames_are_no_error(encoder, T):
     found, lens = encoder(torch.randn(2, T, 80), [T, 0])
-    assert lens.tolist() == subsampled_lens(np.array([T, 0])).tolist() == [int(T >= 7), 0]
+    assert lens.tolist() == SIZES.encoder.subsampling.lens(np.array([T, 0])).tolist() == [int(T >= 7), 0]
     assert found.shape[1] >= lens.max() and np.isfinite(found).all()
 
 
 def _exported(folder, **changes):
-    sizes = replace(SIZES, num_layers=1, **changes)
+    sizes = resized(SIZES, num_layers=1, **changes)
     network = build_model(sizes)
     with torch.no_grad():
         # a trained decoder would differ where it should
@@ -98,7 +97,7 @@ def test_decoder_takes_a_start_that_is_no_token(tmp_path, context_size):
 
 
 def test_joiner_gives_logits(talker, model):
-    pair = torch.randn(2, 5, SIZES.joiner_dim)
+    pair = torch.randn(2, 5, SIZES.joiner.joiner_dim)
     with torch.inference_mode():
         wanted = model.join(*pair)
     inputs = {"encoder_out": pair[0].numpy(), "decoder_out": pair[1].numpy()}

@@ -2,17 +2,16 @@ from __future__ import annotations
 
 import json
 import warnings
-from dataclasses import replace
 
 import pytest
 import torch
+from model_sizes import resized
 from tiny_talker import SIZES, TOKENS
 
 from stateless_transducer.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from stateless_transducer.cli import main
 from stateless_transducer.features import FbankConfig
 from stateless_transducer.model.transducer import build_model
-from stateless_transducer.ops.masks import subsampled_lens
 
 # traced with 2 and 40
 SHAPES = [(1, 0), (2, 5), (1, 7), (3, 11), (2, 40), (5, 41), (1, 700)]
@@ -31,7 +30,7 @@ def _export(talker, path):
 def _check(encode, model, N, T):
     x, x_lens = torch.randn(N, T, 80), torch.linspace(T, T // 2, N).long()
     found, lens = encode(x, x_lens)
-    assert lens.tolist() == subsampled_lens(x_lens).tolist()
+    assert lens.tolist() == SIZES.encoder.subsampling.lens(x_lens).tolist()
     if lens.max():
         wanted, _ = model.encode(x, x_lens)
         for i, count in enumerate(lens.tolist()):
@@ -45,7 +44,7 @@ def test_program_is_right_for_other_shapes_than_the_traced_one(talker, model, tm
     for shape in SHAPES:
         _check(program, model, *shape)
     assert files["tokens.txt"].splitlines()[3] == f"{TOKENS.symbols[3]} 3"
-    assert json.loads(files["config.json"])["sizes"]["num_layers"] == SIZES.num_layers
+    assert json.loads(files["config.json"])["sizes"]["num_layers"] == SIZES.encoder.num_layers
 
 
 def test_script_is_written_without_a_word_about_its_age(talker, tmp_path, monkeypatch):
@@ -68,7 +67,7 @@ def test_script_is_right_for_other_shapes_than_the_traced_one(talker, model, tmp
     script = torch.jit.load(_export(talker, tmp_path / "model.jit.pt"))
     for shape in SHAPES:
         _check(script.encode, model, *shape)
-    contexts, pair = torch.randint(0, len(TOKENS), (5, 2)), torch.randn(2, 5, SIZES.joiner_dim)
+    contexts, pair = torch.randint(0, len(TOKENS), (5, 2)), torch.randn(2, 5, SIZES.joiner.joiner_dim)
     torch.testing.assert_close(script.predict(contexts), model.predict(contexts))
     torch.testing.assert_close(script.join(*pair), model.join(*pair))
 
@@ -77,7 +76,7 @@ def test_script_is_right_for_other_shapes_than_the_traced_one(talker, model, tmp
 @pytest.mark.parametrize("norm", ["mean", "level"])
 @torch.inference_mode()
 def test_mean_or_level_of_the_utterance_is_taken_in_program_and_script(tmp_path, norm):
-    sizes = replace(SIZES, num_layers=1, feature_norm=norm)
+    sizes = resized(SIZES, num_layers=1, feature_norm=norm)
     network = build_model(sizes).eval()
     save_checkpoint(tmp_path / "model.pt", Checkpoint(network.state_dict(), sizes, FbankConfig(), TOKENS))
     program = torch.export.load(_export(tmp_path, tmp_path / "encoder.pt2")).module()

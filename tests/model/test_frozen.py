@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from model_sizes import conformer_model
 
-from stateless_transducer.model.config import ModelConfig
 from stateless_transducer.model.frozen import FrozenTransducer
 from stateless_transducer.model.transducer import build_model
 
@@ -12,7 +12,7 @@ SIZES = {"num_layers": 2, "attention_dim": 16, "num_heads": 2, "feedforward_dim"
 
 @pytest.mark.parametrize(("context_size", "blank_id"), [(1, 0), (2, 0), (3, 6)])
 def test_frozen_model_answers_as_the_model(context_size, blank_id, device):
-    config = ModelConfig(vocab_size=7, context_size=context_size, blank_id=blank_id, **SIZES)
+    config = conformer_model(vocab_size=7, context_size=context_size, blank_id=blank_id, **SIZES)
     model = build_model(config).to(device).eval()
     frozen = FrozenTransducer(model)
     features, lens = torch.randn(3, 50, 80, device=device), torch.tensor([50, 7, 31], device=device)
@@ -29,7 +29,7 @@ def test_frozen_model_answers_as_the_model(context_size, blank_id, device):
 
 def test_bfloat16_is_close_and_gives_float32(device):
     """Eight bits of fraction: a relative error of 2^-9 in each factor."""
-    model = build_model(ModelConfig(vocab_size=7, **SIZES)).to(device).eval()
+    model = build_model(conformer_model(vocab_size=7, **SIZES)).to(device).eval()
     frozen, exact = FrozenTransducer(model, dtype=torch.bfloat16), FrozenTransducer(model)
     features, lens = torch.randn(2, 50, 80, device=device), torch.tensor([50, 31], device=device)
     narrow, wide = frozen.encode(features, lens)[0], exact.encode(features, lens)[0]

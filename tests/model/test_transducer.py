@@ -1,32 +1,32 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import pytest
 import torch
+from model_sizes import conformer_model, resized
 from torch.nn.utils.rnn import pad_sequence
 
 from stateless_transducer.features import PADDING_VALUE
 from stateless_transducer.icefall import our_name
-from stateless_transducer.model.config import ModelConfig
 from stateless_transducer.model.transducer import build_model
 
-SMALL = ModelConfig(
+SMALL = conformer_model(
     vocab_size=11, num_layers=2, attention_dim=24, num_heads=3, feedforward_dim=40, conv_kernel=7, joiner_dim=20
 )
 
 
 def test_full_model_has_the_tutorials_parameters():
     with torch.device("meta"):
-        model = build_model(ModelConfig(vocab_size=4336))
+        model = build_model(conformer_model(vocab_size=4336))
     assert sum(parameter.numel() for parameter in model.parameters()) == 87_939_824
 
 
 def test_full_model_has_icefalls_names_and_shapes(golden):
     with torch.device("meta"):
         ours = {
-            name: list(value.shape) for name, value in build_model(ModelConfig(vocab_size=4336)).state_dict().items()
+            name: list(value.shape)
+            for name, value in build_model(conformer_model(vocab_size=4336)).state_dict().items()
         }
     theirs = json.loads((golden / "state_dict_keys_full.json").read_text())
     assert ours == {our_name(name): shape for name, shape in theirs.items()}
@@ -39,7 +39,7 @@ def _utterances(lens):
 @pytest.mark.parametrize("feature_norm", ["none", "mean", "level"])
 @pytest.mark.parametrize("lens", [(7, 41, 120), (200, 8, 9, 33)])
 def test_utterance_alone_equals_utterance_in_a_padded_batch(lens, feature_norm, device):
-    model = build_model(replace(SMALL, feature_norm=feature_norm)).eval().to(device)
+    model = build_model(resized(SMALL, feature_norm=feature_norm)).eval().to(device)
     utterances = [u.to(device) for u in _utterances(lens)]
     # 1e4 behind the end: nothing of it may come through
     batch = pad_sequence(utterances, batch_first=True, padding_value=1e4)
@@ -69,7 +69,7 @@ def test_loss_alone_equals_loss_in_a_batch(device):
 
 @pytest.mark.parametrize("context_size", [1, 2, 3])
 def test_predict_equals_the_decoders_row_of_the_same_prefix(context_size, device):
-    model = build_model(replace(SMALL, context_size=context_size)).to(device)
+    model = build_model(resized(SMALL, context_size=context_size)).to(device)
     tokens = torch.randint(1, 11, (1, 6), device=device)
     rows = model.decoder.all_prefixes(tokens)
     assert rows.shape == (1, 7, 20)
@@ -99,4 +99,4 @@ def test_gradient_reaches_every_parameter(device):
 )
 def test_bad_size_is_named(change, message):
     with pytest.raises(ValueError, match=message):
-        replace(SMALL, **change)
+        resized(SMALL, **change)

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from model_sizes import conformer_model
 
 from stateless_transducer.checkpoint import Checkpoint
 from stateless_transducer.decoding.config import SearchConfig
 from stateless_transducer.features import FbankConfig
-from stateless_transducer.model.config import ModelConfig
 from stateless_transducer.model.transducer import build_model
 from stateless_transducer.recognition.config import DetailConfig, SegmentConfig
 from stateless_transducer.recognition.recognizer import Recognizer
 from stateless_transducer.text.tokens import build_token_table
 
 TOKENS = build_token_table(["今天天气很好"], "char")
-SIZES = ModelConfig(vocab_size=len(TOKENS), num_layers=1, attention_dim=8, num_heads=2, feedforward_dim=8, joiner_dim=8)
+SIZES = conformer_model(
+    vocab_size=len(TOKENS), num_layers=1, attention_dim=8, num_heads=2, feedforward_dim=8, joiner_dim=8
+)
 
 
 def _recognizer(method, details=None, **options):

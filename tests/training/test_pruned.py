@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.distributed as dist
+from model_sizes import conformer_model
 from small_corpus import write_small_corpus
 from torch.nn.utils.rnn import pad_sequence
 
@@ -15,7 +16,6 @@ from stateless_transducer.checkpoint import load_checkpoint
 from stateless_transducer.cli import main
 from stateless_transducer.data.batches import Batch, Update
 from stateless_transducer.features import PADDING_VALUE
-from stateless_transducer.model.config import ModelConfig
 from stateless_transducer.model.transducer import build_model
 from stateless_transducer.ops.pruned_loss import prune, prune_ranges, pruned_transducer_loss, simple_transducer_loss
 from stateless_transducer.training.config import OptimConfig, PruneConfig, TrainConfig
@@ -23,7 +23,7 @@ from stateless_transducer.training.distributed import Rank
 from stateless_transducer.training.learner import Learner
 from stateless_transducer.training.objective import Objective
 
-SIZES = ModelConfig(
+SIZES = conformer_model(
     vocab_size=9, num_layers=1, attention_dim=16, num_heads=2, feedforward_dim=16, joiner_dim=16, dropout=0
 )
 TOPOLOGIES = pytest.mark.parametrize("symbols", [None, 1], ids=["standard", "modified"])
@@ -40,6 +40,7 @@ def _batch(device):
         torch.tensor(token_lens),
         ("a", "b", "c"),
         ("",) * 3,
+        0.01,
     ).to(device)
 
 

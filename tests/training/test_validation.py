@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import torch
+from model_sizes import conformer_model
 
 from stateless_transducer.data.batches import Batch
-from stateless_transducer.model.config import ModelConfig
 from stateless_transducer.model.transducer import build_model
 from stateless_transducer.training.validation import _occupations
 
-SIZES = ModelConfig(
+SIZES = conformer_model(
     vocab_size=9, num_layers=1, attention_dim=16, num_heads=2, feedforward_dim=16, joiner_dim=16, dropout=0
 )
 
@@ -37,7 +37,9 @@ def test_the_picture_shows_how_likely_a_path_goes_through_each_cell():
     torch.manual_seed(3)
     model = build_model(SIZES).eval()
     tokens = torch.tensor([[3, 1, 4], [5, 1, 1]])
-    batch = Batch(torch.randn(2, 50, 80), torch.tensor([44, 50]), tokens, torch.tensor([3, 1]), ("a", "b"), ("", ""))
+    batch = Batch(
+        torch.randn(2, 50, 80), torch.tensor([44, 50]), tokens, torch.tensor([3, 1]), ("a", "b"), ("", ""), 0.01
+    )
     picture, share = _occupations(model, batch, modified=False)
     encoder_out, lens = model.encode(batch.features[:1, :44], batch.feature_lens[:1])
     decoder_out = model.decoder.all_prefixes(tokens[:1])

@@ -8,6 +8,7 @@ from stateless_transducer.cli import run_script
 from stateless_transducer.commands import recipe
 from stateless_transducer.commands.train import ModelFlags
 from stateless_transducer.data.config import DataConfig, SpecAugmentConfig
+from stateless_transducer.model.config import ConformerConfig, DecoderConfig, JoinerConfig
 from stateless_transducer.training.config import OptimConfig, TrainConfig
 
 NUMBERS = recipe.TrainOptions(
@@ -42,14 +43,11 @@ NUMBERS = recipe.TrainOptions(
         ),
     ),
     model=ModelFlags(
-        num_layers=12,
-        attention_dim=512,
-        num_heads=8,
-        feedforward_dim=2048,
-        conv_kernel=31,
-        joiner_dim=512,
-        context_size=2,
-        dropout=0.1,
+        encoder=ConformerConfig(
+            num_layers=12, attention_dim=512, num_heads=8, feedforward_dim=2048, conv_kernel=31, dropout=0.1
+        ),
+        decoder=DecoderConfig(context_size=2),
+        joiner=JoinerConfig(joiner_dim=512),
     ),
 )
 
