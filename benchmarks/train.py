@@ -40,7 +40,7 @@ from stateless_transducer.text.tokens import build_token_table
 from stateless_transducer.training.config import OptimConfig, TrainConfig
 from stateless_transducer.training.distributed import Rank
 from stateless_transducer.training.learner import Learner
-from stateless_transducer.training.objective import Objective
+from stateless_transducer.training.objective import TransducerObjective
 
 FULL = ModelConfig(vocab_size=4336)
 SUBSAMPLING = FULL.encoder.subsampling
@@ -95,12 +95,12 @@ def learner(sizes: ModelConfig, device: torch.device, **options: object) -> Lear
     torch.manual_seed(0)
     optim = OptimConfig(optimizer="adamw", warm_step=1000)
     config = TrainConfig(optim=optim, **options)  # pyright: ignore[reportArgumentType]
-    objective = Objective(build_model(sizes), sizes, has_ctc_head=False).to(device)
+    objective = TransducerObjective(build_model(sizes), config).to(device)
     if config.compile:
         for stage in objective.model.encoder.stages:
             stage.compile(dynamic=True)
     objective.model.encoder.recompute_stages = config.recompute_layers
-    return Learner(objective, config, Rank(0, 1, device), model_size=sizes.encoder.width)
+    return Learner(objective, config, Rank(0, 1, device))
 
 
 def learn(own: Learner, batch: Batch, step: int) -> float:

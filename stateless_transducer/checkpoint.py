@@ -171,8 +171,13 @@ def _renamed_from_layout_1(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _training_state_from_layout_1(state: Mapping[str, Any]) -> dict[str, Any]:
+    heads = {
+        f"{head}.{name}": value
+        for head in ("ctc_head", "simple_joiner")
+        for name, value in (state.get(head) or {}).items()
+    }
     mean = state.get("ema")
-    return {**state, "ema": None if mean is None else _renamed_from_layout_1(mean)}
+    return {**state, "heads": heads, "ema": None if mean is None else _renamed_from_layout_1(mean)}
 
 
 _LATER = f"written by a later version of stateless-transducer than this one, {__version__}"

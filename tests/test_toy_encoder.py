@@ -41,10 +41,6 @@ class ToyConfig(EncoderConfig):
         return Subsampling(factor=2, min_frames=2)
 
     @property
-    def width(self):
-        return self.toy_width
-
-    @property
     def summary(self):
         return f"toy of width {self.toy_width}"
 
@@ -52,7 +48,7 @@ class ToyConfig(EncoderConfig):
 class Toy(Encoder):
     def __init__(self, config, feature_dim, output_dim):
         super().__init__()
-        self.subsampling, self.output_dim = config.subsampling, output_dim
+        self.subsampling, self.output_dim, self.width = config.subsampling, output_dim, config.toy_width
         self.first = nn.Linear(2 * feature_dim, config.toy_width)
         self.second = nn.Sequential(nn.Dropout(config.dropout), nn.ReLU(), nn.Linear(config.toy_width, output_dim))
 

@@ -148,18 +148,18 @@ def train_options(options: Options, data_dir: Path, exp_dir: Path) -> train.Opti
 def _train(options: Options, data_dir: Path, exp_dir: Path) -> bool:
     """Whether all epochs are trained now, and it was not stopped."""
     from stateless_transducer.checkpoint import epoch_path
-    from stateless_transducer.training.state import resumable
+    from stateless_transducer.training.state import find_resumable
 
     config = train_options(options, data_dir, exp_dir)
-    newest, last = resumable(config.train), epoch_path(exp_dir, options.num_epochs - 1)
+    resumable, last = find_resumable(config.train), epoch_path(exp_dir, options.num_epochs - 1)
     prepared = (data_dir / "manifests" / ".aishell_manifests.done").stat().st_mtime
-    if newest is not None and newest.stat().st_mtime < prepared:
+    if resumable is not None and resumable.path.stat().st_mtime < prepared:
         raise ValueError(f"{exp_dir} was trained on what was here before; remove it, or choose another `--dir`.")
     if last.exists():
         say(f"{exp_dir}: all {options.num_epochs} epochs are trained already - skipping")
         return True
-    if newest is not None:
-        say(f"{exp_dir}: goes on from {newest.name}")
+    if resumable is not None:
+        say(f"{exp_dir}: resumes from {resumable.path.name}")
     train.run(config, command=f"transducer demo --dir {options.dir}")
     return last.exists()
 

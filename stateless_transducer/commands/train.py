@@ -17,11 +17,11 @@ from stateless_transducer.model.config import ENCODER_CONFIGS, ConformerConfig, 
 from stateless_transducer.training.config import TrainConfig
 
 if TYPE_CHECKING:
-    from stateless_transducer.checkpoint import Checkpoint
     from stateless_transducer.data.batches import TrainingSet
     from stateless_transducer.text.tokens import TokenTable
     from stateless_transducer.training.distributed import Rank
-    from stateless_transducer.training.trainer import Plan
+    from stateless_transducer.training.state import Resumable
+    from stateless_transducer.training.task import StartingModel, TransducerTask
 
 
 @dataclass(frozen=True)
@@ -110,21 +110,28 @@ def run(options: Options, *, command: str) -> None:
     """Train on this machine's processes, or look ahead."""
     from stateless_transducer.training.distributed import launch
     from stateless_transducer.training.progress import make_log_dir
-    from stateless_transducer.training.state import load_resumable, resumable
+    from stateless_transducer.training.state import find_resumable
 
     if options.dry_run or options.find_max_duration:
         _look_ahead(options, command)
         return
     # what can be wrong is found before any process starts, and indexes are made once
     make_log_dir(options.train.exp_dir / "log")
-    path = resumable(options.train)
-    if path is not None:
-        load_resumable(path, options.train.start_epoch)
-    _plan(options, command, warn=lambda text: None, tell=lambda text: None)
-    launch(_train_on_rank, options, command, world_size=options.train.world_size, master_port=options.train.master_port)
+    resumable = find_resumable(options.train)
+    if resumable is not None:
+        resumable.check()
+    _task(options, command, warn=lambda text: None, tell=lambda text: None)
+    launch(
+        _train_on_rank,
+        options,
+        command,
+        resumable,
+        world_size=options.train.world_size,
+        master_port=options.train.master_port,
+    )
 
 
-def _train_on_rank(rank: Rank, options: Options, command: str) -> None:
+def _train_on_rank(rank: Rank, options: Options, command: str, resumable: Resumable | None) -> None:
     from stateless_transducer.data.manifests import noise_cuts_path
     from stateless_transducer.training.progress import describe_run, open_log
     from stateless_transducer.training.stopping import StopRequest
@@ -139,25 +146,27 @@ def _train_on_rank(rank: Rank, options: Options, command: str) -> None:
     log.info("Training started")
     log.info(f"Device: {rank.device}")
     log.info(f"Command: {command}; all options: {config.exp_dir / 'config.json'}")
-    plan = _plan(options, command, warn=log.warning, tell=log.info)
+    task = _task(options, command, warn=log.warning, tell=log.info)
     if rank.is_main:
-        describe_run(config.exp_dir, {**asdict(options), "model": plan.model_config.sizes()}, command)
+        describe_run(config.exp_dir, {**asdict(options), "model": task.start.model_config.sizes()}, command)
     noise = noise_cuts_path(data.manifest_dir)
     if data.enable_musan and not noise.exists():
         log.warning(f"No noise is mixed in: {noise} is missing; `transducer prepare musan` makes it")
-    if Trainer(plan, rank, log, stop).run():
+    if Trainer(task, rank, log, stop, resumable).run():
         log.info("Done!")
 
 
-def _plan(options: Options, command: str, *, warn: Callable[[str], None], tell: Callable[[str], None]) -> Plan:
+def _task(
+    options: Options, command: str, *, warn: Callable[[str], None], tell: Callable[[str], None]
+) -> TransducerTask:
     """Read what training depends on; warn of what is left out, tell what it begins with."""
     from stateless_transducer.data.batches import cuts_path, load_index, trainable, with_loss
-    from stateless_transducer.features import FbankConfig
     from stateless_transducer.text.tokens import UNKNOWN, TokenTable
-    from stateless_transducer.training.trainer import Plan
+    from stateless_transducer.training.task import TrainingData, TransducerTask
 
     data, tokens = options.data, TokenTable.read(options.lang_dir)
-    init_from, model_config = _start(options, tokens, tell)
+    start = _start(options, tokens, tell)
+    subsampling = start.model_config.encoder.subsampling
 
     def tell_left_out(found: TrainingSet, name: str) -> None:
         for reason, numbers in found.left_out.items():
@@ -165,7 +174,7 @@ def _plan(options: Options, command: str, *, warn: Callable[[str], None], tell: 
 
     def usable(prefix: str, option: str) -> TrainingSet:
         index = load_index(data.manifest_dir, prefix, options.train_split, option=option)
-        found = trainable(index, tokens, data, model_config.encoder.subsampling)
+        found = trainable(index, tokens, data, subsampling)
         tell_left_out(found, prefix)
         if unknown := int(found.index.num_unknown(tokens)[found.numbers].sum()):
             warn(
@@ -179,46 +188,38 @@ def _plan(options: Options, command: str, *, warn: Callable[[str], None], tell: 
     dev_set = None
     if cuts_path(data.manifest_dir, data.prefix, options.dev_split) is not None:
         dev_index = load_index(data.manifest_dir, data.prefix, options.dev_split)
-        dev_set = with_loss(dev_index, tokens, model_config.encoder.subsampling)
+        dev_set = with_loss(dev_index, tokens, subsampling)
         tell_left_out(dev_set, options.dev_split)
     if dev_set is None or not len(dev_set):
         warn(f"No split {options.dev_split!r} is prepared: there is no validation loss")
-    return Plan(
-        config=options.train,
-        data_config=data,
-        model_config=model_config,
-        fbank_config=init_from.fbank_config if init_from else FbankConfig(),
-        token_table=tokens,
-        training_set=training_set,
-        mixed_set=mixed_set,
-        dev_set=dev_set if dev_set is not None and len(dev_set) else None,
-        init_from=init_from,
-        command=command,
-    )
+    has_dev_set = dev_set is not None and len(dev_set) > 0
+    data_sets = TrainingData(data, training_set, mixed_set, dev_set if has_dev_set else None)
+    return TransducerTask(options.train, start, data_sets, command)
 
 
-def _start(options: Options, tokens: TokenTable, tell: Callable[[str], None]) -> tuple[Checkpoint | None, ModelConfig]:
-    """The model to start from, if there is one, and the sizes."""
+def _start(options: Options, tokens: TokenTable, tell: Callable[[str], None]) -> StartingModel:
+    """The trained model that ``--init-from`` names, or a new one of the options' sizes."""
+    from stateless_transducer.features import FbankConfig
+    from stateless_transducer.training.task import StartingModel
+
     path = options.train.fine_tune.init_from
     if path is None:
         sizes = {**options.model.sizes(), "vocab_size": len(tokens), "blank_id": tokens.blank_id}
-        return None, ModelConfig.from_sizes(sizes)
+        return StartingModel(ModelConfig.from_sizes(sizes), FbankConfig(), tokens)
     from stateless_transducer.checkpoint import load_checkpoint
-    from stateless_transducer.model.transducer import build_model
-    from stateless_transducer.training.finetune import adapted_config, adapted_weights
+    from stateless_transducer.training.finetune import adapted_config, describe_tokens
 
     checkpoint = load_checkpoint(path)
     config = adapted_config(checkpoint, tokens, dropout=options.model.encoder.dropout)
-    _, kept = adapted_weights(checkpoint, tokens, build_model(config).state_dict())
-    tell(f"Starts from {path}, with its sizes: {kept}")
-    return checkpoint, config
+    tell(f"Starts from {path}, with its sizes: {describe_tokens(checkpoint.token_table, tokens)}")
+    return StartingModel(config, checkpoint.fbank_config, tokens, init_from=checkpoint)
 
 
 def _look_ahead(options: Options, command: str) -> None:
     """``--dry-run`` and ``--find-max-duration``."""
     from stateless_transducer.training.distributed import Rank, device_of
-    from stateless_transducer.training.memory import describe_plan, find_max_duration
+    from stateless_transducer.training.memory import describe_task, find_max_duration
 
-    plan = _plan(options, command, warn=complain, tell=complain)
+    task = _task(options, command, warn=complain, tell=complain)
     rank = Rank(0, options.train.world_size, device_of(0))
-    say(find_max_duration(plan, rank, say) if options.find_max_duration else describe_plan(plan, rank))
+    say(find_max_duration(task, rank, say) if options.find_max_duration else describe_task(task, rank))

@@ -9,7 +9,6 @@ import hashlib
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
@@ -275,6 +274,11 @@ class TrainingLoader:
         shuffle, prob = self._config.shuffle, self._config.mix_prob
         lengths = self._lengthened(epoch)
         first = self._plan(lengths, 0, self._num_first, (self._seed, epoch))
+        if not first:
+            raise ValueError(
+                f"An epoch has no batch: `--max-duration` {self._config.max_duration:g} s is more than the training "
+                "set fills; lower it, or say `--drop-last false`."
+            )
         if len(self._lengths) == self._num_first:
             return first
         wanted, second = round(len(first) * prob / (1 - prob)), []
@@ -308,7 +312,7 @@ class TrainingLoader:
         )
         return [begin + batch for batch in planned]
 
-    @cached_property
+    @property
     def contents(self) -> dict[str, Any]:
         """What the plans follow from, by the name that a user knows it by; equal ones give equal plans."""
         config, digest = self._config, hashlib.sha256()

@@ -35,11 +35,6 @@ class EncoderConfig:
         raise NotImplementedError
 
     @property
-    def width(self) -> int:
-        """Width of the encoder, on which noam's learning rate depends."""
-        raise NotImplementedError
-
-    @property
     def summary(self) -> str:
         """One phrase for logs and reports, such as "conformer, 12 layers of width 512, 8 heads"."""
         raise NotImplementedError
@@ -82,11 +77,6 @@ class ConformerConfig(EncoderConfig):
     def subsampling(self) -> Subsampling:
         """Two convolutions over time of kernel 3 and stride 2, without padding."""
         return Subsampling(factor=4, min_frames=7)
-
-    @property
-    def width(self) -> int:
-        """Width of the encoder."""
-        return self.attention_dim
 
     @property
     def summary(self) -> str:

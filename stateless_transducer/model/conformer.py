@@ -36,7 +36,7 @@ class Conformer(Encoder):
         subsampling: Subsampling,
     ) -> None:
         super().__init__()
-        self.dim, self.output_dim, self.subsampling = dim, output_dim, subsampling
+        self.width, self.output_dim, self.subsampling = dim, output_dim, subsampling
         self.embed = Conv2dSubsampling(feature_dim, subsampling_channels, dim)
         self.dropout = nn.Dropout(dropout)
         self.layers = nn.ModuleList(
@@ -56,8 +56,8 @@ class Conformer(Encoder):
         lens = self.subsampling.lens(feature_lens)
         # attention to nothing would be no number
         padding = padding_mask(lens.clamp(min=1), x.shape[1])
-        positions = self.dropout(relative_positions(x.shape[1], self.dim, like=x))
-        x = self.dropout(x * self.dim**0.5)
+        positions = self.dropout(relative_positions(x.shape[1], self.width, like=x))
+        x = self.dropout(x * self.width**0.5)
         for layer in self.layers:
             if self.recompute_stages and self.training:
                 x = checkpoint(layer, x, positions, padding, use_reentrant=False)

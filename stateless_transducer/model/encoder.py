@@ -18,6 +18,8 @@ class Encoder(nn.Module):
 
     output_dim: int
     """D."""
+    width: int
+    """Width of the layers, on which noam's learning rate depends."""
     subsampling: Subsampling
     """Encoder frames for feature frames."""
     recompute_stages: bool = False

@@ -44,6 +44,11 @@ class Transducer(nn.Module):
         return self.encoder.subsampling
 
     @property
+    def vocab_size(self) -> int:
+        """Number of tokens, blank included."""
+        return self.decoder.embedding.num_embeddings
+
+    @property
     def device(self) -> torch.device:
         """Device of the parameters."""
         return self.joiner.device

@@ -27,10 +27,8 @@ def adapted_config(checkpoint: Checkpoint, token_table: TokenTable, *, dropout: 
     )
 
 
-def adapted_weights(
-    checkpoint: Checkpoint, token_table: TokenTable, fresh: Mapping[str, Tensor]
-) -> tuple[dict[str, Tensor], str]:
-    """The trained weights with a row for each token of the table, and a line that says what was kept.
+def adapted_weights(checkpoint: Checkpoint, token_table: TokenTable, fresh: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The trained weights with a row for each token of the table.
 
     Args:
         checkpoint: of the trained model.
@@ -39,18 +37,24 @@ def adapted_weights(
     """
     old = checkpoint.token_table
     known = [symbol for symbol in token_table.symbols if symbol in old.ids]
-    unknown = [symbol for symbol in token_table.symbols if symbol not in old.ids]
     rows = torch.tensor([token_table.ids[symbol] for symbol in known])
     old_rows = torch.tensor([old.ids[symbol] for symbol in known])
     weights = dict(checkpoint.weights)
     for name in TOKEN_ROWS:
         weights[name] = fresh[name].detach().clone()
         weights[name][rows] = checkpoint.weights[name][old_rows]
-    if token_table == old:
-        return weights, f"all {len(old)} tokens are the model's own"
+    return weights
+
+
+def describe_tokens(old: TokenTable, new: TokenTable) -> str:
+    """One phrase for the log: which tokens keep the rows of the trained model."""
+    if new == old:
+        return f"all {len(old)} tokens are the model's own"
+    unknown = [symbol for symbol in new.symbols if symbol not in old.ids]
+    num_known = len(new) - len(unknown)
     examples = " ".join(unknown[:_NUM_EXAMPLES]) + (" ..." if len(unknown) > _NUM_EXAMPLES else "")
-    new = f"{len(unknown)} are new ({examples})" if unknown else "none is new"
-    return weights, (
-        f"{len(known)} of {len(token_table)} tokens keep their rows, {new}, {len(old) - len(known)} of the model's "
+    added = f"{len(unknown)} are new ({examples})" if unknown else "none is new"
+    return (
+        f"{num_known} of {len(new)} tokens keep their rows, {added}, {len(old) - num_known} of the model's "
         "tokens are not used"
     )

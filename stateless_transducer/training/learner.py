@@ -9,106 +9,108 @@ from __future__ import annotations
 import contextlib
 import math
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from stateless_transducer.data.batches import Batch, Update
 from stateless_transducer.training.config import TrainConfig
 from stateless_transducer.training.distributed import Rank, sum_over_ranks
 from stateless_transducer.training.objective import Losses, Objective
-from stateless_transducer.training.optim import RunningMean, build_optimizer, set_rate
+from stateless_transducer.training.optim import build_optimizer, set_rate
 
 _FULL = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 
 
 @dataclass(frozen=True)
-class Learnt:
-    """What became of an update, over all processes unless said otherwise."""
+class UpdateResult:
+    """Result of an update, over all ranks unless said otherwise."""
 
-    nll: float
-    """Sum over the utterances that have a finite one."""
-    num_frames: float
-    """Encoder frames of all utterances."""
+    total: float
+    """Sum of the loss over the utterances whose loss is finite."""
+    weight: float
+    """What the sum is divided by: encoder frames of all utterances."""
+    metrics: Mapping[str, float]
+    """Further sums by name, see `Losses.metrics`."""
     grad_norm: float
-    """Before clipping."""
+    """Norm of the gradient before clipping."""
     rate: float
     """Learning rate."""
     bad_ids: tuple[str, ...]
-    """Utterances of this process without a finite loss."""
+    """Utterances of this rank without a finite loss."""
     num_bad: int
-    """How many there are."""
+    """Number of utterances without a finite loss."""
     is_skipped: bool
-    """The weights stay as they were."""
+    """Whether the weights stayed as they were."""
     is_told_to_stop: bool
-    """Some process was asked to stop."""
+    """Whether some rank was asked to stop."""
 
     @property
     def loss(self) -> float:
-        """Nll a frame."""
-        return self.nll / self.num_frames if self.num_frames else math.nan
+        """Loss per encoder frame."""
+        return self.total / self.weight if self.weight else math.nan
 
 
 class Learner:
-    """Objective, optimizer and all that comes between."""
+    """Objective, optimizer, mean of the weights, precision and exchange between ranks."""
 
-    def __init__(self, objective: Objective, config: TrainConfig, rank: Rank, *, model_size: int) -> None:
+    def __init__(self, objective: Objective, config: TrainConfig, rank: Rank) -> None:
         self.objective, self._config, self._rank = objective, config, rank
-        self.optimizer, self._rate_at = build_optimizer(
-            objective, config.optim, config.fine_tune, model_size=model_size
-        )
+        self.optimizer, self._rate_at = build_optimizer(objective, config.optim, config.fine_tune)
         self._dtype = autocast_dtype(config.precision, rank.device)
         self.scaler = torch.amp.GradScaler(rank.device.type, enabled=self._dtype == torch.float16)
-        self.mean = RunningMean(objective.model, config.optim.ema_decay) if config.optim.ema_decay else None
+        self.mean = running_mean(objective.model, config.optim.ema_decay) if config.optim.ema_decay else None
         self._parameters = [parameter for parameter in objective.parameters() if parameter.requires_grad]
         self._module: nn.Module = objective
         if rank.world_size > 1:
             device_ids = [rank.device.index] if rank.device.type == "cuda" else None
-            # the CTC head goes without gradient once its epochs are over
-            has_idle = objective.ctc_head is not None
-            self._module = DistributedDataParallel(objective, device_ids=device_ids, find_unused_parameters=has_idle)
+            self._module = DistributedDataParallel(
+                objective, device_ids=device_ids, find_unused_parameters=objective.has_idle_parameters
+            )
 
     @property
     def rate(self) -> float:
         """Learning rate of the last step; 0 before the first one."""
         return max(group["lr"] for group in self.optimizer.param_groups)
 
-    def learn(self, update: Update, *, step: int, epoch: int, done: float, wants_stop: bool = False) -> Learnt:
-        """One update.
+    def learn(self, update: Update, *, step: int, epoch: int, done: float, wants_stop: bool = False) -> UpdateResult:
+        """Make one update.
 
         Args:
             update: what to learn from.
             step: its number over all epochs, from 1.
             epoch: from 0.
             done: share of the epochs over which the rate falls that is done, 0..1 and beyond.
-            wants_stop: whether this process was asked to stop.
+            wants_stop: whether this rank was asked to stop.
 
         Raises:
             ValueError: a batch does not fit into the GPU's memory.
         """
-        config = self._config
         rate = self._rate_at(step, done)
-        is_modified = random.Random(f"{config.seed} {step}").random() < config.optim.modified_transducer_prob
-        torch.manual_seed(random.Random(f"{config.seed} {step} {self._rank.rank}").getrandbits(63))
+        torch.manual_seed(random.Random(f"{self._config.seed} {step} {self._rank.rank}").getrandbits(63))
         self.objective.train()
         self.optimizer.zero_grad(set_to_none=True)
-        nll, num_frames, bad_ids = 0.0, 0.0, []
+        sums: dict[str, float] = {"total": 0.0, "weight": 0.0}
+        bad_ids: list[str] = []
         for number, batch in enumerate(update.batches, start=1):
             is_last = number == len(update.batches)
             with contextlib.nullcontext() if is_last else self._without_exchange():
-                losses = self._backward(batch, 1 if is_modified else None, step, epoch, update.num_tokens)
-            is_finite = losses.is_finite.tolist()
-            nll += sum(own for own, fine in zip(losses.nll.tolist(), is_finite, strict=True) if fine)
-            num_frames += float(losses.encoder_lens.sum())
+                losses = self._backward(batch, step, epoch, update.num_tokens)
+            numbers, is_finite = _read(losses)
+            for name, value in numbers.items():
+                sums[name] = sums.get(name, 0.0) + value
             bad_ids += [id_ for id_, fine in zip(batch.ids, is_finite, strict=True) if not fine]
-        nll, num_frames, num_bad, num_stops = self._summed(nll, num_frames, len(bad_ids), wants_stop)
+        sums = self._summed({**sums, "num_bad": len(bad_ids), "num_stops": float(wants_stop)})
+        num_bad, num_stops = sums.pop("num_bad"), sums.pop("num_stops")
         grad_norm = self._step(rate, is_wanted=not num_bad)
-        return Learnt(
-            nll=nll,
-            num_frames=num_frames,
+        return UpdateResult(
+            total=sums.pop("total"),
+            weight=sums.pop("weight"),
+            metrics=sums,
             grad_norm=grad_norm,
             rate=rate,
             bad_ids=tuple(bad_ids),
@@ -117,36 +119,20 @@ class Learner:
             is_told_to_stop=num_stops > 0,
         )
 
-    def _backward(
-        self, batch: Batch, max_symbols_per_frame: Literal[1] | None, step: int, epoch: int, num_tokens: int
-    ) -> Losses:
-        """Gradients of one batch, added to those that are there; what they are of."""
-        optim = self._config.optim
+    def _backward(self, batch: Batch, step: int, epoch: int, num_tokens: int) -> Losses:
+        """Add the gradients of one batch to those of the update."""
         try:
             with self.autocast():
-                losses: Losses = self._module(batch, max_symbols_per_frame, epoch < optim.ctc_epochs)
-            loss = self._weighted(losses, step)
+                losses: Losses = self._module(batch, step, epoch)
             # noam: summed, as the recipe whose learning rates it takes; adamw: the mean over tokens. DDP's mean over
-            # processes is made a sum, so that their number does not matter
-            scale = self._rank.world_size / (1 if optim.optimizer == "noam" else max(1, num_tokens))
-            self.scaler.scale(loss * scale).backward()
+            # ranks is made a sum, so that their number does not matter
+            divisor = 1 if self._config.optim.optimizer == "noam" else max(1, num_tokens)
+            self.scaler.scale(losses.loss * (self._rank.world_size / divisor)).backward()
         except RuntimeError as err:
             if not is_out_of_memory(err):
                 raise
             raise ValueError(_out_of_memory(batch, self._config.precision)) from err
-        return losses.detach()
-
-    def _weighted(self, losses: Losses, step: int) -> Tensor:
-        """The sum that is differentiated."""
-        loss = losses.nll
-        if losses.simple_nll is not None:
-            pruned_weight, simple_weight = self._config.prune.weights(step)
-            loss = pruned_weight * loss + simple_weight * losses.simple_nll
-        # what is not finite must not reach the other utterances; that it was there skips the whole update
-        loss = torch.where(losses.is_finite, loss, 0).sum()
-        if losses.ctc_nll is not None:
-            loss = loss + self._config.optim.ctc_loss_scale * losses.ctc_nll.sum()
-        return loss
+        return losses
 
     def _step(self, rate: float, *, is_wanted: bool) -> float:
         """Clip and step, unless something is not finite; the norm of the gradient."""
@@ -156,7 +142,8 @@ class Learner:
             set_rate(self.optimizer, rate, self._config.optim)
             self.scaler.step(self.optimizer)
             if self.mean is not None:
-                self.mean.update()
+                # the objective's model has changed in place
+                self.mean.update_parameters(self.objective.model)
         # of fp16: backs off where gradients were not finite, and never below 1
         if self.scaler.is_enabled():
             self.scaler.update()
@@ -164,11 +151,12 @@ class Learner:
                 self.scaler.update(1.0)
         return norm
 
-    def _summed(self, *values: float) -> list[float]:
-        """Over all processes."""
+    def _summed(self, values: Mapping[str, float]) -> dict[str, float]:
+        """Sum over all ranks."""
         if self._rank.world_size == 1:
-            return list(values)
-        return sum_over_ranks(torch.tensor(values, dtype=torch.float64, device=self._rank.device)).tolist()
+            return dict(values)
+        summed = sum_over_ranks(torch.tensor(list(values.values()), dtype=torch.float64, device=self._rank.device))
+        return dict(zip(values, summed.tolist(), strict=True))
 
     def _without_exchange(self) -> contextlib.AbstractContextManager:
         """Gradients stay with this process until the last batch of an update."""
@@ -180,6 +168,22 @@ class Learner:
         if self._dtype is None:
             return contextlib.nullcontext()
         return torch.autocast(self._rank.device.type, self._dtype)
+
+
+def running_mean(model: nn.Module, decay: float) -> AveragedModel:
+    """Exponential moving average of the weights: ``mean = decay * mean + (1 - decay) * weights`` after each update."""
+    mean = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+    # the mean begins with the initial weights; torch's would begin with those after the first update
+    mean.n_averaged.fill_(1)
+    return mean
+
+
+def _read(losses: Losses) -> tuple[dict[str, float], list[bool]]:
+    """Sums by name, and which utterances are finite: everything in one wait for the device."""
+    sums = {"total": losses.total, **losses.metrics}
+    values = torch.cat([torch.stack(list(sums.values())), losses.is_finite.double()]).tolist()
+    numbers = dict(zip(sums, values[: len(sums)], strict=True))
+    return {**numbers, "weight": float(losses.weight)}, [value > 0 for value in values[len(sums) :]]
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:

@@ -21,10 +21,10 @@ from stateless_transducer.data.plan import BatchLimits, Lengths, chain_counts
 from stateless_transducer.features import PADDING_VALUE
 from stateless_transducer.training.distributed import Rank
 from stateless_transducer.training.learner import Learner, autocast_dtype, is_out_of_memory
-from stateless_transducer.training.objective import Objective
+from stateless_transducer.training.objective import Objective, TransducerObjective
 from stateless_transducer.training.optim import warm_up_fault
 from stateless_transducer.training.progress import peak_bytes
-from stateless_transducer.training.trainer import Plan
+from stateless_transducer.training.task import TransducerTask
 
 _GIB = 2**30
 _SHARE_OF_MEMORY = 0.9
@@ -35,20 +35,20 @@ _PATIENCE_S = 20.0
 """A batch that takes longer is the last one that is tried on a CPU."""
 
 
-def describe_plan(plan: Plan, rank: Rank) -> str:
+def describe_task(task: TransducerTask, rank: Rank) -> str:
     """What ``--dry-run`` prints."""
-    config, objective = plan.config, plan.build_objective()
-    loader = plan.loader(Rank(0, config.world_size, rank.device))
-    lengths, batches = plan.lengths, loader.plan(0)
+    config, objective = task.config, task.build_objective()
+    loader = task.loader(Rank(0, config.world_size, rank.device))
+    lengths, batches = task.data.lengths, loader.plan(0)
     num_all = sum(parameter.numel() for parameter in objective.model.parameters())
     num_learning = sum(parameter.numel() for parameter in objective.model.parameters() if parameter.requires_grad)
     num_heads = sum(parameter.numel() for parameter in objective.parameters()) - num_all
     heads = f", and {num_heads:,} in heads that training alone needs" if num_heads else ""
     fixed = fixed_bytes(objective, has_mean=config.optim.ema_decay > 0)
-    worst = _worst(plan, plan.data_config.max_duration)
-    activations = max(activation_bytes(plan, objective, *shape) for shape in worst)
-    sizes = plan.model_config
-    fault = warm_up_fault(config, len(batches), model_size=sizes.encoder.width)
+    worst = _worst(task, task.data.config.max_duration)
+    activations = max(activation_bytes(task, objective, *shape) for shape in worst)
+    sizes = task.start.model_config
+    fault = warm_up_fault(config, len(batches), model_size=objective.width)
     return "\n".join(
         [
             f"model         {num_all:,} parameters, {num_learning:,} of them learn{heads}; {sizes.summary}",
@@ -75,10 +75,10 @@ def fixed_bytes(objective: Objective, *, has_mean: bool) -> int:
     return 4 * (sum(parameter.numel() for parameter in parameters) * (2 if has_mean else 1) + 3 * learning)
 
 
-def _worst(plan: Plan, max_duration: float) -> list[tuple[int, int, int]]:
-    data, config = plan.data_config, plan.config
+def _worst(task: TransducerTask, max_duration: float) -> list[tuple[int, int, int]]:
+    data, config = task.data.config, task.config
     return worst_batches(
-        plan.lengths.longer(2 * data.silence_s),
+        task.data.lengths.longer(2 * data.silence_s),
         BatchLimits(max_duration, data.max_cells),
         config.world_size * config.optim.accumulate_grad,
         data.join_up_to_s,
@@ -110,15 +110,15 @@ def worst_batches(
     return sorted(set(found))
 
 
-def made_up_batch(N: int, T_in: int, U: int, plan: Plan) -> Batch:
+def made_up_batch(N: int, T_in: int, U: int, task: TransducerTask) -> Batch:
     """A batch of noise of the given size."""
     # the modified loss needs a frame for each token, and one more
-    subsampling = plan.model_config.encoder.subsampling
+    subsampling = task.start.model_config.encoder.subsampling
     while int(subsampling.lens(torch.tensor(T_in))) <= U:
         T_in += subsampling.min_frames
-    features = torch.randn(N, T_in, plan.model_config.feature_dim) + PADDING_VALUE / 2
-    tokens = torch.randint(1, plan.model_config.vocab_size, (N, U))
-    tokens[tokens == plan.model_config.blank_id] = 0 if plan.model_config.blank_id else 1
+    features = torch.randn(N, T_in, task.start.model_config.feature_dim) + PADDING_VALUE / 2
+    tokens = torch.randint(1, task.start.model_config.vocab_size, (N, U))
+    tokens[tokens == task.start.model_config.blank_id] = 0 if task.start.model_config.blank_id else 1
     ids = tuple(f"made-up-{n}" for n in range(N))
     return Batch(
         features,
@@ -127,35 +127,30 @@ def made_up_batch(N: int, T_in: int, U: int, plan: Plan) -> Batch:
         torch.full((N,), U),
         ids,
         ("",) * N,
-        plan.fbank_config.frame_shift_s,
+        task.start.fbank_config.frame_shift_s,
     )
 
 
-def activation_bytes(plan: Plan, objective: Objective, N: int, T_in: int, U: int) -> float:
+def activation_bytes(task: TransducerTask, objective: TransducerObjective, N: int, T_in: int, U: int) -> float:
     """What the encoder keeps for the gradient of a batch.
 
     Counted for one utterance of two lengths, on the CPU: a part grows with the frames, attention with their square.
     """
     objective = objective.cpu().train()
-    subsampling = plan.model_config.encoder.subsampling
+    subsampling = task.start.model_config.encoder.subsampling
     least = subsampling.min_frames
     lengths = sorted({max(least, T_in // 4), max(2 * least, T_in // 2)})
-    counted = np.array([_kept_bytes(plan, objective, frames) for frames in lengths], dtype=float)
+    counted = np.array([_kept_bytes(task, objective, frames) for frames in lengths], dtype=float)
     powers = np.array([[frames, frames**2] for frames in lengths], dtype=float)
     linear, square = np.linalg.solve(powers, counted)
     encoder = N * (linear * T_in + square * T_in**2)
-    # the lattice: scores, sums and occupations of each cell in float64
-    T = int(subsampling.lens(torch.tensor(T_in)))
-    lattice = N * T * (U + 1) * 80
-    if plan.config.prune.prune_range:
-        # logits of encoder and decoder apart, and their gradients
-        lattice += N * (T + U + 1) * plan.model_config.vocab_size * 8
-    dtype = autocast_dtype(plan.config.precision, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    return encoder * (0.6 if dtype is not None else 1.0) + lattice
+    losses = objective.extra_bytes(N, int(subsampling.lens(torch.tensor(T_in))), U)
+    dtype = autocast_dtype(task.config.precision, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    return encoder * (0.6 if dtype is not None else 1.0) + losses
 
 
-def _kept_bytes(plan: Plan, objective: Objective, num_frames: int) -> int:
-    batch, kept = made_up_batch(1, num_frames, 1, plan), {}
+def _kept_bytes(task: TransducerTask, objective: TransducerObjective, num_frames: int) -> int:
+    batch, kept = made_up_batch(1, num_frames, 1, task), {}
 
     def note(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
@@ -171,41 +166,41 @@ def _kept_bytes(plan: Plan, objective: Objective, num_frames: int) -> int:
     return total
 
 
-def find_max_duration(plan: Plan, rank: Rank, say: Callable[[str], None]) -> str:
+def find_max_duration(task: TransducerTask, rank: Rank, say: Callable[[str], None]) -> str:
     """Try the worst batches of larger and larger ``--max-duration``; the proposal as a line.
 
     A model of its own is trained on noise, so no weights are touched. On a GPU the largest that fits is searched for;
     on a CPU, where too much memory would end other programs, what is larger than half of it is computed, within reach
     of what was tried. Nothing is proposed beyond the largest batch that the data make.
     """
-    longest = float(plan.lengths.seconds.max())
-    largest = max(longest, _largest_s(plan))
+    longest = float(task.data.lengths.seconds.max())
+    largest = max(longest, _largest_s(task))
     search = _extrapolated if rank.device.type == "cpu" else _searched
-    found = search(plan, rank, say, longest, largest)
+    found = search(task, rank, say, longest, largest)
     if found >= largest:
         whole = "a group of like length"
-        share = f"half of {whole}, for `--drop-last`" if plan.data_config.drop_last else whole
-        say(f"{largest:.1f} s are as much as these data fill: {share} (`--num-buckets` {plan.data_config.num_buckets})")
+        share = f"half of {whole}, for `--drop-last`" if task.data.config.drop_last else whole
+        say(f"{largest:.1f} s are as much as these data fill: {share} (`--num-buckets` {task.data.config.num_buckets})")
     return f"--max-duration {math.ceil(largest) if found >= largest else max(1, math.floor(found))}"
 
 
-def _largest_s(plan: Plan) -> float:
+def _largest_s(task: TransducerTask) -> float:
     """Seconds of the largest batch of an epoch if ``--max-duration`` did not end it, padding counted."""
     # with the last ones left out, there would be none
-    endless = replace(plan, data_config=replace(plan.data_config, max_duration=math.inf, drop_last=False))
-    parts = plan.config.world_size * plan.config.optim.accumulate_grad
-    batches = endless.loader(Rank(0, plan.config.world_size, torch.device("cpu"))).plan(0)
-    largest = max((len(own) * float(plan.lengths.seconds[own].max()) / parts for own in batches), default=0.0)
+    endless = replace(task, data_config=replace(task.data.config, max_duration=math.inf, drop_last=False))
+    parts = task.config.world_size * task.config.optim.accumulate_grad
+    batches = endless.loader(Rank(0, task.config.world_size, torch.device("cpu"))).plan(0)
+    largest = max((len(own) * float(task.data.lengths.seconds[own].max()) / parts for own in batches), default=0.0)
     # a group must fill more than one batch if its last one is left out
-    return largest / 2 if plan.data_config.drop_last else largest
+    return largest / 2 if task.data.config.drop_last else largest
 
 
-def _searched(plan: Plan, rank: Rank, say: Callable[[str], None], longest: float, largest: float) -> float:
+def _searched(task: TransducerTask, rank: Rank, say: Callable[[str], None], longest: float, largest: float) -> float:
     """The largest that fits into the GPU's memory."""
     capacity = torch.cuda.get_device_properties(rank.device).total_memory * _SHARE_OF_MEMORY
     fits, fails, duration = 0.0, None, longest
     while fits < largest and (fails is None or fails - fits > 0.1 * fails):
-        needed = _needed(plan, rank, duration)
+        needed = _needed(task, rank, duration)
         shown = "does not fit" if needed is None else f"{needed / _GIB:.1f} GiB"
         say(f"--max-duration {duration:.0f}: {shown} of {capacity / _GIB:.1f}")
         if needed is not None and needed <= capacity:
@@ -218,14 +213,16 @@ def _searched(plan: Plan, rank: Rank, say: Callable[[str], None], longest: float
     return fits
 
 
-def _extrapolated(plan: Plan, rank: Rank, say: Callable[[str], None], longest: float, largest: float) -> float:
+def _extrapolated(
+    task: TransducerTask, rank: Rank, say: Callable[[str], None], longest: float, largest: float
+) -> float:
     """Twice as large each time, until the next one might take half of the memory, or its time; from there computed."""
     capacity = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * _SHARE_OF_MEMORY / rank.world_size
     tried, used, slope, took_s = [], [], 0.0, 0.0
     duration = longest
     while len(tried) < 2 or (used[-1] + slope * (duration - tried[-1]) < capacity / 2 and took_s < _PATIENCE_S):
         started = time.monotonic()
-        needed = _needed(plan, rank, duration)
+        needed = _needed(task, rank, duration)
         assert needed is not None
         took_s = time.monotonic() - started
         say(f"--max-duration {duration:.0f}: {needed / _GIB:.2f} GiB")
@@ -247,16 +244,16 @@ def _extrapolated(plan: Plan, rank: Rank, say: Callable[[str], None], longest: f
     return min(found, largest, within_reach)
 
 
-def _needed(plan: Plan, rank: Rank, duration: float) -> float | None:
+def _needed(task: TransducerTask, rank: Rank, duration: float) -> float | None:
     """Most bytes that two updates with the worst batches take; None: more than there is."""
-    config = replace(plan.config, world_size=1)
-    learner = Learner(plan.build_objective().to(rank.device), config, Rank(0, 1, rank.device), model_size=1)
+    config = replace(task.config, world_size=1)
+    learner = Learner(task.build_objective().to(rank.device), config, Rank(0, 1, rank.device))
     is_gpu = rank.device.type == "cuda"
     if is_gpu:
         torch.cuda.reset_peak_memory_stats(rank.device)
     try:
-        for shape in _worst(plan, duration):
-            batch = made_up_batch(*shape, plan)
+        for shape in _worst(task, duration):
+            batch = made_up_batch(*shape, task)
             update = Update([batch], batch.seconds, int(batch.token_lens.sum()))
             for step in (1, 2):
                 learner.learn(update, step=step, epoch=0, done=0.0)

@@ -1,24 +1,104 @@
-"""What training differentiates: the transducer's nll, whole or pruned, and for a while a CTC nll beside it.
+"""What training differentiates: losses, their weights, and the numbers that the log shows of them.
+
+The learner and the trainer know an `Objective` alone. `TransducerObjective` is the transducer's nll, whole or pruned,
+and for the first epochs a CTC nll beside it.
 
 Letters: N utterances, T encoder frames, U tokens, V vocabulary, D joiner width.
 """
 
 from __future__ import annotations
 
+import random
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from stateless_transducer.data.batches import Batch
-from stateless_transducer.model.config import ModelConfig
 from stateless_transducer.model.transducer import Transducer
 from stateless_transducer.ops.pruned_loss import PruneRanges, prune_ranges, simple_transducer_loss
-from stateless_transducer.training.config import PruneConfig
+from stateless_transducer.training.config import PruneConfig, TrainConfig
+
+Topology = Literal[1] | None
+"""Symbols per frame: any number (None, the standard transducer), or at most one (1, the modified transducer)."""
 
 
 class Losses(NamedTuple):
-    """Of the utterances of a batch, each (N,)."""
+    """What an objective makes of a batch."""
+
+    loss: Tensor
+    """(), the weighted sum to differentiate, of the utterances whose loss is finite."""
+    total: Tensor
+    """(), float64, detached: what the log shows, once it is divided by ``weight``."""
+    weight: Tensor
+    """(), what ``total`` is divided by: encoder frames, for example."""
+    is_finite: Tensor
+    """(N,), bool: whether training can use the utterance. An update in which one is not is skipped."""
+    metrics: dict[str, Tensor]
+    """Further numbers for the log by name, each a () like ``total``."""
+
+
+class Objective(nn.Module):
+    """A model and the losses that train it, under one forward, so that DDP sees one module.
+
+    A subclass sets the model and overrides the methods below. Parameters outside of ``model`` are heads: training saves
+    them in its checkpoints, and a released model does without.
+    """
+
+    model: nn.Module
+    """What a released model consists of."""
+
+    @property
+    def stages(self) -> Sequence[nn.Module]:
+        """Parts of the model from its input to its output; see `Encoder.stages`."""
+        raise NotImplementedError
+
+    @property
+    def width(self) -> int:
+        """Width of the model, on which noam's learning rate depends."""
+        raise NotImplementedError
+
+    @property
+    def has_idle_parameters(self) -> bool:
+        """Whether some parameters get no gradient in some updates."""
+        return False
+
+    @property
+    def options_of_heads(self) -> dict[str, bool | int | str]:
+        """Options on which the set of parameters depends, by the user's name; a resumed run must have the same."""
+        return {}
+
+    def forward(self, batch: Batch, step: int, epoch: int) -> Losses:
+        """Compute the losses of a batch.
+
+        Args:
+            batch: may be on the CPU: lengths and tokens are looked at, which would wait for a GPU.
+            step: number of the update over all epochs, from 1.
+            epoch: from 0.
+        """
+        raise NotImplementedError
+
+    def evaluate(self, batch: Batch) -> Losses:
+        """Compute the validation loss: the same function in every epoch."""
+        raise NotImplementedError
+
+    def extra_bytes(self, N: int, T: int, U: int) -> float:
+        """Estimate the memory that the losses take beside the activations of the model."""
+        raise NotImplementedError
+
+    def head_state(self) -> dict[str, Tensor]:
+        """Parameters and buffers that are no part of the model, by name."""
+        return {name: value for name, value in self.state_dict().items() if not name.startswith("model.")}
+
+    def load_head_state(self, state: Mapping[str, Tensor]) -> None:
+        """Set those that the objective has; heads of an earlier run that it lacks are dropped."""
+        names = self.head_state().keys()
+        self.load_state_dict({name: value for name, value in state.items() if name in names}, strict=False)
+
+
+class UtteranceLosses(NamedTuple):
+    """Losses of the utterances of a batch, each (N,)."""
 
     nll: Tensor
     """Transducer: of all paths, or of those in the band."""
@@ -27,85 +107,124 @@ class Losses(NamedTuple):
     ctc_nll: Tensor | None
     """None: not asked for."""
     simple_nll: Tensor | None
-    """What the band was chosen by; None: nothing is pruned."""
+    """Loss of the simple joiner that chose the band; None: nothing is pruned."""
 
     @property
     def is_finite(self) -> Tensor:
         """Whether training can use the utterance."""
         return self.nll.isfinite() if self.simple_nll is None else self.nll.isfinite() & self.simple_nll.isfinite()
 
-    def detach(self) -> Losses:
-        """The numbers alone."""
-        ctc_nll, simple_nll = (each if each is None else each.detach() for each in (self.ctc_nll, self.simple_nll))
-        return Losses(self.nll.detach(), self.encoder_lens, ctc_nll, simple_nll)
 
+class TransducerObjective(Objective):
+    """The transducer's nll, standard or modified by chance, perhaps pruned, perhaps with a CTC nll beside it.
 
-class Objective(nn.Module):
-    """Model and what only training needs under one `forward`, so that DDP sees one module.
-
-    A transducer started from nothing first learns to say blank, and stays there for long. CTC (Graves 2006) on a linear
-    head over the encoder finds the alignment sooner. The pruned loss needs logits of encoder and decoder apart, two
-    linear maps. Neither is part of the model; both are thrown away.
-
-    Args:
-        model: what is trained.
-        config: its sizes.
-        has_ctc_head: whether there is a CTC nll.
-        prune: how to prune; without a range, nothing is.
+    An untrained transducer first learns to emit blanks, and stays there for long. CTC (Graves 2006) on a linear head
+    over the encoder finds the alignment sooner. The pruned loss needs logits of encoder and decoder apart, two linear
+    maps. Both are heads.
     """
 
-    def __init__(
-        self, model: Transducer, config: ModelConfig, *, has_ctc_head: bool, prune: PruneConfig | None = None
-    ) -> None:
+    def __init__(self, model: Transducer, config: TrainConfig) -> None:
         super().__init__()
-        self.model = model
-        self.ctc_head = nn.Linear(config.joiner.joiner_dim, config.vocab_size) if has_ctc_head else None
-        self.simple_joiner = None
-        if prune is not None and prune.prune_range:
-            self.simple_joiner = SimpleJoiner(config.joiner.joiner_dim, config.vocab_size, prune)
+        self.model: Transducer = model  # pyright: ignore[reportIncompatibleVariableOverride]
+        self.config = config
+        dim, vocab_size = model.encoder.output_dim, model.vocab_size
+        self.ctc_head = nn.Linear(dim, vocab_size) if config.optim.ctc_loss_scale > 0 else None
+        self.simple_joiner = SimpleJoiner(dim, vocab_size, config.prune) if config.prune.prune_range else None
 
-    def forward(self, batch: Batch, max_symbols_per_frame: Literal[1] | None, with_ctc: bool) -> Losses:
-        """The losses of a batch, in the standard (None) or the modified (1) topology.
+    @property
+    def stages(self) -> Sequence[nn.Module]:
+        """Those of the encoder."""
+        return self.model.encoder.stages
 
-        The batch may be on the CPU: lengths and tokens are looked at, for which a GPU's would have to be waited for.
-        """
-        there = batch.to(self.model.device)
-        encoder_out, _ = self.model.encode(there.features, there.feature_lens)
+    @property
+    def width(self) -> int:
+        """Width of the encoder."""
+        return self.model.encoder.width
+
+    @property
+    def has_idle_parameters(self) -> bool:
+        """Whether there is a CTC head, which gets no gradient once its epochs are over."""
+        return self.ctc_head is not None
+
+    @property
+    def options_of_heads(self) -> dict[str, bool | int | str]:
+        """Which heads there are."""
+        return {
+            "--ctc-loss-scale above 0": self.ctc_head is not None,
+            "--prune-range above 0": self.simple_joiner is not None,
+        }
+
+    def forward(self, batch: Batch, step: int, epoch: int) -> Losses:
+        """See `Objective.forward`. The topology is drawn from the seed and the step: the same on all ranks."""
+        optim, draw = self.config.optim, random.Random(f"{self.config.seed} {step}").random()
+        topology: Topology = 1 if draw < optim.modified_transducer_prob else None
+        losses = self.utterance_losses(batch, topology, with_ctc=epoch < optim.ctc_epochs)
+        loss, metrics = losses.nll, {}
+        if losses.simple_nll is not None:
+            pruned_weight, simple_weight = self.config.prune.weights(step)
+            loss = pruned_weight * loss + simple_weight * losses.simple_nll
+            metrics["simple_loss"] = _finite_sum(losses.simple_nll, losses.is_finite)
+        # a loss that is not finite must not reach the other utterances
+        loss = torch.where(losses.is_finite, loss, 0).sum()
+        if losses.ctc_nll is not None:
+            loss = loss + optim.ctc_loss_scale * losses.ctc_nll.sum()
+            metrics["ctc_loss"] = losses.ctc_nll.detach().double().sum()
+        total = _finite_sum(losses.nll, losses.is_finite)
+        return Losses(loss, total, losses.encoder_lens.sum(), losses.is_finite, metrics)
+
+    @property
+    def validation_topology(self) -> Topology:
+        """Modified if training knows no other, else standard."""
+        return 1 if self.config.optim.modified_transducer_prob == 1 else None
+
+    def evaluate(self, batch: Batch) -> Losses:
+        """The nll of all paths in one topology."""
+        batch = batch.to(self.model.device)
+        encoder_out, lens = self.model.encode(batch.features, batch.feature_lens)
+        nll = self.model.nll(
+            encoder_out, lens, batch.tokens, batch.token_lens, max_symbols_per_frame=self.validation_topology
+        )
+        is_finite = nll.isfinite()
+        total = _finite_sum(nll, is_finite)
+        return Losses(total, total, lens[is_finite].sum().double(), is_finite, {})
+
+    def utterance_losses(self, batch: Batch, topology: Topology, *, with_ctc: bool) -> UtteranceLosses:
+        """The losses of each utterance, unweighted."""
+        on_device = batch.to(self.model.device)
+        encoder_out, _ = self.model.encode(on_device.features, on_device.feature_lens)
         lens = self.model.subsampling.lens(batch.feature_lens)
         simple_nll, band = None, None
         if self.simple_joiner is not None:
-            decoder_out = self.model.decoder.all_prefixes(there.tokens)
+            decoder_out = self.model.decoder.all_prefixes(on_device.tokens)
             simple_nll, band = self.simple_joiner(
-                encoder_out,
-                lens,
-                decoder_out,
-                batch,
-                blank=self.model.blank_id,
-                max_symbols_per_frame=max_symbols_per_frame,
+                encoder_out, lens, decoder_out, batch, blank=self.model.blank_id, topology=topology
             )
         nll = self.model.nll(
-            encoder_out, lens, batch.tokens, batch.token_lens, max_symbols_per_frame=max_symbols_per_frame, band=band
+            encoder_out, lens, batch.tokens, batch.token_lens, max_symbols_per_frame=topology, band=band
         )
-        ctc_nll = (
-            self._ctc_nll(encoder_out, lens, there.tokens, batch.token_lens)
-            if with_ctc and self.ctc_head is not None
-            else None
-        )
-        return Losses(nll, lens, ctc_nll, simple_nll)
+        ctc_nll = None
+        if with_ctc and self.ctc_head is not None:
+            log_probs = self.ctc_head(encoder_out).float().log_softmax(-1).transpose(0, 1)  # (T, N, V)
+            ctc_nll = nn.functional.ctc_loss(
+                log_probs,
+                on_device.tokens,
+                lens,
+                batch.token_lens,
+                blank=self.model.blank_id,
+                reduction="none",
+                # repeated tokens need a frame between them: CTC may have no path where the transducer has one
+                zero_infinity=True,
+            )
+        return UtteranceLosses(nll, lens, ctc_nll, simple_nll)
 
-    def _ctc_nll(self, encoder_out: Tensor, lens: Tensor, tokens: Tensor, token_lens: Tensor) -> Tensor:
-        assert self.ctc_head is not None
-        log_probs = self.ctc_head(encoder_out).float().log_softmax(-1).transpose(0, 1)  # (T, N, V)
-        return torch.nn.functional.ctc_loss(
-            log_probs,
-            tokens,
-            lens,
-            token_lens,
-            blank=self.model.blank_id,
-            reduction="none",
-            # repeated tokens need a frame between them, so that CTC may have no path where the transducer has one
-            zero_infinity=True,
-        )
+    def extra_bytes(self, N: int, T: int, U: int) -> float:
+        """Scores, sums and occupations of each cell in float64; with a band, two sets of logits and their gradients."""
+        lattice = N * T * (U + 1) * 80
+        return lattice + (N * (T + U + 1) * self.model.vocab_size * 8 if self.simple_joiner is not None else 0)
+
+
+def _finite_sum(values: Tensor, is_finite: Tensor) -> Tensor:
+    return torch.where(is_finite, values.detach(), 0).double().sum()
 
 
 class SimpleJoiner(nn.Module):
@@ -117,14 +236,7 @@ class SimpleJoiner(nn.Module):
         self._config = config
 
     def forward(
-        self,
-        encoder_out: Tensor,
-        lens: Tensor,
-        decoder_out: Tensor,
-        batch: Batch,
-        *,
-        blank: int,
-        max_symbols_per_frame: Literal[1] | None,
+        self, encoder_out: Tensor, lens: Tensor, decoder_out: Tensor, batch: Batch, *, blank: int, topology: Topology
     ) -> tuple[Tensor, PruneRanges]:
         """(N, T, D), (N,) and (N, U+1, D) -> simple nll (N,), and the band."""
         simple = simple_transducer_loss(
@@ -134,7 +246,7 @@ class SimpleJoiner(nn.Module):
             batch.tokens,
             batch.token_lens,
             blank=blank,
-            max_symbols_per_frame=max_symbols_per_frame,
+            max_symbols_per_frame=topology,
             lm_only_scale=self._config.lm_scale,
             am_only_scale=self._config.am_scale,
             inf_is="inf",
@@ -145,7 +257,7 @@ class SimpleJoiner(nn.Module):
             lens,
             batch.token_lens,
             width=self._config.prune_range,
-            max_symbols_per_frame=max_symbols_per_frame,
+            max_symbols_per_frame=topology,
         )
         # the band's cells are counted on the CPU: one wait instead of several
         return simple.nll, band._replace(starts=band.starts.cpu())

@@ -1,14 +1,13 @@
-"""Optimizers, learning rates, running means of weights."""
+"""Optimizers and learning rates."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from stateless_transducer.model.transducer import Transducer
 from stateless_transducer.training.config import FineTuneConfig, OptimConfig, TrainConfig
 from stateless_transducer.training.objective import Objective
 
@@ -65,7 +64,7 @@ def warm_up_fault(config: TrainConfig, num_batches: int, *, model_size: int) -> 
 
 
 def build_optimizer(
-    objective: Objective, config: OptimConfig, fine_tune: FineTuneConfig, *, model_size: int
+    objective: Objective, config: OptimConfig, fine_tune: FineTuneConfig
 ) -> tuple[torch.optim.Optimizer, Schedule]:
     """The optimizer and its schedule; `set_rate` sets the learning rate before each step.
 
@@ -73,9 +72,9 @@ def build_optimizer(
         objective: what is trained; parameters that `freeze` has frozen are left out.
         config: chooses.
         fine_tune: which layers learn slower.
-        model_size: width of the encoder, for noam.
     """
-    groups, schedule = _groups(objective, fine_tune.layer_lr_decay), build_schedule(config, model_size=model_size)
+    groups = _groups(objective, fine_tune.layer_lr_decay)
+    schedule = build_schedule(config, model_size=objective.width)
     if config.optimizer == "noam":
         return torch.optim.Adam(groups, lr=0.0, betas=(0.9, 0.98), eps=1e-9), schedule
     # fused: one pass over the parameters, three times faster than a loop of small operations on a CPU
@@ -91,13 +90,13 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float, config: OptimConfig)
             group["weight_decay"] = config.weight_decay
 
 
-def freeze(model: Transducer, num_layers: int) -> None:
+def freeze(objective: Objective, num_layers: int) -> None:
     """Freeze the input stage and the first layers of the encoder; 0: nothing.
 
     Raises:
         ValueError: the encoder has fewer layers.
     """
-    stages = model.encoder.stages
+    stages = objective.stages
     if num_layers >= len(stages):
         raise ValueError(f"`--freeze-layers` {num_layers} is more than the {len(stages) - 1} layers of the encoder.")
     if num_layers:
@@ -107,7 +106,7 @@ def freeze(model: Transducer, num_layers: int) -> None:
 
 def _groups(objective: Objective, decay: float) -> list[dict]:
     """Parameters by how fast they learn, in a fixed order."""
-    stages = objective.model.encoder.stages
+    stages = objective.stages
     top = len(stages)
     depth_of = {parameter: depth for depth, stage in enumerate(stages) for parameter in stage.parameters()}
     groups: dict[int, list[nn.Parameter]] = {}
@@ -117,27 +116,3 @@ def _groups(objective: Objective, decay: float) -> list[dict]:
             depth = top if decay == 1 else depth_of.get(parameter, top)
             groups.setdefault(depth, []).append(parameter)
     return [{"params": own, "rate_scale": decay ** (top - depth)} for depth, own in sorted(groups.items())]
-
-
-class RunningMean:
-    """Exponential moving average of a model's parameters: ``mean = decay * mean + (1 - decay) * weights``."""
-
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self._decay, self._live = decay, list(model.state_dict(keep_vars=True).items())
-        self._mean = [value.detach().clone() for _, value in self._live]
-
-    @torch.no_grad()
-    def update(self) -> None:
-        """After each step of the optimizer."""
-        torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]
-            self._mean, [value.detach() for _, value in self._live], 1 - self._decay
-        )
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """By the model's names."""
-        return {name: mean for (name, _), mean in zip(self._live, self._mean, strict=True)}
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """The inverse of `state_dict`."""
-        for (name, _), mean in zip(self._live, self._mean, strict=True):
-            mean.copy_(state[name])

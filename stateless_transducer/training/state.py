@@ -94,13 +94,12 @@ def training_state(
     learner: Learner, position: Position, config: TrainConfig, contents: Mapping[str, Any]
 ) -> dict[str, Any]:
     """What `restore` takes."""
-    extra = {"ctc_head": learner.objective.ctc_head, "simple_joiner": learner.objective.simple_joiner}
     return {
         "optimizer": learner.optimizer.state_dict(),
         "scaler": learner.scaler.state_dict(),
-        **{name: None if module is None else on_cpu(module.state_dict()) for name, module in extra.items()},
-        "ema": None if learner.mean is None else on_cpu(learner.mean.state_dict()),
-        "options": _options_of_state(config),
+        "heads": on_cpu(learner.objective.head_state()),
+        "ema": None if learner.mean is None else on_cpu(learner.mean.module.state_dict()),
+        "options": _options_of_state(learner, config),
         "contents": dict(contents),
         "position": position.state_dict(),
     }
@@ -123,23 +122,21 @@ def restore(
             the epoch consists of.
     """
     state: Mapping[str, Any] = checkpoint.training_state or {}
-    for flag, value in _options_of_state(config).items():
+    for flag, value in _options_of_state(learner, config).items():
         if state["options"].get(flag, value) != value:
             raise ValueError(f"`{flag}` was {state['options'][flag]} before; going on, it cannot become {value}.")
     if state["position"]["batch"]:
         _check_same_epoch(state.get("contents", {}), contents, state["position"]["epoch"])
     objective = learner.objective
     objective.model.load_state_dict(checkpoint.weights)
-    for name, module in (("ctc_head", objective.ctc_head), ("simple_joiner", objective.simple_joiner)):
-        if module is not None and state.get(name) is not None:
-            module.load_state_dict(state[name])
+    objective.load_head_state(state["heads"])
     learner.optimizer.load_state_dict(state["optimizer"])
     # empty if the run did without: fp16 then begins with its own scale
     if state["scaler"]:
         learner.scaler.load_state_dict(state["scaler"])
     if learner.mean is not None:
         # from here on, if the run had none before
-        learner.mean.load_state_dict(state["ema"] or checkpoint.weights)
+        learner.mean.module.load_state_dict(state["ema"] or checkpoint.weights)
     position.load_state_dict(state["position"])
 
 
@@ -159,22 +156,51 @@ def _check_same_epoch(before: Mapping[str, Any], now: Mapping[str, Any], epoch: 
         )
 
 
-def _options_of_state(config: TrainConfig) -> dict[str, Any]:
-    """On which the optimizer's state depends: what is trained, and by what."""
+def _options_of_state(learner: Learner, config: TrainConfig) -> dict[str, Any]:
+    """Options on which the optimizer's state depends: what is trained, and by what."""
     return {
         "--optimizer": config.optim.optimizer,
-        "--ctc-loss-scale above 0": config.optim.ctc_loss_scale > 0,
-        "--prune-range above 0": config.prune.prune_range > 0,
+        **learner.objective.options_of_heads,
         "--freeze-layers": config.fine_tune.freeze_layers,
         "--layer-lr-decay below 1": config.fine_tune.layer_lr_decay < 1,
     }
 
 
-def resumable(config: TrainConfig) -> Path | None:
+class Resumable:
+    """A checkpoint to resume from, read once per process. Another process gets the path alone, and reads it itself."""
+
+    def __init__(self, path: Path, start_epoch: int = 0, checkpoint: Checkpoint | None = None) -> None:
+        self.path, self._start_epoch, self._checkpoint = path, start_epoch, checkpoint
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_checkpoint": None}
+
+    def check(self) -> None:
+        """Read the checkpoint.
+
+        Raises:
+            ValueError: see `load_resumable`.
+        """
+        if self._checkpoint is None:
+            self._checkpoint = load_resumable(self.path, self._start_epoch)
+
+    def take(self) -> Checkpoint:
+        """Return the checkpoint, and keep no reference: the optimizer's state is twice as large as the model.
+
+        Raises:
+            ValueError: see `load_resumable`.
+        """
+        self.check()
+        checkpoint, self._checkpoint = self._checkpoint, None
+        assert checkpoint is not None
+        return checkpoint
+
+
+def find_resumable(config: TrainConfig) -> Resumable | None:
     """The checkpoint that ``--start-epoch`` or ``--resume`` goes on from; None: start from nothing.
 
     Raises:
-        ValueError: it is not there.
+        ValueError: it is not there, or cannot be resumed.
     """
     folder, there = config.exp_dir, saved_epochs(config.exp_dir)
     if config.start_epoch:
@@ -184,7 +210,7 @@ def resumable(config: TrainConfig) -> Path | None:
                 f"`--start-epoch` {config.start_epoch} needs epoch-{config.start_epoch - 1}.pt in `--exp-dir` "
                 f"{folder}, which holds {found}."
             )
-        return epoch_path(folder, config.start_epoch - 1)
+        return Resumable(epoch_path(folder, config.start_epoch - 1), config.start_epoch)
     within = saved_batches(folder)
     newest = [epoch_path(folder, n) for n in there[-1:]] + [batch_path(folder, n) for n in within[-1:]]
     if not config.resume:
@@ -199,8 +225,10 @@ def resumable(config: TrainConfig) -> Path | None:
     reached = [n for n in there if n < config.num_epochs]
     newest = [epoch_path(folder, n) for n in reached[-1:]] + [batch_path(folder, n) for n in within[-1:]]
     if len(newest) < 2:
-        return newest[0] if newest else None
-    return max(newest, key=lambda path: load_resumable(path).provenance["step"])
+        return Resumable(newest[0]) if newest else None
+    read = [(path, load_resumable(path)) for path in newest]
+    path, checkpoint = max(read, key=lambda pair: pair[1].provenance["step"])
+    return Resumable(path, checkpoint=checkpoint)
 
 
 def load_resumable(path: Path, start_epoch: int = 0) -> Checkpoint:

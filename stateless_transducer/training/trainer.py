@@ -5,126 +5,52 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-from dataclasses import dataclass
 
 import torch
 
 from stateless_transducer import __version__
 from stateless_transducer.checkpoint import Checkpoint, batch_path, epoch_path, save_checkpoint, saved_batches
-from stateless_transducer.data.batches import TrainingLoader, TrainingSet
-from stateless_transducer.data.config import DataConfig
-from stateless_transducer.data.plan import Lengths
-from stateless_transducer.features import FbankConfig
-from stateless_transducer.model.config import ModelConfig
-from stateless_transducer.model.transducer import build_model
-from stateless_transducer.text.tokens import TokenTable
-from stateless_transducer.training.config import TrainConfig
 from stateless_transducer.training.distributed import Rank
-from stateless_transducer.training.finetune import adapted_weights
-from stateless_transducer.training.learner import Learner, Learnt
-from stateless_transducer.training.objective import Objective
-from stateless_transducer.training.optim import freeze, warm_up_fault
+from stateless_transducer.training.learner import Learner, UpdateResult
+from stateless_transducer.training.optim import warm_up_fault
 from stateless_transducer.training.progress import TrainingDisplay
 from stateless_transducer.training.state import (
     Position,
+    Resumable,
     best_path,
     link_or_copy,
-    load_resumable,
     on_cpu,
     restore,
-    resumable,
     set_aside_later,
     training_state,
 )
 from stateless_transducer.training.stopping import StopRequest
-from stateless_transducer.training.validation import Validation
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is trained, on what, and how."""
-
-    config: TrainConfig
-    data_config: DataConfig
-    model_config: ModelConfig
-    fbank_config: FbankConfig
-    token_table: TokenTable
-    training_set: TrainingSet
-    mixed_set: TrainingSet | None
-    """The second corpus."""
-    dev_set: TrainingSet | None
-    init_from: Checkpoint | None
-    command: str
-    """Told to whoever looks into the checkpoint."""
-
-    @property
-    def lengths(self) -> Lengths:
-        """Of all utterances that are learnt from."""
-        lengths = self.training_set.lengths
-        return lengths if self.mixed_set is None else lengths.then(self.mixed_set.lengths)
-
-    def build_objective(self) -> Objective:
-        """A model with the weights of the start, drawn from the seed or taken from a trained one."""
-        torch.manual_seed(self.config.seed)
-        model = build_model(self.model_config)
-        if self.init_from is not None:
-            model.load_state_dict(adapted_weights(self.init_from, self.token_table, model.state_dict())[0])
-        freeze(model, self.config.fine_tune.freeze_layers)
-        model.encoder.recompute_stages = self.config.recompute_layers
-        if self.config.compile:
-            for stage in model.encoder.stages:
-                stage.compile(dynamic=True)
-        has_ctc_head = self.config.optim.ctc_loss_scale > 0
-        return Objective(model, self.model_config, has_ctc_head=has_ctc_head, prune=self.config.prune)
-
-    def loader(self, rank: Rank) -> TrainingLoader:
-        """The batches of one process."""
-        return TrainingLoader(
-            self.training_set,
-            self.token_table,
-            self.data_config,
-            seed=self.config.seed,
-            rank=rank.rank,
-            world_size=rank.world_size,
-            accumulate=self.config.optim.accumulate_grad,
-            mixed=self.mixed_set,
-        )
+from stateless_transducer.training.task import Task
 
 
 class Trainer:
-    """Carries out a plan on one of the processes."""
+    """Carries out a task on one of the ranks."""
 
-    def __init__(self, plan: Plan, rank: Rank, logger: logging.Logger, stop: StopRequest) -> None:
-        self._plan, self._config, self._rank, self._logger, self._stop = plan, plan.config, rank, logger, stop
+    def __init__(
+        self, task: Task, rank: Rank, logger: logging.Logger, stop: StopRequest, resumable: Resumable | None = None
+    ) -> None:
+        self._task, self._config, self._rank, self._logger, self._stop = task, task.config, rank, logger, stop
         # denormal numbers make backward passes on a CPU several times slower
         torch.set_flush_denormal(True)
         logger.info("About to create model")
-        objective = plan.build_objective().to(rank.device)
-        self._model, self._loader = objective.model, plan.loader(rank)
-        logger.info(f"Number of model parameters: {sum(each.numel() for each in self._model.parameters())}")
+        objective = task.build_objective().to(rank.device)
+        self._model, self._loader = objective.model, task.loader(rank)
+        logger.info(f"Number of model parameters: {sum(p.numel() for p in self._model.parameters())}")
         if rank.world_size > 1:
             logger.info("Using DDP")
-        self._learner = Learner(objective, plan.config, rank, model_size=plan.model_config.encoder.width)
+        self._learner = Learner(objective, task.config, rank)
         self._position = Position()
-        self._validation = None
-        if plan.dev_set is not None:
-            modified = plan.config.optim.modified_transducer_prob == 1
-            self._validation = Validation(plan.dev_set, plan.token_table, plan.data_config, rank, modified=modified)
-        path = resumable(plan.config)
-        if path is not None:
-            self._go_on_from(load_resumable(path, plan.config.start_epoch), str(path))
+        self._validation = task.validation(objective, rank)
+        if resumable is not None:
+            self._resume(resumable.take(), str(resumable.path))
 
-    def _go_on_from(self, checkpoint: Checkpoint, name: str) -> None:
-        plan = self._plan
-        before, now = checkpoint.model_config.sizes(), plan.model_config.sizes()
-        changed = [f"{key} was {before.get(key)} and is {now[key]}" for key in now if before.get(key) != now[key]]
-        if checkpoint.token_table != plan.token_table:
-            changed.append(f"the tokens are others ({len(checkpoint.token_table)} before, {len(plan.token_table)} now)")
-        if changed:
-            raise ValueError(
-                f"{name} holds a model of other sizes or tokens than asked for: {'; '.join(changed)}. Give the options "
-                "and `--lang-dir` it was trained with, or another `--exp-dir`."
-            )
+    def _resume(self, checkpoint: Checkpoint, name: str) -> None:
+        self._task.check_same_model(checkpoint, name)
         restore(checkpoint, self._learner, self._position, self._config, self._loader.contents)
         position = self._position
         if self._config.start_epoch and self._rank.is_main:
@@ -132,7 +58,7 @@ class Trainer:
             if folder is not None:
                 self._logger.warning(f"The checkpoints that were written after {name} are now in {folder}")
         self._logger.info(
-            f"Loading checkpoint from {name}: goes on with epoch {position.epoch}, batch {position.batch}, "
+            f"Loading checkpoint from {name}: resumes with epoch {position.epoch}, batch {position.batch}, "
             f"{position.step} in all"
         )
 
@@ -146,7 +72,7 @@ class Trainer:
             # other epochs are as long, more or less
             batches = self._loader.plan(position.epoch)
             seconds = self._loader.seconds(batches)
-            if fault := warm_up_fault(config, len(batches), model_size=self._plan.model_config.encoder.width):
+            if fault := warm_up_fault(config, len(batches), model_size=self._learner.objective.width):
                 self._logger.warning(fault)
             display = TrainingDisplay(
                 config.exp_dir,
@@ -167,17 +93,12 @@ class Trainer:
         """What is left of one pass over the training set; returns whether it came to its end."""
         config, position = self._config, self._position
         plan = self._loader.plan(position.epoch)
-        if not plan:
-            raise ValueError(
-                f"An epoch has no batch: `--max-duration` {self._plan.data_config.max_duration:g} s is more than the "
-                "training set fills; lower it, or say `--drop-last false`."
-            )
         self._logger.info(f"epoch {position.epoch}, learning rate {self._learner.rate:g}")
         heard, whole = self._loader.seconds(plan[: position.batch]), self._loader.seconds(plan)
         if display is not None:
             display.advance(heard, where=f"epoch {position.epoch}", loss=position.recent.value)
         for update in self._loader.updates(position.epoch, first=position.batch, plan=plan):
-            learnt = self._learner.learn(
+            result = self._learner.learn(
                 update,
                 step=position.step + 1,
                 epoch=position.epoch,
@@ -186,23 +107,23 @@ class Trainer:
             )
             heard += update.seconds
             position.step, position.batch = position.step + 1, position.batch + 1
-            self._note(learnt)
+            self._note(result)
             if display is not None:
                 where = f"epoch {position.epoch} ({position.epoch + 1} of {config.num_epochs}), batch {position.batch}"
                 display.advance(update.seconds, where=f"{where} of {len(plan)}", loss=position.recent.value)
             if position.step % config.log_interval == 0:
-                self._log_batch(learnt, sum(len(batch.ids) for batch in update.batches), display)
+                self._log_batch(result, sum(len(batch.ids) for batch in update.batches), display)
             # behind the last one, the epoch's own validation and checkpoint follow
-            if position.batch < len(plan) and not self._between_batches(learnt, display):
+            if position.batch < len(plan) and not self._between_batches(result, display):
                 return False
         return True
 
-    def _between_batches(self, learnt: Learnt, display: TrainingDisplay | None) -> bool:
+    def _between_batches(self, result: UpdateResult, display: TrainingDisplay | None) -> bool:
         """Validation and checkpoints within an epoch; returns whether training goes on."""
         config, step = self._config, self._position.step
         if step % config.valid_interval == 0:
             self._validate(display)
-        if learnt.is_told_to_stop:
+        if result.is_told_to_stop:
             self._save_batch()
             by = f" by {self._stop.name}" if self._stop.name else ""
             self._logger.info(f"Stopped{by}; go on with `--resume true`")
@@ -211,21 +132,21 @@ class Trainer:
             self._save_batch()
         return True
 
-    def _note(self, learnt: Learnt) -> None:
+    def _note(self, result: UpdateResult) -> None:
         """Of a loss, or of its absence."""
         position = self._position
-        if not learnt.is_skipped:
+        if not result.is_skipped:
             position.num_bad = 0
-            position.recent.add(learnt.nll, learnt.num_frames)
-            position.whole.add(learnt.nll, learnt.num_frames)
+            position.recent.add(result.total, result.weight)
+            position.whole.add(result.total, result.weight)
             return
-        if not learnt.num_bad and self._learner.scaler.get_scale() > 1:
+        if not result.num_bad and self._learner.scaler.get_scale() > 1:
             # fp16 looks for a scale at which no gradient is infinite
             self._logger.debug(f"Batch {position.step}: gradient scale lowered to {self._learner.scaler.get_scale():g}")
             return
         position.num_bad += 1
-        what = f"the loss of {learnt.num_bad} utterances" if learnt.num_bad else "the gradient"
-        whose = f": {', '.join(learnt.bad_ids)}" if learnt.bad_ids else ""
+        what = f"the loss of {result.num_bad} utterances" if result.num_bad else "the gradient"
+        whose = f": {', '.join(result.bad_ids)}" if result.bad_ids else ""
         self._logger.warning(f"Batch {position.step} is skipped, {what} is not finite{whose}")
         if position.num_bad >= self._config.max_bad_batches:
             raise ValueError(
@@ -235,22 +156,22 @@ class Trainer:
                 "checkpoint with `--start-epoch`."
             )
 
-    def _log_batch(self, learnt: Learnt, num_utterances: int, display: TrainingDisplay | None) -> None:
+    def _log_batch(self, result: UpdateResult, num_utterances: int, display: TrainingDisplay | None) -> None:
         position, recent = self._position, self._position.recent
         self._logger.debug(
-            f"Epoch {position.epoch}, batch {position.batch - 1}, loss[loss={learnt.loss:.4g}, "
-            f"over {learnt.num_frames:.2f} frames. ], tot_loss[loss={recent.value:.4g}, over {recent.weight:.2f} "
-            f"frames. ], batch size: {num_utterances}, learning rate: {learnt.rate:.3g}"
+            f"Epoch {position.epoch}, batch {position.batch - 1}, loss[loss={result.loss:.4g}, "
+            f"over {result.weight:.2f} frames. ], tot_loss[loss={recent.value:.4g}, over {recent.weight:.2f} "
+            f"frames. ], batch size: {num_utterances}, learning rate: {result.rate:.3g}"
             + (f", {display.speed:.0f} s of speech/s, {display.memory:.1f} GiB" if display is not None else "")
         )
         if display is not None:
             display.record(
                 position.step,
                 epoch=position.epoch,
-                current_loss=learnt.loss,
+                current_loss=result.loss,
                 tot_loss=recent.value,
-                learning_rate=learnt.rate,
-                grad_norm=learnt.grad_norm,
+                learning_rate=result.rate,
+                grad_norm=result.grad_norm,
                 speech_seconds_per_second=display.speed,
                 memory_gib=display.memory,
             )
@@ -261,10 +182,10 @@ class Trainer:
             return math.nan
         position = self._position
         self._logger.info("Computing validation loss")
-        loss, num_frames = self._validation.loss(self._model, self._learner.autocast())
+        loss, num_frames = self._validation.loss(self._learner.autocast())
         self._logger.info(f"Epoch {position.epoch}, validation: loss={loss:.4g}, over {num_frames:.2f} frames. ")
         if display is not None:
-            samples = self._validation.samples(self._model)
+            samples = self._validation.samples()
             for id_, said, found in samples.texts:
                 self._logger.debug(f"{id_} said: {said} | found: {found}")
             rows = "".join(f"| {id_} | {said} | {found} |\n" for id_, said, found in samples.texts)
@@ -307,20 +228,15 @@ class Trainer:
                 batch_path(config.exp_dir, step).unlink(missing_ok=True)
 
     def _checkpoint(self, epoch: int, train_loss: float, valid_loss: float) -> Checkpoint:
-        plan = self._plan
-        return Checkpoint(
-            weights=on_cpu(self._model.state_dict()),
-            model_config=plan.model_config,
-            fbank_config=plan.fbank_config,
-            token_table=plan.token_table,
-            provenance={
+        return self._task.checkpoint(
+            on_cpu(self._model.state_dict()),
+            {
                 "version": __version__,
                 "torch": str(torch.__version__),
-                "command": plan.command,
                 "epoch": epoch,
                 "step": self._position.step,
                 "train_loss": train_loss,
                 "valid_loss": valid_loss,
             },
-            training_state=training_state(self._learner, self._position, plan.config, self._loader.contents),
+            training_state(self._learner, self._position, self._config, self._loader.contents),
         )

@@ -19,6 +19,7 @@ from stateless_transducer.model.frozen import FrozenTransducer
 from stateless_transducer.model.transducer import Transducer
 from stateless_transducer.text.tokens import TokenTable
 from stateless_transducer.training.distributed import Rank, sum_over_ranks
+from stateless_transducer.training.objective import Topology, TransducerObjective
 
 _NUM_SAMPLES = 4
 _CARRIES_SOMETHING = 1e-6
@@ -37,7 +38,7 @@ class Samples:
     """Of its lattice, that carry more than a millionth of the probability."""
 
 
-class Validation:
+class TransducerValidation:
     """The dev set; each process computes its share of the loss.
 
     Args:
@@ -45,40 +46,37 @@ class Validation:
         token_table: of the model.
         data_config: size of batches.
         rank: of this process.
-        modified: which of the two losses, always the same.
+        objective: of the training.
     """
 
     def __init__(
-        self, dev_set: TrainingSet, token_table: TokenTable, data_config: DataConfig, rank: Rank, *, modified: bool
+        self,
+        dev_set: TrainingSet,
+        token_table: TokenTable,
+        data_config: DataConfig,
+        rank: Rank,
+        objective: TransducerObjective,
     ) -> None:
         self._set, self._token_table, self._config = dev_set, token_table, data_config
-        self._rank, self._modified = rank, modified
+        self._rank, self._objective = rank, objective
 
     @torch.no_grad()
-    def loss(self, model: Transducer, autocast: contextlib.AbstractContextManager) -> tuple[float, float]:
-        """Nll a frame over the whole dev set, and how many frames that are."""
-        model.eval()
-        total = torch.zeros(2, dtype=torch.float64, device=self._rank.device)
+    def loss(self, autocast: contextlib.AbstractContextManager) -> tuple[float, float]:
+        """Loss per frame over the utterances of the dev set whose loss is finite, and their number of frames."""
+        self._objective.eval()
+        sums = torch.zeros(2, dtype=torch.float64, device=self._rank.device)
         with autocast:
             for batch in self._batches(self._rank):
-                encoder_out, lens = model.encode(batch.features, batch.feature_lens)
-                nll = model.nll(
-                    encoder_out,
-                    lens,
-                    batch.tokens,
-                    batch.token_lens,
-                    max_symbols_per_frame=1 if self._modified else None,
-                )
-                # an utterance of numbers too large would hide all others
-                fine = nll.isfinite()
-                total += torch.stack([nll[fine].double().sum(), lens[fine].sum().double()])
-        nll, num_frames = sum_over_ranks(total).tolist()
-        return (nll / num_frames if num_frames else float("nan")), num_frames
+                losses = self._objective.evaluate(batch)
+                sums += torch.stack([losses.total, losses.weight])
+        total, weight = sum_over_ranks(sums).tolist()
+        return (total / weight if weight else float("nan")), weight
 
     @torch.no_grad()
-    def samples(self, model: Transducer) -> Samples:
+    def samples(self) -> Samples:
         """The first utterances of the set, in its order."""
-        model.eval()
+        self._objective.eval()
+        model = self._objective.model
         first = TrainingSet(self._set.index, self._set.numbers[:_NUM_SAMPLES], self._set.lengths, {})
         texts: list[tuple[str, str, str]] = []
         drawn: tuple[np.ndarray, float] | None = None
@@ -88,7 +86,7 @@ class Validation:
             found = search_nbest(frozen, batch.features, batch.feature_lens, SearchConfig())
             decoded = (self._token_table.decode(ranked[0].tokens) for ranked in found)
             texts += list(zip(batch.ids, batch.texts, decoded, strict=True))
-            drawn = drawn or _occupations(model, batch, modified=self._modified)
+            drawn = drawn or occupations(model, batch, self._objective.validation_topology)
         assert drawn is not None
         return Samples(tuple(sorted(texts)), *drawn)
 
@@ -105,13 +103,13 @@ class Validation:
         return (batch.to(rank.device) for batch in found)
 
 
-def _occupations(model: Transducer, batch: Batch, *, modified: bool) -> tuple[np.ndarray, float]:
+def occupations(model: Transducer, batch: Batch, topology: Topology) -> tuple[np.ndarray, float]:
     """Of the first utterance: how likely a path goes through each cell, (U+1, T), and the share of cells that count."""
     encoder_out, lens = model.encode(batch.features[:1, : batch.feature_lens[0]], batch.feature_lens[:1])
     lattice = model.occupations(
         encoder_out[:, : int(lens)],
         batch.tokens[:1, : batch.token_lens[0]],
-        max_symbols_per_frame=1 if modified else None,
+        max_symbols_per_frame=topology,
     )
     occupied = lattice[lattice.isfinite()]
     return lattice.nan_to_num().cpu().numpy(), (occupied > _CARRIES_SOMETHING).float().mean().item()

@@ -20,10 +20,10 @@ from stateless_transducer.model.transducer import build_model
 from stateless_transducer.training.config import FineTuneConfig, OptimConfig, TrainConfig
 from stateless_transducer.training.distributed import Rank
 from stateless_transducer.training.learner import Learner, autocast_dtype
-from stateless_transducer.training.objective import Objective
+from stateless_transducer.training.objective import TransducerObjective
 from stateless_transducer.training.optim import freeze
 from stateless_transducer.training.state import Mean
-from stateless_transducer.training.trainer import Plan
+from stateless_transducer.training.task import TransducerTask
 
 SIZES = conformer_model(
     vocab_size=9, num_layers=2, attention_dim=16, num_heads=2, feedforward_dim=16, joiner_dim=16, dropout=0
@@ -52,8 +52,8 @@ def _update(*batches):
 
 def _learner(device, optim=ADAMW, sizes=SIZES, **options):
     torch.manual_seed(0)
-    objective = Objective(build_model(sizes), sizes, has_ctc_head=optim.ctc_loss_scale > 0).to(device)
-    return Learner(objective, TrainConfig(optim=optim, **options), Rank(0, 1, device), model_size=16)
+    config = TrainConfig(optim=optim, **options)
+    return Learner(TransducerObjective(build_model(sizes), config).to(device), config, Rank(0, 1, device))
 
 
 def _weights(learner):
@@ -90,13 +90,13 @@ def test_trajectory_is_icefalls(golden, device):
         )
         # the original draws the loss; here it is told
         chosen = replace(optim, modified_transducer_prob=float(step["one_sym_per_frame"]))
-        learner._config = replace(learner._config, optim=chosen)
+        learner.objective.config = replace(learner.objective.config, optim=chosen)
         found = _learn(learner, batch, step=number)
-        assert found.nll == pytest.approx(step["loss"], rel=1e-4)
+        assert found.total == pytest.approx(step["loss"], rel=1e-4)
         assert found.grad_norm == pytest.approx(step["grad_norm_before_clip"], rel=1e-3)
         assert found.rate == pytest.approx(step["lr"], rel=1e-9)
         # the original counts feature frames // 4
-        recent.add(found.nll, step["frames"])
+        recent.add(found.total, step["frames"])
         assert f"loss={recent.value:.4g}, over {recent.weight:.2f} frames. " == step["tot_loss_str"]
     for name, value in load_file(folder / "after_step24.safetensors").items():
         # gradients of these are zero but for rounding, which Adam makes large
@@ -124,7 +124,7 @@ def test_pieces_of_an_update_are_worth_the_whole(optimizer, device):
         for i in range(2)
     ]
     found, wanted = _learn(pieces, *halves), _learn(whole, one)
-    assert found.nll == pytest.approx(wanted.nll, rel=1e-5) and found.num_frames == wanted.num_frames
+    assert found.total == pytest.approx(wanted.total, rel=1e-5) and found.weight == wanted.weight
     assert found.grad_norm == pytest.approx(wanted.grad_norm, rel=1e-4)
 
 
@@ -178,7 +178,7 @@ def test_narrow_precision_learns_as_float32(precision, device):
     losses = {learner: [] for learner in (narrow, wide)}
     for step in range(1, 13):
         for learner, own in losses.items():
-            own.append(_learn(learner, batch, step=step).nll)
+            own.append(_learn(learner, batch, step=step).total)
     assert losses[wide][-1] < 0.8 * losses[wide][0]
     # fp16 may skip the first updates while it looks for its scale
     assert losses[narrow][-1] < 0.9 * losses[narrow][0]
@@ -208,14 +208,14 @@ def test_fp16_scale_never_falls_below_one(device):
 def test_fp16_without_a_finite_gradient_at_any_scale_stops(tmp_path, capsys, monkeypatch):
     """An infinite gradient is no news while the scale still falls; at its lowest it is counted."""
     corpus = write_small_corpus(tmp_path / "corpus")
-    build = Plan.build_objective
+    build = TransducerTask.build_objective
 
     def build_with_infinite_gradient(plan):
         objective = build(plan)
         objective.model.joiner.output_linear.bias.register_hook(lambda gradient: gradient * torch.inf)
         return objective
 
-    monkeypatch.setattr(Plan, "build_objective", build_with_infinite_gradient)
+    monkeypatch.setattr(TransducerTask, "build_objective", build_with_infinite_gradient)
     flags = ["--exp-dir", str(tmp_path / "exp"), "--precision", "fp16", "--num-epochs", "15", "--max-bad-batches", "4"]
     assert main(["train", *corpus, *flags]) == 1
     assert "4 batches in a row without a finite loss or gradient, the last one with the gradient" in (
@@ -235,7 +235,7 @@ def test_dropout_follows_from_seed_and_step(device):
 
     def loss(step, seed=1):
         torch.rand(step)
-        return _learn(_learner(device, sizes=sizes, seed=seed), batch, step=step).nll
+        return _learn(_learner(device, sizes=sizes, seed=seed), batch, step=step).total
 
     assert loss(5) == loss(5) != loss(6) != loss(6, seed=2)
 
@@ -246,16 +246,16 @@ def test_running_mean_forgets_by_its_factor(device):
     for step in range(1, 4):
         _learn(learner, _batch([60, 50], [3, 2], seed=step), step=step)
         wanted = {name: 0.75 * value + 0.25 * _weights(learner)[name] for name, value in wanted.items()}
-    for name, value in learner.mean.state_dict().items():
+    for name, value in learner.mean.module.state_dict().items():
         torch.testing.assert_close(value, wanted[name], rtol=1e-5, atol=1e-6)
 
 
 def test_frozen_layers_stay_and_lower_ones_learn_slower(device):
     torch.manual_seed(0)
-    objective = Objective(build_model(SIZES), SIZES, has_ctc_head=False).to(device)
-    freeze(objective.model, 1)
     config = TrainConfig(optim=ADAMW, fine_tune=FineTuneConfig(layer_lr_decay=0.5))
-    learner = Learner(objective, config, Rank(0, 1, device), model_size=16)
+    objective = TransducerObjective(build_model(SIZES), config).to(device)
+    freeze(objective, 1)
+    learner = Learner(objective, config, Rank(0, 1, device))
     before = _weights(learner)
     _learn(learner, _batch([60, 50], [3, 2]))
     moved = {name: (value - before[name]).abs().max().item() for name, value in _weights(learner).items()}
@@ -267,4 +267,4 @@ def test_frozen_layers_stay_and_lower_ones_learn_slower(device):
 
 def test_more_frozen_layers_than_there_are_is_refused():
     with pytest.raises(ValueError, match="`--freeze-layers` 3 is more than the 2 layers"):
-        freeze(build_model(SIZES), 3)
+        freeze(TransducerObjective(build_model(SIZES), TrainConfig()), 3)

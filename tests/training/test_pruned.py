@@ -21,7 +21,7 @@ from stateless_transducer.ops.pruned_loss import prune, prune_ranges, pruned_tra
 from stateless_transducer.training.config import OptimConfig, PruneConfig, TrainConfig
 from stateless_transducer.training.distributed import Rank
 from stateless_transducer.training.learner import Learner
-from stateless_transducer.training.objective import Objective
+from stateless_transducer.training.objective import TransducerObjective
 
 SIZES = conformer_model(
     vocab_size=9, num_layers=1, attention_dim=16, num_heads=2, feedforward_dim=16, joiner_dim=16, dropout=0
@@ -46,14 +46,14 @@ def _batch(device):
 
 def _objective(device, **options):
     torch.manual_seed(4)
-    return Objective(build_model(SIZES), SIZES, has_ctc_head=False, prune=PruneConfig(**options)).to(device)
+    return TransducerObjective(build_model(SIZES), TrainConfig(prune=PruneConfig(**options))).to(device)
 
 
 @TOPOLOGIES
 def test_band_of_all_rows_gives_the_whole_loss(symbols, device):
     batch, pruned = _batch(device), _objective(device, prune_range=8)
-    whole = Objective(pruned.model, SIZES, has_ctc_head=False)
-    ours, truth = (objective(batch, symbols, False) for objective in (pruned, whole))
+    whole = TransducerObjective(pruned.model, TrainConfig())
+    ours, truth = (objective.utterance_losses(batch, symbols, with_ctc=False) for objective in (pruned, whole))
     torch.testing.assert_close(ours.nll, truth.nll, rtol=1e-6, atol=0)
     assert truth.simple_nll is None and torch.equal(ours.encoder_lens, truth.encoder_lens)
 
@@ -61,7 +61,7 @@ def test_band_of_all_rows_gives_the_whole_loss(symbols, device):
 @TOPOLOGIES
 def test_losses_are_those_of_the_simple_joiners_band(symbols, device):
     batch, objective = _batch(device), _objective(device, prune_range=2, lm_scale=0.2, am_scale=0.1)
-    ours = objective(batch, symbols, False)
+    ours = objective.utterance_losses(batch, symbols, with_ctc=False)
     model, linear = objective.model, objective.simple_joiner
     encoder_out, lens = model.encode(batch.features, batch.feature_lens)
     decoder_out = model.decoder.all_prefixes(batch.tokens)
@@ -95,10 +95,10 @@ def test_weights_go_from_one_and_a_tenth_to_what_is_asked_for():
 
 def _learner(device, prune, rank=None, **options):
     torch.manual_seed(4)
-    objective = Objective(build_model(SIZES), SIZES, has_ctc_head=True, prune=prune).to(device)
     optim = OptimConfig(optimizer="adamw", peak_lr=1e-2, warm_step=1, ctc_loss_scale=0.1)
     config = TrainConfig(optim=optim, prune=prune, **options)
-    return Learner(objective, config, rank or Rank(0, 1, device), model_size=16)
+    objective = TransducerObjective(build_model(SIZES), config).to(device)
+    return Learner(objective, config, rank or Rank(0, 1, device))
 
 
 def _learn(learner, batch, step=1):
@@ -109,14 +109,15 @@ def test_gradient_is_of_the_weighted_sum(device):
     """At step 51 of a warm-up of 100: 0.55 of the pruned loss and 0.75 of the simple one."""
     config = PruneConfig(prune_range=3, prune_warm_step=100)
     learner, batch = _learner(device, config), _batch(device)
-    losses = learner.objective(batch, None, True)
+    losses = learner.objective.utterance_losses(batch, None, with_ctc=True)
     wanted = 0.55 * losses.nll.sum() + 0.75 * losses.simple_nll.sum() + 0.1 * losses.ctc_nll.sum()
     (wanted / int(batch.token_lens.sum())).backward()
     gradients = {name: each.grad.clone() for name, each in learner.objective.named_parameters()}
     norm = torch.stack([each.norm() for each in gradients.values()]).norm().item()
     assert all(each.any() for name, each in gradients.items() if name.endswith("weight")), "all parts learn"
     # standard or modified loss is drawn; here it is told
-    learner._config = replace(learner._config, optim=replace(learner._config.optim, modified_transducer_prob=0.0))
+    config = learner.objective.config
+    learner.objective.config = replace(config, optim=replace(config.optim, modified_transducer_prob=0.0))
     assert _learn(learner, batch, step=51).grad_norm == pytest.approx(norm, rel=1e-5)
 
 
@@ -176,8 +177,8 @@ def test_resumed_pruned_training_is_bit_equal(corpus, exp, tmp_path):
     assert main([*corpus, "--exp-dir", str(tmp_path), "--num-epochs", "2", "--start-epoch", "1"]) == 0
     parts, whole = (load_checkpoint(folder / "epoch-1.pt") for folder in (tmp_path, exp))
     assert all(torch.equal(parts.weights[name], value) for name, value in whole.weights.items())
-    assert set(whole.training_state["simple_joiner"]) == {
-        f"from_{side}.{kind}" for side in ("encoder", "decoder") for kind in ("weight", "bias")
+    assert set(whole.training_state["heads"]) == {
+        f"simple_joiner.from_{side}.{kind}" for side in ("encoder", "decoder") for kind in ("weight", "bias")
     }
     assert not [name for name in whole.weights if "simple" in name]
 

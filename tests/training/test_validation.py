@@ -7,7 +7,7 @@ from model_sizes import conformer_model
 
 from stateless_transducer.data.batches import Batch
 from stateless_transducer.model.transducer import build_model
-from stateless_transducer.training.validation import _occupations
+from stateless_transducer.training.validation import occupations
 
 SIZES = conformer_model(
     vocab_size=9, num_layers=1, attention_dim=16, num_heads=2, feedforward_dim=16, joiner_dim=16, dropout=0
@@ -40,7 +40,7 @@ def test_the_picture_shows_how_likely_a_path_goes_through_each_cell():
     batch = Batch(
         torch.randn(2, 50, 80), torch.tensor([44, 50]), tokens, torch.tensor([3, 1]), ("a", "b"), ("", ""), 0.01
     )
-    picture, share = _occupations(model, batch, modified=False)
+    picture, share = occupations(model, batch, None)
     encoder_out, lens = model.encode(batch.features[:1, :44], batch.feature_lens[:1])
     decoder_out = model.decoder.all_prefixes(tokens[:1])
     logits = model.join(encoder_out[0, : int(lens), None], decoder_out[0, None])

@@ -1,0 +1,198 @@
+"""What is trained, on what, and how: all that a training run needs to know, the same on every rank.
+
+The trainer knows a `Task` alone, so that another kind of model (a language model, for example) is another task.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stateless_transducer.checkpoint import Checkpoint
+from stateless_transducer.data.batches import TrainingLoader, TrainingSet, Update
+from stateless_transducer.data.config import DataConfig
+from stateless_transducer.data.plan import Lengths
+from stateless_transducer.features import FbankConfig
+from stateless_transducer.model.config import ModelConfig
+from stateless_transducer.model.transducer import build_model
+from stateless_transducer.text.tokens import TokenTable
+from stateless_transducer.training.config import TrainConfig
+from stateless_transducer.training.distributed import Rank
+from stateless_transducer.training.finetune import adapted_weights
+from stateless_transducer.training.objective import Objective, TransducerObjective
+from stateless_transducer.training.optim import freeze
+from stateless_transducer.training.validation import Samples, TransducerValidation
+
+
+class Loader(Protocol):
+    """The updates of each epoch, for one rank."""
+
+    @property
+    def contents(self) -> Mapping[str, Any]:
+        """What the epochs consist of, by the user's names; a run that resumes within an epoch must have the same."""
+        ...
+
+    def plan(self, epoch: int) -> list[np.ndarray]:
+        """Contents of each update of an epoch."""
+        ...
+
+    def seconds(self, plan: Sequence[np.ndarray]) -> float:
+        """Seconds of speech in a plan, or another measure of its size."""
+        ...
+
+    def updates(self, epoch: int, *, first: int, plan: Sequence[np.ndarray]) -> Iterator[Update]:
+        """Updates of an epoch from number ``first`` on."""
+        ...
+
+
+class Validation(Protocol):
+    """The dev set."""
+
+    def loss(self, autocast: contextlib.AbstractContextManager) -> tuple[float, float]:
+        """Loss per frame, and the number of frames."""
+        ...
+
+    def samples(self) -> Samples:
+        """A few examples of what the model makes of the dev set."""
+        ...
+
+
+class Task(Protocol):
+    """What the trainer must know."""
+
+    @property
+    def config(self) -> TrainConfig:
+        """Options of training."""
+        ...
+
+    def build_objective(self) -> Objective:
+        """Objective with the initial weights, the same each time."""
+        ...
+
+    def loader(self, rank: Rank) -> Loader:
+        """Data of one rank."""
+        ...
+
+    def validation(self, objective: Objective, rank: Rank) -> Validation | None:
+        """Validation on one rank; None without a dev set."""
+        ...
+
+    def checkpoint(
+        self, weights: Mapping[str, Tensor], provenance: Mapping[str, Any], training_state: Mapping[str, Any]
+    ) -> Checkpoint:
+        """Checkpoint of the model as it is now."""
+        ...
+
+    def check_same_model(self, checkpoint: Checkpoint, name: str) -> None:
+        """Raise ValueError if a checkpoint to resume from holds another model."""
+        ...
+
+
+@dataclass(frozen=True)
+class StartingModel:
+    """The model before training."""
+
+    model_config: ModelConfig
+    fbank_config: FbankConfig
+    token_table: TokenTable
+    init_from: Checkpoint | None = None
+    """Trained model whose weights it gets; None: random weights."""
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The prepared corpora."""
+
+    config: DataConfig
+    training_set: TrainingSet
+    mixed_set: TrainingSet | None = None
+    """The second corpus."""
+    dev_set: TrainingSet | None = None
+
+    @property
+    def lengths(self) -> Lengths:
+        """Of all utterances to train on."""
+        lengths = self.training_set.lengths
+        return lengths if self.mixed_set is None else lengths.then(self.mixed_set.lengths)
+
+
+@dataclass(frozen=True)
+class TransducerTask:
+    """A transducer to train."""
+
+    config: TrainConfig
+    start: StartingModel
+    data: TrainingData
+    command: str
+    """Command line, for the provenance of checkpoints."""
+
+    def build_objective(self) -> TransducerObjective:
+        """Model with its initial weights, drawn from the seed or taken from a trained one, and its losses."""
+        torch.manual_seed(self.config.seed)
+        start, config = self.start, self.config
+        model = build_model(start.model_config)
+        if start.init_from is not None:
+            model.load_state_dict(adapted_weights(start.init_from, start.token_table, model.state_dict()))
+        model.encoder.recompute_stages = config.recompute_layers
+        if config.compile:
+            for stage in model.encoder.stages:
+                stage.compile(dynamic=True)
+        objective = TransducerObjective(model, config)
+        freeze(objective, config.fine_tune.freeze_layers)
+        return objective
+
+    def loader(self, rank: Rank) -> TrainingLoader:
+        """Batches of one rank."""
+        return TrainingLoader(
+            self.data.training_set,
+            self.start.token_table,
+            self.data.config,
+            seed=self.config.seed,
+            rank=rank.rank,
+            world_size=rank.world_size,
+            accumulate=self.config.optim.accumulate_grad,
+            mixed=self.data.mixed_set,
+        )
+
+    def validation(self, objective: Objective, rank: Rank) -> TransducerValidation | None:
+        """Validation on one rank; None without a dev set."""
+        if self.data.dev_set is None:
+            return None
+        assert isinstance(objective, TransducerObjective)
+        return TransducerValidation(self.data.dev_set, self.start.token_table, self.data.config, rank, objective)
+
+    def checkpoint(
+        self, weights: Mapping[str, Tensor], provenance: Mapping[str, Any], training_state: Mapping[str, Any]
+    ) -> Checkpoint:
+        """Checkpoint of the model as it is now."""
+        return Checkpoint(
+            weights=weights,
+            model_config=self.start.model_config,
+            fbank_config=self.start.fbank_config,
+            token_table=self.start.token_table,
+            provenance={**provenance, "command": self.command},
+            training_state=training_state,
+        )
+
+    def check_same_model(self, checkpoint: Checkpoint, name: str) -> None:
+        """Raise ValueError if a checkpoint to resume from holds a model of other sizes or tokens."""
+        before, now = checkpoint.model_config.sizes(), self.start.model_config.sizes()
+        changed = [
+            f"{size} was {before.get(size)} and is {now.get(size)}"
+            for size in {**now, **before}
+            if before.get(size) != now.get(size)
+        ]
+        tokens = self.start.token_table
+        if checkpoint.token_table != tokens:
+            changed.append(f"the token table changed ({len(checkpoint.token_table)} tokens before, {len(tokens)} now)")
+        if changed:
+            raise ValueError(
+                f"{name} holds another model than the options ask for: {'; '.join(changed)}. Give the options and the "
+                "`--lang-dir` that it was trained with, or another `--exp-dir`."
+            )
