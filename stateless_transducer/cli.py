@@ -157,10 +157,14 @@ def _guarded(program: str, run: Callable[[], int], *, torch_extra: str = "train"
         extra = torch_extra if missing == "torch" else _EXTRAS.get(missing)
         if os.environ.get("TRANSDUCER_TRACEBACK") or (isinstance(err, ModuleNotFoundError) and extra is None):
             raise
-        message = f"{err}: pip install 'stateless-transducer[{extra}]'." if extra else _without_traceback(str(err))
+        message = f"{err}: pip install 'stateless-transducer[{extra}]'." if extra else str(err)
         print(f"{program}: error: {message}", file=sys.stderr)
         return 1
     except (MemoryError, RuntimeError) as err:
+        if str(err).startswith("DataLoader worker (pid") and not os.environ.get("TRANSDUCER_TRACEBACK"):
+            advice = "Out of memory is likely if the signal is Killed: lower `--num-workers` or `--max-duration`"
+            print(f"{program}: error: {str(err).strip().rstrip('.')}. {advice}.", file=sys.stderr)
+            return 1
         if os.environ.get("TRANSDUCER_TRACEBACK") or not _is_out_of_memory(err):
             raise
         said = f" ({str(err).splitlines()[0]})" if str(err) else ""
@@ -173,13 +177,6 @@ def _is_out_of_memory(err: Exception) -> bool:
     """Of the machine or of a GPU; torch is not imported to ask."""
     is_cpu = isinstance(err, MemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(err)
     return is_cpu or type(err).__name__ == "OutOfMemoryError"
-
-
-def _without_traceback(message: str) -> str:
-    """An error in a process that loads batches arrives as the text of its traceback; its last line says what it was."""
-    if "Original Traceback" not in message:
-        return message
-    return message.strip().splitlines()[-1].partition(": ")[2]
 
 
 def _help() -> str:

@@ -11,7 +11,7 @@ import stateless_transducer
 
 PACKAGE = Path(stateless_transducer.__file__).parent
 FLOORS = (
-    {"files", "audio_files"},
+    {"files", "audio_files", "processes"},
     {"ops", "text", "audio", "features"},
     {"model"},
     {"checkpoint", "decoding", "data"},

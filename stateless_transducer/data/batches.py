@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from lhotse.cut import Cut
+from lhotse.cut import Cut, MonoCut
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
@@ -28,7 +28,10 @@ from stateless_transducer.data.manifests import manifest_path
 from stateless_transducer.data.plan import BatchLimits, Lengths, join, mix, plan_epoch
 from stateless_transducer.features import PADDING_VALUE
 from stateless_transducer.ops.subsampling import Subsampling
+from stateless_transducer.processes import CarriedError, end_with_parent
 from stateless_transducer.text.tokens import TokenTable
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,7 @@ class TransducerDataset(Dataset):
 
     def _features(self, cut: Cut, epoch: int) -> Tensor:
         """(T_in, F)."""
-        features = torch.from_numpy(features_from_sound(cut) if self._on_the_fly else cut.load_features())
+        features = torch.from_numpy(features_from_sound(cut) if self._on_the_fly else _stored_features(cut))
         return features if self._augment is None else self._augment(features, cut.id, epoch)
 
 
@@ -392,19 +395,62 @@ def evaluation_batches(
     yield from _loader(dataset, pieces, config.num_workers)
 
 
-def _loader(dataset: TransducerDataset, pieces: Sequence[Piece], num_workers: int) -> DataLoader:
+def _loader(dataset: TransducerDataset, pieces: Sequence[Piece], num_workers: int) -> Iterator[Batch]:
+    """The pieces as batches, in order.
+
+    Raises:
+        Exception: from loading a piece; the same with and without workers.
+    """
     # batch_size=None: what makes a batch is planned already
-    return DataLoader(
-        dataset,
+    loader = DataLoader(
+        _CarryingErrors(dataset) if num_workers else dataset,
         batch_size=None,
         sampler=pieces,  # pyright: ignore
         num_workers=num_workers,
         worker_init_fn=_start_worker if num_workers else None,
     )
+    # a signal that arrives while workers start waits: they must not see it
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        batches = iter(loader)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    for batch in batches:
+        if isinstance(batch, CarriedError):
+            raise batch.unpack()
+        yield batch
+
+
+def _stored_features(cut: Cut) -> np.ndarray:
+    """(T_in, F)."""
+    try:
+        return cut.load_features()
+    except (AssertionError, OSError, ValueError) as err:
+        # lhotse adds lines that describe the cut
+        cause = (str(err).strip() or type(err).__name__).splitlines()[0]
+        path = f" in {cut.features.storage_path}" if isinstance(cut, MonoCut) and cut.features is not None else ""
+        raise ValueError(
+            f"The stored features of {cut.id}{path} cannot be read: {cause} Run `transducer prepare` again."
+        ) from err
+
+
+class _CarryingErrors(Dataset):
+    """Batches of a dataset, or the exceptions from loading them: the DataLoader makes texts of those in its workers."""
+
+    def __init__(self, dataset: TransducerDataset) -> None:
+        self._dataset = dataset
+
+    def __getitem__(self, piece: Piece) -> Batch | CarriedError:  # noqa: D105
+        try:
+            return self._dataset[piece]
+        except Exception as err:
+            return CarriedError.of(err)
 
 
 def _start_worker(worker_id: int) -> None:
     torch.set_num_threads(1)
-    # Ctrl-C is for the training process, which stops us when it is ready to
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # both reach all processes of a terminal or a job; the parent stops its workers when it needs no more batches
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+    end_with_parent()
