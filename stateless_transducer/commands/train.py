@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from stateless_transducer.text.tokens import TokenTable
     from stateless_transducer.training.distributed import Rank
     from stateless_transducer.training.state import Resumable
+    from stateless_transducer.training.stopping import StopRequest
     from stateless_transducer.training.task import StartingModel, TransducerTask
 
 
@@ -108,37 +110,39 @@ def main(program: str, arguments: list[str]) -> int:
 
 def run(options: Options, *, command: str) -> None:
     """Train on this machine's processes, or look ahead."""
-    from stateless_transducer.training.distributed import launch
+    from stateless_transducer.training.distributed import is_first_process, launch
     from stateless_transducer.training.progress import make_log_dir
+    from stateless_transducer.training.run_lock import run_lock
     from stateless_transducer.training.state import find_resumable
 
     if options.dry_run or options.find_max_duration:
         _look_ahead(options, command)
         return
-    # what can be wrong is found before any process starts, and indexes are made once
-    make_log_dir(options.train.exp_dir / "log")
-    resumable = find_resumable(options.train)
-    if resumable is not None:
-        resumable.check()
-    _task(options, command, warn=lambda text: None, tell=lambda text: None)
-    launch(
-        _train_on_rank,
-        options,
-        command,
-        resumable,
-        world_size=options.train.world_size,
-        master_port=options.train.master_port,
-    )
+    config = options.train
+    make_log_dir(config.exp_dir / "log")
+    with run_lock(config.exp_dir, command, warn=complain) if is_first_process() else nullcontext():
+        # faults are found before any process starts, and indexes are made once
+        resumable = find_resumable(config)
+        if resumable is not None:
+            resumable.check()
+        _task(options, command, warn=lambda text: None, tell=lambda text: None)
+        launch(
+            _train_on_rank, options, command, resumable, world_size=config.world_size, master_port=config.master_port
+        )
 
 
 def _train_on_rank(rank: Rank, options: Options, command: str, resumable: Resumable | None) -> None:
+    from stateless_transducer.training.stopping import StopRequest
+
+    with StopRequest(is_announced=rank.is_main) as stop:
+        _train(rank, options, command, stop, resumable)
+
+
+def _train(rank: Rank, options: Options, command: str, stop: StopRequest, resumable: Resumable | None) -> None:
     from stateless_transducer.data.manifests import noise_cuts_path
     from stateless_transducer.training.progress import describe_run, open_log
-    from stateless_transducer.training.stopping import StopRequest
     from stateless_transducer.training.trainer import Trainer
 
-    stop = StopRequest()
-    stop.listen()
     config, data = options.train, options.data
     log = open_log(
         config.exp_dir / "log", "log-train", rank=rank.rank, world_size=rank.world_size, to_console=rank.is_main

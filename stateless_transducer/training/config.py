@@ -124,8 +124,8 @@ class TrainConfig:
     """How many checkpoint-<batch>.pt are kept; 0: all. epoch-*.pt are never removed."""
     world_size: int = 1
     """Processes on this machine, one a GPU where there are any (DDP)."""
-    master_port: int = 12354
-    """Port on which the processes meet."""
+    master_port: int = 0
+    """Port on which the processes of `--world-size` meet; 0: a free one."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Of matrix products. auto: bf16 on GPUs that have it, else fp32."""
     compile: bool = False
@@ -153,6 +153,8 @@ class TrainConfig:
         for name in ("save_every", "keep_last"):
             if getattr(self, name) < 0:
                 raise ValueError(f"`--{name.replace('_', '-')}` must be at least 0, but is {getattr(self, name)}.")
+        if not 0 <= self.master_port <= 65535:
+            raise ValueError(f"`--master-port` must be in 0..65535, but is {self.master_port}.")
         if not 0 <= self.start_epoch < self.num_epochs:
             raise ValueError(
                 f"`--start-epoch` must be in 0..{self.num_epochs - 1} (`--num-epochs` {self.num_epochs}), "

@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import atexit
+import logging
+import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from multiprocessing.queues import SimpleQueue
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.multiprocessing.spawn import ProcessContext, ProcessRaisedException, spawn
+
+from stateless_transducer.processes import CarriedError, end_with_parent
+from stateless_transducer.training.stopping import StopRequest
+
+_POLL_S = 0.1
+_GRACE_S = 5.0
+"""Time that ranks have to end after another one has failed."""
+_CONSEQUENCE_S = 1.0
+"""Delay of unexpected errors. They may follow from the end of another rank, which the launcher must see first."""
 
 
 @dataclass(frozen=True)
@@ -30,72 +44,211 @@ class Rank:
         return self.rank == 0
 
 
-def launch(function: Callable[..., None], *args: Any, world_size: int, master_port: int) -> None:
-    """Call ``function(rank, *args)`` once, or in ``world_size`` new processes, or as the rank that torchrun gave."""
-    if "LOCAL_RANK" in os.environ and "WORLD_SIZE" in os.environ:
-        with_group(int(os.environ["LOCAL_RANK"]), function, args, None)
+def launch(function: Callable[..., None], *args: Any, world_size: int, master_port: int = 0) -> None:
+    """Call ``function(rank, *args)`` once, in ``world_size`` new processes, or as the rank that torchrun assigned.
+
+    New processes end with this one. A SIGTERM or SIGINT reaches them as SIGTERM, for which ``function`` enters a
+    `StopRequest`; a second SIGINT ends them.
+
+    Args:
+        function: defined in a module, so that new processes can import it.
+        *args: its arguments after the rank; picklable.
+        world_size: number of processes.
+        master_port: port on which new processes meet; 0: a free one.
+
+    Raises:
+        ValueError: there are fewer GPUs than processes, or the port is in use.
+        ChildProcessError: a rank was killed; the message names rank and signal.
+        Exception: raised by ``function`` on any of the ranks; the other ranks are ended.
+    """
+    if _is_under_torchrun():
+        _run_under_torchrun(function, args)
     elif world_size == 1:
         function(Rank(0, 1, device_of(0)), *args)
     else:
         check_gpus(world_size)
-        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(master_port), "WORLD_SIZE": str(world_size)}
-        try:
-            processes = spawn(with_group, args=(function, args, address), nprocs=world_size, join=False)
-            assert processes is not None
-            _wait_for(processes)
-        except ProcessRaisedException as err:
-            raise _first_cause(err) from err
+        _run_ranks(function, args, world_size, master_port)
 
 
-def _wait_for(processes: ProcessContext) -> None:
-    """Until all have ended; a request to stop is handed on to them, a second Ctrl-C ends them."""
+def is_first_process() -> bool:
+    """Whether this is the first process of the run: any but those with a higher rank that torchrun started."""
+    return not _is_under_torchrun() or os.environ.get("RANK", "0") == "0"
 
-    def hand_on(number: int, frame: Any) -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        for pid in processes.pids():
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGTERM)
 
-    before = {number: signal.signal(number, hand_on) for number in (signal.SIGTERM, signal.SIGINT)}
+def _is_under_torchrun() -> bool:
+    return "LOCAL_RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def _run_under_torchrun(function: Callable[..., None], args: tuple) -> None:
+    from torch.distributed.elastic.multiprocessing.errors import record
+
     try:
-        while not processes.join():
-            pass
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _first_cause(err: Exception) -> Exception:
-    """What a process raised, as it would be without processes: a user's error as a ValueError with its message."""
-    name, _, message = str(err).strip().splitlines()[-1].partition(": ")
-    return ValueError(message) if name.endswith(("ValueError", "OSError", "AudioError", "FoundError")) else err
-
-
-def with_group(local_rank: int, function: Callable[..., None], args: tuple, address: dict[str, str] | None) -> None:
-    """Join the group and call the function; ``address`` is None under torchrun, which has set it."""
-    if address is not None:
-        os.environ.update({"RANK": str(local_rank), "LOCAL_RANK": str(local_rank), **address})
-        # Ctrl-C reaches all processes of a terminal; the one that started us hands it on
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        # the cores are shared by the ranks of this machine
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(address["WORLD_SIZE"])))
-    device = device_of(local_rank)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    try:
-        function(Rank(dist.get_rank(), dist.get_world_size(), device), *args)
+        # torchrun reports the error that `record` writes down
+        record(_run_in_group)(function, args)
     except BaseException:
-        # nccl ends a group when all its processes do; the others wait in some sum, so that this one's error would be
-        # told after the ten minutes of nccl's patience, or never
-        if device.type == "cuda":
-            atexit.register(_exit_at_once)
-        else:
-            dist.destroy_process_group()
+        atexit.register(_exit_at_once)
         raise
+
+
+def _run_ranks(function: Callable[..., None], args: tuple, world_size: int, master_port: int) -> None:
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous import RendezvousConnectionError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=world_size,
+        max_restarts=0,
+        run_id=f"transducer-{os.getpid()}",
+        rdzv_backend="c10d",
+        rdzv_endpoint=f"127.0.0.1:{master_port}",
+        rdzv_configs={"is_host": True},
+        local_addr="127.0.0.1",
+        # errors come through a queue, as exceptions
+        logs_specs=DefaultLogsSpecs(log_dir=os.devnull),
+    )
+    errors = _Errors()
+    other_children = multiprocessing.active_children()
+    # in the main thread, the launcher would take the signals for itself, and kill the ranks after 30 seconds
+    with _without_elastic_log(), StopRequest(is_announced=True) as stop, ThreadPoolExecutor(1) as pool:
+        launched = pool.submit(_launch, elastic_launch(config, _run_rank), function, args, errors.queue)
+        try:
+            _supervise(launched, stop, errors, other_children)
+            launched.result()
+        except KeyboardInterrupt:
+            _kill(launched, other_children)
+            raise
+        except RendezvousConnectionError as err:
+            raise ValueError(
+                f"`--master-port` {master_port} is in use. Leave the option out to get a free port, or choose another."
+            ) from err
+        except ChildFailedError as err:
+            number, failure = err.get_first_failure()
+            error = errors.of(number)
+            if error is not None:
+                raise error from error.__cause__
+            raise ChildProcessError(_fate(f"Process {number} of {world_size}", failure.pid, failure.exitcode)) from err
+
+
+class _Errors:
+    """The exceptions of the ranks, as they arrive."""
+
+    def __init__(self) -> None:
+        self.queue: SimpleQueue[tuple[int, CarriedError]] = multiprocessing.get_context("spawn").SimpleQueue()
+        self._arrived: dict[int, CarriedError] = {}
+
+    def of(self, rank: int) -> Exception | None:
+        """The exception of a rank, if it had one."""
+        self.arrive()
+        return self._arrived[rank].unpack() if rank in self._arrived else None
+
+    def arrive(self) -> bool:
+        """Read what has come; returns whether there is an error."""
+        while not self.queue.empty():
+            rank, error = self.queue.get()
+            self._arrived[rank] = error
+        return bool(self._arrived)
+
+
+def _launch(launch_ranks: Callable[..., Any], *args: Any) -> None:
+    # the ranks inherit it: what arrives while they start waits until they have their handlers
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
+    launch_ranks(*args)
+
+
+def _supervise(launched: Future, stop: StopRequest, errors: _Errors, other_children: list[BaseProcess]) -> None:
+    """Wait for the ranks; hand on a request to stop; end those that stay when another one has failed."""
+    stopped: set[int | None] = set()
+    kill_at = float("inf")
+    while not wait([launched], timeout=_POLL_S).done:
+        if stop.name is not None:
+            for child in _ranks(other_children):
+                if child.pid not in stopped:
+                    stopped.add(child.pid)
+                    child.terminate()
+        if errors.arrive():
+            kill_at = min(kill_at, time.monotonic() + _GRACE_S)
+        # the launcher gives them 30 seconds
+        if time.monotonic() > kill_at:
+            _kill(launched, other_children)
+
+
+def _kill(launched: Future, other_children: list[BaseProcess]) -> None:
+    """Kill all ranks, those that are only just started too."""
+    while True:
+        for child in _ranks(other_children):
+            child.kill()
+        if wait([launched], timeout=_POLL_S).done:
+            return
+
+
+def _ranks(other_children: list[BaseProcess]) -> list[BaseProcess]:
+    return [child for child in multiprocessing.active_children() if child not in other_children]
+
+
+@contextmanager
+def _without_elastic_log() -> Iterator[None]:
+    """The launcher logs a traceback for each failure, which becomes an exception here."""
+    loggers = [logging.getLogger(f"torch.distributed.{name}") for name in ("elastic", "launcher")]
+    null = logging.NullHandler()
+    before = [logger.propagate for logger in loggers]
+    for logger in loggers:
+        logger.propagate = False
+        logger.addHandler(null)
+    try:
+        yield
+    finally:
+        for logger, propagate in zip(loggers, before, strict=True):
+            logger.propagate = propagate
+            logger.removeHandler(null)
+
+
+def _fate(name: str, pid: int, exitcode: int) -> str:
+    """How a process ended that left no error."""
+    if exitcode >= 0:
+        return f"{name} (pid {pid}) ended with status {exitcode} and no message."
+    try:
+        by = signal.Signals(-exitcode).name
+    except ValueError:
+        by = f"signal {-exitcode}"
+    advice = ""
+    if by == "SIGKILL":
+        advice = (
+            " The system does that when memory runs out: lower `--max-duration`, `--num-workers` or `--world-size`."
+        )
+    return f"{name} (pid {pid}) was killed by {by}.{advice} `--resume true` continues from the newest checkpoint."
+
+
+def _run_rank(function: Callable[..., None], args: tuple, queue: SimpleQueue) -> None:
+    """Run as one of the processes of `launch`."""
+    end_with_parent()
+    # Ctrl-C reaches all processes of a terminal; the parent hands it on
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # SIGTERM is blocked until the function enters a `StopRequest`; after that, the work is done
+    signal.signal(signal.SIGTERM, lambda number, frame: None)
+    # the ranks of this machine share its cores
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ["WORLD_SIZE"])))
+    try:
+        _run_in_group(function, args)
+    except Exception as err:
+        queue.put((int(os.environ["RANK"]), CarriedError.of(err)))
+        if not isinstance(err, (ValueError, OSError)):
+            time.sleep(_CONSEQUENCE_S)
+        _exit_at_once()
+
+
+def _run_in_group(function: Callable[..., None], args: tuple) -> None:
+    device = device_of(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    function(Rank(dist.get_rank(), dist.get_world_size(), device), *args)
+    # not after an error: nccl would wait there for the other ranks, which wait for this one
     dist.destroy_process_group()
 
 
 def _exit_at_once() -> None:
-    """Leave the group to the system: its own destructors would wait for the others, too."""
+    """End this process without destructors: nccl's wait for the other ranks."""
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     os._exit(1)

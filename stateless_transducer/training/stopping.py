@@ -1,26 +1,97 @@
-"""Being asked to stop: a pre-emptible machine, a queue's time limit, Ctrl-C."""
+"""Requests to stop: Ctrl-C, and SIGTERM as schedulers and pre-emptible machines send it."""
 
 from __future__ import annotations
 
+import os
 import signal
-from types import FrameType
+import sys
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+_PATIENCE_S = 2.0
+"""Time that a second Ctrl-C leaves the main thread to be interrupted."""
+_END = 0
+"""Number that is no signal's."""
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_ANNOUNCEMENTS = {
+    signal.SIGINT: "Finishing this batch, then saving a checkpoint. Press Ctrl-C again to quit at once.",
+    signal.SIGTERM: "SIGTERM received: finishing this batch, then saving a checkpoint.",
+}
 
 
 class StopRequest:
-    """Whether SIGTERM or SIGINT has come since `listen`; a second SIGINT interrupts at once."""
+    """Note SIGTERM and SIGINT inside a ``with`` block of the main thread; a second SIGINT quits at once.
 
-    def __init__(self) -> None:
+    A SIGINT that this process was started to ignore stays ignored.
+
+    Args:
+        is_announced: whether a signal is answered on standard error. That happens at once, even while the main thread
+            is inside a long computation, where Python's signal handlers have to wait.
+    """
+
+    def __init__(self, *, is_announced: bool = False) -> None:
         self.name: str | None = None
-        """Of the signal."""
+        """Name of the first signal received, or None."""
+        self._is_announced = is_announced
+        self._is_over = threading.Event()
+        self._handlers: dict[signal.Signals, Any] = {}
+        self._descriptors: tuple[int, int] | None = None
+        self._wakeup_before = -1
 
-    def listen(self) -> None:
-        """From now on; of a process's main thread."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            # a process that another one started may have been told not to listen to SIGINT
-            if signal.getsignal(number) != signal.SIG_IGN:
-                signal.signal(number, self._note)
+    def __enter__(self) -> StopRequest:
+        is_ignored = signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+        if self._is_announced and not is_ignored:
+            reader, writer = self._descriptors = os.pipe()
+            os.set_blocking(writer, False)
+            threading.Thread(target=self._answer, args=(reader,), daemon=True).start()
+            # the interpreter writes the number of a signal there when it arrives
+            self._wakeup_before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        for number in _SIGNALS[:1] if is_ignored else _SIGNALS:
+            self._handlers[number] = signal.signal(number, self._note)
+        # the parent may have blocked them until now, so that none is lost while this process starts
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._is_over.set()
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        if self._descriptors is not None:
+            signal.set_wakeup_fd(self._wakeup_before)
+            os.write(self._descriptors[1], bytes([_END]))
+            os.close(self._descriptors[1])
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.name = signal.Signals(number).name
+        self.name = self.name or signal.Signals(number).name
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _answer(self, reader: int) -> None:
+        """Announce the first signal of each kind; quit on a second SIGINT that the main thread does not see."""
+        answered: set[int] = set()
+        while True:
+            for number in os.read(reader, 64):
+                if number == _END:
+                    os.close(reader)
+                    return
+                if number in _SIGNALS and number not in answered:
+                    answered.add(number)
+                    _write_line(_ANNOUNCEMENTS[signal.Signals(number)])
+                elif number == signal.SIGINT and not self._is_over.wait(_PATIENCE_S):
+                    _write_line("Interrupted.")
+                    os._exit(130)
+
+
+def _write_line(text: str) -> None:
+    """Write to standard error past Python's buffers, whose locks the main thread may hold."""
+    is_terminal = sys.__stderr__ is not None and sys.__stderr__.isatty()
+    # on a terminal, over what is left of a progress bar, which hides the cursor
+    line = f"\r\x1b[K{text}\x1b[?25h\n" if is_terminal else f"{text}\n"
+    try:
+        os.write(2, line.encode())
+    except OSError:
+        # nobody reads it: the terminal is closed
+        pass

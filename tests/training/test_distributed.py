@@ -1,42 +1,158 @@
-"""What becomes of a group of processes, as far as one process shows."""
+"""Groups of processes: errors, deaths and requests to stop reach the process that started them, and the reverse."""
 
 from __future__ import annotations
 
 import atexit
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
+from processes import is_running, listen_to_sigint, wait_until
 
 from stateless_transducer.training import distributed
+from stateless_transducer.training.distributed import Rank, launch
+from stateless_transducer.training.stopping import StopRequest
 
 
-@pytest.fixture(params=["cuda:0", "cpu"])
-def done(request, monkeypatch):
-    """What is done about the group, in order; there is none."""
-    done, device = [], torch.device(request.param)
-    monkeypatch.setattr(distributed, "device_of", lambda local_rank: device)
-    monkeypatch.setattr(dist, "init_process_group", lambda backend: done.append(backend))
-    monkeypatch.setattr(dist, "destroy_process_group", lambda: done.append("destroyed"))
+class DamagedError(ValueError):
+    """As errors of sound files: of its own class, and not made from its message."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+
+
+@pytest.fixture(autouse=True)
+def loopback(monkeypatch):
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+
+
+def _fail_on_rank_1(rank: Rank) -> None:
+    if rank.rank == 1:
+        raise DamagedError("a.wav", "truncated:\nsecond line")
+    dist.barrier()
+
+
+def test_error_of_a_rank_arrives_whole():
+    with pytest.raises(ValueError, match=r"\Aa\.wav: truncated:\nsecond line\Z"):
+        launch(_fail_on_rank_1, world_size=2)
+
+
+def _die_on_rank_1(rank: Rank) -> None:
+    if rank.rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    dist.barrier()
+
+
+def test_killed_rank_is_named_with_its_signal():
+    with pytest.raises(ChildProcessError, match=r"Process 1 of 2 \(pid \d+\) .*SIGKILL.*`--max-duration`"):
+        launch(_die_on_rank_1, world_size=2)
+
+
+def _hang_on_rank_0(rank: Rank) -> None:
+    if rank.rank == 1:
+        raise OSError("no space left")
+    time.sleep(1000)
+
+
+def test_rank_that_hangs_is_ended_when_another_one_fails(monkeypatch):
+    monkeypatch.setattr(distributed, "_GRACE_S", 0.5)
+    started = time.monotonic()
+    with pytest.raises(OSError, match=r"\Ano space left\Z"):
+        launch(_hang_on_rank_0, world_size=2)
+    # the launcher itself waits for 30 seconds
+    assert time.monotonic() - started < 25
+
+
+def test_port_in_use_is_refused_by_name():
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        port = server.getsockname()[1]
+        with pytest.raises(ValueError, match=rf"`--master-port` {port} is in use"):
+            launch(_fail_on_rank_1, world_size=2, master_port=port)
+
+
+def _write_until_stopped(rank: Rank, folder: str, stops: bool) -> None:
+    path = Path(folder) / f"rank-{rank.rank}"
+    with StopRequest() as stop:
+        dist.barrier()
+        while not (stops and stop.name):
+            path.write_text(str(os.getpid()))
+            time.sleep(0.01)
+    path.with_suffix(".stopped").touch()
+
+
+def _start_ranks(folder: Path, *, stops: bool) -> tuple[subprocess.Popen, list[int]]:
+    """A process that launches two ranks, and their process ids once both work."""
+    program = (
+        "import test_distributed as ranks\n"
+        f"ranks.launch(ranks._write_until_stopped, {str(folder)!r}, {stops}, world_size=2)"
+    )
+    parts = [os.environ.get("PYTHONPATH", ""), str(Path(__file__).parent), str(Path(__file__).parents[1])]
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(parts)},
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=listen_to_sigint,
+    )
+    paths = [folder / "rank-0", folder / "rank-1"]
+    assert wait_until(lambda: all(path.exists() and path.read_text() for path in paths), seconds=90), process.poll()
+    return process, [int(path.read_text()) for path in paths]
+
+
+def test_ranks_end_with_a_killed_parent(tmp_path):
+    process, ranks = _start_ranks(tmp_path, stops=False)
+    process.kill()
+    process.communicate()
+    assert wait_until(lambda: not any(map(is_running, ranks)), seconds=10)
+
+
+def test_first_interrupt_stops_all_ranks_in_good_order(tmp_path):
+    process, _ = _start_ranks(tmp_path, stops=True)
+    process.send_signal(signal.SIGINT)
+    assert process.stderr is not None and "Ctrl-C again" in process.stderr.readline()
+    assert process.wait(60) == 0, process.communicate()
+    process.stderr.close()
+    assert len(list(tmp_path.glob("*.stopped"))) == 2
+
+
+def test_second_interrupt_ends_all_ranks_at_once(tmp_path):
+    process, ranks = _start_ranks(tmp_path, stops=False)
+    process.send_signal(signal.SIGINT)
+    assert process.stderr is not None and process.stderr.readline()
+    assert all(map(is_running, ranks))
+    process.send_signal(signal.SIGINT)
+    errors = process.communicate(timeout=20)[1]
+    assert process.returncode in (130, -signal.SIGINT), errors
+    assert wait_until(lambda: not any(map(is_running, ranks)), seconds=10)
+
+
+def test_error_under_torchrun_does_not_wait_for_the_other_ranks(monkeypatch):
+    """Destructors of nccl's group wait for all its processes."""
+    events = []
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(distributed, "device_of", lambda local_rank: torch.device("cuda:0"))
+    monkeypatch.setattr(dist, "init_process_group", lambda backend: events.append(backend))
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: events.append("destroyed"))
     monkeypatch.setattr(dist, "get_rank", lambda: 0)
     monkeypatch.setattr(dist, "get_world_size", lambda: 2)
-    monkeypatch.setattr(atexit, "register", lambda function: done.append(function.__name__))
-    return done
+    monkeypatch.setattr(atexit, "register", lambda function: events.append(function.__name__))
 
-
-def test_group_ends_with_its_work(done):
-    distributed.with_group(0, lambda rank: done.append(rank.world_size), (), None)
-    assert done[1:] == [2, "destroyed"]
-
-
-def test_error_of_one_process_does_not_wait_for_the_others(done):
     def fail(rank):
         raise ValueError("CUDA out of memory in a batch")
 
     with pytest.raises(ValueError, match="out of memory"):
-        distributed.with_group(0, fail, (), None)
-    # to destroy a group of nccl's is to wait for all its processes
-    assert done in (["nccl", "_exit_at_once"], ["gloo", "destroyed"])
+        launch(fail, world_size=1)
+    assert events == ["nccl", "_exit_at_once"]
 
 
 def test_more_processes_than_gpus_is_refused_under_torchrun(monkeypatch):

@@ -9,14 +9,16 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 
 import pytest
 import torch
-from processes import listen_to_sigint
+from processes import children, listen_to_sigint
 from small_corpus import write_small_corpus
 
 from stateless_transducer.checkpoint import load_checkpoint
 from stateless_transducer.cli import main
+from stateless_transducer.training.run_lock import run_lock
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
 
@@ -113,7 +115,7 @@ def test_a_run_told_to_stop_saves_and_says_how_to_go_on(corpus, whole, tmp_path,
 def _shared(corpus, folder, world_size, duration):
     """Losses of a run without anything random but the order."""
     flags = ["--exp-dir", str(folder), "--num-epochs", "2", *PLAIN]
-    flags += ["--world-size", str(world_size), "--max-duration", str(duration), "--master-port", str(_free_port())]
+    flags += ["--world-size", str(world_size), "--max-duration", str(duration)]
     assert main([*corpus, *flags]) == 0
     return _losses(folder)
 
@@ -149,8 +151,65 @@ def test_two_machines_learn_the_same(corpus, alone, tmp_path):
     assert _losses(tmp_path) == pytest.approx(alone, rel=1e-3)
 
 
+def _until_first_batch(process):
+    """Lines of the log up to the first batch; the corpus is too small to end before the next ones."""
+    lines = []
+    for line in process.stderr:
+        lines.append(line)
+        if "batch 1, loss" in line:
+            break
+    return lines
+
+
+WITH_WORKERS = ["--num-epochs", "500", "--num-workers", "2"]
+
+
+def test_stop_of_the_process_group_saves_though_it_reaches_data_workers(corpus, tmp_path):
+    """``timeout``, schedulers and systemd send SIGTERM to all processes at once."""
+    process = _start([*corpus, *WITH_WORKERS, "--exp-dir", tmp_path], start_new_session=True)
+    lines = _until_first_batch(process)
+    os.killpg(process.pid, signal.SIGTERM)
+    lines += process.communicate()[1].splitlines(keepends=True)
+    assert process.returncode == 0, lines
+    assert any("Stopped by SIGTERM" in line for line in lines) and not any("Traceback" in line for line in lines)
+    assert len(list(tmp_path.glob("checkpoint-*.pt"))) == 1
+
+
+def test_killed_data_worker_is_one_line_that_names_it(corpus, tmp_path):
+    process = _start([*corpus, *WITH_WORKERS, "--exp-dir", tmp_path])
+    lines = _until_first_batch(process)
+    # those of one epoch may end before they are killed
+    while process.poll() is None:
+        for worker in children(process.pid):
+            with suppress(ProcessLookupError):
+                os.kill(worker, signal.SIGKILL)
+    lines += process.communicate()[1].splitlines(keepends=True)
+    assert process.returncode == 1 and not any("Traceback" in line for line in lines), lines
+    assert re.search(r"error: .*worker.*pid.*\d.*--num-workers", lines[-1])
+
+
+def test_damaged_features_are_named_with_and_without_workers(tmp_path, capsys):
+    options = write_small_corpus(tmp_path, count=4)
+    damaged = next(tmp_path.rglob("train01.npy"))
+    damaged.write_bytes(damaged.read_bytes()[:3000])
+    errors = []
+    for workers in ("0", "2"):
+        assert main(["train", *options, "--exp-dir", str(tmp_path / "exp"), "--num-workers", workers]) == 1
+        errors.append(capsys.readouterr().err.splitlines()[-1])
+    assert errors[0] == errors[1]
+    assert re.search(r"error: The stored features of train01 .* cannot be read: .*prepare", errors[0])
+
+
+def test_second_run_in_a_folder_is_refused(corpus, tmp_path, capsys):
+    with run_lock(tmp_path, "transducer train --seed 1", warn=pytest.fail):
+        assert main([*corpus, "--exp-dir", str(tmp_path)]) == 1
+    printed = capsys.readouterr().err
+    assert re.search(rf"`--exp-dir` {tmp_path} .*process {os.getpid()} on .*--seed 1", printed)
+    assert main([*corpus, "--exp-dir", str(tmp_path), "--num-epochs", "1"]) == 0
+
+
 def test_stop_reaches_all_processes(corpus, tmp_path):
-    flags = ["--exp-dir", tmp_path, "--num-epochs", "500", "--world-size", "2", "--master-port", _free_port()]
+    flags = ["--exp-dir", tmp_path, "--num-epochs", "500", "--world-size", "2"]
     process = _start([*corpus, *flags])
     assert process.stderr is not None
     lines = []
