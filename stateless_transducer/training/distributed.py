@@ -115,7 +115,7 @@ def _run_ranks(function: Callable[..., None], args: tuple, world_size: int, mast
     with _without_elastic_log(), StopRequest(is_announced=True) as stop, ThreadPoolExecutor(1) as pool:
         launched = pool.submit(_launch, elastic_launch(config, _run_rank), function, args, errors.queue)
         try:
-            _supervise(launched, stop, errors, other_children)
+            _supervise(launched, stop, errors, other_children, world_size)
             launched.result()
         except KeyboardInterrupt:
             _kill(launched, other_children)
@@ -158,12 +158,15 @@ def _launch(launch_ranks: Callable[..., Any], *args: Any) -> None:
     launch_ranks(*args)
 
 
-def _supervise(launched: Future, stop: StopRequest, errors: _Errors, other_children: list[BaseProcess]) -> None:
+def _supervise(
+    launched: Future, stop: StopRequest, errors: _Errors, other_children: list[BaseProcess], world_size: int
+) -> None:
     """Wait for the ranks; hand on a request to stop; end those that stay when another one has failed."""
     stopped: set[int | None] = set()
     kill_at = float("inf")
     while not wait([launched], timeout=_POLL_S).done:
-        if stop.name is not None:
+        # listing children collects exit codes, which the launcher must not miss: only until all ranks are told
+        if stop.name is not None and len(stopped) < world_size:
             for child in _ranks(other_children):
                 if child.pid not in stopped:
                     stopped.add(child.pid)
