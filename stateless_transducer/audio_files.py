@@ -1,12 +1,14 @@
-"""What is in a sound file or a pipe, block by block, by whatever can read it: libsndfile, or PyAV.
+"""Blocks of samples from a sound file or a pipe: wav and flac by libsndfile, other formats by PyAV.
 
 Letters: S samples, C channels.
 """
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,19 +17,29 @@ import soundfile
 
 Block = tuple[np.ndarray, int]
 """Samples in [-1, 1], float32, and their rate."""
+Warn = Callable[[str], None] | None
+"""Called with a line about each oddity."""
 
 # a headerless .raw is a TypeError to soundfile
-UNREADABLE = (soundfile.SoundFileError, TypeError)
-# recorders into a pipe write 0x7fffff00 (arecord), 0x7ffff000 (sox) or 0xffffffff for a length that they do not know
+_UNREADABLE = (soundfile.SoundFileError, TypeError)
+# libsndfile reads these, too, but neither all of joined files nor does it report truncation; it keeps formats that
+# FFmpeg takes for others (HTK, Matlab, ...)
+_LEFT_TO_AV = frozenset(("MP3", "OGG", "AIFF", "AU", "CAF", "NIST", "W64"))
+# libsndfile's length of a flac that was written to a pipe is larger
+_MAX_SAMPLES = 2**40
+# recorders into a pipe write 0x7fffff00 (arecord), 0x7ffff000 (sox) or 0xffffffff for an unknown size
 _UNKNOWN_SIZE = 0x7FFFF000
-# what is read with a damaged place is lost
-_SAMPLES_AT_ONCE = 4096
-# containers may be cut at the next key frame, or count the encoder's delay
-_LENGTH_TOLERANCE_S = 1.0
-# timestamps jitter, and know of the encoder's delay
+# a read that meets damage loses all of its samples
+_SAMPLES_PER_READ = 4096
+# stated lengths may count the encoder's delay; those of videos may be longer than their sound
+_LENGTH_TOLERANCE_S, _VIDEO_LENGTH_TOLERANCE_S = 0.25, 1.0
+# timestamps jitter, and count the encoder's delay
 _GAP_TOLERANCE_S = 0.1
 # a broken timestamp may be years ahead
-_MOST_FILLED_S = 3600.0
+_MAX_FILLED_S = 3600.0
+_MAX_OGG_PAGE = 65307
+# uploads are read, too: no playlist may name files of this machine, or addresses
+_AV_OPTIONS = {"protocol_whitelist": "pipe"}
 
 
 class AudioError(ValueError):
@@ -35,278 +47,109 @@ class AudioError(ValueError):
 
 
 class Damaged(Exception):
-    """Raised behind the last block of a sound that is not all there; says why."""
+    """Raised after the last readable block of an incomplete sound; says what is wrong."""
 
 
-def open_blocks(
-    source: str | Path | BinaryIO, name: str, start_s: float, warn: Callable[[str], None] | None = None
-) -> Iterator[Block]:
-    """Blocks (S, C) from the start on, of whatever can read the source."""
-    if isinstance(source, str | Path):
-        path = Path(source)
-        if path.is_fifo():
-            with path.open("rb") as pipe:
-                yield from _skipping(_pipe_blocks(pipe, name, warn), start_s)
-            return
-        refuse_absent(path)
-    elif not source.seekable():
-        yield from _skipping(_pipe_blocks(source, name, warn), start_s)
-        return
-    reason = ""
-    try:
-        with soundfile.SoundFile(source) as file:
-            # libsndfile believes the header of an mp3, which is wrong of joined files and of recorded streams
-            if file.format != "MP3" or not has_av():
-                file.seek(min(round(start_s * file.samplerate), known_length(source, file)))
-                yield from _soundfile_blocks(source, file)
-                return
-    except UNREADABLE as err:
-        reason = str(err)
-    if not isinstance(source, str | Path):
-        source.seek(0)
-    yield from _skipping(av_blocks(source, name, reason, warn), start_s)
-
-
-def _pipe_blocks(pipe: BinaryIO, name: str, warn: Callable[[str], None] | None) -> Iterator[Block]:
-    """Libsndfile reads wav, aiff and au from a pipe; PyAV almost everything."""
-    if has_av():
-        is_readable = False
-        try:
-            for block in av_blocks(pipe, name, "", warn):
-                is_readable = True
-                yield block
-        except Damaged as err:
-            if is_readable:
-                raise
-            raise AudioError(f"{name}: cannot be read from front to back, as a pipe is; give it as a file.") from err
-        return
-    try:
-        with soundfile.SoundFile(pipe.fileno(), closefd=False) as file:
-            yield from _soundfile_blocks(pipe, file)
-    except UNREADABLE as err:
-        raise AudioError(
-            f"{name}: not wav, which is all that can be read from a pipe ({err}); for others: "
-            "pip install 'stateless-transducer[media]'."
-        ) from err
-
-
-def has_av() -> bool:
-    """Whether PyAV is installed."""
-    try:
-        import av  # noqa: F401
-    except ImportError:
-        return False
-    return True
-
-
-def _soundfile_blocks(source: str | Path | BinaryIO, file: soundfile.SoundFile) -> Iterator[Block]:
-    read = file.tell() if file.seekable() else 0
-    while True:
-        try:
-            samples = file.read(_SAMPLES_AT_ONCE, dtype="float32", always_2d=True)
-        except soundfile.SoundFileError as err:
-            raise Damaged(f"truncated or damaged after {read / file.samplerate:.2f} s ({err})") from err
-        if not len(samples):
-            break
-        read += len(samples)
-        yield samples, file.samplerate
-    missing = unread(source, file) if isinstance(source, str | Path) or source.seekable() else ""
-    if missing:
-        raise Damaged(missing)
-    # what mpg123 takes for the length of an mp3 may be an estimate
-    tolerance = _LENGTH_TOLERANCE_S if file.format == "MP3" else 0
-    if file.seekable() and read + tolerance * file.samplerate < file.frames:
-        raise Damaged(_shorter(read / file.samplerate, file.frames / file.samplerate))
-
-
-def _shorter(seconds: float, stated: float) -> str:
-    return f"truncated: its header says {stated:.2f} s, but it breaks off after {seconds:.2f} s"
-
-
-def known_length(source: str | Path | BinaryIO, file: soundfile.SoundFile) -> int:
-    """Samples a channel.
+def open_blocks(source: str | Path | BinaryIO, name: str, start_s: float, warn: Warn) -> Iterator[Block]:
+    """Yield the blocks (S, C) of a sound from the start on.
 
     Raises:
-        SoundFileRuntimeError: PyAV can tell, and libsndfile cannot: a flac that was written to a pipe does not say, nor
-            does a wav whose recorder was killed; of ogg streams one after the other it knows the first.
+        AudioError: the source is missing or is not audio.
+        Damaged: the sound is truncated or damaged; raised after its last block.
+        OSError: the file system refuses the file.
     """
-    if file.frames >= 2**40 or file.frames == 0 and file.format in ("WAV", "WAVEX") and has_av():
-        raise soundfile.SoundFileRuntimeError("its header does not tell how long it is")
-    if file.format == "OGG" and has_av() and _is_chained(source):
-        raise soundfile.SoundFileRuntimeError("it holds several streams one after the other")
-    return file.frames
+    if isinstance(source, str | Path):
+        path = Path(source)
+        if path.is_dir():
+            raise AudioError(f"{name}: is a folder, not a sound file.")
+        if not path.is_file() and not path.is_fifo():
+            raise AudioError(f"{name}: no such file.")
+    with Path(source).open("rb") if isinstance(source, str | Path) else nullcontext(source) as file:
+        if file.seekable():
+            try:
+                with soundfile.SoundFile(source) as sound:
+                    if _is_read_by_libsndfile(sound):
+                        sound.seek(min(round(start_s * sound.samplerate), sound.frames))
+                        yield from _libsndfile_blocks(sound, file)
+                        return
+            except _UNREADABLE:
+                pass
+            file.seek(0)
+        yield from _skip(_av_blocks(file, name, warn), start_s)
 
 
-def unread(source: str | Path | BinaryIO, file: soundfile.SoundFile) -> str:
-    """What libsndfile silently does not read: what the header of a plain wav says and is not there, and all but the
-    first of ogg streams one after the other. Empty if it reads all.
+def wav_or_flac_length(path: Path) -> tuple[int, int] | None:
+    """Return samples per channel and sample rate by the header; None for other formats and truncated files."""
+    try:
+        if not path.is_file():
+            return None
+        with soundfile.SoundFile(path) as sound, path.open("rb") as file:
+            if not _is_read_by_libsndfile(sound) or _missing_of_wav(file, file.seek(0, io.SEEK_END)):
+                return None
+            # an error if a flac is truncated
+            sound.seek(max(0, sound.frames - 1))
+            return sound.frames, sound.samplerate
+    except (*_UNREADABLE, OSError):
+        return None
+
+
+def _is_read_by_libsndfile(sound: soundfile.SoundFile) -> bool:
+    if not sound.frames and sound.format in ("WAV", "WAVEX", "RF64"):
+        # a killed recorder has not written the length
+        return False
+    return sound.format not in _LEFT_TO_AV and sound.frames < _MAX_SAMPLES
+
+
+def _libsndfile_blocks(sound: soundfile.SoundFile, file: BinaryIO) -> Iterator[Block]:
+    num_read = sound.tell()
+    while True:
+        try:
+            samples = sound.read(_SAMPLES_PER_READ, dtype="float32", always_2d=True)
+        except soundfile.SoundFileError as err:
+            raise Damaged(f"truncated or damaged after {num_read / sound.samplerate:.2f} s ({err})") from err
+        if not len(samples):
+            break
+        num_read += len(samples)
+        yield samples, sound.samplerate
+    if missing := _missing_of_wav(file, file.seek(0, io.SEEK_END)):
+        raise Damaged(missing)
+    if num_read < sound.frames:
+        raise Damaged(_shorter(num_read / sound.samplerate, sound.frames / sound.samplerate))
+
+
+def _missing_of_wav(file: BinaryIO, num_bytes: int) -> str:
+    """Compare the size of a wav's samples with the one that its header states; empty if they agree.
+
+    Args:
+        file: the sound, or at least its header.
+        num_bytes: size of the sound.
     """
-    if file.format == "OGG" and _is_chained(source):
-        return (
-            "holds several streams one after the other, of which only the first can be read; "
-            "for all of them: pip install 'stateless-transducer[media]'"
-        )
-    return _missing_of_wav(source) if file.format in ("WAV", "WAVEX") else ""
-
-
-def _missing_of_wav(source: str | Path | BinaryIO) -> str:
-    with _opened(source) as raw:
-        size_of_all = raw.seek(0, 2)
-        position = 12
-        while position + 8 <= size_of_all:
-            raw.seek(position)
-            head = raw.read(8)
-            size = int.from_bytes(head[4:], "little")
-            if head[:4] == b"data":
-                there = size_of_all - position - 8
-                if there < size < _UNKNOWN_SIZE:
-                    return f"truncated: its header says {size} bytes of samples, but {there} are there"
-                return ""
-            position += 8 + size + size % 2
+    file.seek(0)
+    kind, position, size_of_rf64 = file.read(4), 12, None
+    byte_order = "big" if kind == b"RIFX" else "little"
+    while kind in (b"RIFF", b"RIFX", b"RF64"):
+        file.seek(position)
+        chunk = file.read(24)
+        size, position = int.from_bytes(chunk[4:8], byte_order), position + 8
+        if len(chunk) < 8:
+            break
+        if chunk[:4] == b"ds64":
+            size_of_rf64 = int.from_bytes(chunk[16:24], "little")
+        if chunk[:4] == b"data":
+            stated, present = size if size_of_rf64 is None else size_of_rf64, num_bytes - position
+            if present < stated and (size < _UNKNOWN_SIZE or size_of_rf64 is not None):
+                return f"truncated: its header says {stated} bytes of samples, but {present} are there"
+            break
+        position += size + size % 2
     return ""
 
 
-def _is_chained(source: str | Path | BinaryIO) -> bool:
-    """Whether in an ogg file a stream begins behind another, as in joined files and recordings of web radio."""
-    with _opened(source) as raw:
-        # libsndfile may be reading it
-        place, position, are_begun = raw.tell(), 0, False
-        try:
-            while True:
-                raw.seek(position)
-                head = raw.read(27)
-                if len(head) < 27 or head[:4] != b"OggS":
-                    return False
-                begins = bool(head[5] & 2)
-                if begins and are_begun:
-                    return True
-                # streams side by side all begin before any goes on
-                are_begun = not begins
-                position += len(head) + head[26] + sum(raw.read(head[26]))
-        finally:
-            raw.seek(place)
+def _shorter(seconds: float, stated_s: float) -> str:
+    return f"truncated: its header says {stated_s:.2f} s, but it breaks off after {seconds:.2f} s"
 
 
-def _opened(source: str | Path | BinaryIO) -> AbstractContextManager[BinaryIO]:
-    return Path(source).open("rb") if isinstance(source, str | Path) else nullcontext(source)
-
-
-def av_blocks(
-    source: str | Path | BinaryIO, name: str, reason: str, warn: Callable[[str], None] | None = None
-) -> Iterator[Block]:
-    """Blocks of what libsndfile cannot read, for the given reason; packets that cannot be decoded are left out.
-
-    Where the timestamps leave a gap, as before sound that begins later than the pictures, there is silence.
-    """
-    try:
-        import av
-        import av.error
-    except ImportError:
-        raise AudioError(
-            f"{name}: not a sound file that libsndfile can read ({reason}); "
-            "for m4a, aac and video: pip install 'stateless-transducer[media]'."
-        ) from None
-    try:
-        # without `file:`, what is before a colon is a protocol to FFmpeg
-        file = f"file:{source}" if isinstance(source, str | Path) else source
-        # of somebody's upload, too: no list in it may name files of this machine, or addresses
-        options = {} if isinstance(source, str | Path) else {"protocol_whitelist": "pipe"}
-        container = av.open(file, "r", metadata_errors="replace", options=options)
-    except av.error.FFmpegError as err:
-        where = "" if isinstance(source, str | Path) or source.seekable() else " that can be read from a pipe"
-        raise AudioError(f"{name}: not a sound file{where} ({err.strerror}).") from err
-    with container:
-        if not container.streams.audio:
-            raise AudioError(f"{name}: holds no audio.")
-        if warn is not None and (count := len(container.streams.audio)) > 1:
-            warn(f"{name}: holds {count} audio tracks; the first of them is taken.")
-        stream, seconds, filled_s, faults = container.streams.audio[0], 0.0, 0.0, []
-        # where the timestamps show how much is lost, silence stands for it
-        begin_s, left_out_s, is_unfilled = _begin(container), 0.0, False
-        packets = container.demux(stream)
-        while True:
-            try:
-                packet = next(packets, None)
-                frames = packet.decode() if packet is not None else []
-            except av.error.FFmpegError as err:
-                faults.append(f"after {seconds:.2f} s ({err.strerror})")
-                is_unfilled = True
-                continue
-            if packet is None:
-                break
-            for frame in frames:
-                samples, rate = _float_samples(frame), frame.sample_rate
-                gap_s = 0.0 if frame.time is None else frame.time - begin_s - left_out_s - seconds
-                if filled_s + gap_s > _MOST_FILLED_S:
-                    faults.append(f"after {seconds:.2f} s (a gap of {gap_s:.0f} s, which is left out)")
-                    left_out_s += gap_s
-                elif gap_s > _GAP_TOLERANCE_S:
-                    filled_s, seconds, is_unfilled = filled_s + gap_s, seconds + gap_s, False
-                    yield from _silence(gap_s, rate, samples.shape[1])
-                seconds += len(samples) / rate
-                yield samples, rate
-        stated = _stated_length(container, source)
-    if faults:
-        places = "place" if len(faults) == 1 else "places"
-        times = ", behind which times may be too early" if is_unfilled or left_out_s else ""
-        raise Damaged(f"damaged in {len(faults)} {places}, first {faults[0]}{times}")
-    if stated is not None and seconds + _LENGTH_TOLERANCE_S < stated:
-        raise Damaged(_shorter(seconds, stated))
-
-
-def _begin(container) -> float:
-    """Seconds on the clock of the timestamps at which the first of the streams begins."""
-    import av
-
-    return (container.start_time or 0) / av.time_base
-
-
-def _silence(seconds: float, rate: int, channels: int) -> Iterator[Block]:
-    left = round(seconds * rate)
-    while left:
-        length = min(left, _SAMPLES_AT_ONCE)
-        left -= length
-        yield np.zeros((length, channels), np.float32), rate
-
-
-def _stated_length(container, source: str | Path | BinaryIO) -> float | None:
-    """Seconds that there should be; None where what PyAV gives is an estimate, or that of another stream."""
-    import av
-
-    kinds, stream = set(container.format.name.split(",")), container.streams.audio[0]
-    if "mp4" in kinds and stream.duration:
-        return float((stream.duration + (stream.start_time or 0)) * stream.time_base) - _begin(container)
-    if "matroska" in kinds and len(container.streams) == 1 or "mp3" in kinds and _has_xing_header(source):
-        begin_s = _begin(container) if "matroska" in kinds else 0.0
-        return container.duration / av.time_base - begin_s if container.duration else None
-    return None
-
-
-def _has_xing_header(source: str | Path | BinaryIO) -> bool:
-    """Whether the first frame of an mp3 tells how many there are."""
-    if not isinstance(source, str | Path):
-        return False
-    with Path(source).open("rb") as raw:
-        head = raw.read(10)
-        # a tag of ID3 comes first, its length in four times seven bits
-        tag = sum(byte << 7 * place for place, byte in enumerate(reversed(head[6:]))) + 10 if head[:3] == b"ID3" else 0
-        raw.seek(tag)
-        frame = raw.read(256)
-    return b"Xing" in frame or b"Info" in frame
-
-
-def _float_samples(frame) -> np.ndarray:
-    """(S, C), float32, of a frame of PyAV."""
-    samples = frame.to_ndarray()
-    samples = samples.T if frame.format.is_planar else samples.reshape(frame.samples, -1)
-    if samples.dtype.kind == "f":
-        return samples.astype(np.float32)
-    half = 2.0 ** (8 * samples.dtype.itemsize - 1)
-    return ((samples - half if samples.dtype.kind == "u" else samples) / half).astype(np.float32)
-
-
-def _skipping(blocks: Iterable[Block], start_s: float) -> Iterator[Block]:
-    """What lies behind the start."""
+def _skip(blocks: Iterable[Block], start_s: float) -> Iterator[Block]:
+    """Drop the samples before the start."""
     seconds = 0.0
     for samples, rate in blocks:
         first = max(0, round((start_s - seconds) * rate))
@@ -315,17 +158,196 @@ def _skipping(blocks: Iterable[Block], start_s: float) -> Iterator[Block]:
             yield samples[first:], rate
 
 
-def refuse_absent(path: Path) -> None:
-    """An AudioError for what is no file."""
+class _Source:
+    """A binary file as PyAV reads it; remembers both ends of what was read."""
+
+    def __init__(self, file: BinaryIO, name: str, size_share: float = 1.0) -> None:
+        """A file whose size seems to be a share of the true one; 0: unknown."""
+        self.name = name
+        self.head, self.tail, self.num_bytes = b"", b"", 0
+        self.seekable, self.tell = file.seekable, file.tell
+        self._file, self._size_share = file, size_share
+
+    def read(self, size: int) -> bytes:
+        data = self._file.read(size)
+        self.head = self.head or data
+        self.tail = (self.tail + data)[-_MAX_OGG_PAGE:]
+        self.num_bytes += len(data)
+        return data
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        position = self._file.seek(offset, whence)
+        return position if whence != io.SEEK_END else round(position * self._size_share) if self._size_share else -1
+
+    def duration_by_size(self, share: float) -> int | None:
+        """Return the container's duration if the file had a share of its size; 0: an unknown size."""
+        import av
+
+        self._file.seek(0)
+        source = _Source(self._file, self.name, share)
+        with av.open(source, "r", metadata_errors="replace", options=_AV_OPTIONS) as container:
+            return container.duration
+
+
+@dataclass
+class _Progress:
+    """Position in a container, and the damage so far; times are relative to its begin."""
+
+    begin_s: float
+    """Begin of the container on the clock of its timestamps."""
+    seconds: float = 0.0
+    """Sound so far, filled gaps included."""
+    filled_s: float = 0.0
+    """Gaps that were filled with silence."""
+    dropped_s: float = 0.0
+    """Gaps that were too long to fill."""
+    is_unfilled: bool = False
+    """Whether undecodable sound has not been replaced by silence yet."""
+    video_s: float = 0.0
+    """End of the other streams."""
+    faults: list[str] = field(default_factory=list)
+    incomplete: dict[int, float] = field(default_factory=dict)
+    """Stream -> seconds at which a packet of it is incomplete; of streams without sound the last one counts."""
+
+    def add_fault(self, reason: str) -> None:
+        self.faults.append(f"after {self.seconds:.2f} s ({reason})")
+
+    def gap_before(self, frame) -> float:
+        """Seconds of silence to put before a frame, by its timestamp."""
+        gap_s = 0.0 if frame.time is None else frame.time - self.begin_s - self.dropped_s - self.seconds
+        if self.filled_s + gap_s > _MAX_FILLED_S:
+            self.add_fault(f"a gap of {gap_s:.0f} s, which is left out")
+            self.dropped_s += gap_s
+        elif gap_s > _GAP_TOLERANCE_S:
+            self.filled_s, self.seconds, self.is_unfilled = self.filled_s + gap_s, self.seconds + gap_s, False
+            return gap_s
+        return 0.0
+
+
+def _av_blocks(file: BinaryIO, name: str, warn: Warn) -> Iterator[Block]:
+    """Yield what PyAV decodes; undecodable packets are skipped, and gaps between timestamps become silence."""
+    import av
+    import av.error
+
+    source = _Source(file, name)
     try:
-        if path.is_dir():
-            raise AudioError(f"{path}: is a folder, not a sound file.")
-        if not path.is_file():
-            raise AudioError(f"{path}: no such file.")
-    except OSError as err:
-        raise unreadable(path, err) from err
+        container = av.open(source, "r", metadata_errors="replace", options=_AV_OPTIONS)
+    except av.error.FFmpegError as err:
+        origin = "" if file.seekable() else " that can be read from a pipe"
+        raise AudioError(f"{name}: not a sound file{origin} ({err.strerror}).") from err
+    with container:
+        if not container.streams.audio:
+            raise AudioError(f"{name}: holds no audio.")
+        if warn is not None and (count := len(container.streams.audio)) > 1:
+            warn(f"{name}: holds {count} audio tracks; the first of them is taken.")
+        progress = _Progress((container.start_time or 0) / av.time_base)
+        for frame in _frames(container, progress):
+            samples, rate = _float_samples(frame), frame.sample_rate
+            yield from _silence(progress.gap_before(frame), rate, samples.shape[1])
+            progress.seconds += len(samples) / rate
+            yield samples, rate
+        damage = _damage(container, source, progress)
+    if damage and not progress.seconds and not file.seekable():
+        raise AudioError(f"{name}: cannot be read from front to back, as a pipe is; give it as a file.")
+    if damage:
+        raise Damaged(damage)
 
 
-def unreadable(name: str | Path, err: OSError) -> AudioError:
-    """What the file system says against a file."""
-    return AudioError(f"{name}: cannot be read ({err.strerror or err}).")
+def _frames(container, progress: _Progress) -> Iterator:
+    """Yield the frames of the first audio stream, and record the damage."""
+    import av.error
+
+    index, packets = container.streams.audio[0].index, container.demux()
+    while True:
+        try:
+            packet = next(packets, None)
+            if packet is None:
+                return
+            if packet.is_corrupt:
+                progress.incomplete.setdefault(packet.stream_index, progress.seconds)
+            elif packet.stream_index != index and packet.size:
+                progress.incomplete.pop(packet.stream_index, None)
+            if packet.stream_index != index and packet.pts is not None:
+                end_s = float((packet.pts + (packet.duration or 0)) * packet.time_base) - progress.begin_s
+                progress.video_s = max(progress.video_s, end_s)
+            frames = packet.decode() if packet.stream_index == index else []
+        except av.error.FFmpegError as err:
+            progress.add_fault(err.strerror or str(err))
+            progress.is_unfilled = True
+            continue
+        for frame in frames:
+            if frame.is_corrupt:
+                progress.add_fault("an incomplete frame")
+            yield frame
+
+
+def _damage(container, source: _Source, progress: _Progress) -> str:
+    """Describe the damage of a container that was read to its end; empty if there is none."""
+    kinds = container.format.name.split(",")
+    shorter = _shorter_than_stated(container, source, progress)
+    if progress.faults:
+        places = "place" if len(progress.faults) == 1 else "places"
+        times = ", after which times may be too early" if progress.is_unfilled or progress.dropped_s else ""
+        return f"damaged in {len(progress.faults)} {places}, first {progress.faults[0]}{times}"
+    if shorter:
+        return shorter
+    if "wav" in kinds:
+        # to FFmpeg, a wav of unknown size is truncated
+        return _missing_of_wav(io.BytesIO(source.head), source.num_bytes)
+    if "ogg" in kinds and not _ends_ogg(source.tail):
+        return (
+            f"truncated: its last Ogg page, after {progress.seconds:.2f} s, does not end the stream (if the recording "
+            "is complete, mark its end: ffmpeg -i old.ogg -c copy new.ogg)"
+        )
+    if progress.incomplete:
+        return f"truncated or damaged: after {min(progress.incomplete.values()):.2f} s, a packet is incomplete"
+    return ""
+
+
+def _shorter_than_stated(container, source: _Source, progress: _Progress) -> str:
+    """Compare what was read with the length that the header states; empty if nothing is missing."""
+    import av
+
+    kinds, stream, duration = container.format.name.split(","), container.streams.audio[0], container.duration
+    if "avi" in kinds and source.seekable():
+        # FFmpeg scales the stated one by the share of the file that is present
+        duration = source.duration_by_size(0)
+    if "mp4" in kinds and stream.duration:
+        # its streams may follow one another
+        stated_s = float((stream.duration + (stream.start_time or 0)) * stream.time_base) - progress.begin_s
+        reached_s = progress.seconds
+    else:
+        # one length for all streams; in matroska it counts from 0 on the clock
+        stated_s = (duration or 0) / av.time_base - (progress.begin_s if "matroska" in kinds else 0)
+        reached_s = max(progress.seconds, progress.video_s)
+    tolerance_s = _LENGTH_TOLERANCE_S if len(container.streams) == 1 else _VIDEO_LENGTH_TOLERANCE_S
+    if reached_s + tolerance_s >= stated_s:
+        return ""
+    # a length that changes with the size of the file is FFmpeg's estimate
+    is_estimate = "avi" not in kinds and source.seekable() and source.duration_by_size(0.5) != duration
+    return "" if is_estimate else _shorter(progress.seconds, stated_s)
+
+
+def _ends_ogg(tail: bytes) -> bool:
+    """Whether the last Ogg page is complete and marked as the end of a stream."""
+    page = tail[tail.rfind(b"OggS") :]
+    # 27 bytes, with flags and the number of segments; the sizes of the segments; the segments
+    return len(page) > 27 and bool(page[5] & 4) and len(page) >= 27 + page[26] + sum(page[27 : 27 + page[26]])
+
+
+def _silence(seconds: float, rate: int, channels: int) -> Iterator[Block]:
+    remaining = round(seconds * rate)
+    while remaining:
+        length = min(remaining, _SAMPLES_PER_READ)
+        remaining -= length
+        yield np.zeros((length, channels), np.float32), rate
+
+
+def _float_samples(frame) -> np.ndarray:
+    """Convert a frame of PyAV to (S, C), float32."""
+    samples = frame.to_ndarray()
+    samples = samples.T if frame.format.is_planar else samples.reshape(frame.samples, -1)
+    if samples.dtype.kind == "f":
+        return samples.astype(np.float32)
+    half = 2.0 ** (8 * samples.dtype.itemsize - 1)
+    return ((samples - half if samples.dtype.kind == "u" else samples) / half).astype(np.float32)

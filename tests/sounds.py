@@ -1,12 +1,82 @@
-"""Sound made on the spot, in the layouts of corpora."""
+"""Sound made on the spot: in many encodings, and in the layouts of corpora."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import av
 import numpy as np
 import soundfile
+
+SOUNDFILE_ENCODINGS: dict[str, dict[str, str]] = {
+    "wav": {},
+    "flac": {},
+    "mp3": {},
+    "ogg": {},
+    "opus": {"format": "OGG", "subtype": "OPUS"},
+    "aiff": {},
+    "au": {},
+    "caf": {},
+    "w64": {},
+    "rf64": {"format": "RF64"},
+    "sph": {"format": "NIST"},
+}
+"""Suffix -> options of `soundfile.write`."""
+
+AV_ENCODINGS: dict[str, tuple[str, dict[str, str]]] = {
+    "m4a": ("aac", {}),
+    "mov": ("pcm_s16le", {}),
+    "index-first.mp4": ("aac", {"movflags": "faststart"}),
+    "fragmented.mp4": ("aac", {"movflags": "frag_keyframe+empty_moov", "frag_duration": "500000"}),
+    "mkv": ("aac", {}),
+    "webm": ("libopus", {}),
+    "avi": ("pcm_s16le", {}),
+    "mp3.avi": ("libmp3lame", {}),
+    "flv": ("aac", {}),
+    "aac": ("aac", {}),
+    "ac3": ("ac3", {}),
+    "amr": ("libopencore_amrnb", {}),
+    "mpg": ("mp2", {}),
+    "ts": ("aac", {}),
+    "live.webm": ("libopus", {"live": "1"}),
+    "no-xing.mp3": ("libmp3lame", {"write_xing": "0"}),
+}
+"""End of a file's name -> codec and options of the container."""
+
+
+def write_encoding(
+    folder: Path, encoding: str, seconds: float, *, silence_s: float = 0.0, has_video: bool = False
+) -> Path:
+    """Write ``a.<encoding>``: silence, then a tone with a little noise, and with PyAV, video if asked for."""
+    path = folder / f"a.{encoding}"
+    rate = 8000 if encoding == "amr" else 48000 if encoding in AV_ENCODINGS else 16000
+    noise = 0.05 * np.random.default_rng(7).standard_normal(round(seconds * rate))
+    samples = (0.5 * np.sin(2 * np.pi * 440 * np.arange(len(noise)) / rate) + noise).astype(np.float32)
+    samples = np.concatenate([np.zeros(round(silence_s * rate), np.float32), samples])
+    if encoding in SOUNDFILE_ENCODINGS:
+        soundfile.write(path, samples, rate, **SOUNDFILE_ENCODINGS[encoding])
+        return path
+    codec, options = AV_ENCODINGS[encoding]
+    with av.open(str(path), "w", options=options) as container:
+        stream = container.add_stream(codec, rate=rate, layout="mono")
+        resampler = av.AudioResampler(format=stream.format.name, layout="mono", rate=rate)
+        video = container.add_stream("mpeg4", rate=25) if has_video else None
+        if video is not None:
+            video.width = video.height = 64
+        # a picture before each 40 ms of sound
+        for start in range(0, len(samples), rate // 25):
+            if video is not None:
+                container.mux(video.encode(av.VideoFrame(64, 64, "yuv420p")))
+            frame = av.AudioFrame.from_ndarray(samples[None, start : start + rate // 25], format="fltp", layout="mono")
+            frame.sample_rate, frame.pts = rate, start
+            for resampled in resampler.resample(frame):
+                container.mux(stream.encode(resampled))
+        for encoder in (stream, video):
+            if encoder is not None:
+                container.mux(encoder.encode(None))
+    return path
+
 
 MUSAN_SECONDS = {
     "music/jamendo/music-jamendo-0000": 26.0,

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import builtins
 import io
 import os
 import re
@@ -8,6 +7,7 @@ import subprocess
 import sys
 import wave
 
+import av
 import numpy as np
 import pytest
 import soundfile
@@ -25,7 +25,6 @@ def _noise(seconds, rate):
 
 def _encode(path, samples, rate, codec, *, layout="mono", container_options=None, video=False):
     """Write (C, S) samples with PyAV; a picture every 40 ms if wanted."""
-    av = pytest.importorskip("av", reason="m4a, aac and video need PyAV: pip install '.[media]'")
     with av.open(str(path), "w", options=container_options or {}) as container:
         stream = container.add_stream(codec, rate=rate, layout=layout) if samples is not None else None
         if video:
@@ -98,18 +97,6 @@ def test_channels_of_a_video_are_told_apart(tmp_path):
         assert abs(_pitch(_stream(path, channel=i)[0][2000:14000]) - 440 * (1 + i)) < 2
 
 
-@pytest.fixture
-def no_pyav(monkeypatch):
-    real = builtins.__import__
-
-    def without_av(name, *rest):
-        if name == "av":
-            raise ImportError(name)
-        return real(name, *rest)
-
-    monkeypatch.setattr(builtins, "__import__", without_av)
-
-
 def _join(folder, codec):
     """Two seconds and three of another pitch, one behind the other in a file."""
     suffix = "mp3" if codec == "MPEG_LAYER_III" else "ogg"
@@ -123,7 +110,6 @@ def _join(folder, codec):
 @pytest.mark.parametrize("codec", ["VORBIS", "OPUS", "MPEG_LAYER_III"])
 def test_joined_files_are_read_to_their_end(tmp_path, codec):
     """Libsndfile knows of the first part alone."""
-    pytest.importorskip("av")
     path = _join(tmp_path, codec)
     samples, warnings = _stream(path)
     assert abs(len(samples) / 16000 - 5.0) < 0.2 and abs(_pitch(samples[48000:64000]) - 880) < 2 and not warnings
@@ -133,19 +119,7 @@ def test_joined_files_are_read_to_their_end(tmp_path, codec):
 
 
 def test_joined_ogg_is_as_long_as_all_of_it(tmp_path):
-    pytest.importorskip("av")
     assert abs(audio_duration(_join(tmp_path, "OPUS"))[0] - 5.0) < 0.1
-
-
-def test_joined_ogg_without_pyav_is_not_taken_for_its_first_part(tmp_path, no_pyav):
-    path = _join(tmp_path, "OPUS")
-    said = "joined.ogg: holds several streams one after the other, of which only the first can be read; for all of"
-    samples, warnings = _stream(path)
-    assert abs(len(samples) / 16000 - 2.0) < 0.1 and len(warnings) == 1 and said in warnings[0]
-    # in the preparation of data it is an error
-    for read in (audio_duration, lambda path: read_audio(path, 16000)):
-        with pytest.raises(AudioError, match=said):
-            read(path)
 
 
 # --- blocks
@@ -179,36 +153,26 @@ def test_open_file_is_a_sound(tmp_path):
 
 
 READ_PIPE = """
-import builtins, sys
-real = builtins.__import__
-def without_av(name, *rest):
-    if name == "av" and "without" in sys.argv:
-        raise ImportError(name)
-    return real(name, *rest)
-builtins.__import__ = without_av
+import sys
 from stateless_transducer.audio import AudioError, stream_audio
 try:
-    print(sum(map(len, stream_audio(sys.stdin.buffer, 16000))))
+    print(sum(map(len, stream_audio(sys.stdin.buffer, 16000, warn=print))))
 except AudioError as err:
     print(err)
 """
 
 
 @pytest.mark.parametrize(
-    ("suffix", "av", "found"),
+    ("suffix", "printed"),
     [
-        ("wav", "with", "16000"),
-        ("wav", "without", "16000"),
-        ("flac", "with", "16000"),
-        ("flac", "without", "standard input: not wav, which is all that can be read from a pipe .*pip install"),
-        ("txt", "with", "standard input: not a sound file that can be read from a pipe"),
+        ("wav", "16000"),
+        ("flac", "16000"),
+        ("txt", "standard input: not a sound file that can be read from a pipe"),
         # its index is at its end
-        ("m4a", "with", "standard input: cannot be read from front to back, as a pipe is; give it as a file"),
+        ("m4a", "standard input: cannot be read from front to back, as a pipe is; give it as a file"),
     ],
 )
-def test_pipe_is_read_from_front_to_back(tmp_path, suffix, av, found):
-    if av == "with":
-        pytest.importorskip("av")
+def test_pipe_is_read_from_front_to_back(tmp_path, suffix, printed):
     path = tmp_path / f"a.{suffix}"
     if suffix == "txt":
         path.write_text("no sound " * 1000)
@@ -216,13 +180,12 @@ def test_pipe_is_read_from_front_to_back(tmp_path, suffix, av, found):
         _encode(path, _noise(30.0, 16000)[None], 16000, "aac")
     else:
         soundfile.write(path, _noise(1.0, 16000), 16000)
-    command = f"cat '{path}' | '{sys.executable}' -c '{READ_PIPE}' {av}"
-    printed = subprocess.run(command, shell=True, capture_output=True, text=True, check=True).stdout
-    assert re.match(found, printed), printed
+    command = f"cat '{path}' | '{sys.executable}' -c '{READ_PIPE}'"
+    output = subprocess.run(command, shell=True, capture_output=True, text=True, check=True).stdout
+    assert re.match(printed, output), output
 
 
 def test_named_pipe_is_read(tmp_path):
-    pytest.importorskip("av")
     soundfile.write(tmp_path / "a.wav", _noise(1.0, 16000), 16000)
     os.mkfifo(tmp_path / "pipe")
     with subprocess.Popen(f"cat '{tmp_path}/a.wav' > '{tmp_path}/pipe'", shell=True):
@@ -315,12 +278,7 @@ def test_truncated_file_is_used_up_to_where_it_breaks_off(tmp_path, suffix):
         read_audio(path, 16000)
 
 
-def test_truncated_mp3_is_noticed_without_pyav(tmp_path, no_pyav):
-    test_truncated_file_is_used_up_to_where_it_breaks_off(tmp_path, "mp3")
-
-
 def test_damage_in_the_middle_costs_only_the_middle(tmp_path):
-    pytest.importorskip("av")
     path = tmp_path / "a.mp3"
     soundfile.write(path, _noise(20.0, 16000), 16000)
     content = bytearray(path.read_bytes())
@@ -331,11 +289,10 @@ def test_damage_in_the_middle_costs_only_the_middle(tmp_path):
     assert len(samples) / 16000 > 17
     assert re.search(r"a.mp3: damaged in \d+ places?, first after (9|10).\d\d s", warnings[0]), warnings
     # nothing tells how long the middle was
-    assert "behind which times may be too early" in warnings[0]
+    assert "after which times may be too early" in warnings[0]
 
 
 def test_damage_that_silence_stands_for_leaves_the_times_as_they_are(tmp_path):
-    av = pytest.importorskip("av")
     with av.open(str(tmp_path / "a.mka"), "w") as container:
         stream = container.add_stream("aac", rate=16000, layout="mono")
         frame = av.AudioFrame.from_ndarray(_tone(10.0, 16000)[None], format="fltp", layout="mono")
@@ -395,7 +352,6 @@ def test_broken_timestamp_makes_no_hours_of_silence(tmp_path):
 
 
 def test_clock_that_begins_late_is_no_truncation(tmp_path):
-    av = pytest.importorskip("av")
     with av.open(str(tmp_path / "a.mka"), "w") as container:
         stream = container.add_stream("pcm_s16le", rate=16000, layout="mono")
         frame = av.AudioFrame.from_ndarray((_tone(2.0, 16000) * 32767).astype(np.int16)[None], "s16", "mono")
@@ -406,7 +362,6 @@ def test_clock_that_begins_late_is_no_truncation(tmp_path):
 
 
 def test_tracks_that_are_not_heard_are_told(tmp_path):
-    av = pytest.importorskip("av")
     with av.open(str(tmp_path / "two.mkv"), "w") as container:
         streams = [container.add_stream("pcm_s16le", rate=16000, layout="mono") for _ in range(2)]
         for stream, pitch in zip(streams, (440.0, 880.0), strict=True):
@@ -421,7 +376,6 @@ def test_tracks_that_are_not_heard_are_told(tmp_path):
 
 def _encode_apart(path, sounds):
     """Sounds of 16 kHz at their seconds, with pictures from 0 on."""
-    av = pytest.importorskip("av")
     with av.open(str(path), "w") as container:
         pictures = container.add_stream("mpeg4", rate=25)
         stream = container.add_stream("aac", rate=16000, layout="mono")
@@ -464,7 +418,6 @@ def test_channels_that_cancel_out_are_remarked(tmp_path):
 
 
 def test_colon_in_a_name_is_no_protocol(tmp_path, monkeypatch):
-    pytest.importorskip("av")
     monkeypatch.chdir(tmp_path)
     soundfile.write("call-10:30.mp3", _tone(1.0, 16000), 16000)
     assert abs(len(read_audio("call-10:30.mp3", 16000)) / 16000 - 1) < 0.1
@@ -474,8 +427,6 @@ def test_colon_in_a_name_is_no_protocol(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("size", [0, 0x7FFFF000, 0x7FFFFF00, 0xFFFFFFFF])
 def test_wav_of_a_recorder_that_does_not_know_its_length_is_whole(tmp_path, size):
-    if not size:
-        pytest.importorskip("av")
     path = tmp_path / "a.wav"
     soundfile.write(path, _tone(1.0, 16000), 16000)
     content = bytearray(path.read_bytes())

@@ -36,7 +36,7 @@ SOUNDS = {
 TEXTS = {name: "hello you" for name in SOUNDS} | {"a.wav": "你 好", "dev.wav": "hello zoë 好"}
 TRAIN_IDS = {"a", "b-slow", "b-stereo", "b-odd", "c", "copus", "d-float"}
 PROBLEMS = {
-    "unreadable audio": 3,
+    "unreadable audio": 4,
     "empty text": 1,
     "missing audio": 1,
     "duplicate id": 1,
@@ -80,6 +80,8 @@ def _write_bad_files(folder: Path) -> None:
     (folder / "letter.wav").write_text("Dear reader, this is no sound at all.")
     whole = (folder / "a.wav").read_bytes()
     (folder / "truncated.wav").write_bytes(whole[: len(whole) // 2])
+    whole = (folder / "b/odd.ogg").read_bytes()
+    (folder / "truncated.ogg").write_bytes(whole[: len(whole) // 2])
     soundfile.write(folder / "empty.wav", np.zeros(0, np.float32), 16000)
 
 
@@ -94,6 +96,7 @@ def corpus(tmp_path_factory) -> Path:
     rows = [(name, text, "valid" if name == "dev.wav" else "Train", "") for name, text in TEXTS.items()]
     # c.mp3 and c.opus would both be c
     rows = [(*row[:3], "copus" if row[0] == "c.opus" else "") for row in rows]
+    rows += [("truncated.ogg", "x", "train", "truncated-ogg")]
     rows += [(name, "x", "train", "") for name in ("letter.wav", "truncated.wav", "empty.wav", "missing.wav")]
     rows += [("a.wav", "", "train", "silent"), ("a.wav", "x" * 50, "train", "babble"), ("a.wav", "x", "train", "a")]
     rows += [("a.wav", "too", "few")]
@@ -125,7 +128,7 @@ def cuts(prepared, data_dir) -> dict[str, CutSet]:
 
 def test_prepare_table_succeeds_in_spite_of_bad_rows(prepared):
     assert prepared.status == 0, prepared.err
-    assert "left out: 8" in prepared.out
+    assert "left out: 9" in prepared.out
     assert "next: transducer train --manifest-dir " in prepared.out
     assert "--optimizer adamw" in prepared.out and "--max-utterance-s" not in prepared.out
 
@@ -152,7 +155,7 @@ def test_prepare_table_lists_problems_by_kind(prepared, data_dir):
     lines = (data_dir / "manifests" / "mine_problems.tsv").read_text(encoding="utf-8").splitlines()[1:]
     assert Counter(line.split("\t")[0] for line in lines) == PROBLEMS
     unreadable = {line.split("\t")[1] for line in lines if line.startswith("unreadable audio")}
-    assert unreadable == {"letter", "truncated", "empty"}
+    assert unreadable == {"letter", "truncated", "truncated-ogg", "empty"}
 
 
 def test_prepare_table_takes_tokens_from_train_only(prepared, data_dir):
@@ -174,7 +177,7 @@ def test_prepare_table_makes_each_part_once(prepared, corpus, data_dir):
 def test_strict_prepare_table_counts_problems(corpus, tmp_path):
     ran = _run(corpus / "table.tsv", "--data-dir", tmp_path, "--strict", "true", "--num-jobs", 1)
     assert ran.status == 1
-    assert "transducer: error: `--strict`: 8 problems:" in ran.err
+    assert "transducer: error: `--strict`: 9 problems:" in ran.err
     assert (tmp_path / "manifests" / "table_problems.tsv").exists()
 
 
