@@ -100,10 +100,11 @@ class Learner:
             is_last = number == len(update.batches)
             with contextlib.nullcontext() if is_last else self._without_exchange():
                 losses = self._backward(batch, step, epoch, update.num_tokens)
-            numbers, is_finite = _read(losses)
+            utterance_losses, numbers = _read(losses)
             for name, value in numbers.items():
                 sums[name] = sums.get(name, 0.0) + value
-            bad_ids += [id_ for id_, fine in zip(batch.ids, is_finite, strict=True) if not fine]
+            sums["total"] += sum(value for value in utterance_losses if math.isfinite(value))
+            bad_ids += [id_ for id_, value in zip(batch.ids, utterance_losses, strict=True) if not math.isfinite(value)]
         sums = self._summed({**sums, "num_bad": len(bad_ids), "num_stops": float(wants_stop)})
         num_bad, num_stops = sums.pop("num_bad"), sums.pop("num_stops")
         grad_norm = self._step(rate, is_wanted=not num_bad)
@@ -178,12 +179,12 @@ def running_mean(model: nn.Module, decay: float) -> AveragedModel:
     return mean
 
 
-def _read(losses: Losses) -> tuple[dict[str, float], list[bool]]:
-    """Sums by name, and which utterances are finite: everything in one wait for the device."""
-    sums = {"total": losses.total, **losses.metrics}
-    values = torch.cat([torch.stack(list(sums.values())), losses.is_finite.double()]).tolist()
-    numbers = dict(zip(sums, values[: len(sums)], strict=True))
-    return {**numbers, "weight": float(losses.weight)}, [value > 0 for value in values[len(sums) :]]
+def _read(losses: Losses) -> tuple[list[float], dict[str, float]]:
+    """Losses of the utterances, and sums by name: everything in one wait for the device."""
+    metrics = [value[None] for value in losses.metrics.values()]
+    values = torch.cat([losses.utterance_losses, *metrics]).tolist()
+    N = len(values) - len(metrics)
+    return values[:N], {"weight": float(losses.weight), **dict(zip(losses.metrics, values[N:], strict=True))}
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:

@@ -29,14 +29,12 @@ class Losses(NamedTuple):
 
     loss: Tensor
     """(), the weighted sum to differentiate, of the utterances whose loss is finite."""
-    total: Tensor
-    """(), float64, detached: what the log shows, once it is divided by ``weight``."""
+    utterance_losses: Tensor
+    """(N,), float64, detached: what the log shows the sum of. An update with one that is not finite is skipped."""
     weight: Tensor
-    """(), what ``total`` is divided by: encoder frames, for example."""
-    is_finite: Tensor
-    """(N,), bool: whether training can use the utterance. An update in which one is not is skipped."""
+    """(), what that sum is divided by: encoder frames, for example."""
     metrics: dict[str, Tensor]
-    """Further numbers for the log by name, each a () like ``total``."""
+    """Further sums for the log by name, each a (), float64."""
 
 
 class Objective(nn.Module):
@@ -163,14 +161,14 @@ class TransducerObjective(Objective):
         if losses.simple_nll is not None:
             pruned_weight, simple_weight = self.config.prune.weights(step)
             loss = pruned_weight * loss + simple_weight * losses.simple_nll
-            metrics["simple_loss"] = _finite_sum(losses.simple_nll, losses.is_finite)
+            metrics["simple_loss"] = torch.where(losses.is_finite, losses.simple_nll.detach(), 0).double().sum()
         # a loss that is not finite must not reach the other utterances
         loss = torch.where(losses.is_finite, loss, 0).sum()
         if losses.ctc_nll is not None:
             loss = loss + optim.ctc_loss_scale * losses.ctc_nll.sum()
             metrics["ctc_loss"] = losses.ctc_nll.detach().double().sum()
-        total = _finite_sum(losses.nll, losses.is_finite)
-        return Losses(loss, total, losses.encoder_lens.sum(), losses.is_finite, metrics)
+        shown = torch.where(losses.is_finite, losses.nll.detach(), torch.nan).double()
+        return Losses(loss, shown, losses.encoder_lens.sum(), metrics)
 
     @property
     def validation_topology(self) -> Topology:
@@ -185,8 +183,7 @@ class TransducerObjective(Objective):
             encoder_out, lens, batch.tokens, batch.token_lens, max_symbols_per_frame=self.validation_topology
         )
         is_finite = nll.isfinite()
-        total = _finite_sum(nll, is_finite)
-        return Losses(total, total, lens[is_finite].sum().double(), is_finite, {})
+        return Losses(nll[is_finite].sum(), nll.double(), lens[is_finite].sum(), {})
 
     def utterance_losses(self, batch: Batch, topology: Topology, *, with_ctc: bool) -> UtteranceLosses:
         """The losses of each utterance, unweighted."""
@@ -221,10 +218,6 @@ class TransducerObjective(Objective):
         """Scores, sums and occupations of each cell in float64; with a band, two sets of logits and their gradients."""
         lattice = N * T * (U + 1) * 80
         return lattice + (N * (T + U + 1) * self.model.vocab_size * 8 if self.simple_joiner is not None else 0)
-
-
-def _finite_sum(values: Tensor, is_finite: Tensor) -> Tensor:
-    return torch.where(is_finite, values.detach(), 0).double().sum()
 
 
 class SimpleJoiner(nn.Module):

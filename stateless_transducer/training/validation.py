@@ -68,7 +68,9 @@ class TransducerValidation:
         with autocast:
             for batch in self._batches(self._rank):
                 losses = self._objective.evaluate(batch)
-                sums += torch.stack([losses.total, losses.weight])
+                # an utterance of numbers too large would hide all others
+                is_finite = losses.utterance_losses.isfinite()
+                sums += torch.stack([losses.utterance_losses[is_finite].sum(), losses.weight.double()])
         total, weight = sum_over_ranks(sums).tolist()
         return (total / weight if weight else float("nan")), weight
 
