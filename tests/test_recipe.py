@@ -10,7 +10,7 @@ from lhotse import CutSet
 from recipe_folder import PREPARE, Folder
 from sounds import write_aishell, write_musan
 
-from stateless_transducer.text.lang import write_char_lang
+from stateless_transducer.text.tokens import write_char_lang
 
 LINE = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d \(prepare.sh:(\d+):main\) (.*)$", re.MULTILINE)
 

@@ -14,7 +14,7 @@ from stateless_transducer.commands.shared.console import say
 from stateless_transducer.commands.shared.flags import parse
 
 if TYPE_CHECKING:
-    from stateless_transducer.text.vocabulary import Vocabulary
+    from stateless_transducer.text.symbols import Vocabulary
 
 _FIRST_TOKENS, _LOSSES = 12, ("train_loss", "valid_loss")
 
@@ -74,8 +74,8 @@ def _of_folder(folder: Path) -> dict[str, Any]:
     from stateless_transducer.export.onnx_graph import Graph, find_files, find_graph, find_tokens, is_int8, is_streaming
     from stateless_transducer.export.onnx_model import GRAPHS, OnnxTransducer
     from stateless_transducer.export.onnx_streaming import StreamingModel
+    from stateless_transducer.text.symbols import read_vocabulary
     from stateless_transducer.text.tokens import SCORES_FILE
-    from stateless_transducer.text.vocabulary import read_vocabulary
 
     encoder = find_graph(folder, "encoder", prefer_int8=False)
     if goes_on := is_streaming(Graph(encoder, 1)):

@@ -66,7 +66,7 @@ def _prepare_manifests(transcript: Path, options: Options) -> None:
 def _prepare_lang(transcript: Path, lang_dir: Path) -> None:
     """Tokens and words of all splits, as the recipe does: so come 4336 tokens for AISHELL-1."""
     from stateless_transducer.data.corpora.id_lines import read_id_lines
-    from stateless_transducer.text.lang import lang_is_of, write_char_lang
+    from stateless_transducer.text.tokens import lang_is_of, write_char_lang
 
     if not transcript.is_file():
         raise ValueError(f"`--corpus-dir`: {transcript} is missing.")

@@ -12,7 +12,7 @@ from typing import Literal
 
 from stateless_transducer.recognition.transcript import Segment, Transcript
 from stateless_transducer.recognition.words import word_places
-from stateless_transducer.text.vocabulary import Vocabulary
+from stateless_transducer.text.symbols import Vocabulary
 
 Format = Literal["txt", "json", "srt", "vtt", "TextGrid", "tsv", "ctm"]
 

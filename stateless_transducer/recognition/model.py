@@ -14,7 +14,7 @@ import numpy as np
 
 from stateless_transducer.decoding.recognizable import Recognizable
 from stateless_transducer.features import FbankConfig
-from stateless_transducer.text.vocabulary import Vocabulary, read_vocabulary
+from stateless_transducer.text.symbols import Vocabulary, read_vocabulary
 
 if TYPE_CHECKING:
     import torch

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from stateless_transducer.recognition.transcript import Segment, Word
+from stateless_transducer.text.symbols import Vocabulary
 from stateless_transducer.text.tokens import SPACE
-from stateless_transducer.text.vocabulary import Vocabulary
 
 
 def word_places(tokens: Sequence[str], token_table: Vocabulary) -> list[tuple[int, int]]:

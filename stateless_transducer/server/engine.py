@@ -19,7 +19,7 @@ from stateless_transducer.recognition.transcript import Segment, Transcript
 from stateless_transducer.server.batcher import Batcher, ClosedError
 from stateless_transducer.server.config import BatchConfig
 from stateless_transducer.server.live import LiveSession, PiecewiseSession, StreamingSession
-from stateless_transducer.text.vocabulary import Vocabulary, read_vocabulary
+from stateless_transducer.text.symbols import Vocabulary, read_vocabulary
 
 _PIECES_AHEAD = 8
 """Of one sound, that wait for the model at a time: who sends an hour does not keep the others waiting for long."""

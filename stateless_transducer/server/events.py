@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from stateless_transducer.recognition.transcript import Segment, Transcript
-from stateless_transducer.text.vocabulary import Vocabulary
+from stateless_transducer.text.symbols import Vocabulary
 
 MEDIA_TYPE = "text/event-stream"
 HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}

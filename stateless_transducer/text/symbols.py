@@ -1,6 +1,6 @@
-"""Symbols of somebody else's model: its ``tokens.txt``, and text from ids, as sherpa-onnx reads them.
+"""The ``tokens.txt`` beside any model, ours or another program's: text from ids, as sherpa-onnx reads it.
 
-A `TokenTable` is stricter: it also has to turn text into ids.
+A `TokenTable` is stricter: it must also spell a text in ids. `read_vocabulary` returns one where the file allows it.
 """
 
 from __future__ import annotations
@@ -11,12 +11,24 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from stateless_transducer.text.tokens import SPACE, UNKNOWN, Unit, close_gaps, read_symbols
+from stateless_transducer.text.tokens import (
+    BLANK,
+    SCORES_FILE,
+    SPACE,
+    SPECIAL,
+    UNKNOWN,
+    TokenTable,
+    Unit,
+    close_gaps,
+    piece_scores,
+    read_symbols,
+)
 
 # a byte that the model's tokens cannot spell otherwise
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 # marks that stand behind the tokens: of disambiguation, of sentences
 _NO_TOKEN = re.compile(r"#.*|<.*>")
+_DISAMBIGUATION = re.compile(r"#\d+")
 # byte-level BPE, as icefall trains it, writes byte b as character b of these
 _RANGES = ((256, 287), (32, 126), (288, 305), (308, 318), (321, 328), (330, 382), (384, 422))
 _BYTE_OF = {chr(code): b for b, code in enumerate(c for low, high in _RANGES for c in range(low, high + 1))}
@@ -96,3 +108,47 @@ def _spell(symbols: list[str]) -> bytes:
         byte = _BYTE.fullmatch(symbol)
         pieces.append(bytes.fromhex(byte[1]) if byte else symbol.replace(SPACE, " ").encode())
     return b"".join(pieces)
+
+
+Vocabulary = TokenTable | SymbolTable
+"""What turns ids into text; a `TokenTable` also spells text in ids."""
+
+
+def read_vocabulary(path: Path, vocab_size: int) -> Vocabulary:
+    """The ``tokens.txt`` beside a model: a `TokenTable` where the tokens can spell a text, with ``<unk>``.
+
+    They are characters or words, or pieces of words with a ``bpe.vocab`` that has their scores.
+
+    Args:
+        path: the file; a ``lang.json`` beside it says which.
+        vocab_size: ids that the model says.
+
+    Raises:
+        ValueError: no such file, a line that cannot be, or not the tokens of this model.
+    """
+    table = SymbolTable.read(path)
+    table.check(path, vocab_size)
+    if (path.parent / "lang.json").is_file() or _is_of_characters(table, vocab_size):
+        return TokenTable.read(path)
+    return _of_pieces(table, path.parent, vocab_size) or table
+
+
+def _is_of_characters(table: SymbolTable, vocab_size: int) -> bool:
+    """Whether a `TokenTable` of characters can be made of the file."""
+    symbols = [symbol for symbol in table.symbols.values() if not _DISAMBIGUATION.fullmatch(symbol)]
+    are_whole = len(symbols) == len(set(symbols)) == vocab_size and table.symbols[0] == BLANK and UNKNOWN in symbols
+    return are_whole and all(len(symbol) == 1 or symbol in SPECIAL for symbol in symbols)
+
+
+def _of_pieces(table: SymbolTable, folder: Path, vocab_size: int) -> TokenTable | None:
+    """A `TokenTable` of pieces of words, if a ``bpe.vocab`` has the scores of all that the model says."""
+    symbols = tuple(table.symbols[i] for i in range(vocab_size))
+    is_whole = len(set(symbols)) == vocab_size and symbols[0] == BLANK and UNKNOWN in symbols
+    if table.is_byte_level or not is_whole or not (folder / SCORES_FILE).is_file():
+        return None
+    try:
+        scores = piece_scores(folder, symbols)
+    except ValueError:
+        # without it the model still says text; hotwords, which need it, tell
+        return None
+    return None if scores is None else TokenTable(symbols, "bpe", scores)

@@ -13,9 +13,8 @@ import sentencepiece
 from stateless_transducer.export.onnx_graph import find_tokens
 from stateless_transducer.text.bpe import Segmenter
 from stateless_transducer.text.hotwords import spell_hotwords
-from stateless_transducer.text.symbols import SymbolTable
+from stateless_transducer.text.symbols import SymbolTable, read_vocabulary
 from stateless_transducer.text.tokens import SPECIAL, TokenTable, build_token_table
-from stateless_transducer.text.vocabulary import read_vocabulary
 
 SYLLABLES = ["ka", "to", "mi", "sun", "re", "lo", "ven", "ti", "a", "o"]
 

@@ -2,9 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from stateless_transducer.text.lang import write_char_lang
-from stateless_transducer.text.tokens import SPECIAL, TokenTable, build_token_table
-from stateless_transducer.text.vocabulary import read_vocabulary
+from stateless_transducer.text.symbols import read_vocabulary
+from stateless_transducer.text.tokens import SPECIAL, TokenTable, build_token_table, write_char_lang
 
 
 def test_char_lang_equals_icefalls(golden, tmp_path):
