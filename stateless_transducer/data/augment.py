@@ -11,18 +11,17 @@ from __future__ import annotations
 import hashlib
 import math
 import random
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from lhotse import CutSet
-from lhotse.dataset import SpecAugment
 from lhotse.features import Features
 from torch import Tensor
 
 from stateless_transducer.data.config import DataConfig, SpecAugmentConfig
 from stateless_transducer.data.manifests import noise_cuts_path
+from stateless_transducer.data.spec_augment import warp_and_mask
 from stateless_transducer.features import SILENCE_VALUE, FbankConfig
 
 _NOISE_PROBABILITY = 0.5
@@ -62,7 +61,7 @@ class Augment:
         self._seed, self._noise, self._vtlp_range = seed, noise, vtlp_range
         self._gain_range_db, self._equalizer_range_db = gain_range_db, equalizer_range_db
         self._silence_frames, self._silence_from_epoch = silence_frames, silence_from_epoch
-        self._spec_augment = None if spec_augment is None else _spec_augment(spec_augment)
+        self._spec_augment = spec_augment
 
     def __call__(self, features: Tensor, id_: str, epoch: int) -> Tensor:
         """(T_in, F) -> the same number of frames, and those of the silence."""
@@ -80,9 +79,7 @@ class Augment:
         if self._noise:
             features = torch.from_numpy(_with_noise(features.numpy(), self._noise, random.Random(f"noise {key}")))
         if self._spec_augment is not None:
-            with _global_generators_from(key):
-                whole = torch.tensor([[0, 0, len(features)]])
-                features = self._spec_augment(features[None], supervision_segments=whole)[0]
+            features = warp_and_mask(features, self._spec_augment, _generator(f"spec_augment {key}"))
         return features
 
 
@@ -169,31 +166,6 @@ def _with_noise(features: np.ndarray, noise: Sequence[Features], draw: random.Ra
     return np.log(energies)
 
 
-def _spec_augment(config: SpecAugmentConfig) -> SpecAugment:
-    return SpecAugment(
-        time_warp_factor=config.spec_aug_time_warp_factor,
-        num_feature_masks=config.num_feature_masks,
-        features_mask_size=config.features_mask_size,
-        # lhotse divides by the number of frame masks; widths are drawn below the size, so one of size 1 is none
-        num_frame_masks=config.num_frame_masks or 1,
-        frames_mask_size=config.frames_mask_size if config.num_frame_masks else 1,
-        max_frames_mask_fraction=config.max_frames_mask_fraction,
-        p=config.spec_aug_probability,
-    )
-
-
-@contextmanager
-def _global_generators_from(key: str) -> Iterator[None]:
-    """Python's, NumPy's and torch's generators, from which lhotse draws, seeded by a text; afterwards as before."""
-    seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "little")
-    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    random.seed(seed)
-    np.random.seed(seed)
-    # not torch.manual_seed, which would reach the GPU's generator, too
-    torch.default_generator.manual_seed(seed)
-    try:
-        yield
-    finally:
-        random.setstate(before[0])
-        np.random.set_state(before[1])
-        torch.set_rng_state(before[2])
+def _generator(key: str) -> np.random.Generator:
+    """Return NumPy's generator seeded by a text, the same in every process."""
+    return np.random.default_rng(int.from_bytes(hashlib.sha256(key.encode()).digest()[:16], "little"))
