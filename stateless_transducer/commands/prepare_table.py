@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections import Counter
@@ -20,7 +19,7 @@ from stateless_transducer.data.corpora.kaldi import kaldi_files, kaldi_folders, 
 from stateless_transducer.data.corpora.table import TableColumns, hold_out, paired_files, read_folder, read_table
 from stateless_transducer.data.corpora.utterance import Problem, Utterance
 from stateless_transducer.files import fingerprint, size_and_time
-from stateless_transducer.text.tokens import TokenTable, build_token_table, has_ideographs
+from stateless_transducer.text.tokens import TokenTable, build_token_table, has_ideographs, lang_corpus
 
 _NUM_EXAMPLES = 20
 _SMALL_S = 100 * 3600.0
@@ -193,8 +192,7 @@ def _lang_dir(options: Options) -> Path:
     data_dir, usual = options.prepare.data_dir, f"lang_{options.tokens.name}"
     if not (data_dir / usual / "tokens.txt").exists():
         return data_dir / usual
-    settings = data_dir / usual / "lang.json"
-    owner = json.loads(settings.read_text(encoding="utf-8")).get("corpus") if settings.exists() else None
+    owner = lang_corpus(data_dir / usual)
     if owner == options.prefix:
         return data_dir / usual
     say(f"{data_dir / usual} has the tokens of {owner or 'another corpus'} and stays as it is")

@@ -37,7 +37,7 @@ def prepare_noise_manifests(corpus_dir: Path, config: WorkConfig, *, say: Say, b
     """
     done = manifests_stamp(config.manifest_dir, PREFIX)
     now = {"source": str(corpus_dir.resolve())}
-    if manifests_are_there(done, now, PREFIX, say=say):
+    if manifests_are_there(done, now, PREFIX, kinds=("recordings",), say=say):
         return
     files = read_musan(corpus_dir)
     noise_cuts_path(config.fbank_dir).unlink(missing_ok=True)

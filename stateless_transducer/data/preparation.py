@@ -94,15 +94,25 @@ def manifests_stamp(manifest_dir: Path, prefix: str) -> Path:
     return manifest_dir / f".{prefix}_manifests.done"
 
 
-def manifests_are_there(done: Path, now: dict[str, Any], prefix: str, *, say: Say) -> bool:
-    """Whether manifests need not be made, by their stamp and what it would be now; says so.
+def manifests_are_there(
+    done: Path, now: dict[str, Any], prefix: str, *, kinds: Sequence[str] = ("recordings", "supervisions"), say: Say
+) -> bool:
+    """Report whether manifests need not be made, by their stamp and what it would be now.
+
+    Manifests beside a stamp of another program (icefall's is an empty file) are used as they are.
 
     Raises:
         ValueError: they are another source's.
     """
     if not done.exists():
         return False
-    name, before = f"{done.parent}/{prefix}_*", json.loads(done.read_text(encoding="utf-8"))
+    name, before = f"{done.parent}/{prefix}_*", _read_stamp(done)
+    if "source" not in before:
+        patterns = [manifest_path(done.parent, prefix, kind, "*").name for kind in kinds]
+        if not all(any(done.parent.glob(pattern)) for pattern in patterns):
+            return False
+        say(f"{name}: already there, made by another program - skipping (remove {done} to make them again)")
+        return True
     if before["source"] != now["source"]:
         raise ValueError(
             f"{name} were made from {before['source']}, not from {now['source']}. Choose another "
@@ -115,6 +125,15 @@ def manifests_are_there(done: Path, now: dict[str, Any], prefix: str, *, say: Sa
         return False
     say(f"{name}: already there - skipping (remove {done} to make them again)")
     return True
+
+
+def _read_stamp(done: Path) -> dict[str, Any]:
+    """Return the JSON object in a done-file of ours; an empty one if it is missing or of another program."""
+    try:
+        stamp = json.loads(done.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return stamp if isinstance(stamp, dict) else {}
 
 
 def prepared_splits(manifest_dir: Path, prefix: str) -> list[str]:
@@ -134,7 +153,7 @@ def prepare_features(prefix: str, config: PrepareConfig, *, say: Say, bar: Bar) 
     if not splits or not manifests_stamp(config.manifest_dir, prefix).exists():
         raise ValueError(f"{config.manifest_dir} has no manifests of {prefix}; make them first (`--step manifests`).")
     done = config.fbank_dir / f".{prefix}.done"
-    before = json.loads(done.read_text(encoding="utf-8")) if done.exists() else {}
+    before = _read_stamp(done)
     cuts = {split: manifest_path(config.fbank_dir, prefix, "cuts", split) for split in splits}
     speeds = {split: config.all_speeds if split == "train" else (1.0,) for split in splits}
     for split in [split for split in splits if cuts[split].exists()]:

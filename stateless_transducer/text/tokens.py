@@ -229,6 +229,15 @@ def _read_unit(settings: Path) -> Unit:
         raise ValueError(f"{settings}: must be {wanted}; mend it, or remove it if it is of another program.") from err
 
 
+def lang_corpus(lang_dir: Path) -> str | None:
+    """Return the name of the corpus in a folder's ``lang.json``; None if there is none, or the file is not ours."""
+    try:
+        settings = json.loads((lang_dir / "lang.json").read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+    return settings.get("corpus") if isinstance(settings, dict) else None
+
+
 def piece_scores(folder: Path, symbols: Sequence[str]) -> tuple[float, ...] | None:
     """Scores of tokens that are pieces of words, by the ``bpe.vocab`` or ``bpe.model`` beside them.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from lhotse import CutSet
-from sounds import write_aishell
+from sounds import write_aishell, write_musan
 
 from stateless_transducer.cli import main
 from stateless_transducer.data.manifests import read_texts
@@ -75,3 +75,49 @@ def test_changed_texts_make_the_tokens_anew(prepare, tmp_path, capsys):
     assert "lang_char: 12 tokens" in capsys.readouterr().out
     assert prepare("--step", "lang") == 0
     assert "already there - skipping" in capsys.readouterr().out
+
+
+def test_folder_of_icefall_is_used_as_it_is(prepare, tmp_path, capsys):
+    """icefall's flags have the same names and are empty."""
+    assert prepare() == 0
+    data = tmp_path / "data"
+    stamps = [data / "manifests" / ".aishell_manifests.done", data / "fbank" / ".aishell.done"]
+    for stamp in stamps:
+        stamp.write_bytes(b"")
+    before = {path: path.read_bytes() for path in sorted(data.rglob("*.gz"))}
+    # a split that icefall has not computed yet
+    missing = data / "fbank" / "aishell_cuts_dev.jsonl.gz"
+    missing.unlink()
+    capsys.readouterr()
+    assert prepare() == 0
+    printed = capsys.readouterr().out
+    assert f"made by another program - skipping (remove {stamps[0]} to make them again)" in printed
+    assert f"{missing}: done" in printed and printed.count("already there - skipping") == 3
+    after = {path: path.read_bytes() for path in sorted(data.rglob("*.gz"))}
+    assert after.keys() == before.keys()
+    assert all(after[path] == before[path] for path in before if path != missing)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"when": 1}', b"\xff"])
+def test_stamp_of_another_program_without_manifests_counts_for_nothing(prepare, tmp_path, content):
+    stamp = tmp_path / "data" / "manifests" / ".aishell_manifests.done"
+    stamp.parent.mkdir(parents=True)
+    stamp.write_bytes(content)
+    (tmp_path / "data" / "fbank").mkdir()
+    (tmp_path / "data" / "fbank" / ".aishell.done").write_bytes(content)
+    assert prepare() == 0
+    assert _written(tmp_path / "data") == LANG | MANIFESTS | FBANK
+    assert prepare() == 0
+
+
+def test_musan_of_icefall_is_used_as_it_is(tmp_path, capsys):
+    words = ["--corpus-dir", str(write_musan(tmp_path / "musan")), "--data-dir", str(tmp_path / "data")]
+    stamp = tmp_path / "data" / "manifests" / ".musan_manifests.done"
+    stamp.parent.mkdir(parents=True)
+    stamp.touch()
+    assert main(["prepare", "musan", "--num-jobs", "1", *words]) == 0
+    stamp.write_bytes(b"")
+    capsys.readouterr()
+    assert main(["prepare", "musan", "--num-jobs", "1", *words]) == 0
+    printed = capsys.readouterr().out
+    assert "made by another program - skipping" in printed and "musan_cuts.jsonl.gz: already there" in printed

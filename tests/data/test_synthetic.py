@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from stateless_transducer.data.corpora.grammar import sentences
-from stateless_transducer.data.corpora.synthetic import SyntheticConfig, _cast
+from stateless_transducer.data.corpora.synthetic import SyntheticConfig, _cast, is_complete
 
 pytest.importorskip("espeakng_loader", reason="needs espeak-ng: pip install '.[demo]'")
 
@@ -47,3 +47,10 @@ def test_same_seed_same_sentences():
 def test_more_test_voices_than_there_are_is_explained():
     with pytest.raises(ValueError, match="Test and dev want 204 voices, but there are .*; lower `num_test_speakers`"):
         _cast(SyntheticConfig(num_test_speakers=200))
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{"])
+def test_corpus_with_an_invalid_record_of_its_configuration_is_not_complete(tmp_path, content):
+    (tmp_path / "data_aishell").mkdir()
+    (tmp_path / "data_aishell" / "synthetic.json").write_bytes(content)
+    assert not is_complete(tmp_path, SyntheticConfig())

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from stateless_transducer.text.symbols import read_vocabulary
-from stateless_transducer.text.tokens import SPECIAL, TokenTable, build_token_table, write_char_lang
+from stateless_transducer.text.tokens import SPECIAL, TokenTable, build_token_table, lang_corpus, write_char_lang
 
 
 def test_char_lang_equals_icefalls(golden, tmp_path):
@@ -105,3 +105,12 @@ def test_missing_token_file_is_explained(tmp_path):
 )
 def test_texts_are_joined_as_words_are(table, texts, joined):
     assert table.join(texts) == joined
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", "char"])
+def test_folder_without_a_record_of_its_corpus_has_none(tmp_path, content):
+    assert lang_corpus(tmp_path) is None
+    build_token_table(["a"], "char").write(tmp_path, corpus="digits")
+    assert lang_corpus(tmp_path) == "digits"
+    (tmp_path / "lang.json").write_text(content)
+    assert lang_corpus(tmp_path) is None

@@ -87,7 +87,10 @@ def synthesize_corpus(
 def is_complete(corpus_dir: Path, config: SyntheticConfig) -> bool:
     """Whether the folder holds the whole corpus of this very configuration."""
     path = corpus_dir / "data_aishell" / "synthetic.json"
-    return path.is_file() and json.loads(path.read_text(encoding="utf-8")) == asdict(config)
+    try:
+        return json.loads(path.read_bytes()) == asdict(config)
+    except (FileNotFoundError, ValueError):
+        return False
 
 
 def _cast(config: SyntheticConfig) -> list[_Speaker]:
