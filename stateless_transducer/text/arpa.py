@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import math
+import re
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ START, END = "<s>", "</s>"
 
 _NEVER = -99.0
 """Common logarithm that stands for no probability at all, as that of `START` behind anything."""
+
+_COUNT = re.compile(r"ngram\s+(?P<order>\d+)\s*=\s*(?P<ngrams>\d+)")
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,8 @@ def read_levels(path: Path, ids: Mapping[str, int]) -> Iterator[NgramLevel]:
         ids: of words; n-grams with others are left out.
 
     Raises:
-        ValueError: a line is no n-gram, or a length is missing.
+        ValueError: a line is no n-gram, a length is missing, or the file is truncated: without its ``\\end\\``, or with
+            other numbers of n-grams than it states.
         OSError, EOFError, zlib.error: the file is damaged.
     """
     for order, lines in groupby(_lines(path), key=itemgetter(0)):
@@ -59,37 +63,62 @@ def read_levels(path: Path, ids: Mapping[str, int]) -> Iterator[NgramLevel]:
 
 def _lines(path: Path) -> Iterator[tuple[int, list[str], float, float]]:
     """(Order, words, natural log-probability, natural log of the back-off weight) of each n-gram."""
-    order = 0
+    # n-grams of each order: as the head states them, and as they are
+    stated: dict[int, int] = {}
+    found: dict[int, int] = {}
+    order, is_ended = 0, False
     opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
     with opened as file:
         assert isinstance(file, io.TextIOBase)
         for number, line in enumerate(file, start=1):
-            fields = line.split()
-            if not fields or line.startswith(("\\data\\", "ngram ")):
-                continue
             if line.startswith("\\end\\"):
-                return
+                is_ended = True
+                break
+            if not line.strip() or line.startswith("\\data\\"):
+                continue
             if line.startswith("\\"):
-                head = fields[0].removeprefix("\\").removesuffix("-grams:")
-                if not head.isdecimal() or int(head) != order + 1:
-                    raise ValueError(
-                        f"{path}:{number}: `\\{order + 1}-grams:` should come here, but is {line.strip()!r}."
-                    )
-                order += 1
-                continue
-            if not order:
-                # what stands before the head is a comment
-                continue
-            try:
-                scores = [float(fields[0]), float(fields[order + 1]) if len(fields) == order + 2 else 0.0]
-            except (ValueError, IndexError):
-                scores = []
-            # -inf means what -99 does
-            scores = [max(score, _NEVER) for score in scores]
-            if not scores or not all(map(math.isfinite, scores)) or len(fields) not in (order + 1, order + 2):
-                raise ValueError(f"{path}:{number}: not an n-gram of order {order}: {line.strip()!r}.")
-            log_prob, backoff = (score * math.log(10) for score in scores)
-            yield order, fields[1 : order + 1], log_prob, backoff
+                order = _next_order(line, order, f"{path}:{number}")
+                found[order] = 0
+            elif order:
+                found[order] += 1
+                yield order, *_ngram(line, order, f"{path}:{number}")
+            elif count := _COUNT.fullmatch(line.strip()):
+                stated[int(count["order"])] = int(count["ngrams"])
+            # anything else before the first order is a comment
+    if found or stated:
+        _check_counts(path, stated, found, is_ended)
+
+
+def _next_order(line: str, order: int, place: str) -> int:
+    """Read the head of the n-grams of the next order, ``\\2-grams:``."""
+    if line.split()[0] != f"\\{order + 1}-grams:":
+        raise ValueError(f"{place}: `\\{order + 1}-grams:` should come here, but is {line.strip()!r}.")
+    return order + 1
+
+
+def _ngram(line: str, order: int, place: str) -> tuple[list[str], float, float]:
+    """Words, natural log-probability and natural log of the back-off weight in a line."""
+    fields = line.split()
+    try:
+        scores = [float(fields[0]), float(fields[order + 1]) if len(fields) == order + 2 else 0.0]
+    except (ValueError, IndexError):
+        scores = []
+    # -inf means what -99 does
+    scores = [max(score, _NEVER) for score in scores]
+    if not scores or not all(map(math.isfinite, scores)) or len(fields) not in (order + 1, order + 2):
+        raise ValueError(f"{place}: not an n-gram of order {order}: {line.strip()!r}.")
+    log_prob, backoff = (score * math.log(10) for score in scores)
+    return fields[1 : order + 1], log_prob, backoff
+
+
+def _check_counts(path: Path, stated: Mapping[int, int], found: Mapping[int, int], is_ended: bool) -> None:
+    """Refuse a file without its end, or with other numbers of n-grams than its head states (it may state none)."""
+    unlike = [n for n in sorted(stated.keys() | found.keys()) if stated.get(n, 0) != found.get(n, 0)] if stated else []
+    if is_ended and not unlike:
+        return
+    counts = "; ".join(f"{stated.get(n, 0)} {n}-grams stated, {found.get(n, 0)} found" for n in unlike)
+    problems = [*([] if is_ended else ["`\\end\\` is missing"]), *([counts] if counts else [])]
+    raise ValueError(f"{path}: truncated or damaged ARPA file: {'; '.join(problems)}. Copy or build it again.")
 
 
 def write_arpa(path: Path, levels: Sequence[NgramLevel], words: Sequence[str]) -> None:

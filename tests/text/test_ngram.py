@@ -138,3 +138,31 @@ def test_reading_takes_little_memory(tmp_path):
 def test_missing_file_is_named(tmp_path):
     with pytest.raises(ValueError, match="none.arpa: cannot be read as an ARPA file"):
         read_arpa(tmp_path / "none.arpa", TOKENS)
+
+
+@pytest.mark.parametrize(
+    ("truncated", "counts"),
+    [
+        (ARPA[: ARPA.index(r"\end")], ["`\\end\\` is missing"]),
+        (ARPA[: ARPA.index("-0.25 a b c")], ["missing", "3 3-grams stated, 1 found"]),
+        (ARPA[: ARPA.index("-0.7 b a")], ["6 2-grams stated, 2 found", "3 3-grams stated, 0 found"]),
+        (ARPA[: ARPA.index(r"\1-grams")], ["7 1-grams stated, 0 found"]),
+        # a part in the middle is lost
+        (ARPA.replace("-0.7 b a\n", ""), ["6 2-grams stated, 5 found"]),
+        (ARPA[: ARPA.index(r"\3-grams")] + "\\end\\\n", ["3 3-grams stated, 0 found"]),
+        (ARPA.replace("ngram 3=3\n", ""), ["0 3-grams stated, 3 found"]),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".arpa", ".arpa.gz"])
+def test_truncated_file_is_refused_with_its_counts(tmp_path, truncated, counts, suffix):
+    path = tmp_path / f"lm{suffix}"
+    path.write_bytes(gzip.compress(truncated.encode()) if suffix == ".arpa.gz" else truncated.encode())
+    with pytest.raises(ValueError, match=f"lm{suffix}: truncated or damaged ARPA file") as refused:
+        read_arpa(path, TOKENS)
+    assert all(count in str(refused.value) for count in counts)
+
+
+def test_file_without_counts_is_read_to_its_end(arpa, tmp_path):
+    path = tmp_path / "plain.arpa"
+    path.write_text(ARPA[ARPA.index(r"\1-grams") :])
+    np.testing.assert_array_equal(read_arpa(path, TOKENS).keys, read_arpa(arpa, TOKENS).keys)
