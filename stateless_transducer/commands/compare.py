@@ -58,11 +58,15 @@ def run(options: Options) -> None:
     import numpy as np
 
     from stateless_transducer.text.bootstrap import compare_reports
-    from stateless_transducer.text.recogs import read_recogs
+    from stateless_transducer.text.recogs import pair_ids, read_recogs
     from stateless_transducer.text.scoring import score
 
     for path_a, path_b in _pairs(options.a, options.b):
-        a, b = score(read_recogs(path_a)), score(read_recogs(path_b))
+        utterances = read_recogs(path_a), read_recogs(path_b)
+        paired = pair_ids(*utterances)
+        if paired != utterances:
+            complain("ids are compared without the number that lhotse puts at their end (-0, -1, ...)")
+        a, b = map(score, paired)
         try:
             comparison = compare_reports(
                 a,

@@ -1,9 +1,11 @@
-"""Reading icefall's ``recogs-*.txt`` back."""
+"""Results as icefall's ``recogs-*.txt`` hold them: reading them, and pairing two of them."""
 
 from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from stateless_transducer.files import read_lines
@@ -11,6 +13,9 @@ from stateless_transducer.text.scoring import ScoredUtterance
 
 # recipes with token times write two more fields, which say nothing about errors
 _LINE = re.compile(r"(?P<id>.+?):\t(?P<field>ref|hyp|timestamp_ref|timestamp_hyp)=(?P<value>.*)")
+
+# place of the recording in its manifest
+_CUT_NUMBER = re.compile(r"(?<=.)-\d+$")
 
 
 def read_recogs(path: Path) -> tuple[ScoredUtterance, ...]:
@@ -43,6 +48,29 @@ def read_recogs(path: Path) -> tuple[ScoredUtterance, ...]:
     if not found:
         raise ValueError(f"{path} holds no utterances.")
     return tuple(ScoredUtterance(id_, fields["ref"], fields["hyp"]) for id_, fields in found.items())
+
+
+def pair_ids(
+    a: Sequence[ScoredUtterance], b: Sequence[ScoredUtterance]
+) -> tuple[tuple[ScoredUtterance, ...], tuple[ScoredUtterance, ...]]:
+    """Return both results with ids that pair up, as far as they do without lhotse's numbers.
+
+    lhotse names a cut after its recording and the place of that in the manifest (``BAC009S0764W0121-0``). The place
+    depends on the file system, and our preparation leaves it out. So in one result or in both, ``-<number>`` is cut
+    off if more utterances pair up without it, and all ids stay different.
+    """
+    candidates = [(x, y) for x in (tuple(a), _without_numbers(a)) for y in (tuple(b), _without_numbers(b))]
+    # ids that are different stay so; of equally good ones, the first, which changes least
+    candidates = [pair for pair in candidates[1:] if all(len(_ids(result)) == len(result) for result in pair)]
+    return max([(tuple(a), tuple(b)), *candidates], key=lambda pair: len(_ids(pair[0]) & _ids(pair[1])))
+
+
+def _ids(result: Iterable[ScoredUtterance]) -> set[str]:
+    return {utterance.id for utterance in result}
+
+
+def _without_numbers(result: Iterable[ScoredUtterance]) -> tuple[ScoredUtterance, ...]:
+    return tuple(replace(utterance, id=_CUT_NUMBER.sub("", utterance.id)) for utterance in result)
 
 
 def _parts(line: str, where: str) -> tuple[str, str, str]:

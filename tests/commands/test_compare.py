@@ -189,6 +189,20 @@ def test_other_utterances_and_references_are_refused_by_name(files, tmp_path, ca
     _fails(capsys, [files[0], changed], r"other references in 1 of 4 utterances: u3 \(u3: A '你 好', B '您 好'\)")
 
 
+def test_result_of_icefall_is_compared_with_one_of_ours(files, tmp_path, capsys):
+    numbered = {id_: f"{id_}-{n}" for n, id_ in enumerate(reversed(REFERENCES))}
+    theirs = _recogs(
+        tmp_path / "icefall.txt",
+        {numbered[id_]: text for id_, text in BETTER.items()},
+        {numbered[id_]: text for id_, text in REFERENCES.items()},
+    )
+    plain, complained = _run(capsys, *files)
+    assert not complained
+    mapped, complained = _run(capsys, files[0], theirs)
+    assert mapped == plain.replace(str(files[1]), str(theirs))
+    assert "without the number that lhotse puts at their end (-0, -1, ...)" in complained
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stateless_transducer.text.recogs import read_recogs
+from stateless_transducer.text.recogs import pair_ids, read_recogs
 from stateless_transducer.text.scoring import ScoredUtterance, recogs_text, units
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "icefall" / "text"
@@ -89,3 +89,38 @@ def test_file_of_another_encoding_is_refused(tmp_path):
 def test_missing_file_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"/no.txt: no such file\."):
         read_recogs(tmp_path / "no.txt")
+
+
+def _named(*ids):
+    return tuple(ScoredUtterance(id_, ("a",), ("a",)) for id_ in ids)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "expected_a", "expected_b"),
+    [
+        # nothing to do
+        (["u-1", "u-2"], ["u-1", "u-2"], None, None),
+        (["u", "v"], ["x", "y"], None, None),
+        # ours and icefall's, either way round
+        (["u", "v"], ["u-1", "v-0"], None, ["u", "v"]),
+        (["u-1", "v-0"], ["u", "v"], ["u", "v"], None),
+        # our ids end in numbers, too
+        (["u-1", "u-2"], ["u-1-7", "u-2-8"], None, ["u-1", "u-2"]),
+        # icefall's from two file systems
+        (["u-0", "v-1", "w-2"], ["u-2", "v-1", "w-0"], ["u", "v", "w"], ["u", "v", "w"]),
+        # one is missing
+        (["u", "v", "w"], ["u-1", "v-0"], None, ["u", "v"]),
+        # without the numbers they could not be told apart
+        (["u-1", "u-2"], ["u-3", "u-4"], None, None),
+        (["-1", "v"], ["", "v-0"], None, ["", "v"]),
+    ],
+)
+def test_ids_pair_up_without_lhotses_numbers(a, b, expected_a, expected_b):
+    paired = pair_ids(_named(*a), _named(*b))
+    assert paired == (_named(*(expected_a or a)), _named(*(expected_b or b)))
+
+
+def test_icefalls_file_pairs_up_with_ids_of_recordings():
+    theirs = read_recogs(next(GOLDEN.glob("greedy_search/recogs-*.txt")))
+    ours = tuple(ScoredUtterance(each.id.rpartition("-")[0], each.reference, each.hypothesis) for each in theirs)
+    assert pair_ids(theirs, ours) == (ours, ours)
