@@ -1,4 +1,4 @@
-"""ARPA files: n-gram language models as SRILM, KenLM and kaldilm's tools write and read them."""
+"""ARPA files: n-gram language models in the format of SRILM, KenLM and kaldilm."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from stateless_transducer.files import replacing
 START, END = "<s>", "</s>"
 
 _NEVER = -99.0
-"""Common logarithm that stands for no probability at all, as that of `START` behind anything."""
+"""Common logarithm that stands for probability 0, for example of `START` after any word."""
 
 _COUNT = re.compile(r"ngram\s+(?P<order>\d+)\s*=\s*(?P<ngrams>\d+)")
 
@@ -32,38 +32,38 @@ class NgramLevel:
     tokens: np.ndarray
     """(M, n), integers."""
     log_probs: np.ndarray
-    """(M,), natural: of the last token behind the others; -inf for what is never said."""
+    """(M,), natural log-probability of the last token after the others; -inf for probability 0."""
     backoffs: np.ndarray
-    """(M,), natural logs: of the share that is left to the shorter context."""
+    """(M,), natural log of the weight of the shorter context."""
 
 
 def read_levels(path: Path, ids: Mapping[str, int]) -> Iterator[NgramLevel]:
-    """The n-grams of a file (or .gz), from the shortest to the longest.
+    """Read the n-grams of a file (or .gz), from the shortest to the longest.
 
     Args:
         path: the file.
-        ids: of words; n-grams with others are left out.
+        ids: word -> id; n-grams with words that are not in it are skipped.
 
     Raises:
-        ValueError: a line is no n-gram, a length is missing, or the file is truncated: without its ``\\end\\``, or with
-            other numbers of n-grams than it states.
+        ValueError: a line is no n-gram, a length is missing, or the file is truncated: ``\\end\\`` is missing, or the
+            numbers of n-grams differ from those stated.
         OSError, EOFError, zlib.error: the file is damaged.
     """
     for order, lines in groupby(_lines(path), key=itemgetter(0)):
-        # not lists of lists: a number in them takes ten times as much memory
+        # a number in an array takes a tenth of the memory that it takes in a list
         tokens, scores = array("i"), array("f")
-        for _, words, *its_scores in lines:
+        for _, words, log_prob, backoff in lines:
             known = [ids[word] for word in words if word in ids]
             if len(known) == order:
                 tokens.extend(known)
-                scores.extend(its_scores)
+                scores.extend((log_prob, backoff))
         log_probs, backoffs = np.asarray(scores).reshape(-1, 2).T
         yield NgramLevel(np.asarray(tokens).reshape(-1, order), log_probs, backoffs)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, list[str], float, float]]:
     """(Order, words, natural log-probability, natural log of the back-off weight) of each n-gram."""
-    # n-grams of each order: as the head states them, and as they are
+    # order -> number of n-grams
     stated: dict[int, int] = {}
     found: dict[int, int] = {}
     order, is_ended = 0, False
@@ -122,12 +122,12 @@ def _check_counts(path: Path, stated: Mapping[int, int], found: Mapping[int, int
 
 
 def write_arpa(path: Path, levels: Sequence[NgramLevel], words: Sequence[str]) -> None:
-    """Write a file (or .gz), all or nothing.
+    """Write a file (or .gz) atomically.
 
     Args:
-        path: its folder is made if need be.
+        path: the file; its folder is created if it does not exist.
         levels: from the shortest n-grams to the longest.
-        words: by id; `START` and `END` are two of them.
+        words: word of each id, `START` and `END` included.
     """
     names = np.array(words, object)
     with replacing(path) as temporary:

@@ -1,7 +1,7 @@
-"""How sure an error rate is, and a difference of two: bootstrap over utterances.
+"""Confidence intervals of error rates and of their differences: bootstrap over utterances.
 
-As many utterances as the test set has are drawn from it with replacement, again and again; the error rates of such
-draws spread as those of other test sets of its kind would. An utterance is drawn whole: its errors hang together.
+A resample has as many utterances as the test set, drawn from it with replacement. The error rates of resamples vary
+as those of other test sets of the kind would. Utterances are drawn whole, since errors in one utterance are dependent.
 
 M. Bisani and H. Ney, "Bootstrap estimates for confidence intervals in ASR performance evaluation", ICASSP 2004.
 
@@ -18,13 +18,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from stateless_transducer.text.scoring import Report
 
-# resamples of utterances of so many kinds are drawn at once: 8 MiB of counts
+# counts of utterances drawn at once, kinds times resamples: 8 MiB
 _COUNTS_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure of the test set and the bounds of its confidence interval."""
+    """Figure of the test set and the bounds of its confidence interval."""
 
     value: float
     low: float
@@ -33,25 +33,25 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Results A and B for the same utterances."""
+    """Comparison of results A and B for the same utterances."""
 
     error_rate_a: Estimate
     error_rate_b: Estimate
     difference: Estimate
-    """Error rate of B less that of A: below 0 if B is better."""
+    """Error rate of B minus that of A: below 0 if B is better."""
     probability_better: float
     """Share of the resamples in which B has fewer errors than A: the paper's probability of improvement."""
     probability_worse: float
     """Share of the resamples in which B has more errors than A; the rest are ties."""
     p_value: float
-    """Two-sided, of the randomisation test: how often a difference at least as large came about if, in each utterance,
-    a coin said which of the two results is A's and which is B's. Exact."""
+    """Exact p value of the two-sided randomization test: probability of a difference at least as large if a fair coin
+    decided for each utterance which of the two results is A's and which is B's."""
     num_better: int
-    """Utterances in which B has fewer errors than A."""
+    """Number of utterances in which B has fewer errors than A."""
     num_worse: int
-    """Utterances in which B has more errors than A."""
+    """Number of utterances in which B has more errors than A."""
     num_equal: int
-    """Utterances in which both have as many errors."""
+    """Number of utterances in which A and B have equally many errors."""
 
 
 def bootstrap_error_rate(
@@ -62,16 +62,16 @@ def bootstrap_error_rate(
     confidence: float = 0.95,
     num_resamples: int = 10_000,
 ) -> Estimate:
-    """``100 * sum(errors) / sum(reference_lens)`` and its percentile interval.
+    """Return ``100 * sum(errors) / sum(reference_lens)`` and its percentile interval.
 
-    Without any reference unit an error rate is 0 if there are no errors, else infinity; that holds for a resample, too.
-    A single utterance has no spread: both bounds are its error rate.
+    Without reference units, the error rate of the test set or of a resample is 0 if there are no errors, else infinity.
+    With a single utterance, both bounds are its error rate.
 
     Args:
-        errors: (N,), of each utterance.
+        errors: (N,), errors in each utterance.
         reference_lens: (N,), units in the reference of each utterance.
         generator: draws the resamples.
-        confidence: probability that the interval is to hold the truth with.
+        confidence: probability with which the interval should contain the true value.
         num_resamples: R.
 
     Raises:
@@ -91,14 +91,14 @@ def compare_error_rates(
     confidence: float = 0.95,
     num_resamples: int = 10_000,
 ) -> Comparison:
-    """Two results for the same utterances: both have the same utterances in every resample.
+    """Compare two results for the same utterances; a resample has the same utterances for both.
 
     Args:
-        errors_a: (N,), of A in each utterance.
-        errors_b: (N,), of B in each utterance.
+        errors_a: (N,), errors of A in each utterance.
+        errors_b: (N,), errors of B in each utterance.
         reference_lens: (N,), units in the reference of each utterance.
         generator: draws the resamples.
-        confidence: probability that each interval is to hold the truth with.
+        confidence: probability with which each interval should contain the true value.
         num_resamples: R.
 
     Raises:
@@ -106,7 +106,7 @@ def compare_error_rates(
     """
     counts = _counts(errors_a=errors_a, errors_b=errors_b, reference_lens=reference_lens)
     changes = counts[:, 1] - counts[:, 0]
-    # the difference is resampled as a third result
+    # the difference is resampled like a third result
     counts = np.column_stack([counts[:, :2], changes, counts[:, 2]])
     resampled = _resampled_sums(counts, generator, num_resamples)
     total = counts.sum(axis=0, keepdims=True)
@@ -118,7 +118,7 @@ def compare_error_rates(
         # errors, not rates: defined without any reference unit, too
         probability_better=float((resampled[:, 2] < 0).mean()),
         probability_worse=float((resampled[:, 2] > 0).mean()),
-        p_value=_randomisation_p_value(changes),
+        p_value=_randomization_p_value(changes),
         num_better=int((changes < 0).sum()),
         num_worse=int((changes > 0).sum()),
         num_equal=int((changes == 0).sum()),
@@ -128,7 +128,7 @@ def compare_error_rates(
 def bootstrap_report(
     report: Report, *, generator: np.random.Generator, confidence: float = 0.95, num_resamples: int = 10_000
 ) -> Estimate:
-    """`bootstrap_error_rate` of a score."""
+    """Return the error rate of a score and its interval, see `bootstrap_error_rate`."""
     return bootstrap_error_rate(
         report.utterance_errors,
         report.reference_lens,
@@ -141,10 +141,10 @@ def bootstrap_report(
 def compare_reports(
     a: Report, b: Report, *, generator: np.random.Generator, confidence: float = 0.95, num_resamples: int = 10_000
 ) -> Comparison:
-    """`compare_error_rates` of two scores.
+    """Compare two scores, see `compare_error_rates`.
 
     Raises:
-        ValueError: they are not of the same utterances with the same references.
+        ValueError: their utterances or references differ.
     """
     _check_paired(a, b)
     return compare_error_rates(
@@ -161,18 +161,18 @@ def _check_paired(a: Report, b: Report) -> None:
     ref_a, ref_b = ({utterance.id: utterance.reference for utterance in report.utterances} for report in (a, b))
     for report, by_id in ((a, ref_a), (b, ref_b)):
         if len(by_id) < len(report.utterances):
-            raise ValueError("Results cannot be paired: an utterance id is there twice.")
-    for name, other, missing in (("A", "B", ref_b.keys() - ref_a), ("B", "A", ref_a.keys() - ref_b)):
+            raise ValueError("Results cannot be paired: an utterance id occurs twice.")
+    for name, complete, missing in (("A", "B", ref_b.keys() - ref_a), ("B", "A", ref_a.keys() - ref_b)):
         if missing:
             raise ValueError(
-                f"{name} lacks {len(missing)} of the {len(ref_a.keys() | ref_b)} utterances, which {other} has: "
+                f"{name} lacks {len(missing)} of the {len(ref_a.keys() | ref_b)} utterances, which {complete} has: "
                 f"{_some(missing)}. Only results for the same utterances can be compared."
             )
-    unlike = [id_ for id_, reference in ref_a.items() if reference != ref_b[id_]]
-    if unlike:
-        id_ = min(unlike)
+    different = [id_ for id_, reference in ref_a.items() if reference != ref_b[id_]]
+    if different:
+        id_ = min(different)
         raise ValueError(
-            f"A and B have other references in {len(unlike)} of {len(ref_a)} utterances: {_some(unlike)} "
+            f"A and B have different references in {len(different)} of {len(ref_a)} utterances: {_some(different)} "
             f"({id_}: A {' '.join(ref_a[id_])!r}, B {' '.join(ref_b[id_])!r}). Only results for the same references "
             "can be compared."
         )
@@ -184,10 +184,12 @@ def _some(ids: Sequence[str] | set[str]) -> str:
 
 
 def _counts(**columns: Sequence[int]) -> NDArray[np.int64]:
-    """(N, columns), checked."""
+    """Check columns and combine them: (N, columns)."""
     sizes = {name: len(column) for name, column in columns.items()}
     if len(set(sizes.values())) > 1:
-        raise ValueError(f"{' and '.join(f'`{name}` ({size})' for name, size in sizes.items())} must be as many.")
+        raise ValueError(
+            f"{' and '.join(f'`{name}` ({size})' for name, size in sizes.items())} must have equal lengths."
+        )
     if 0 in sizes.values():
         raise ValueError("An error rate has no confidence interval without utterances, but there are none.")
     for name, column in columns.items():
@@ -200,7 +202,7 @@ def _resampled_sums(counts: NDArray[np.int64], generator: np.random.Generator, n
     """(N, C) -> (R, C): sums over N utterances drawn with replacement."""
     if num_resamples < 1:
         raise ValueError(f"`num_resamples` must be at least 1, but is {num_resamples}.")
-    # utterances with the same counts are one kind: how often each kind is drawn is multinomial
+    # utterances with the same counts are one kind; the number of draws of each kind is multinomial
     kinds, frequencies = np.unique(counts, axis=0, return_counts=True)
     probabilities = frequencies / len(counts)
     sums = np.empty((num_resamples, counts.shape[1]), dtype=np.int64)
@@ -219,7 +221,7 @@ def _rates(sums: NDArray[np.int64]) -> NDArray[np.float64]:
 
 
 def _estimate(value: ArrayLike, resampled: NDArray[np.float64], confidence: float) -> Estimate:
-    """Percentiles without interpolation, outwards: an infinite rate may be among them."""
+    """Return percentiles rounded outwards, without interpolation, since rates may be infinite."""
     if not 0 < confidence < 1:
         raise ValueError(f"`confidence` must be between 0 and 1, but is {confidence}.")
     tail = (1 - confidence) / 2
@@ -227,8 +229,8 @@ def _estimate(value: ArrayLike, resampled: NDArray[np.float64], confidence: floa
     return Estimate(float(np.asarray(value).item()), float(low), float(high))
 
 
-def _randomisation_p_value(changes: NDArray[np.int64]) -> float:
-    """Probability of ``abs(sum(±changes)) >= abs(sum(changes))`` when every sign is a fair coin's.
+def _randomization_p_value(changes: NDArray[np.int64]) -> float:
+    """Return the probability of ``abs(sum(±changes)) >= abs(sum(changes))`` with random signs.
 
     The sum's characteristic function is the product of ``cos(change * angle)``; its Fourier transform gives the
     probability of every sum, exact but for rounding (1e-12).

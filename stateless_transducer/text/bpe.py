@@ -1,7 +1,7 @@
 """Pieces of words, for alphabetic scripts: a unigram model (Kudo, "Subword regularization", ACL 2018).
 
-sentencepiece learns it; the pieces and their scores are all that is needed to spell a text, so nothing of sentencepiece
-is when a model is used. The field, icefall's ``lang_bpe_500`` and sherpa-onnx call these tokens BPE, too.
+sentencepiece learns the pieces. Their scores are enough to split a text, so that a model is used without sentencepiece.
+The tokens are called BPE, as in icefall's ``lang_bpe_500`` and in sherpa-onnx.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from typing import Any
 from stateless_transducer.files import read_lines
 
 SPACE = "\u2581"
-"""The sign of sentencepiece and sherpa-onnx for a blank; the first piece of a word begins with it."""
+"""Sign for a blank in sentencepiece and sherpa-onnx; the first piece of a word begins with it."""
 _MOST_SENTENCES = 1_000_000
-"""So many texts, drawn by chance, are enough to learn from."""
+"""Number of texts, drawn at random, to learn pieces from at most."""
 _DROPPED = str.maketrans("", "", "\0\u2585")
-"""sentencepiece takes texts with the second for its own marks, and leaves the whole text out."""
+"""Characters to delete: sentencepiece skips every text that has one of them."""
 _PRIVATE = range(0xE000, 0xF8FF)
-"""Characters that no text should have."""
+"""Unicode's private use area: one of its characters names sentencepiece's unknown token."""
 
 
 class Segmenter:
-    """Cuts words into the pieces whose scores have the largest sum.
+    """Splits words into the pieces whose scores have the largest sum.
 
     Args:
         scores: piece -> log-probability.
@@ -35,17 +35,17 @@ class Segmenter:
     def __init__(self, scores: Mapping[str, float]) -> None:
         self._scores = scores
         self._longest = max(map(len, scores), default=1)
-        # a character that is no piece: worse than any way without it
+        # score of a character that is no piece: lower than that of any piece
         self._unknown = min(scores.values(), default=0.0) - 10
-        # few words make most of any text
+        # most of a text consists of few different words
         self.pieces = lru_cache(maxsize=100_000)(self._pieces)
 
     def __reduce__(self) -> tuple[type[Segmenter], tuple[Mapping[str, float]]]:
-        """A pickle of the scores: what is remembered of words stays behind."""
+        """Pickle the scores alone, without the cache of words."""
         return Segmenter, (self._scores,)
 
     def _pieces(self, word: str) -> tuple[str, ...]:
-        """Of one word; a character that no piece covers stands alone."""
+        """Split one word; a character that no piece covers is a piece of its own."""
         best, cuts = [0.0], [0]
         for end in range(1, len(word) + 1):
             value, cut = -math.inf, end - 1
@@ -55,29 +55,29 @@ class Segmenter:
                     value, cut = best[start] + score, start
             best.append(value)
             cuts.append(cut)
-        found, end = [], len(word)
+        pieces, end = [], len(word)
         while end:
-            found.append(word[cuts[end] : end])
+            pieces.append(word[cuts[end] : end])
             end = cuts[end]
-        return tuple(reversed(found))
+        return tuple(reversed(pieces))
 
 
 def learn_pieces(texts: Iterable[str], vocab_size: int, special: tuple[str, ...]) -> dict[str, float]:
-    """Tokens of a corpus and their scores in the order of their ids: the special ones, then pieces, likeliest first.
+    """Learn the tokens of a corpus; return their scores in the order of ids: special tokens, then pieces by score.
 
     Args:
-        texts: transcripts, words with blanks between them.
-        vocab_size: number of tokens, the special ones included; fewer where the texts have no more to offer.
+        texts: transcripts with blanks between words.
+        vocab_size: number of tokens, special tokens included; the result may have fewer if the texts are short.
         special: tokens that stand for no text.
 
     Raises:
-        ValueError: sentencepiece is not there, the texts are empty, or have more characters than there are tokens.
+        ValueError: sentencepiece is not installed, the texts are empty, or have more characters than ``vocab_size``.
     """
     sentencepiece = _sentencepiece("`--token bpe`")
-    # no text has half a character, but JSON can write one
+    # JSON can hold half of a surrogate pair, which is no text
     texts = [text.translate(_DROPPED).encode("utf-8", "ignore").decode() for text in texts]
     characters = {c for text in texts for c in text if not c.isspace()}
-    # each character is a token, and the mark of a word's beginning
+    # every character is a token, and so is the sign for a blank
     least = len(characters | {SPACE}) + len(special)
     if not characters:
         raise ValueError("`--token bpe`: the training texts are empty.")
@@ -97,14 +97,14 @@ def learn_pieces(texts: Iterable[str], vocab_size: int, special: tuple[str, ...]
             hard_vocab_limit=False,
             character_coverage=1.0,
             required_chars="".join(sorted(characters)),
-            # texts are spelt as they are
+            # do not normalize texts
             normalization_rule_name="identity",
             input_sentence_size=_MOST_SENTENCES,
             shuffle_input_sentence=True,
             max_sentence_length=1_000_000,
             # the same tokens on every machine
             num_threads=1,
-            # the special tokens come to it later: their names may be part of a text
+            # the special tokens are added later: a text may contain their names
             unk_piece=next(chr(code) for code in _PRIVATE if chr(code) not in characters),
             unk_id=0,
             bos_id=-1,
@@ -119,10 +119,10 @@ def learn_pieces(texts: Iterable[str], vocab_size: int, special: tuple[str, ...]
 
 
 def model_scores(path: Path) -> dict[str, float]:
-    """Tokens and scores of sentencepiece's own file, icefall's ``bpe.model``.
+    """Read tokens and scores from a file of sentencepiece, icefall's ``bpe.model``.
 
     Raises:
-        ValueError: sentencepiece is not there, or the file is none of its unigram models.
+        ValueError: sentencepiece is not installed, or the file is not a unigram model of sentencepiece.
     """
     sentencepiece = _sentencepiece(f"{path.name}, with no bpe.vocab beside it,")
     try:
@@ -132,20 +132,20 @@ def model_scores(path: Path) -> dict[str, float]:
     scores = _scores(processor)
     segmenter, letters = Segmenter(scores), "".join(scores).replace(SPACE, "")
     words = [letters[start : start + 9] for start in range(0, min(len(letters), 2000), 9)]
-    unlike = sum(list(segmenter.pieces(SPACE + word)) != processor.encode_as_pieces(word) for word in words)
-    # where two ways score the same, either may be taken; models of other types are unlike nearly everywhere
-    if unlike > len(words) / 4:
+    num_different = sum(list(segmenter.pieces(SPACE + word)) != processor.encode_as_pieces(word) for word in words)
+    # ties may be split differently; models of other types differ nearly everywhere
+    if num_different > len(words) / 4:
         raise ValueError(
-            f"{path}: is no unigram model of sentencepiece; its scores alone do not say how it cuts words."
+            f"{path}: is not a unigram model of sentencepiece; its scores alone do not determine how it splits words."
         )
     return scores
 
 
 def read_scores(path: Path) -> dict[str, float]:
-    """Pieces and scores of a ``bpe.vocab``: lines of both, with a tab or blanks between.
+    """Read a ``bpe.vocab``: a piece and its score per line, separated by a tab or blanks.
 
     Raises:
-        ValueError: it cannot be read.
+        ValueError: the file cannot be read, or a line is invalid.
     """
     scores = {}
     try:
@@ -168,7 +168,7 @@ def _scores(processor: Any) -> dict[str, float]:
 
 
 def _rounded(score: float) -> float:
-    """Six digits say as much as there is, and are what bpe.vocab holds."""
+    """Round a score to six digits, the precision of ``bpe.vocab``."""
     if not math.isfinite(score):
         raise ValueError(f"A score is {score}.")
     return float(f"{score:.6g}")

@@ -1,4 +1,4 @@
-"""Hotwords as text: phrases, one a line, to token ids."""
+"""Hotwords: phrases to boost, one per line, and their token ids."""
 
 from __future__ import annotations
 
@@ -11,16 +11,21 @@ from stateless_transducer.files import read_lines
 from stateless_transducer.text.tokens import TokenTable
 
 HotwordPhrase = tuple[tuple[int, ...], float]
-"""Token ids of a phrase, and what all of it adds to the log-probability of a hypothesis."""
+"""Token ids of a phrase, and the score that the whole phrase adds to the log-probability of a hypothesis."""
 
 
 def read_hotwords(path: Path, token_table: TokenTable, score: float) -> list[HotwordPhrase]:
-    """Phrases of a UTF-8 file, one a line: ``phrase`` or ``phrase :2.5`` with a score of its own for each token.
+    """Read a UTF-8 file with a phrase per line: ``phrase``, or ``phrase :2.5`` with its own score per token.
 
-    Empty lines do not count.
+    Empty lines are skipped.
+
+    Args:
+        path: the file.
+        token_table: of the model.
+        score: score per token of phrases without one.
 
     Raises:
-        ValueError: the file cannot be read, holds no phrase, or a phrase that the token table cannot spell.
+        ValueError: the file cannot be read or holds no phrase, or the token table cannot spell a phrase.
     """
     try:
         lines = read_lines(path)
@@ -28,32 +33,34 @@ def read_hotwords(path: Path, token_table: TokenTable, score: float) -> list[Hot
         raise ValueError(f"{path}: cannot be read as a list of hotwords: {err}") from err
     scored = []
     for number, line in enumerate(lines, start=1):
-        phrase, colon, own = line.strip().rpartition(" :")
+        phrase, colon, suffix = line.strip().rpartition(" :")
         if not colon:
-            phrase, own = line.strip(), score
+            phrase, suffix = line.strip(), score
         try:
-            scored.append((phrase, float(own)))
+            phrase_score = float(suffix)
         except ValueError:
-            raise ValueError(f"{path}:{number}: `{own}` behind the colon is not a number.") from None
-        if not math.isfinite(scored[-1][1]):
-            raise ValueError(f"{path}:{number}: `{own}` behind the colon is not a finite number.")
-    found = spell_hotwords([(phrase, own) for phrase, own in scored if phrase], token_table, str(path))
-    if not found:
+            raise ValueError(f"{path}:{number}: `{suffix}` after the colon is not a number.") from None
+        if not math.isfinite(phrase_score):
+            raise ValueError(f"{path}:{number}: `{suffix}` after the colon is not a finite number.")
+        if phrase:
+            scored.append((phrase, phrase_score))
+    phrases = spell_hotwords(scored, token_table, str(path))
+    if not phrases:
         raise ValueError(f"{path}: holds no phrase.")
-    return found
+    return phrases
 
 
 def spell_hotwords(
     scored: Iterable[tuple[str, float]], token_table: TokenTable, source: str = "hotwords"
 ) -> list[HotwordPhrase]:
-    """Phrases with their scores per token, in token ids.
+    """Convert phrases with their scores per token into token ids.
 
     Raises:
-        ValueError: the token table cannot spell a phrase: such a hotword could never be found.
+        ValueError: the token table cannot spell a phrase, so that it could never be recognized.
     """
-    found = []
+    hotwords = []
     for phrase, score in scored:
-        # as the texts that a model learns from
+        # the form of training texts
         phrase = unicodedata.normalize("NFC", phrase)
         unknown = token_table.unknown_units(phrase)
         if unknown:
@@ -62,5 +69,5 @@ def spell_hotwords(
             )
         tokens = tuple(token_table.encode(phrase))
         if tokens:
-            found.append((tokens, score * len(tokens)))
-    return found
+            hotwords.append((tokens, score * len(tokens)))
+    return hotwords

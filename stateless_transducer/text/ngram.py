@@ -1,9 +1,9 @@
-"""N-gram language models over a model's tokens: what follows what, and how likely.
+"""N-gram language models over a model's tokens.
 
 Letters: V vocabulary, M n-grams.
 
-The n-grams are a trie in one sorted array: the place of an n-gram follows from the place of its beginning and its last
-token, so ten million of them take 240 MB, about 1.5 GB while they are read, and no dictionary.
+The n-grams are a trie in one sorted array, without a dictionary: the key of an n-gram is made of the number of its
+prefix and its last token. Ten million n-grams take 240 MB, and about 1.5 GB while they are read.
 """
 
 from __future__ import annotations
@@ -20,29 +20,29 @@ from stateless_transducer.text.tokens import TokenTable
 
 _UNIT_NAMES = {"char": "characters", "word": "words", "bpe": "pieces of words"}
 NEVER = -20.0
-"""Natural log-probability of tokens that the language model does not know, if it has no <unk>."""
+"""Natural log-probability of tokens that are not in the language model, if it has no <unk>."""
 
 
 @dataclass(frozen=True)
 class Ngrams:
-    """N-grams with natural log-probabilities; number 0 is the empty one, the others follow in the order of `keys`."""
+    """N-grams with natural log-probabilities. Number 0 is the empty n-gram; the rest are in the order of `keys`."""
 
     order: int
     """Longest n-gram, in tokens."""
     vocab_size: int
-    """V; as tokens, V and V + 1 stand for the sentence's beginning and end."""
+    """V; as tokens, V and V + 1 are the beginning and the end of a sentence."""
     keys: np.ndarray
     """(M,), int64, sorted: number of the n-gram without its last token * (V + 2) + last token."""
     log_probs: np.ndarray
-    """(M + 1,), float32: of the last token behind those before it."""
+    """(M + 1,), float32: log-probability of the last token after the tokens before it."""
     backoffs: np.ndarray
-    """(M + 1,), float32: added where the n-gram does not go on with a token."""
+    """(M + 1,), float32: added if no n-gram extends this one by the next token."""
     suffixes: np.ndarray
-    """(M + 1,), int64: number of the n-gram without its first token, or of the longest end of it that there is."""
+    """(M + 1,), int64: number of the longest proper suffix that is an n-gram."""
     lengths: np.ndarray
-    """(M + 1,), int8."""
+    """(M + 1,), int8: number of tokens."""
     unigrams: np.ndarray
-    """(V + 2,), float32: log-probability of each token behind nothing, unknown ones included."""
+    """(V + 2,), float32: log-probability of each token without context, unknown tokens included."""
 
     @property
     def start(self) -> int:
@@ -50,7 +50,7 @@ class Ngrams:
         return self._child(0, self.vocab_size)
 
     def advance(self, context: int, token: int) -> int:
-        """Number of the longest context that a token leads to."""
+        """Return the number of the longest context after a token."""
         while True:
             child = self._child(context, token)
             if child or not context:
@@ -59,7 +59,7 @@ class Ngrams:
         return int(self.suffixes[child]) if self.lengths[child] == self.order else child
 
     def row(self, context: int) -> np.ndarray:
-        """(V + 2,), float32: log-probability of each token in a context."""
+        """Return the log-probability of each token in a context: (V + 2,), float32."""
         chain = []
         while context:
             chain.append(context)
@@ -73,7 +73,7 @@ class Ngrams:
         return row
 
     def log_probs_of(self, tokens: Sequence[int]) -> np.ndarray:
-        """(U + 1,), natural: of a sentence's U tokens and its end, each behind those before it."""
+        """Return the natural log-probabilities of a sentence's U tokens and of its end: (U + 1,)."""
         context, scores = self.start, []
         for token in (*tokens, self.vocab_size + 1):
             scores.append(self._log_prob(context, token))
@@ -97,51 +97,51 @@ class Ngrams:
 
 
 def read_arpa(path: Path, token_table: TokenTable) -> Ngrams:
-    """An ARPA file (or .gz) whose words are the model's tokens; n-grams with other words are left out.
+    """Read an ARPA file (or .gz) whose words are the model's tokens; n-grams with other words are skipped.
 
     Raises:
-        ValueError: it cannot be read, is no ARPA file, or knows fewer than half of the tokens.
+        ValueError: the file cannot be read, is truncated or no ARPA file, or has fewer than half of the tokens.
     """
     V = len(token_table)
     ids = {**token_table.ids, START: V, END: V + 1, "<UNK>": token_table.unknown_id}
     try:
-        found = ngrams_of(read_levels(path, ids), vocab_size=V, unknown_id=token_table.unknown_id)
+        ngrams = ngrams_of(read_levels(path, ids), vocab_size=V, unknown_id=token_table.unknown_id)
     except (OSError, UnicodeDecodeError, EOFError, zlib.error) as err:
         raise ValueError(f"{path}: cannot be read as an ARPA file: {err}") from err
-    if not found.order:
+    if not ngrams.order:
         raise ValueError(f"{path}: not an ARPA file: it has no `\\1-grams:`.")
-    # blank, start and unknown are no words of a text
-    num_known = int(np.searchsorted(found.keys, V))
+    # blank, start and unknown are not part of a text
+    num_known = int(np.searchsorted(ngrams.keys, V))
     if 2 * num_known < V - 3:
         raise ValueError(
             f"{path}: knows only {num_known} of the model's {V} tokens; its words must be the model's tokens "
             f"({_UNIT_NAMES[token_table.unit]})."
         )
-    return found
+    return ngrams
 
 
 def ngrams_of(levels: Iterable[NgramLevel], *, vocab_size: int, unknown_id: int) -> Ngrams:
-    """N-grams of all lengths together, of which those without their beginning are left out.
+    """Combine n-grams of all lengths; those whose prefix is missing are skipped.
 
     Args:
-        levels: from the shortest to the longest; as tokens, V and V + 1 stand for the sentence's beginning and end.
+        levels: from the shortest to the longest; as tokens, V and V + 1 are the beginning and the end of a sentence.
         vocab_size: V.
-        unknown_id: the token whose probability those have that no n-gram knows.
+        unknown_id: token whose probability is used for tokens that are in no n-gram.
     """
-    found = _empty(vocab_size)
+    ngrams = _empty(vocab_size)
     for order, level in enumerate(levels, start=1):
-        found = _with_level(found, order, level)
-    # those behind nothing
-    known = found.keys[: np.searchsorted(found.keys, vocab_size + 2)]
-    own = found.log_probs[1 : len(known) + 1]
-    unknown = own[known == unknown_id]
+        ngrams = _with_level(ngrams, order, level)
+    # the keys of unigrams are their tokens
+    tokens = ngrams.keys[: np.searchsorted(ngrams.keys, vocab_size + 2)]
+    log_probs = ngrams.log_probs[1 : len(tokens) + 1]
+    unknown = log_probs[tokens == unknown_id]
     unigrams = np.full(vocab_size + 2, unknown[0] if len(unknown) else NEVER, np.float32)
-    unigrams[known] = own
-    return replace(found, unigrams=unigrams)
+    unigrams[tokens] = log_probs
+    return replace(ngrams, unigrams=unigrams)
 
 
 def _empty(V: int) -> Ngrams:
-    """Only the empty n-gram."""
+    """Return the empty n-gram alone."""
     nothing = np.zeros(1, np.float32)
     return Ngrams(
         order=0,
@@ -156,13 +156,15 @@ def _empty(V: int) -> Ngrams:
 
 
 def _with_level(ngrams: Ngrams, order: int, level: NgramLevel) -> Ngrams:
-    """N-grams of the next length added, but for those without their beginning."""
+    """Add the n-grams of the next length whose prefix exists."""
     parents = np.zeros(len(level.tokens), np.int64)
     for column in level.tokens[:, :-1].T:
         parents = _children(ngrams, parents, column)
-    there = parents >= 0
-    keys, chosen = np.unique(parents[there] * (ngrams.vocab_size + 2) + level.tokens[there, -1], return_index=True)
-    log_probs, backoffs = (own[there][chosen].astype(np.float32) for own in (level.log_probs, level.backoffs))
+    has_prefix = parents >= 0
+    keys = parents[has_prefix] * (ngrams.vocab_size + 2) + level.tokens[has_prefix, -1]
+    keys, rows = np.unique(keys, return_index=True)
+    log_probs = level.log_probs[has_prefix][rows].astype(np.float32)
+    backoffs = level.backoffs[has_prefix][rows].astype(np.float32)
     return Ngrams(
         order=order,
         vocab_size=ngrams.vocab_size,
@@ -176,21 +178,21 @@ def _with_level(ngrams: Ngrams, order: int, level: NgramLevel) -> Ngrams:
 
 
 def _children(ngrams: Ngrams, contexts: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-    """Numbers of the n-grams that contexts and tokens make; -1 where there is none, or no such context."""
+    """Return the numbers of contexts extended by tokens; -1 where there is no such n-gram or context."""
     keys = contexts * (ngrams.vocab_size + 2) + tokens
     places = np.searchsorted(ngrams.keys, keys)
-    is_there = np.append(ngrams.keys, -1)[places] == keys
-    return np.where(is_there & (contexts >= 0), places + 1, -1)
+    exists = np.append(ngrams.keys, -1)[places] == keys
+    return np.where(exists & (contexts >= 0), places + 1, -1)
 
 
 def _suffixes(ngrams: Ngrams, keys: np.ndarray) -> np.ndarray:
-    """Of n-grams one token longer than all these: the token goes on from an ever shorter end of what is before it."""
+    """Return the suffixes of n-grams with these keys, which are one token longer than `ngrams`."""
     parents, tokens = np.divmod(keys, ngrams.vocab_size + 2)
-    contexts, found = ngrams.suffixes[parents], np.zeros(len(keys), np.int64)
-    left = np.arange(len(keys))
-    while len(left):
-        children = _children(ngrams, contexts[left], tokens[left])
-        found[left] = np.maximum(children, 0)
-        left = left[(children < 0) & (contexts[left] > 0)]
-        contexts[left] = ngrams.suffixes[contexts[left]]
-    return found
+    contexts, suffixes = ngrams.suffixes[parents], np.zeros(len(keys), np.int64)
+    pending = np.arange(len(keys))
+    while len(pending):
+        children = _children(ngrams, contexts[pending], tokens[pending])
+        suffixes[pending] = np.maximum(children, 0)
+        pending = pending[(children < 0) & (contexts[pending] > 0)]
+        contexts[pending] = ngrams.suffixes[contexts[pending]]
+    return suffixes

@@ -11,7 +11,7 @@ from pathlib import Path
 from stateless_transducer.files import read_lines
 from stateless_transducer.text.scoring import ScoredUtterance
 
-# recipes with token times write two more fields, which say nothing about errors
+# recipes with token times write two more fields, which do not affect errors
 _LINE = re.compile(r"(?P<id>.+?):\t(?P<field>ref|hyp|timestamp_ref|timestamp_hyp)=(?P<value>.*)")
 
 # place of the recording in its manifest
@@ -19,10 +19,10 @@ _CUT_NUMBER = re.compile(r"(?<=.)-\d+$")
 
 
 def read_recogs(path: Path) -> tuple[ScoredUtterance, ...]:
-    """The utterances of the file, in its order.
+    """Read the utterances of a file, in its order.
 
     Raises:
-        ValueError: it is no such file; the message names it and the line.
+        ValueError: the file is missing or not a recogs file; the message names the line.
     """
     if not path.is_file():
         raise ValueError(f"{path}: no such file.")
@@ -31,23 +31,23 @@ def read_recogs(path: Path) -> tuple[ScoredUtterance, ...]:
     except UnicodeDecodeError as err:
         raise ValueError(f"{path} is not a recogs file: it is not UTF-8 ({err.reason} at byte {err.start}).") from err
     # id -> field -> units
-    found: dict[str, dict[str, tuple[str, ...]]] = {}
+    utterances: dict[str, dict[str, tuple[str, ...]]] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         where = f"{path}, line {number}"
         id_, field, value = _parts(line, where)
         if field in ("ref", "hyp"):
-            fields = found.setdefault(id_, {})
+            fields = utterances.setdefault(id_, {})
             if field in fields:
                 raise ValueError(f"{where}: the {field} of {id_} is there twice.")
             fields[field] = _units(value, where)
-    for id_, fields in found.items():
+    for id_, fields in utterances.items():
         if len(fields) < 2:
             raise ValueError(f"{path}: {id_} has no {'hyp' if 'ref' in fields else 'ref'}.")
-    if not found:
+    if not utterances:
         raise ValueError(f"{path} holds no utterances.")
-    return tuple(ScoredUtterance(id_, fields["ref"], fields["hyp"]) for id_, fields in found.items())
+    return tuple(ScoredUtterance(id_, fields["ref"], fields["hyp"]) for id_, fields in utterances.items())
 
 
 def pair_ids(

@@ -15,7 +15,7 @@ from typing import Literal, TypeVar
 
 import kaldialign
 
-# pairs (reference unit, hypothesis unit) in order; None stands for nothing: an insertion, a deletion
+# pairs (reference unit, hypothesis unit) in order; None marks an insertion or a deletion
 Alignment = tuple[tuple[str | None, str | None], ...]
 
 _Error = TypeVar("_Error", str, tuple[str, str])
@@ -23,7 +23,7 @@ _Error = TypeVar("_Error", str, tuple[str, str])
 
 @dataclass(frozen=True)
 class ScoredUtterance:
-    """The units said and the units recognized in one utterance."""
+    """Units of the reference and of the hypothesis of one utterance."""
 
     id: str
     reference: tuple[str, ...]
@@ -32,7 +32,7 @@ class ScoredUtterance:
 
 @dataclass(frozen=True)
 class WordCounts:
-    """How often a unit was recognized rightly, and how often it is in all references and in all hypotheses."""
+    """Counts of a unit: recognized correctly, in all references, in all hypotheses."""
 
     num_correct: int
     num_reference: int
@@ -40,40 +40,40 @@ class WordCounts:
 
     @property
     def num_errors(self) -> int:
-        """How often the unit was missed plus how often it was wrongly there."""
+        """Number of times the unit was missed or wrongly recognized."""
         return self.num_reference + self.num_hypothesis - 2 * self.num_correct
 
 
 @dataclass(frozen=True)
 class Report:
-    """The score of a test set: its utterances in the order of their ids, and their alignments in the same order."""
+    """Score of a test set: its utterances in the order of their ids, with their alignments."""
 
     utterances: tuple[ScoredUtterance, ...]
     alignments: tuple[Alignment, ...]
 
     @cached_property
     def correct(self) -> Counter[str]:
-        """Unit -> how often it was recognized rightly."""
+        """Unit -> number of times it was recognized correctly."""
         return Counter(ref for ref, hyp in self._pairs() if ref is not None and ref == hyp)
 
     @cached_property
     def substitutions(self) -> Counter[tuple[str, str]]:
-        """(Reference unit, hypothesis unit) -> how often the one was taken for the other."""
+        """(Reference unit, hypothesis unit) -> number of substitutions."""
         return Counter((ref, hyp) for ref, hyp in self._pairs() if ref is not None and hyp is not None and ref != hyp)
 
     @cached_property
     def deletions(self) -> Counter[str]:
-        """Reference unit -> how often nothing was recognized in its place."""
+        """Reference unit -> number of deletions."""
         return Counter(ref for ref, hyp in self._pairs() if ref is not None and hyp is None)
 
     @cached_property
     def insertions(self) -> Counter[str]:
-        """Hypothesis unit -> how often it was recognized where nothing was said."""
+        """Hypothesis unit -> number of insertions."""
         return Counter(hyp for ref, hyp in self._pairs() if hyp is not None and ref is None)
 
     @cached_property
     def words(self) -> dict[str, WordCounts]:
-        """Every unit of the references and hypotheses -> its counts."""
+        """Unit of the references or hypotheses -> its counts."""
         references = Counter(unit for utterance in self.utterances for unit in utterance.reference)
         hypotheses = Counter(unit for utterance in self.utterances for unit in utterance.hypothesis)
         return {
@@ -82,47 +82,47 @@ class Report:
 
     @property
     def num_correct(self) -> int:
-        """Reference units recognized rightly."""
+        """Number of reference units recognized correctly."""
         return self.correct.total()
 
     @property
     def num_substitutions(self) -> int:
-        """Reference units taken for another."""
+        """Number of substitutions."""
         return self.substitutions.total()
 
     @property
     def num_deletions(self) -> int:
-        """Reference units missed."""
+        """Number of deletions."""
         return self.deletions.total()
 
     @property
     def num_insertions(self) -> int:
-        """Hypothesis units that nobody said."""
+        """Number of insertions."""
         return self.insertions.total()
 
     @property
     def num_errors(self) -> int:
-        """Insertions, deletions and substitutions."""
+        """Number of insertions, deletions and substitutions."""
         return self.num_insertions + self.num_deletions + self.num_substitutions
 
     @property
     def num_reference(self) -> int:
-        """Units in all references."""
+        """Number of units in all references."""
         return sum(len(utterance.reference) for utterance in self.utterances)
 
     @property
     def reference_lens(self) -> tuple[int, ...]:
-        """Reference units of each utterance."""
+        """Number of reference units of each utterance."""
         return tuple(len(utterance.reference) for utterance in self.utterances)
 
     @property
     def utterance_errors(self) -> tuple[int, ...]:
-        """Errors of each utterance."""
+        """Number of errors of each utterance."""
         return tuple(sum(ref != hyp for ref, hyp in alignment) for alignment in self.alignments)
 
     @property
     def error_rate(self) -> float:
-        """``100 * num_errors / num_reference``, percent; without any reference unit 0 if no errors, else infinity."""
+        """``100 * num_errors / num_reference``, in percent; without reference units, 0 or infinity."""
         if self.num_reference == 0:
             return float("inf") if self.num_errors else 0.0
         return 100.0 * self.num_errors / self.num_reference
@@ -132,7 +132,7 @@ class Report:
 
 
 def units(text: str, unit: Literal["char", "word"]) -> tuple[str, ...]:
-    """The units of a text: its code points without white space, or its words, parted by white space."""
+    """Split a text into units: code points without white space, or words separated by white space."""
     if unit == "word":
         return tuple(text.split())
     if unit == "char":
@@ -141,18 +141,18 @@ def units(text: str, unit: Literal["char", "word"]) -> tuple[str, ...]:
 
 
 def score(utterances: Iterable[ScoredUtterance]) -> Report:
-    """Align every hypothesis with its reference at the least number of errors; any string may be a unit."""
+    """Align each hypothesis with its reference with the fewest errors; any string may be a unit."""
     by_id = _sorted_by_id(utterances)
     return Report(by_id, tuple(_align(utterance.reference, utterance.hypothesis) for utterance in by_id))
 
 
 def error_rate_line(test_set_and_key: str, report: Report, *, metric: Literal["CER", "WER"] = "WER") -> str:
-    """The log line of a result.
+    """Return the log line of a result.
 
     Args:
         test_set_and_key: name of the test set and of the decoding method, as ``test-greedy_search``.
         report: the score.
-        metric: what the line calls it. icefall's says WER for a CER too.
+        metric: name in the line. icefall writes WER for a CER, too.
     """
     return (
         f"[{test_set_and_key}] %{metric} {report.error_rate:.2f}% [{report.num_errors} / {report.num_reference}, "
@@ -161,7 +161,7 @@ def error_rate_line(test_set_and_key: str, report: Report, *, metric: Literal["C
 
 
 def recogs_text(utterances: Iterable[ScoredUtterance]) -> str:
-    """Text of ``recogs-*.txt``: reference and hypothesis of every utterance, in the order of their ids."""
+    """Return the text of ``recogs-*.txt``: reference and hypothesis of each utterance, in the order of their ids."""
     return "".join(
         f"{utterance.id}:\tref={list(utterance.reference)}\n{utterance.id}:\thyp={list(utterance.hypothesis)}\n"
         for utterance in _sorted_by_id(utterances)
@@ -169,7 +169,7 @@ def recogs_text(utterances: Iterable[ScoredUtterance]) -> str:
 
 
 def errs_text(report: Report) -> str:
-    """Text of ``errs-*.txt``: error rate, alignment of every utterance, count of every error and unit."""
+    """Return the text of ``errs-*.txt``: error rate, alignments, counts of errors and units."""
     aligned = zip(report.utterances, report.alignments, strict=True)
     lines = [
         f"%WER = {report.error_rate:.2f}",
@@ -201,7 +201,7 @@ def errs_text(report: Report) -> str:
 
 
 def summary_text(results: Mapping[str, float], *, metric: Literal["CER", "WER"] = "CER") -> str:
-    """Text of ``wer-summary-*.txt``: a line for each decoding method, the best first.
+    """Return the text of ``wer-summary-*.txt``: a line per decoding method, the best first.
 
     Args:
         results: decoding method -> error rate in percent, rounded to two digits here.
@@ -227,7 +227,7 @@ def _align(reference: tuple[str, ...], hypothesis: tuple[str, ...]) -> Alignment
 
 
 def _alignment_text(alignment: Alignment) -> str:
-    """Right units as they are; adjacent errors together as ``(a b->c)``, an empty side as ``*``."""
+    """Write correct units as they are, adjacent errors together as ``(a b->c)``, an empty side as ``*``."""
     words: list[str] = []
     for is_correct, run in groupby(alignment, key=lambda pair: pair[0] == pair[1]):
         references, hypotheses = zip(*run, strict=True)
@@ -238,5 +238,5 @@ def _alignment_text(alignment: Alignment) -> str:
 
 
 def _most_frequent_first(counts: Mapping[_Error, int]) -> list[tuple[int, _Error]]:
-    """(Count, error), by count, then by error, both falling."""
+    """Sort (count, error) by count, then by error, both descending."""
     return sorted(((count, error) for error, count in counts.items()), reverse=True)

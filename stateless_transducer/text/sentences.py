@@ -1,4 +1,4 @@
-"""Sentences of texts, for what learns from text alone."""
+"""Sentences of text files, for language models and tokens."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from pathlib import Path
 
 
 def read_sentences(path: Path) -> Iterator[str]:
-    """The lines of a UTF-8 text, or each object's ``text`` in .jsonl, as a manifest's; either may be .gz.
+    """Yield the lines of a UTF-8 text, or the ``text`` of each object in a .jsonl file; either may be .gz.
 
-    Composed (NFC), as the texts of training are. Empty ones are left out.
+    Sentences are composed (NFC), as training texts are. Empty ones are skipped.
 
     Raises:
-        ValueError: the file is missing, damaged or not UTF-8, or an object has no text.
+        ValueError: the file is missing, damaged or not UTF-8, or an object has no ``text``.
     """
     if not path.is_file():
         raise ValueError(f"{path}: no such file.")

@@ -24,12 +24,12 @@ from stateless_transducer.text.tokens import (
     read_symbols,
 )
 
-# a byte that the model's tokens cannot spell otherwise
+# token for one byte of a character that has no token
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
-# marks that stand behind the tokens: of disambiguation, of sentences
+# symbols after the last token: disambiguation marks, sentence boundaries
 _NO_TOKEN = re.compile(r"#.*|<.*>")
 _DISAMBIGUATION = re.compile(r"#\d+")
-# byte-level BPE, as icefall trains it, writes byte b as character b of these
+# icefall's byte-level BPE writes byte b as character number b of these ranges
 _RANGES = ((256, 287), (32, 126), (288, 305), (308, 318), (321, 328), (330, 382), (384, 422))
 _BYTE_OF = {chr(code): b for b, code in enumerate(c for low, high in _RANGES for c in range(low, high + 1))}
 
@@ -40,7 +40,7 @@ class SymbolTable:
 
     symbols: Mapping[int, str]
     unit: Unit = "char"
-    """Symbols are joined as they are; `SPACE` in them stands for a blank."""
+    """Always "char": symbols are joined without a separator, and `SPACE` in them stands for a blank."""
 
     @cached_property
     def ids(self) -> Mapping[str, int]:
@@ -49,56 +49,57 @@ class SymbolTable:
 
     @cached_property
     def unknown_ids(self) -> frozenset[int]:
-        """Ids of the unknown token: none or one."""
+        """Id of the unknown token, if the table has one."""
         return frozenset(i for i, symbol in self.symbols.items() if symbol == UNKNOWN)
 
     @cached_property
     def is_byte_level(self) -> bool:
-        """Whether the symbols are those of byte-level BPE, where a character may be spread over several."""
+        """Whether the symbols are byte-level BPE, where a character may take several symbols."""
         letters = {c for symbol in self.symbols.values() for c in symbol} - {SPACE}
         return letters <= _BYTE_OF.keys() and any(ord(c) >= 384 for c in letters)
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of ids; bytes that make no character are left out."""
+        """Return the text that ids spell; bytes that form no character are skipped."""
         symbols = [self.symbols[i] for i in ids]
-        spell = self._spell_byte_level if self.is_byte_level else _spell
-        return spell(symbols).decode("utf-8", errors="ignore").strip()
+        text = self._spell_byte_level(symbols) if self.is_byte_level else _spell(symbols)
+        return text.decode("utf-8", errors="ignore").strip()
 
     def join(self, texts: Iterable[str]) -> str:
-        """One text of several, with a blank between two of them where there is one between words."""
+        """Join texts, with a blank between them if the symbols have blanks between words."""
         text = " ".join(text for text in texts if text)
         has_blanks = self.is_byte_level or any(SPACE in symbol for symbol in self.symbols.values())
         return close_gaps(text) if has_blanks else text.replace(" ", "")
 
     def _spell_byte_level(self, symbols: list[str]) -> bytes:
-        spelt = bytearray()
+        text = bytearray()
         for c in "".join(symbols):
             if c != SPACE:
-                spelt.append(_BYTE_OF[c])
-            # words are apart behind ASCII alone: Chinese has no blanks
-            elif spelt and 0x20 < spelt[-1] < 0x7F:
-                spelt += b" "
-        return bytes(spelt)
+                text.append(_BYTE_OF[c])
+            # a blank only after ASCII: Chinese has none
+            elif text and 0x20 < text[-1] < 0x7F:
+                text += b" "
+        return bytes(text)
 
     def check(self, path: Path, vocab_size: int) -> None:
-        """Hold the table to the model that it was found beside.
+        """Check that the table has a symbol for each output of a model, and no other tokens.
 
         Raises:
-            ValueError: an id of the model lacks a symbol, or symbols are left over that are no marks (``#0``, ``<s>``).
+            ValueError: an id below ``vocab_size`` has no symbol, or a higher one has a token that is no mark (``#0``,
+                ``<s>``).
         """
         missing = next((i for i in range(vocab_size) if i not in self.symbols), None)
         if missing is not None:
-            raise ValueError(f"{path}: lacks id {missing}, but the model says 0..{vocab_size - 1}.")
-        left_over = [s for i, s in self.symbols.items() if i >= vocab_size and not _NO_TOKEN.fullmatch(s)]
-        if left_over:
+            raise ValueError(f"{path}: lacks id {missing}, but the model has ids 0..{vocab_size - 1}.")
+        extra = [s for i, s in self.symbols.items() if i >= vocab_size and not _NO_TOKEN.fullmatch(s)]
+        if extra:
             raise ValueError(
-                f"{path}: has {left_over[0]!r} with id {self.ids[left_over[0]]}, but the model says "
-                f"0..{vocab_size - 1}; is it of another model?"
+                f"{path}: has {extra[0]!r} with id {self.ids[extra[0]]}, but the model has ids "
+                f"0..{vocab_size - 1}. Is it from another model?"
             )
 
     @classmethod
     def read(cls, path: Path) -> SymbolTable:
-        """Read a file, see `read_symbols`."""
+        """Read a ``tokens.txt``, see `read_symbols`."""
         return cls(read_symbols(path))
 
 
@@ -111,20 +112,20 @@ def _spell(symbols: list[str]) -> bytes:
 
 
 Vocabulary = TokenTable | SymbolTable
-"""What turns ids into text; a `TokenTable` also spells text in ids."""
+"""Table that turns ids into text; a `TokenTable` also turns text into ids."""
 
 
 def read_vocabulary(path: Path, vocab_size: int) -> Vocabulary:
-    """The ``tokens.txt`` beside a model: a `TokenTable` where the tokens can spell a text, with ``<unk>``.
+    """Read the ``tokens.txt`` beside a model, as a `TokenTable` if its tokens can spell any text.
 
-    They are characters or words, or pieces of words with a ``bpe.vocab`` that has their scores.
+    They can if they include ``<unk>`` and are characters, words, or pieces of words with scores in a ``bpe.vocab``.
 
     Args:
-        path: the file; a ``lang.json`` beside it says which.
-        vocab_size: ids that the model says.
+        path: the file; a ``lang.json`` beside it gives the unit.
+        vocab_size: number of outputs of the model.
 
     Raises:
-        ValueError: no such file, a line that cannot be, or not the tokens of this model.
+        ValueError: there is no such file, a line is invalid, or the tokens are not those of the model.
     """
     table = SymbolTable.read(path)
     table.check(path, vocab_size)
@@ -134,14 +135,14 @@ def read_vocabulary(path: Path, vocab_size: int) -> Vocabulary:
 
 
 def _is_of_characters(table: SymbolTable, vocab_size: int) -> bool:
-    """Whether a `TokenTable` of characters can be made of the file."""
+    """Report whether the symbols make a `TokenTable` of characters."""
     symbols = [symbol for symbol in table.symbols.values() if not _DISAMBIGUATION.fullmatch(symbol)]
     are_whole = len(symbols) == len(set(symbols)) == vocab_size and table.symbols[0] == BLANK and UNKNOWN in symbols
     return are_whole and all(len(symbol) == 1 or symbol in SPECIAL for symbol in symbols)
 
 
 def _of_pieces(table: SymbolTable, folder: Path, vocab_size: int) -> TokenTable | None:
-    """A `TokenTable` of pieces of words, if a ``bpe.vocab`` has the scores of all that the model says."""
+    """Return a `TokenTable` of pieces of words if a ``bpe.vocab`` has the scores of all tokens of the model."""
     symbols = tuple(table.symbols[i] for i in range(vocab_size))
     is_whole = len(set(symbols)) == vocab_size and symbols[0] == BLANK and UNKNOWN in symbols
     if table.is_byte_level or not is_whole or not (folder / SCORES_FILE).is_file():
@@ -149,6 +150,6 @@ def _of_pieces(table: SymbolTable, folder: Path, vocab_size: int) -> TokenTable 
     try:
         scores = piece_scores(folder, symbols)
     except ValueError:
-        # without it the model still says text; hotwords, which need it, tell
+        # text can still be decoded; hotwords, which need the scores, report the error
         return None
     return None if scores is None else TokenTable(symbols, "bpe", scores)

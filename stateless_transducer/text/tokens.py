@@ -30,7 +30,7 @@ SCORES_FILE, _MODEL_FILE = "bpe.vocab", "bpe.model"
 _FIRST_WORDS = ("<eps>", "!SIL", "<SPOKEN_NOISE>", "<UNK>")
 _LAST_WORDS = ("#0", "<s>", "</s>")
 
-# a blank that separates words: not beside a CJK ideograph, where it only tells how a transcript was cut
+# blanks beside CJK ideographs do not separate words; they only show how a transcript was segmented
 _CJK = "\u2e80-\u303f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff00-\uffef"
 _CJK_GAP = re.compile(rf"(?<=[{_CJK}])\s+|\s+(?=[{_CJK}])")
 
@@ -42,12 +42,12 @@ class TokenTable:
     symbols: tuple[str, ...]
     unit: Unit = "char"
     scores: tuple[float, ...] = ()
-    """Of pieces of words ("bpe"): log-probability of each symbol."""
+    """Log-probability of each symbol, for pieces of words ("bpe"); otherwise empty."""
 
     def __post_init__(self) -> None:
         if len(set(self.symbols)) != len(self.symbols):
-            twice = next(s for i, s in enumerate(self.symbols) if s in self.symbols[:i])
-            raise ValueError(f"The token table holds {twice!r} twice.")
+            duplicate = next(s for i, s in enumerate(self.symbols) if s in self.symbols[:i])
+            raise ValueError(f"The token table holds {duplicate!r} twice.")
         for name in (BLANK, UNKNOWN):
             if name not in self.symbols:
                 raise ValueError(f"The token table lacks {name!r}.")
@@ -74,7 +74,7 @@ class TokenTable:
 
     @property
     def unknown_id(self) -> int:
-        """Id that stands for whatever the table lacks."""
+        """Id of the token for units that the table lacks."""
         return self.ids[UNKNOWN]
 
     @property
@@ -88,7 +88,7 @@ class TokenTable:
         return Segmenter({piece: score for piece, score in pieces if piece not in SPECIAL})
 
     def split(self, text: str) -> list[str]:
-        """The units of a text; a blank between words is `SPACE` where the table has it."""
+        """Split a text into units; a blank between words is `SPACE` if the table has it."""
         if self.unit == "word":
             return text.split()
         text = tidied(text)
@@ -97,19 +97,19 @@ class TokenTable:
         return list(text.replace(" ", SPACE if self.spells_words else ""))
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text's units; `UNKNOWN`'s for what the table lacks, and for words that look like special tokens."""
+        """Return the ids of a text's units; `UNKNOWN` for units not in the table or spelled like special tokens."""
         return self.ids_of(self.split(text))
 
     def ids_of(self, units: Iterable[str]) -> list[int]:
-        """Ids of units, as `encode` has them."""
+        """Return the ids of units, with the same exceptions as `encode`."""
         return [self.unknown_id if unit in SPECIAL else self.ids.get(unit, self.unknown_id) for unit in units]
 
     def unknown_units(self, text: str) -> list[str]:
-        """The units of a text that the table lacks, in order, repeats included."""
+        """Return the units of a text that the table lacks, in order, repeats included."""
         return [unit for unit in self.split(text) if unit not in self.ids]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of ids."""
+        """Return the text that ids spell."""
         symbols = [self.symbols[i] for i in ids]
         if self.unit == "word":
             return " ".join(symbols)
@@ -117,7 +117,7 @@ class TokenTable:
         return " ".join(text.split()) if self.unit == "bpe" else text
 
     def join(self, texts: Iterable[str]) -> str:
-        """One text of several, with a blank between two of them where there is one between words."""
+        """Join texts, with a blank between them if the table puts blanks between words."""
         text = " ".join(text for text in texts if text)
         if self.unit == "word":
             return text
@@ -128,13 +128,14 @@ class TokenTable:
     ) -> None:
         """Write ``tokens.txt`` (icefall's format) and ``lang.json`` (the unit, the corpus) into a folder.
 
-        Of pieces of words also ``bpe.vocab``, a line ``piece<tab>score`` each, as sherpa-onnx wants it for hotwords.
+        For pieces of words, also write ``bpe.vocab``, with a line ``piece<tab>score`` per piece; sherpa-onnx needs it
+        for hotwords.
 
         Args:
-            lang_dir: made if need be.
-            extra: symbols behind the last token that are no tokens: a character table's ``#0``, ``#1``.
+            lang_dir: created if it does not exist.
+            extra: symbols to write after the last token that are not tokens: a character table's ``#0``, ``#1``.
             mark_words: begin each word with `SPACE`: programs that only join symbols then put blanks between words.
-            corpus: name of the prepared corpus whose tokens they are.
+            corpus: name of the prepared corpus that the tokens are from.
         """
         mark = SPACE if mark_words and self.unit == "word" else ""
         symbols = (symbol if symbol in SPECIAL else mark + symbol for symbol in (*self.symbols, *extra))
@@ -146,31 +147,32 @@ class TokenTable:
         write_text(lang_dir / "lang.json", json.dumps(settings) + "\n")
 
     def scores_text(self) -> str:
-        """What ``bpe.vocab`` holds: a line ``piece<tab>score`` for each symbol."""
+        """Return the text of ``bpe.vocab``: a line ``piece<tab>score`` per symbol."""
         return "".join(f"{symbol}\t{score:g}\n" for symbol, score in zip(self.symbols, self.scores, strict=True))
 
     def facts(self) -> dict[str, Any]:
-        """All there is to know, as JSON has it; `from_facts` makes the table of it."""
+        """Return the table as plain values for JSON; `from_facts` is the inverse."""
         scores = {"scores": list(self.scores)} if self.scores else {}
         return {"symbols": list(self.symbols), "unit": self.unit, **scores}
 
     @classmethod
     def from_facts(cls, facts: Mapping[str, Any]) -> TokenTable:
-        """See `facts`."""
+        """Return the table of `facts`."""
         return cls(tuple(facts["symbols"]), facts["unit"], tuple(facts.get("scores", ())))
 
     @classmethod
     def read(cls, lang_dir: Path) -> TokenTable:
         """Read a folder with ``tokens.txt``.
 
-        Without ``lang.json``, as icefall writes it, tokens are pieces of words where a ``bpe.vocab`` or sentencepiece's
-        ``bpe.model`` has a score for each, and otherwise characters.
+        Without ``lang.json`` (icefall writes none), tokens are pieces of words if a ``bpe.vocab`` or sentencepiece's
+        ``bpe.model`` has a score for each of them, and otherwise characters. Disambiguation symbols (``#0``, ``#1``,
+        ...) of a character table are skipped.
 
-        The path of such a file itself will do as well. Disambiguation symbols (``#0``, ``#1``, ...) of a character
-        table are left out.
+        Args:
+            lang_dir: the folder, or the path of its ``tokens.txt``.
 
         Raises:
-            ValueError: no such file, or a line, symbol or id that cannot be.
+            ValueError: there is no such file, or a line, symbol or id is invalid.
         """
         path = lang_dir if lang_dir.is_file() else lang_dir / "tokens.txt"
         if not path.is_file():
@@ -195,10 +197,10 @@ class TokenTable:
 
 
 def read_symbols(path: Path) -> dict[int, str]:
-    """Id -> symbol, of lines ``symbol id``; a line with an id alone stands for a blank between words.
+    """Read lines ``symbol id`` into a mapping from id to symbol; a line with only an id is a blank between words.
 
     Raises:
-        ValueError: no such file, or a line that cannot be.
+        ValueError: there is no such file, or a line is invalid.
     """
     try:
         lines = read_lines(path)
@@ -221,12 +223,14 @@ def read_symbols(path: Path) -> dict[int, str]:
 
 
 def _read_unit(settings: Path) -> Unit:
-    """What a ``lang.json`` says; `TokenTable` checks it."""
+    """Return the unit in a ``lang.json``; `TokenTable` checks it."""
     try:
         return json.loads(settings.read_bytes())["unit"]
     except (ValueError, TypeError, KeyError) as err:
-        wanted = '{"unit": "char"}, or "word" or "bpe"'
-        raise ValueError(f"{settings}: must be {wanted}; mend it, or remove it if it is of another program.") from err
+        expected = '{"unit": "char"}, or "word" or "bpe"'
+        raise ValueError(
+            f"{settings}: must be {expected}. Correct it, or remove it if another program wrote it."
+        ) from err
 
 
 def lang_corpus(lang_dir: Path) -> str | None:
@@ -239,9 +243,10 @@ def lang_corpus(lang_dir: Path) -> str | None:
 
 
 def piece_scores(folder: Path, symbols: Sequence[str]) -> tuple[float, ...] | None:
-    """Scores of tokens that are pieces of words, by the ``bpe.vocab`` or ``bpe.model`` beside them.
+    """Return the scores of tokens that are pieces of words, from the ``bpe.vocab`` or ``bpe.model`` in their folder.
 
-    None: there is no such file, it lacks some of them (characters beside pieces), or some are single bytes.
+    The result is None if there is no such file, if it lacks some of the tokens (they are characters), or if some tokens
+    are single bytes.
 
     Raises:
         ValueError: the file cannot be read.
@@ -256,30 +261,32 @@ def piece_scores(folder: Path, symbols: Sequence[str]) -> tuple[float, ...] | No
 
 
 def tidied(text: str) -> str:
-    """One blank between words, and none beside ideographs; what looks like the mark of a word is a blank, too."""
+    """Return a text with one blank between words and none beside ideographs; `SPACE` in it counts as a blank."""
     return " ".join(close_gaps(text.replace(SPACE, " ")).split())
 
 
 def close_gaps(text: str) -> str:
-    """The same without blanks beside CJK ideographs."""
+    """Remove blanks beside CJK ideographs."""
     return _CJK_GAP.sub("", text)
 
 
 def has_ideographs(text: str) -> bool:
-    """Whether some character is of a script that puts no blanks between words: CJK."""
+    """Report whether a text has CJK characters, whose scripts put no blanks between words."""
     return re.search(f"[{_CJK}]", text) is not None
 
 
 def build_token_table(
     texts: Iterable[str], unit: Unit, *, keep_spaces: bool = False, vocab_size: int = 500
 ) -> TokenTable:
-    """A table of the special tokens and every unit of the texts, in order of first appearance; pieces, likeliest first.
+    """Build a table of the special tokens and all units of texts, in order of first appearance.
+
+    Pieces of words are in order of their scores, the highest first.
 
     Args:
         texts: transcripts.
         unit: characters, words, or pieces of words.
         keep_spaces: add `SPACE` if a text has a blank between two words of an alphabetic script.
-        vocab_size: number of pieces of words, see `learn_pieces`.
+        vocab_size: number of tokens if they are pieces of words, see `learn_pieces`.
 
     Raises:
         ValueError: see `learn_pieces`.
@@ -298,8 +305,8 @@ def write_char_lang(lang_dir: Path, transcripts: Sequence[str]) -> TokenTable:
     """Write ``text, transcript_words.txt, words.txt, lexicon.txt, lexicon_disambig.txt, tokens.txt``.
 
     Args:
-        lang_dir: made if need be.
-        transcripts: texts with blanks between words, those of all splits, as icefall does.
+        lang_dir: created if it does not exist.
+        transcripts: texts of all splits (icefall's choice), with blanks between words.
     """
     table = build_token_table(transcripts, "char")
     words = sorted({word for text in transcripts for word in text.split()} - set(_FIRST_WORDS) - set(_LAST_WORDS))
@@ -311,14 +318,14 @@ def write_char_lang(lang_dir: Path, transcripts: Sequence[str]) -> TokenTable:
     disambiguated = _disambiguate(lexicon)
     write_text(lang_dir / "lexicon_disambig.txt", _lexicon_text(disambiguated))
     table.write(lang_dir, extra=("#0", "#1") if disambiguated != lexicon else ("#0",))
-    # last: says that all of the above are there
+    # written last: `lang_is_of` takes this file as a sign that all others are complete
     for name in ("transcript_words.txt", "text"):
         write_text(lang_dir / name, _text(transcripts))
     return table
 
 
 def lang_is_of(lang_dir: Path, transcripts: Sequence[str]) -> bool:
-    """Whether `write_char_lang` has written the folder for these very transcripts."""
+    """Report whether `write_char_lang` has written a folder for the same transcripts."""
     path = lang_dir / "text"
     return path.is_file() and path.read_text(encoding="utf-8") == _text(transcripts)
 
@@ -328,7 +335,7 @@ def _text(transcripts: Sequence[str]) -> str:
 
 
 def _disambiguate(lexicon: list[tuple[str, tuple[str, ...]]]) -> list[tuple[str, tuple[str, ...]]]:
-    """Mark with ``#1`` each word that begins another one; words of characters never have the same units."""
+    """Mark with ``#1`` each word that is a prefix of another; words of characters never have the same units."""
     prefixes = {units[:i] for _, units in lexicon for i in range(1, len(units))}
     return [(word, (*units, "#1") if units in prefixes else units) for word, units in lexicon]
 

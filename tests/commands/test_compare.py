@@ -186,7 +186,7 @@ def test_other_utterances_and_references_are_refused_by_name(files, tmp_path, ca
     fewer = _recogs(tmp_path / "fewer.txt", {"u1": "今"})
     _fails(capsys, [files[0], fewer], r"fewer.txt \(B\): B lacks 3 of the 4 utterances, which A has: u2, u3, u4\.")
     changed = _recogs(tmp_path / "changed.txt", BETTER, {**REFERENCES, "u3": "您好"})
-    _fails(capsys, [files[0], changed], r"other references in 1 of 4 utterances: u3 \(u3: A '你 好', B '您 好'\)")
+    _fails(capsys, [files[0], changed], r"different references in 1 of 4 utterances: u3 \(u3: A '你 好', B '您 好'\)")
 
 
 def test_result_of_icefall_is_compared_with_one_of_ours(files, tmp_path, capsys):

@@ -155,11 +155,11 @@ BAD = {
     "few-tokens": (lambda f: (f / "tokens.txt").write_text("<blk> 0\na 1\n"), "tokens.txt: lacks id 2, but the model "),
     "gap": (
         lambda f: (f / "tokens.txt").write_text("".join(f"s{i} {i}\n" for i in range(20) if i != 7)),
-        "tokens.txt: lacks id 7, but the model says 0..19",
+        "tokens.txt: lacks id 7, .* 0..19",
     ),
     "many-tokens": (
         lambda f: (f / "tokens.txt").write_text("".join(f"s{i} {i}\n" for i in range(500))),
-        "tokens.txt: has 's20' with id 20, but the model says 0..19; is it of another model",
+        "tokens.txt: has 's20' with id 20, .* 0..19",
     ),
 }
 

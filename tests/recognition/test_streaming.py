@@ -242,7 +242,7 @@ def test_tokens_that_the_table_lacks_are_named(tiny_model, tmp_path):
         (tmp_path / path.name).write_bytes(path.read_bytes())
     lines = (tmp_path / "tokens.txt").read_text(encoding="utf-8").splitlines(keepends=True)
     (tmp_path / "tokens.txt").write_text("".join(lines[:-1]), encoding="utf-8")
-    with pytest.raises(ValueError, match=r"tokens.txt: lacks id 19, but the model says 0..19"):
+    with pytest.raises(ValueError, match=r"tokens.txt: lacks id 19, .* 0..19"):
         StreamingRecognizer.from_pretrained(tmp_path)
     (tmp_path / "tokens.txt").unlink()
     with pytest.raises(ValueError, match="tokens.txt: no such file"):

@@ -192,7 +192,7 @@ def test_icefalls_folder_is_read(tmp_path):
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(_texts(400)), model_writer=file, model_type="bpe", vocab_size=60, minloglevel=2
         )
-    with pytest.raises(ValueError, match=r"bpe\.model: is no unigram model"):
+    with pytest.raises(ValueError, match=r"bpe\.model: is not a unigram model"):
         TokenTable.read(folder)
 
 

@@ -26,9 +26,9 @@ def test_file_of_another_system_is_read(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("天气\n很好 :nan\n", r"words.txt:2: `nan` behind the colon is not a finite number"),
-        ("天气 :-inf\n", r"words.txt:1: `-inf` behind the colon is not a finite number"),
-        ("天气 :many\n", r"words.txt:1: `many` behind the colon is not a number"),
+        ("天气\n很好 :nan\n", r"words.txt:2: `nan` after the colon is not a finite number"),
+        ("天气 :-inf\n", r"words.txt:1: `-inf` after the colon is not a finite number"),
+        ("天气 :many\n", r"words.txt:1: `many` after the colon is not a number"),
         ("\n\n", "words.txt: holds no phrase"),
         ("天气\n雷雨\n", r"cannot spell `雷雨`: it lacks '雷', '雨'"),
     ],
