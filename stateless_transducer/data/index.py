@@ -17,6 +17,7 @@ import json
 import shutil
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -149,8 +150,11 @@ def _read_lines(manifest: Path) -> Iterator[bytes]:
     if _is_shar(manifest):
         yield from shar_lines(shar_folders(manifest))
         return
-    with gzip.open(manifest) if manifest.suffix == ".gz" else manifest.open("rb") as file:
-        yield from file
+    try:
+        with gzip.open(manifest) if manifest.suffix == ".gz" else manifest.open("rb") as file:
+            yield from file
+    except (EOFError, gzip.BadGzipFile, zlib.error) as err:
+        raise ValueError(f"{manifest} is damaged ({err}). Copy it again, or remove it and prepare it again.") from err
 
 
 def _folders(manifest: Path) -> list[Path]:
@@ -177,9 +181,13 @@ def _build(manifest: Path, folder: Path, stamp: list[int]) -> None:
                 if not line.strip():
                     continue
                 try:
-                    duration, frames = _lengths(json.loads(line))
+                    cut = json.loads(line)
+                    duration, frames = _lengths(cut)
+                    has_transcript = _has_transcript(cut)
                 except (ValueError, KeyError, TypeError, AttributeError) as err:
                     raise ValueError(f"{manifest}:{number}: not a cut of lhotse's ({err}).") from err
+                if not has_transcript:
+                    raise ValueError(f"{manifest}:{number}: cut {cut['id']} has no supervision, so no transcript.")
                 target.write(line)
                 places.append(places[-1] + len(line))
                 seconds.append(duration)
@@ -208,6 +216,10 @@ def _lengths(cut: dict) -> tuple[float, int]:
     if features is not None and features["duration"] == cut["duration"]:
         return cut["duration"], features["num_frames"]
     return cut["duration"], round(cut["duration"] / _FRAME_SHIFT_S)
+
+
+def _has_transcript(cut: dict) -> bool:
+    return bool(cut["supervisions"] if cut["type"] == "MonoCut" else deserialize_item(cut).supervisions)
 
 
 def _text(cut: dict) -> str:

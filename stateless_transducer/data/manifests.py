@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import unicodedata
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lhotse import AudioSource, Recording, RecordingSet, SupervisionSegment, SupervisionSet, load_manifest
 
@@ -59,12 +60,12 @@ def noise_cuts_path(fbank_dir: Path) -> Path:
 
 def read_texts(manifest_dir: Path, prefix: str, split: str) -> list[str]:
     """The transcripts of a split, in the order of its manifest."""
-    return [segment.text or "" for segment in load_manifest(manifest_path(manifest_dir, prefix, "supervisions", split))]
+    return [segment.text or "" for segment in read_manifest(manifest_path(manifest_dir, prefix, "supervisions", split))]
 
 
 def read_durations(manifest_dir: Path, prefix: str, split: str) -> list[float]:
     """Seconds of the utterances of a split, at speed 1, in the order of its manifest."""
-    return [segment.duration for segment in load_manifest(manifest_path(manifest_dir, prefix, "supervisions", split))]
+    return [segment.duration for segment in read_manifest(manifest_path(manifest_dir, prefix, "supervisions", split))]
 
 
 def read_manifests(manifest_dir: Path, prefix: str, split: str) -> list[tuple[Recording, SupervisionSegment]]:
@@ -77,8 +78,22 @@ def read_manifests(manifest_dir: Path, prefix: str, split: str) -> list[tuple[Re
     for path in paths.values():
         if not path.is_file():
             raise ValueError(f"{path} is missing; make the manifests first.")
-    recordings = {recording.id: recording for recording in load_manifest(paths["recordings"])}
-    return [(recordings[each.recording_id], each) for each in load_manifest(paths["supervisions"])]
+    recordings = {recording.id: recording for recording in read_manifest(paths["recordings"])}
+    return [(recordings[segment.recording_id], segment) for segment in read_manifest(paths["supervisions"])]
+
+
+def read_manifest(path: Path) -> Any:
+    """Read one of lhotse's manifests.
+
+    Raises:
+        ValueError: the file is missing, damaged or not a manifest.
+    """
+    try:
+        return load_manifest(path)
+    except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, AssertionError) as err:
+        raise ValueError(
+            f"{path} cannot be read as a manifest ({err}). Copy it again, or remove it and prepare it again."
+        ) from err
 
 
 def write_manifests(

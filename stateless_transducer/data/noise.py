@@ -10,15 +10,19 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from lhotse import load_manifest
-
 from stateless_transducer.audio import AudioError, audio_duration
 from stateless_transducer.data.config import WorkConfig
 from stateless_transducer.data.corpora.musan import PARTS, read_musan
 from stateless_transducer.data.corpora.utterance import Problem, describe_problems, problem_rows
 from stateless_transducer.data.cutting import Windows, sound_file
 from stateless_transducer.data.executor import executor
-from stateless_transducer.data.manifests import manifest_path, noise_cuts_path, problems_path, write_recordings
+from stateless_transducer.data.manifests import (
+    manifest_path,
+    noise_cuts_path,
+    problems_path,
+    read_manifest,
+    write_recordings,
+)
 from stateless_transducer.data.preparation import Bar, Say, compute_features, manifests_are_there, manifests_stamp
 from stateless_transducer.files import write_text
 
@@ -84,7 +88,7 @@ def prepare_noise_features(config: WorkConfig, *, say: Say, bar: Bar) -> None:
     recordings = [
         recording
         for part in PARTS
-        for recording in load_manifest(manifest_path(config.manifest_dir, PREFIX, "recordings", part))
+        for recording in read_manifest(manifest_path(config.manifest_dir, PREFIX, "recordings", part))
     ]
     config.fbank_dir.mkdir(parents=True, exist_ok=True)
     with executor(config, config.fbank_dir, sound_file(recordings[0])) as pool:

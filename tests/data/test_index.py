@@ -99,3 +99,20 @@ def test_line_that_is_no_cut_is_named(tmp_path):
     path.write_bytes(gzip.compress(json.dumps(_cut(1).to_dict()).encode() + b'\n{"a": 1}\n'))
     with pytest.raises(ValueError, match=r"cuts.jsonl.gz:2: not a cut of lhotse's"):
         open_index(path)
+
+
+def test_damaged_manifest_is_refused_by_name(tmp_path):
+    path = tmp_path / "cuts.jsonl.gz"
+    CutSet.from_cuts([_cut(number) for number in range(5)]).to_file(path)
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(ValueError, match=r"cuts.jsonl.gz is damaged \(.*\)\. Copy it again"):
+        open_index(path)
+
+
+def test_cut_without_supervision_is_named_with_its_line(tmp_path):
+    silent = _cut(1)
+    silent.supervisions = []
+    path = tmp_path / "cuts.jsonl.gz"
+    CutSet.from_cuts([_cut(0), silent]).to_file(path)
+    with pytest.raises(ValueError, match="cuts.jsonl.gz:2: cut u1 has no supervision"):
+        open_index(path)

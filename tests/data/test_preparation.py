@@ -121,3 +121,12 @@ def test_musan_of_icefall_is_used_as_it_is(tmp_path, capsys):
     assert main(["prepare", "musan", "--num-jobs", "1", *words]) == 0
     printed = capsys.readouterr().out
     assert "made by another program - skipping" in printed and "musan_cuts.jsonl.gz: already there" in printed
+
+
+def test_truncated_manifest_is_refused_by_name(prepare, tmp_path, capsys):
+    assert prepare("--step", "manifests") == 0
+    path = tmp_path / "data" / "manifests" / "aishell_supervisions_dev.jsonl.gz"
+    path.write_bytes(path.read_bytes()[:-12])
+    assert prepare("--step", "fbank") == 1
+    complained = capsys.readouterr().err
+    assert f"{path} cannot be read as a manifest" in complained and "Traceback" not in complained
