@@ -1,7 +1,7 @@
-"""What training does to features: silence, other voices, levels and microphones, noise, SpecAugment (arXiv 1904.08779).
+"""Augmentation of training features: silence, vocal tract length, level, timbre, noise, SpecAugment.
 
-All that is random follows from the seed, the epoch and the utterance's id. So it does not matter which process loads an
-utterance, and with which others; and a resumed run repeats it.
+All random numbers follow from the seed, the epoch and the utterance's id. They do not depend on which process loads an
+utterance or on the rest of its batch, and a resumed run repeats them.
 
 Letters: T_in feature frames, F mel bins.
 """
@@ -27,23 +27,23 @@ from stateless_transducer.features import SILENCE_VALUE, FbankConfig
 _NOISE_PROBABILITY = 0.5
 _SNR_DB = (10.0, 20.0)
 _QUIET_SHARE, _LEAST_QUIET = 0.1, 5
-"""Of an utterance, the frames that count as its silence: a share, and how many at least."""
+"""Share of an utterance's frames that count as its silence, and the least number of them."""
 _DIGITAL_SHARE = 0.25
-"""Of utterances, those whose silence is digital."""
+"""Share of utterances that get digital silence."""
 
 
 class Augment:
-    """Augments an utterance: always the same in an epoch, otherwise in the next.
+    """Augments utterances, the same utterance in the same way throughout an epoch and differently in the next.
 
     Args:
-        seed: of the run.
-        noise: stored features of noise to choose from; empty: none is mixed in.
-        spec_augment: None: no SpecAugment.
-        vtlp_range: how far the frequency axis is stretched at most, as a share.
-        gain_range_db: how far the level is changed at most.
-        equalizer_range_db: how far the timbre is changed at most.
-        silence_frames: of silence at either end, at most.
-        silence_from_epoch: the first with silence.
+        seed: seed of the run.
+        noise: stored features of noise to choose from; if empty, no noise is mixed in.
+        spec_augment: configuration of SpecAugment, or None for no SpecAugment.
+        vtlp_range: largest stretch of the frequency axis, as a share.
+        gain_range_db: largest change of the level.
+        equalizer_range_db: largest change of the level at one frequency, smooth over frequency.
+        silence_frames: largest number of silent frames added at either end.
+        silence_from_epoch: first epoch with added silence.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Augment:
         self._spec_augment = spec_augment
 
     def __call__(self, features: Tensor, id_: str, epoch: int) -> Tensor:
-        """(T_in, F) -> the same number of frames, and those of the silence."""
+        """Augment features (T_in, F); added silence increases T_in."""
         key = f"{self._seed} {epoch} {id_}"
         if self._silence_frames and epoch >= self._silence_from_epoch:
             features = _with_silence(features, self._silence_frames, random.Random(f"silence {key}"))
@@ -84,38 +84,45 @@ class Augment:
 
 
 def training_augment(config: DataConfig, seed: int, frame_shift_s: float) -> Augment | None:
-    """What the options ask for; None if that is nothing. Noise that is not prepared is done without."""
+    """Return the augmentation of a configuration, or None if it has none; noise that is not prepared is omitted."""
     path, noise = noise_cuts_path(config.manifest_dir), []
     if config.enable_musan and path.exists():
         noise = [cut.features for cut in CutSet.from_jsonl_lazy(path)]  # pyright: ignore
-    spec_augment = config.spec_augment if config.enable_spec_aug else None
-    sizes = {name: getattr(config, name) for name in ("vtlp_range", "gain_range_db", "equalizer_range_db")}
-    sizes["silence_frames"] = round(config.silence_s / frame_shift_s)
-    if not (noise or spec_augment or any(sizes.values())):
+    ranges = (config.vtlp_range, config.gain_range_db, config.equalizer_range_db, config.silence_s)
+    if not (noise or config.enable_spec_aug or any(ranges)):
         return None
-    return Augment(seed, noise=noise, spec_augment=spec_augment, silence_from_epoch=config.lengthen_from_epoch, **sizes)
+    return Augment(
+        seed,
+        noise=noise,
+        spec_augment=config.spec_augment if config.enable_spec_aug else None,
+        vtlp_range=config.vtlp_range,
+        gain_range_db=config.gain_range_db,
+        equalizer_range_db=config.equalizer_range_db,
+        silence_frames=round(config.silence_s / frame_shift_s),
+        silence_from_epoch=config.lengthen_from_epoch,
+    )
 
 
 def _with_silence(features: Tensor, most: int, draw: random.Random) -> Tensor:
-    """Up to ``most`` frames at either end, each drawn from the utterance's quietest, or of digital silence."""
-    before, behind = draw.randint(0, most), draw.randint(0, most)
+    """Add up to ``most`` frames at either end: drawn from the utterance's quietest frames, or digital silence."""
+    before, after = draw.randint(0, most), draw.randint(0, most)
     if draw.random() < _DIGITAL_SHARE:
-        return torch.nn.functional.pad(features, (0, 0, before, behind), value=SILENCE_VALUE)
+        return torch.nn.functional.pad(features, (0, 0, before, after), value=SILENCE_VALUE)
     count = min(len(features), max(_LEAST_QUIET, round(_QUIET_SHARE * len(features))))
     quietest = features.mean(1).topk(count, largest=False).indices.tolist()
-    drawn = draw.choices(quietest, k=before + behind)
+    drawn = draw.choices(quietest, k=before + after)
     return features[[*drawn[:before], *range(len(features)), *drawn[before:]]]
 
 
 def _with_gain(features: Tensor, decibels: Tensor) -> Tensor:
-    """Each frame louder by (F,) decibels; digital silence stays what it is at any gain."""
+    """Raise each frame by (F,) decibels; digital silence stays digital silence."""
     louder = features + decibels * (math.log(10) / 10)
     # stored features are rounded
     return torch.where(features > SILENCE_VALUE + 0.01, louder.clamp(min=SILENCE_VALUE), features)
 
 
 def _smooth_curve(count: int, draw: random.Random) -> np.ndarray:
-    """(F,), between -1 and 1: half a period of a cosine over all bins, a whole one, one and a half, each by chance."""
+    """Return a random curve (F,) between -1 and 1: a sum of cosines with 0.5, 1 and 1.5 periods over the bins."""
     place = (np.arange(count) + 0.5) / count
     weights = [draw.uniform(-1, 1) / number for number in (1, 2, 3)]
     curve = sum(weight * np.cos(math.pi * number * place) for number, weight in enumerate(weights, start=1))
@@ -123,45 +130,45 @@ def _smooth_curve(count: int, draw: random.Random) -> np.ndarray:
 
 
 def stretched(features: np.ndarray, factor: float, config: FbankConfig | None = None) -> np.ndarray:
-    """Log mel energies as of a vocal tract of another length: what was at frequency f is at ``factor * f``.
+    """Change log mel energies to those of a vocal tract of another length: frequency f moves to ``factor * f``.
 
-    Between bins it is interpolated; beyond the last one its value goes on (Jaitly and Hinton, "Vocal tract length
+    Energies are interpolated between bins, and constant beyond the last bin (Jaitly and Hinton, "Vocal tract length
     perturbation improves speech recognition", ICML workshop 2013).
 
     Args:
         features: (T_in, F).
-        factor: above 1: a shorter vocal tract.
-        config: the front end; None: the project's.
+        factor: above 1 for a shorter vocal tract.
+        config: configuration of the front end; None for the default.
     """
     config = config or FbankConfig()
     low, high = (1127 * np.log1p(hertz / 700) for hertz in (config.low_freq, config.sample_rate / 2 + config.high_freq))
     count = features.shape[1]
     centers = low + (high - low) * np.arange(1, count + 1) / (count + 1)
-    # the bin that each new one comes from
-    wanted = 1127 * np.log1p(700 * np.expm1(centers / 1127) / factor / 700)
-    place = ((wanted - centers[0]) / (centers[1] - centers[0])).clip(0, count - 1)
+    # mel frequency, then fractional bin, that each bin is taken from
+    origins = 1127 * np.log1p(700 * np.expm1(centers / 1127) / factor / 700)
+    place = ((origins - centers[0]) / (centers[1] - centers[0])).clip(0, count - 1)
     below = place.astype(np.int64).clip(max=count - 2)
     share = (place - below).astype(np.float32)
     return features[:, below] * (1 - share) + features[:, below + 1] * share
 
 
 def _with_noise(features: np.ndarray, noise: Sequence[Features], draw: random.Random) -> np.ndarray:
-    """Log mel energies of speech and noise together, in half of the cases.
+    """Mix noise into log mel energies of speech, with probability 0.5.
 
-    One piece of noise after another, until they reach the end; each gets the level that the signal-to-noise ratio asks
-    for, by the mean energy of utterance and piece.
+    Pieces of noise follow one another up to the end of the utterance. Each is scaled to the drawn signal-to-noise
+    ratio, by the mean energies of utterance and piece.
     """
     if draw.random() >= _NOISE_PROBABILITY:
         return features
     energies = np.exp(features)
-    wanted = energies.mean() * 10 ** (-draw.uniform(*_SNR_DB) / 10)
+    noise_energy = energies.mean() * 10 ** (-draw.uniform(*_SNR_DB) / 10)
     start = 0
     while start < len(energies):
         piece = np.exp(draw.choice(noise).load())
-        left = len(energies) - start
-        begin = draw.randint(0, max(0, len(piece) - left))
-        piece = piece[begin : begin + left]
-        energies[start : start + len(piece)] += piece * (wanted / piece.mean())
+        remaining = len(energies) - start
+        begin = draw.randint(0, max(0, len(piece) - remaining))
+        piece = piece[begin : begin + remaining]
+        energies[start : start + len(piece)] += piece * (noise_energy / piece.mean())
         start += len(piece)
     return np.log(energies)
 

@@ -1,4 +1,4 @@
-"""Recordings -> cuts and their samples, and the way back from a cut to its samples and features.
+"""Cuts of recordings with their samples, and samples and features of cuts.
 
 Letters: S samples, T_in feature frames, F mel bins.
 """
@@ -18,18 +18,18 @@ from stateless_transducer.audio import read_audio, resample, stream_audio
 from stateless_transducer.features import FbankConfig, fbank
 
 Source = tuple[Recording, SupervisionSegment | None]
-"""A recording and what is said in it."""
+"""A recording, and a supervision with its transcript or None."""
 
 
 _SAME_S = 1e-3
-"""What is shorter than the file by less than this is the whole file."""
+"""Supervisions shorter than their file by less than this are the whole file."""
 
 _PART = "part"
-"""Name, in a cut's custom fields, of where an utterance is in its file: start and duration in seconds, at speed 1."""
+"""Custom field of a cut with the place of the utterance in its file: start and duration in seconds, at speed 1."""
 
 
 def read_source(source: Source, sample_rate: int) -> np.ndarray:
-    """Samples (S,) of a recording, or of the part of it in which something is said.
+    """Read the samples (S,) of a recording, or of the part that the supervision covers.
 
     Raises:
         AudioError: the sound file cannot be read.
@@ -39,7 +39,7 @@ def read_source(source: Source, sample_rate: int) -> np.ndarray:
 
 
 def _part_of(recording: Recording, supervision: SupervisionSegment | None) -> tuple[float, float] | None:
-    """Start and duration in seconds; None: the whole."""
+    """Return start and duration in seconds, or None for the whole recording."""
     if supervision is None or (supervision.start == 0 and supervision.duration > recording.duration - _SAME_S):
         return None
     return supervision.start, supervision.duration
@@ -53,21 +53,30 @@ def _read(path: Path, sample_rate: int, part: Sequence[float] | None) -> np.ndar
 
 
 class Cutter(Protocol):
-    """Makes cuts of a recording; a frozen dataclass, since it is sent to processes and its repr names its result."""
+    """Makes cuts of a recording.
+
+    Implementations are frozen dataclasses: they are sent to processes, and their repr is part of the result's name.
+    """
 
     def __call__(self, source: Source, samples: np.ndarray, sample_rate: int) -> Iterator[tuple[MonoCut, np.ndarray]]:
-        """Cuts without features, with the samples (S,) of each; given is what `read_source` reads."""
+        """Yield cuts without features, with the samples (S,) of each.
+
+        Args:
+            source: recording and supervision.
+            samples: result of `read_source`.
+            sample_rate: rate of the samples.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class WholeAtSpeeds:
-    """All that was read, once at each speed: resampled, so at 0.9 it is 1/0.9 times as long, and lower."""
+    """Cuts the whole source, once per speed, by resampling: speed 0.9 makes it longer by 1/0.9 and lower in pitch."""
 
     speeds: tuple[float, ...]
 
     def __call__(self, source: Source, samples: np.ndarray, sample_rate: int) -> Iterator[tuple[MonoCut, np.ndarray]]:
-        """Cuts ``id``, ``id_sp0.9``, ..."""
+        """Yield cuts ``id``, ``id_sp0.9``, ..."""
         recording, supervision = source
         assert supervision is not None, recording.id
         at_rate = recording if recording.sampling_rate == sample_rate else recording.resample(sample_rate)
@@ -76,7 +85,7 @@ class WholeAtSpeeds:
             perturbed = at_speed(samples, speed, sample_rate)
             id_ = recording.id + ("" if speed == 1.0 else f"_sp{speed:g}")
             duration = len(perturbed) / sample_rate
-            said = SupervisionSegment(
+            segment = SupervisionSegment(
                 id=id_,
                 recording_id=id_,
                 start=0.0,
@@ -90,7 +99,7 @@ class WholeAtSpeeds:
                 start=0.0 if part is None else part[0] / speed,
                 duration=duration,
                 channel=0,
-                supervisions=[said],
+                supervisions=[segment],
                 recording=at_rate if speed == 1.0 else at_rate.perturb_speed(speed),
                 custom=None if part is None else {_PART: list(part)},
             )
@@ -99,13 +108,13 @@ class WholeAtSpeeds:
 
 @dataclass(frozen=True)
 class Windows:
-    """One window after another; the rest at the end counts if it is longer than ``longer_than_s``."""
+    """Cuts consecutive windows; the last, shorter one is dropped unless it is longer than ``longer_than_s``."""
 
     window_s: float
     longer_than_s: float
 
     def __call__(self, source: Source, samples: np.ndarray, sample_rate: int) -> Iterator[tuple[MonoCut, np.ndarray]]:
-        """Cuts ``id-0``, ``id-1``, ..."""
+        """Yield cuts ``id-0``, ``id-1``, ..."""
         recording, _ = source
         at_rate = recording if recording.sampling_rate == sample_rate else recording.resample(sample_rate)
         step = round(self.window_s * sample_rate)
@@ -124,7 +133,7 @@ class Windows:
 
 
 def features_from_sound(cut: Cut) -> np.ndarray:
-    """Features (T_in, F) of a cut, from its sound; the stored ones are these, rounded.
+    """Compute features (T_in, F) of a cut from its sound; stored features are these, rounded.
 
     Raises:
         AudioError: the sound file cannot be read.
@@ -134,7 +143,7 @@ def features_from_sound(cut: Cut) -> np.ndarray:
 
 
 def samples_of(cut: Cut, sample_rate: int) -> np.ndarray:
-    """The samples (S,) that a cutter gave with the cut, read from its recording again.
+    """Read the samples (S,) of a cut from its recording, as its cutter returned them.
 
     Raises:
         AudioError: the sound file cannot be read.
@@ -150,16 +159,16 @@ def samples_of(cut: Cut, sample_rate: int) -> np.ndarray:
 
 
 def sound_file(recording: Recording) -> Path:
-    """Where its sound is."""
+    """Return the path of a recording's sound file."""
     return Path(str(recording.sources[0].source))
 
 
 def at_speed(samples: np.ndarray, speed: float, sample_rate: int) -> np.ndarray:
-    """(S,) -> (S / speed,)."""
+    """Resample (S,) -> (S / speed,)."""
     return resample(samples, sample_rate * speed, sample_rate)
 
 
 def _speed(transforms: Sequence) -> float:
-    """The factor in lhotse's list of what is done to a recording; read from a manifest, its items are dicts."""
-    items = [each if isinstance(each, dict) else each.to_dict() for each in transforms]
+    """Return the speed in lhotse's list of transforms; transforms read from a manifest are dicts."""
+    items = [transform if isinstance(transform, dict) else transform.to_dict() for transform in transforms]
     return next((item["kwargs"]["factor"] for item in items if item["name"] == "Speed"), 1.0)

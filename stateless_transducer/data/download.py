@@ -1,6 +1,6 @@
-"""Files from the web: what an interrupted download left is gone on with, and what has come is checked.
+"""Downloads that resume after an interruption and are verified by their checksum.
 
-Until it is whole and right, ``x.tgz`` is called ``x.tgz.part``.
+Until it is complete and verified, ``x.tgz`` is called ``x.tgz.part``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Progress = Callable[[int, int], None]
 
 
 class _Interrupted(Exception):
-    """The network failed; it may do better in a moment."""
+    """A network error after which a retry may succeed."""
 
 
 def fetch(
@@ -39,20 +39,20 @@ def fetch(
     num_retries: int = 5,
     wait_s: float = 1.0,
 ) -> None:
-    """Download a file, unless it is there, and check it.
+    """Download a file, unless it exists, and verify its checksum.
 
     Args:
         url: http or https.
-        path: where to; the folder is made if need be.
-        md5: of the whole file; None: it is not checked.
-        say: tells the user a line.
-        bar: shows the progress of a part, in bytes.
-        num_retries: failures in a row, without a byte more, after which to give up.
-        wait_s: before the first of them; twice as long before each further one.
+        path: target file; its folder is created if it does not exist.
+        md5: checksum of the file; None to skip verification.
+        say: prints a line for the user.
+        bar: shows the progress of a step, in bytes.
+        num_retries: consecutive failures without progress after which to give up.
+        wait_s: wait before the first retry; doubled before each further one.
 
     Raises:
-        OSError: the server does not have it, or the network keeps failing; what has come stays for the next try.
-        ValueError: the checksum is wrong; the file stays, too.
+        OSError: the server does not have the file, or the network keeps failing; the part received is kept.
+        ValueError: the checksum differs; the file is kept.
     """
     part = path if path.exists() else path.with_name(f"{path.name}.part")
     if part != path:
@@ -61,11 +61,11 @@ def fetch(
             _download(url, part, say=say, progress=progress, num_retries=num_retries, wait_s=wait_s)
     if md5 is not None:
         with bar(f"checking {path.name}") as progress:
-            found = _md5(part, progress)
-        if found != md5:
+            actual = _md5(part, progress)
+        if actual != md5:
             raise ValueError(
-                f"{part} is damaged, or the mirror serves another file: its MD5 is {found}, but should be {md5}. "
-                "Remove it to fetch it anew, or say `--checksum false` if it is meant to be another one."
+                f"{part} is damaged, or the mirror serves another file: its MD5 is {actual}, but should be {md5}. "
+                "Remove it to download it again, or set `--checksum false` if the file is right."
             )
     os.replace(part, path)
 
@@ -75,35 +75,35 @@ def _download(
 ) -> None:
     most, failures = _size(part), 0
     if most:
-        say(f"{part}: goes on after {most} bytes")
+        say(f"{part}: resumes after {most} bytes")
     while True:
         try:
             return _get(url, part, say, progress)
         except _Interrupted as err:
-            # a server that starts over each time and breaks off at the same place makes no progress
+            # starting over and stopping at the same byte each time is no progress
             failures, most = (0, _size(part)) if _size(part) > most else (failures + 1, most)
             if failures > num_retries:
                 raise OSError(
-                    f"{url}: {err}. Given up after {num_retries} retries; run it again to go on, or name another "
-                    f"`--mirror`. {_size(part)} bytes are kept in {part}."
+                    f"{url}: {err}. Given up after {num_retries} retries; run the command again to resume, or choose "
+                    f"another `--mirror`. {_size(part)} bytes are kept in {part}."
                 ) from err
             wait = wait_s * 2 ** max(0, failures - 1)
-            say(f"{url}: {err}; again in {wait:g} s")
+            say(f"{url}: {err}; retrying in {wait:g} s")
             time.sleep(wait)
 
 
 def _get(url: str, part: Path, say: Callable[[str], None], progress: Progress) -> None:
-    """Append to ``part`` what it lacks; one try."""
+    """Append the missing bytes to ``part``, in one attempt."""
     start = _size(part)
     response = _open(url, start)
     if response is None:
         return
     with response:
         if start and response.status != 206:
-            say(f"{url}: this server cannot go on in the middle: from the beginning again")
+            say(f"{url}: the server cannot resume a download; starting again from the beginning")
             start = 0
         elif start and not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
-            raise OSError(f"{url}: asked for bytes from {start} on, the server sent others; name another `--mirror`.")
+            raise OSError(f"{url}: the server did not send the bytes from {start} on; choose another `--mirror`.")
         length = response.headers.get("Content-Length")
         total = None if length is None else start + int(length)
         free = shutil.disk_usage(part.parent).free
@@ -119,10 +119,10 @@ def _get(url: str, part: Path, say: Callable[[str], None], progress: Progress) -
 
 
 def _open(url: str, start: int) -> HTTPResponse | None:
-    """The answer from byte ``start`` on; None: there are no more.
+    """Open the response from byte ``start`` on; None if there are no more bytes.
 
     Raises:
-        OSError: the server does not have it.
+        OSError: the server does not have the file.
     """
     headers = {"User-Agent": f"stateless-transducer/{__version__}"}
     if start:
@@ -134,12 +134,12 @@ def _open(url: str, start: int) -> HTTPResponse | None:
             if err.headers.get("Content-Range") in (f"bytes */{start}", None):
                 return None
             raise OSError(
-                f"{url}: the server has fewer than the {start} bytes that are here in a .part; remove it."
+                f"{url}: the server has fewer bytes than the {start} in the .part file; remove that file."
             ) from err
-        # too busy, or broken for a moment
+        # busy, or a temporary failure
         if err.code in (408, 429) or err.code >= 500:
-            raise _Interrupted(f"the server says {err.code} ({err.reason})") from err
-        raise OSError(f"{url}: the server says {err.code} ({err.reason}); name another `--mirror`.") from err
+            raise _Interrupted(f"the server answered {err.code} ({err.reason})") from err
+        raise OSError(f"{url}: the server answered {err.code} ({err.reason}); choose another `--mirror`.") from err
     except (OSError, HTTPException) as err:
         raise _Interrupted(_reason(err)) from err
 

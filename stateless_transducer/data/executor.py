@@ -1,4 +1,4 @@
-"""Who does bulk work: processes of this machine, or the workers of a Dask cluster."""
+"""Executors for bulk work: processes of this machine, or the workers of a Dask cluster."""
 
 from __future__ import annotations
 
@@ -18,26 +18,27 @@ _TIMEOUT_S = 10
 
 @contextmanager
 def executor(config: WorkConfig, *shared: Path) -> Iterator[Executor]:
-    """An executor for the length of the block; on an error, what has not begun is dropped.
+    """Open an executor for a block; on an error, pending work is cancelled.
 
     Args:
-        config: says which.
-        shared: files and folders that are there, and that every worker must see.
+        config: number of processes, or address of the cluster.
+        shared: existing files and folders that every worker must be able to read.
 
     Raises:
-        ValueError: a process died; the cluster cannot be reached or used, or lost a worker for good.
+        ValueError: a process died, or the cluster cannot be reached or used, or it lost its workers.
     """
     if config.dask is not None:
         with _dask(config.dask, shared) as pool:
             yield pool
         return
-    # spawned: a fork of a process with threads may hang
+    # spawn: a fork of a process with threads may hang
     pool = ProcessPoolExecutor(config.num_jobs, mp_context=multiprocessing.get_context("spawn"))
     try:
         yield pool
     except BrokenProcessPool as err:
         raise ValueError(
-            f"One of {config.num_jobs} processes died; if memory was short, lower `--num-jobs`. Run it again to go on."
+            f"One of {config.num_jobs} processes died; if memory was short, lower `--num-jobs`. Run the command again "
+            "to resume."
         ) from err
     finally:
         pool.shutdown(cancel_futures=True)
@@ -57,26 +58,28 @@ def _dask(address: str, shared: Sequence[Path]) -> Iterator[Executor]:
             yield pool
         except KilledWorker as err:
             raise ValueError(
-                f"`--dask` {address}: the same work ended several workers ({err.last_worker.address} was the last); "
-                "look at their logs and their memory. Run it again to go on."
+                f"`--dask` {address}: the same task ended several workers ({err.last_worker.address} was the last). "
+                "Check their logs and their memory, then run the command again to resume."
             ) from err
         except CancelledError as err:
-            raise ValueError(f"`--dask` {address}: the connection to the scheduler was lost; run again.") from err
+            raise ValueError(
+                f"`--dask` {address}: the connection to the scheduler was lost; run the command again to resume."
+            ) from err
         except ModuleNotFoundError as err:
             raise ValueError(
-                f"`--dask` {address}: a worker has no module {err.name}; install stateless-transducer[train] there."
+                f"`--dask` {address}: a worker has no module {err.name}; install stateless-transducer[train] on it."
             ) from err
         finally:
             pool.shutdown(wait=False)
 
 
 def _knock(address: str) -> None:
-    """Whether anybody listens there; Dask's own answer takes longer and leaves a traceback behind."""
+    """Check that something listens at an address; Dask's own check takes longer and prints a traceback."""
     host, _, port = address.partition("://")[2].rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout=_TIMEOUT_S).close()
     except (OSError, OverflowError) as err:
-        raise ValueError(f"`--dask` {address}: no scheduler answers there ({err}).") from err
+        raise ValueError(f"`--dask` {address}: no scheduler answers ({err}).") from err
 
 
 def _check_workers(client, address: str, shared: Sequence[Path]) -> None:
@@ -87,10 +90,10 @@ def _check_workers(client, address: str, shared: Sequence[Path]) -> None:
             f"`--dask` {address}: the scheduler has no workers; start some with `dask worker {address}`."
         ) from err
     for path in shared:
-        sees = client.run(os.path.exists, str(path.resolve()))
-        blind = [worker for worker, answer in sees.items() if answer is not True]
-        if blind:
+        answers = client.run(os.path.exists, str(path.resolve()))
+        workers = [worker for worker, exists in answers.items() if exists is not True]
+        if workers:
             raise ValueError(
-                f"`--dask` {address}: {', '.join(blind)} cannot see {path.resolve()}; data and sound must be where all "
-                "machines find them under the same name."
+                f"`--dask` {address}: {', '.join(workers)} cannot read {path.resolve()}; data and sound must have the "
+                "same path on all machines."
             )

@@ -1,7 +1,7 @@
 """Recordings -> stored features and cuts: ``<prefix>_cuts_<split>.jsonl.gz`` beside ``<prefix>_feats_<split>/``.
 
-The work is done in parts, each an archive and the list of its cuts; a part that is there is not made again. Features
-are stored in steps of 1/256, which is finer than what float16 keeps of them.
+The work is divided into parts, each an archive with the list of its cuts; existing parts are not computed again.
+Features are stored in steps of 1/256, finer than float16 at their size.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _STORED_STEP = -8  # features are multiples of 2**-8
 
 @dataclass(frozen=True)
 class _Part:
-    """What one process does at a time; its name tells all that the result depends on."""
+    """Work of one process at a time; its name is a hash of everything that the result depends on."""
 
     sources: tuple[Source, ...]
     cutter: Cutter
@@ -39,7 +39,7 @@ class _Part:
 
     @property
     def cuts(self) -> Path:
-        """Appears last."""
+        """List of the cuts, written last."""
         return self.path.with_suffix(".jsonl.gz")
 
     @property
@@ -62,20 +62,20 @@ def store_features(
     pool: Executor,
     progress: Callable[[int, int], None],
 ) -> list[Problem]:
-    """Write features and cuts; the cuts appear last, so their file says that all is there.
+    """Write features and cuts; the file of all cuts is written last and marks the result as complete.
 
     Args:
-        sources: recordings, and what is said in them.
+        sources: recordings with their supervisions.
         cutter: makes the cuts.
-        cuts_path: for the list of all cuts.
-        feats_dir: for the features.
-        config: the front end.
-        sources_per_part: recordings that one process does at a time.
-        pool: does the work: processes of this machine, or of many.
-        progress: called with (recordings done, recordings in all).
+        cuts_path: file for the list of all cuts.
+        feats_dir: folder for the features.
+        config: configuration of the front end.
+        sources_per_part: number of recordings in a part.
+        pool: executor that computes the parts.
+        progress: called with (recordings done, recordings in total).
 
     Returns:
-        Recordings that could not be read after all; they are left out.
+        Recordings that could not be read; they are skipped.
 
     Raises:
         ValueError: no recording could be read.
@@ -91,7 +91,7 @@ def store_features(
         future.result()
         done += len(running[future].sources)
         progress(done, len(sources))
-    problems = [Problem(**each) for part in parts for each in json.loads(part.problems.read_text(encoding="utf-8"))]
+    problems = [Problem(**row) for part in parts for row in json.loads(part.problems.read_text(encoding="utf-8"))]
     if len(problems) == len(sources):
         raise ValueError(f"No recording for {cuts_path.name} could be read: {problems[0].detail}")
     with replacing(cuts_path) as temporary, temporary.open("wb") as whole:
@@ -109,7 +109,7 @@ def _part(folder: Path, number: int, sources: tuple[Source, ...], cutter: Cutter
 
 
 def _make(part: _Part) -> None:
-    """Features of a part's cuts in its archive, then the list of the cuts."""
+    """Write the features of a part's cuts into its archive, then the list of the cuts."""
     cuts, problems = [], []
     with replacing(part.archive) as temporary, LilcomChunkyWriter(temporary, tick_power=_STORED_STEP) as writer:
         for source in part.sources:
@@ -127,7 +127,7 @@ def _make(part: _Part) -> None:
 
 
 def _with_features(cut: MonoCut, frames: np.ndarray, part: _Part, writer: LilcomChunkyWriter) -> MonoCut:
-    """Store the features (T_in, F) of a cut, and tell it where they are."""
+    """Store features (T_in, F), and add their place to the cut."""
     config = part.config
     cut.features = Features(
         type="kaldi-native-fbank",
@@ -147,7 +147,7 @@ def _with_features(cut: MonoCut, frames: np.ndarray, part: _Part, writer: Lilcom
 
 
 def _tidy(folder: Path, parts: Sequence[_Part]) -> None:
-    """Remove all but the archives, those of former runs included."""
+    """Remove everything but the archives of these parts, files of former runs included."""
     keep = {part.archive.name for part in parts}
     for path in [*folder.glob("feats-*"), *folder.glob(".feats-*")]:
         if path.name not in keep:

@@ -1,12 +1,12 @@
-"""A manifest of cuts, opened at any place: what training plans with is in arrays, a cut is one read.
+"""Index of a manifest of cuts, for random access: lengths are in arrays, and a cut is one read.
 
 A compressed manifest must be read from its beginning, which takes half a minute for a million cuts. So it is unpacked
-once, into a folder beside it, with the places of its lines:
+once, into a folder beside it, with the positions of its lines:
 
 <prefix>_cuts_<split>.jsonl.gz.index/
     cuts.jsonl     the manifest
-    arrays.npz     place, duration, feature frames of each cut; of which manifest
-    counts-*.npy   tokens of each transcript, and those that are unknown, by the table that counted them
+    arrays.npz     position, duration and feature frames of each cut; stamp of the manifest
+    counts-*.npy   number of tokens and of unknown units in each transcript, one file per token table
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ _FRAME_SHIFT_S = FbankConfig().frame_shift_s
 
 @dataclass(frozen=True)
 class CutIndex:
-    """The cuts of a manifest by number."""
+    """Cuts of a manifest, by number."""
 
     folder: Path
     places: np.ndarray
-    """(M + 1,), int64: byte at which each line begins, and the end."""
+    """(M + 1,), int64: byte at which each line begins, and the end of the last."""
     seconds: np.ndarray
     """(M,), float64."""
     num_frames: np.ndarray
@@ -57,7 +57,7 @@ class CutIndex:
         return len(self.seconds)
 
     def __getstate__(self) -> dict[str, object]:
-        # a process that loads batches opens the file itself
+        # a worker process opens the file itself
         return {name: value for name, value in self.__dict__.items() if name != "_lines"}
 
     def __iter__(self) -> Iterator[Cut]:
@@ -68,21 +68,21 @@ class CutIndex:
         return np.memmap(self.folder / "cuts.jsonl", np.uint8, "r")
 
     def cut(self, number: int) -> Cut:
-        """One of them."""
+        """Read a cut."""
         start, end = self.places[number], self.places[number + 1]
         return deserialize_item(json.loads(self._lines[start:end].tobytes()))
 
     def name_some(self, numbers: np.ndarray) -> str:
-        """Ids of cuts, if they are many of the first few."""
+        """Return the ids of cuts for a message, at most the first five."""
         ids = [self.cut(number).id for number in numbers[:_MOST_NAMED]]
         return ", ".join(ids + ["..."] * (len(numbers) > _MOST_NAMED))
 
     def num_tokens(self, token_table: TokenTable) -> np.ndarray:
-        """(M,), int32: tokens of each transcript; counted once for each table."""
+        """Return the number of tokens of each transcript, (M,), int32; counted once per table."""
         return self._counts(token_table)[0]
 
     def num_unknown(self, token_table: TokenTable) -> np.ndarray:
-        """(M,), int32: how many of them the table lacks."""
+        """Return the number of units of each transcript that the table lacks, (M,), int32."""
         return self._counts(token_table)[1]
 
     def _counts(self, token_table: TokenTable) -> np.ndarray:
@@ -99,7 +99,7 @@ class CutIndex:
 
 @dataclass(frozen=True)
 class JoinedIndex:
-    """Two manifests as one: the numbers of the second go on behind those of the first."""
+    """Two manifests as one; the numbers of the second follow those of the first."""
 
     first: CutIndex
     second: CutIndex
@@ -110,19 +110,19 @@ class JoinedIndex:
         return self.first.frame_shift_s
 
     def cut(self, number: int) -> Cut:
-        """One of them."""
-        behind = number - len(self.first)
-        return self.first.cut(number) if behind < 0 else self.second.cut(behind)
+        """Read a cut."""
+        number_in_second = number - len(self.first)
+        return self.first.cut(number) if number_in_second < 0 else self.second.cut(number_in_second)
 
 
 def open_index(manifest: Path) -> CutIndex:
-    """The index of a manifest, made anew where the manifest is another than it was.
+    """Open the index of a manifest; it is built again if the manifest has changed.
 
     Args:
-        manifest: .jsonl, .jsonl.gz, a folder in lhotse's Shar format, or a .txt that names such folders.
+        manifest: .jsonl, .jsonl.gz, a folder in lhotse's Shar format, or a .txt that lists such folders.
 
     Raises:
-        ValueError: a line is no cut.
+        ValueError: the manifest is damaged, or a line is not a cut with a transcript.
     """
     stamp = _stamp(manifest)
     for folder in _folders(manifest):
@@ -132,14 +132,14 @@ def open_index(manifest: Path) -> CutIndex:
         with suppress(PermissionError):
             _build(manifest, folder, stamp)
             return _load(folder, stamp)
-    raise ValueError(f"{manifest}: neither its folder nor the temporary one can be written, but its index must be.")
+    raise ValueError(f"{manifest}: its index can be written neither to its folder nor to the temporary folder.")
 
 
 def _stamp(manifest: Path) -> list[int]:
-    """Changes when the manifest does."""
+    """Return number, sizes and latest modification time of the manifest's files."""
     files = shar_files(shar_folders(manifest)) if _is_shar(manifest) else [manifest]
-    found = [path.stat() for path in files if path.exists()]
-    return [len(found), sum(each.st_size for each in found), max(each.st_mtime_ns for each in found)]
+    stats = [path.stat() for path in files if path.exists()]
+    return [len(stats), sum(stat.st_size for stat in stats), max(stat.st_mtime_ns for stat in stats)]
 
 
 def _is_shar(manifest: Path) -> bool:
@@ -158,7 +158,7 @@ def _read_lines(manifest: Path) -> Iterator[bytes]:
 
 
 def _folders(manifest: Path) -> list[Path]:
-    """Beside the manifest; where that cannot be written, in the folder for temporary files."""
+    """Return the folders to try: beside the manifest, then in the temporary folder if that cannot be written."""
     name = f"{manifest.name}.index"
     key = hashlib.sha256(str(manifest.resolve()).encode()).hexdigest()[:12]
     return [manifest.with_name(name), Path(tempfile.gettempdir()) / f"{key}-{name}"]
@@ -167,12 +167,12 @@ def _folders(manifest: Path) -> list[Path]:
 def _load(folder: Path, stamp: list[int]) -> CutIndex:
     with (folder / "arrays.npz").open("rb") as file, np.load(file) as arrays:
         if arrays["stamp"].tolist() != stamp:
-            raise ValueError("of another manifest")
+            raise ValueError("index of another manifest")
         return CutIndex(folder, arrays["places"], arrays["seconds"], arrays["num_frames"])
 
 
 def _build(manifest: Path, folder: Path, stamp: list[int]) -> None:
-    """Into a folder of another name first: several processes may be at it, and one may be killed."""
+    """Build the index in a folder of another name first: processes may build it at once, or be killed."""
     making = Path(tempfile.mkdtemp(prefix=f".{manifest.name[:80]}.", dir=folder.parent))
     try:
         places, seconds, num_frames = [0], [], []
@@ -201,14 +201,14 @@ def _build(manifest: Path, folder: Path, stamp: list[int]) -> None:
         )
         shutil.rmtree(folder, ignore_errors=True)
         with suppress(FileExistsError, OSError):
-            # another process was faster: its index is as good
+            # another process was faster, and its index is the same
             making.rename(folder)
     finally:
         shutil.rmtree(making, ignore_errors=True)
 
 
 def _lengths(cut: dict) -> tuple[float, int]:
-    """Seconds and feature frames."""
+    """Return seconds and feature frames."""
     if cut["type"] != "MonoCut":
         whole = deserialize_item(cut)
         return whole.duration, whole.num_frames or round(whole.duration / _FRAME_SHIFT_S)

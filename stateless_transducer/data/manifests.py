@@ -20,17 +20,17 @@ from stateless_transducer.data.corpora.utterance import SPLITS, Problem, Utteran
 from stateless_transducer.files import replacing, write_text
 
 _ROUNDING_S = 0.1
-"""So much may a part of a file end behind it: tables are written with few digits."""
+"""Tolerance for segments that end after their file: tables have few digits."""
 
 
 def problems_path(manifest_dir: Path, prefix: str) -> Path:
-    """The table of all that is left out, and why."""
+    """Return the path of the table of skipped utterances and the reasons."""
     return manifest_dir / f"{prefix}_problems.tsv"
 
 
 @dataclass(frozen=True)
 class CorpusSummary:
-    """What was found in a corpus."""
+    """Sizes of the splits of a corpus, and its problems."""
 
     num_utterances: dict[str, int]
     hours: dict[str, float]
@@ -38,7 +38,7 @@ class CorpusSummary:
     problems: tuple[Problem, ...]
 
     def lines(self) -> str:
-        """The numbers, and what is wrong, for the screen."""
+        """Return sizes and problems as text for the screen."""
         rows = [
             f"{split:6s} {count:7d} utterances  {self.hours[split]:8.2f} h  {self.num_speakers[split]:4d} speakers"
             for split, count in self.num_utterances.items()
@@ -49,27 +49,27 @@ class CorpusSummary:
 
 
 def manifest_path(manifest_dir: Path, prefix: str, kind: str, split: str) -> Path:
-    """The one place that knows how manifests are named, as icefall's."""
+    """Return the path of a manifest, named as in icefall."""
     return manifest_dir / f"{prefix}_{kind}_{split}.jsonl.gz"
 
 
 def noise_cuts_path(fbank_dir: Path) -> Path:
-    """The same for the noise that training mixes in, which has no splits."""
+    """Return the path of the cuts of noise for training, which has no splits."""
     return fbank_dir / "musan_cuts.jsonl.gz"
 
 
 def read_texts(manifest_dir: Path, prefix: str, split: str) -> list[str]:
-    """The transcripts of a split, in the order of its manifest."""
+    """Return the transcripts of a split, in the order of its manifest."""
     return [segment.text or "" for segment in read_manifest(manifest_path(manifest_dir, prefix, "supervisions", split))]
 
 
 def read_durations(manifest_dir: Path, prefix: str, split: str) -> list[float]:
-    """Seconds of the utterances of a split, at speed 1, in the order of its manifest."""
+    """Return the durations in seconds of a split's utterances at speed 1, in the order of its manifest."""
     return [segment.duration for segment in read_manifest(manifest_path(manifest_dir, prefix, "supervisions", split))]
 
 
 def read_manifests(manifest_dir: Path, prefix: str, split: str) -> list[tuple[Recording, SupervisionSegment]]:
-    """Recordings, and what is said in them, in the order of the manifests.
+    """Return recordings with their supervisions, in the order of the manifests.
 
     Raises:
         ValueError: the manifests are missing.
@@ -107,32 +107,32 @@ def write_manifests(
     num_jobs: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> CorpusSummary:
-    """Check every utterance's sound and text, write the manifests of the good ones and a table of the problems.
+    """Check sound and text of all utterances; write manifests of the usable ones and a table of problems.
 
-    Texts are written in Unicode's form NFC: an accent is part of its letter, as people count characters.
+    Texts are written in Unicode's form NFC, where an accent is part of its letter.
 
     Raises:
-        ValueError: ``strict`` and there is a problem; or nothing is left.
+        ValueError: ``strict`` is set and there is a problem, or no utterance is usable.
     """
-    utterances = [replace(each, text=unicodedata.normalize("NFC", each.text)) for each in utterances]
-    found = list(problems)
+    utterances = [replace(utterance, text=unicodedata.normalize("NFC", utterance.text)) for utterance in utterances]
+    problems = list(problems)
     checked: dict[str, list[_Checked]] = {}
-    # of many utterances in one file, the file is looked at once
+    # a file with many utterances is read once
     duration_of = lru_cache(maxsize=None)(audio_duration)
     with ThreadPoolExecutor(num_jobs) as pool:
         results = pool.map(lambda utterance: _check(utterance, limits, duration_of), utterances)
         for done, result in enumerate(results, 1):
             if isinstance(result, Problem):
-                found.append(result)
+                problems.append(result)
             else:
                 checked.setdefault(result.utterance.split, []).append(result)
             if progress is not None:
                 progress(done, len(utterances))
-    write_text(problems_path(manifest_dir, prefix), "kind\tid\tdetail\n" + problem_rows(found))
-    if found and strict:
-        raise ValueError(f"`--strict`: {len(found)} problems:\n{describe_problems(found)}")
+    write_text(problems_path(manifest_dir, prefix), "kind\tid\tdetail\n" + problem_rows(problems))
+    if problems and strict:
+        raise ValueError(f"`--strict`: {len(problems)} problems:\n{describe_problems(problems)}")
     if not checked:
-        raise ValueError(f"No utterance is usable:\n{describe_problems(found)}")
+        raise ValueError(f"No utterance is usable:\n{describe_problems(problems)}")
     splits = [split for split in SPLITS if split in checked] + sorted(set(checked) - set(SPLITS))
     for split in splits:
         _write_split(manifest_dir, prefix, split, checked[split])
@@ -140,25 +140,25 @@ def write_manifests(
         num_utterances={split: len(checked[split]) for split in splits},
         hours={split: sum(row.duration for row in checked[split]) / 3600 for split in splits},
         num_speakers={split: len({row.utterance.speaker for row in checked[split]}) for split in splits},
-        problems=tuple(found),
+        problems=tuple(problems),
     )
 
 
 class _Checked(NamedTuple):
-    """An utterance that can be used."""
+    """Usable utterance."""
 
     utterance: Utterance
     duration: float
-    """Seconds of it."""
+    """Seconds of the utterance."""
     file_duration: float
-    """Seconds of the file that it is in."""
+    """Seconds of the file that holds it."""
     sample_rate: int
 
 
 def _check(
     utterance: Utterance, limits: Limits, duration_of: Callable[[Path], tuple[float, int]]
 ) -> Problem | _Checked:
-    """What is known of it, or what is wrong."""
+    """Return the durations of an usable utterance, or its problem."""
     if not utterance.text.strip():
         return Problem("empty text", utterance.id, "")
     if not utterance.path.is_file():
@@ -167,11 +167,11 @@ def _check(
         file_duration, rate = duration_of(utterance.path)
     except AudioError as err:
         return Problem("unreadable audio", utterance.id, str(err))
-    left = file_duration - utterance.start_s
-    if left <= 0 or _ROUNDING_S < utterance.duration_s - left < math.inf:
+    remaining = file_duration - utterance.start_s
+    if remaining <= 0 or _ROUNDING_S < utterance.duration_s - remaining < math.inf:
         detail = f"{utterance.start_s:g} s and {utterance.duration_s:g} s of {utterance.path}, {file_duration:.2f} s"
         return Problem("beyond the audio", utterance.id, detail)
-    duration = min(utterance.duration_s, left)
+    duration = min(utterance.duration_s, remaining)
     if duration < limits.min_utterance_s:
         return Problem("too short", utterance.id, f"{duration:.2f} s < {limits.min_utterance_s:g} s")
     if duration > limits.max_utterance_s:
@@ -184,7 +184,7 @@ def _check(
 
 
 def _write_split(manifest_dir: Path, prefix: str, split: str, rows: list[_Checked]) -> None:
-    # one recording an utterance, also where several are in one file
+    # one recording per utterance, even if a file has several
     sounds = [(row.utterance.id, row.utterance.path, row.file_duration, row.sample_rate) for row in rows]
     write_recordings(manifest_path(manifest_dir, prefix, "recordings", split), sounds)
     supervisions = SupervisionSet.from_segments(
@@ -204,7 +204,7 @@ def _write_split(manifest_dir: Path, prefix: str, split: str, rows: list[_Checke
 
 
 def write_recordings(path: Path, rows: Iterable[tuple[str, Path, float, int]]) -> None:
-    """Write the manifest of sound files: id, file, seconds, sample rate of each."""
+    """Write a manifest of sound files, given as rows of id, file, seconds and sample rate."""
     recordings = RecordingSet.from_recordings(
         Recording(
             id=id_,

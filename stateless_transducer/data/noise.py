@@ -1,4 +1,4 @@
-"""MUSAN that has been read -> what training mixes into speech, each part made once.
+"""Preparation of MUSAN: manifests and features of noise for training, each computed once.
 
 <data>/manifests/musan_recordings_{music,speech,noise}.jsonl.gz
 <data>/fbank/musan_cuts.jsonl.gz                                 windows of 10 s with stored features
@@ -29,15 +29,16 @@ from stateless_transducer.files import write_text
 PREFIX = "musan"
 
 _WINDOWS = Windows(window_s=10.0, longer_than_s=5.0)
-# of several minutes each
+# recordings last several minutes
 _RECORDINGS_PER_PART = 20
 
 
 def prepare_noise_manifests(corpus_dir: Path, config: WorkConfig, *, say: Say, bar: Bar) -> None:
-    """Read MUSAN, unless its manifests are there already.
+    """Read MUSAN, unless its manifests exist already.
 
     Raises:
-        ValueError: no MUSAN; the manifests are another folder's; ``strict``, and a file cannot be read.
+        ValueError: the folder is not MUSAN's, the manifests are from another folder, or ``strict`` is set and a file
+            cannot be read.
     """
     done = manifests_stamp(config.manifest_dir, PREFIX)
     now = {"source": str(corpus_dir.resolve())}
@@ -51,22 +52,22 @@ def prepare_noise_manifests(corpus_dir: Path, config: WorkConfig, *, say: Say, b
         for path, result in zip(everything, pool.map(_check, everything), strict=True):
             checked[path] = result
             progress(len(checked), len(everything))
-    problems = [found for found in checked.values() if isinstance(found, Problem)]
+    problems = [result for result in checked.values() if isinstance(result, Problem)]
     write_text(problems_path(config.manifest_dir, PREFIX), "kind\tid\tdetail\n" + problem_rows(problems))
     if problems:
         say(f"left out: {len(problems)}\n{describe_problems(problems)}")
         if config.strict:
             raise ValueError(f"`--strict`: {len(problems)} problems:\n{describe_problems(problems)}")
     for part in PARTS:
-        good = {path: found for path in files[part] if not isinstance(found := checked[path], Problem)}
-        rows = [(path.stem, path, duration, rate) for path, (duration, rate) in good.items()]
+        readable = {path: result for path in files[part] if not isinstance(result := checked[path], Problem)}
+        rows = [(path.stem, path, duration, rate) for path, (duration, rate) in readable.items()]
         write_recordings(manifest_path(config.manifest_dir, PREFIX, "recordings", part), rows)
-        say(f"{part:6s} {len(rows):7d} recordings  {sum(each for each, _ in good.values()) / 3600:8.2f} h")
+        say(f"{part:6s} {len(rows):7d} recordings  {sum(duration for duration, _ in readable.values()) / 3600:8.2f} h")
     write_text(done, json.dumps(now) + "\n")
 
 
 def _check(path: Path) -> Problem | tuple[float, int]:
-    """Seconds and sample rate, or what is wrong."""
+    """Return seconds and sample rate of a file, or its problem."""
     try:
         return audio_duration(path)
     except AudioError as err:
@@ -74,10 +75,10 @@ def _check(path: Path) -> Problem | tuple[float, int]:
 
 
 def prepare_noise_features(config: WorkConfig, *, say: Say, bar: Bar) -> None:
-    """Features of windows of all recordings, unless they are there already.
+    """Compute features of windows of all recordings, unless they exist already.
 
     Raises:
-        ValueError: there are no manifests; ``strict``, and a sound could not be read.
+        ValueError: there are no manifests, or ``strict`` is set and a sound could not be read.
     """
     cuts, done = noise_cuts_path(config.fbank_dir), config.fbank_dir / f".{PREFIX}.done"
     if cuts.exists():

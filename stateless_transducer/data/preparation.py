@@ -1,4 +1,4 @@
-"""A corpus that has been read -> everything training wants, each part made once.
+"""Preparation of a corpus for training: manifests, features and tokens, each computed once.
 
 <data>/manifests/<prefix>_*.jsonl.gz   recordings, supervisions, problems
 <data>/fbank/<prefix>_cuts_*.jsonl.gz  cuts with stored features
@@ -41,32 +41,32 @@ def prepare_manifests(
     say: Say,
     bar: Bar,
 ) -> bool:
-    """Read and check a corpus, unless its manifests are there already and nothing they depend on has changed.
+    """Read and check a corpus, unless its manifests exist and nothing they depend on has changed.
 
     Args:
-        read: gives the utterances, and what is wrong with the others.
+        read: returns the utterances, and the problems of the rest.
         source: folder or table that is read.
-        depends_on: all else that the utterances follow from, as plain values, by the names that users know it by.
+        depends_on: everything else that the utterances depend on, as plain values by names that users know.
         prefix: name of the corpus.
-        config: where to, and how.
-        limits: what utterances must keep to.
-        say: tells the user a line.
-        bar: shows the progress of a part.
+        config: folders, number of processes.
+        limits: limits on usable utterances.
+        say: prints a line for the user.
+        bar: shows the progress of a step.
 
     Returns:
-        Whether it was read now; then features and tokens of an earlier reading are stale, and the features are gone.
+        Whether the corpus was read now. Then features of an earlier reading are removed, and its tokens are stale.
 
     Raises:
-        ValueError: the manifests that are there are another source's.
+        ValueError: the existing manifests are from another source.
     """
     done = manifests_stamp(config.manifest_dir, prefix)
     now = json.loads(json.dumps({"source": str(source.resolve()), "limits": asdict(limits), **depends_on}))
     if manifests_are_there(done, now, prefix, say=say):
         return False
     utterances, problems = read()
-    # from here on they are not those that it tells of
+    # from here on, the stamp is not valid
     done.unlink(missing_ok=True)
-    # an utterance may have moved to another split since
+    # an utterance may have moved to another split
     for folder, kinds in ((config.manifest_dir, ("recordings", "supervisions")), (config.fbank_dir, ("cuts",))):
         for kind in kinds:
             for stale in folder.glob(manifest_path(folder, prefix, kind, "*").name):
@@ -90,7 +90,7 @@ def prepare_manifests(
 
 
 def manifests_stamp(manifest_dir: Path, prefix: str) -> Path:
-    """Says that the manifests are all there, and on what they depend."""
+    """Return the path of the file that marks manifests as complete and holds what they depend on."""
     return manifest_dir / f".{prefix}_manifests.done"
 
 
@@ -102,7 +102,7 @@ def manifests_are_there(
     Manifests beside a stamp of another program (icefall's is an empty file) are used as they are.
 
     Raises:
-        ValueError: they are another source's.
+        ValueError: they are from another source.
     """
     if not done.exists():
         return False
@@ -118,7 +118,7 @@ def manifests_are_there(
             f"{name} were made from {before['source']}, not from {now['source']}. Choose another "
             f"`--prefix` or `--data-dir`, or remove {done} to make them anew."
         )
-    # an earlier version may not have noted all that counts now
+    # earlier versions recorded fewer values
     changed = [key for key in now if key in before and before[key] != now[key]]
     if changed:
         say(f"{name}: made anew, since these changed: {', '.join(changed)}")
@@ -137,14 +137,14 @@ def _read_stamp(done: Path) -> dict[str, Any]:
 
 
 def prepared_splits(manifest_dir: Path, prefix: str) -> list[str]:
-    """Splits that have manifests, the usual ones first."""
+    """Return the splits that have manifests, the usual ones first."""
     head = f"{prefix}_supervisions_"
-    found = {path.name[len(head) : -len(".jsonl.gz")] for path in manifest_dir.glob(f"{head}*.jsonl.gz")}
-    return [split for split in SPLITS if split in found] + sorted(found - set(SPLITS))
+    splits = {path.name[len(head) : -len(".jsonl.gz")] for path in manifest_dir.glob(f"{head}*.jsonl.gz")}
+    return [split for split in SPLITS if split in splits] + sorted(splits - set(SPLITS))
 
 
 def prepare_features(prefix: str, config: PrepareConfig, *, say: Say, bar: Bar) -> None:
-    """Features of every split, unless its cuts are there already, at the same speeds.
+    """Compute the features of each split, unless its cuts exist at the same speeds.
 
     Raises:
         ValueError: there are no manifests; ``strict``, and a sound could not be read.
@@ -198,7 +198,7 @@ def compute_features(
     say: Say,
     bar: Bar,
 ) -> None:
-    """`store_features` with a bar and words; what could not be read goes to the table of the problems.
+    """Call `store_features` with progress and messages; add unreadable recordings to the table of problems.
 
     Raises:
         ValueError: ``strict``, and a sound could not be read.

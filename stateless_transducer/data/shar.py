@@ -1,7 +1,7 @@
-"""Corpora in lhotse's Shar format: cuts in shards, the features of a shard in one tar file beside it.
+"""Corpora in lhotse's Shar format: cuts in shards, and the features of each shard in a tar file beside it.
 
-The shards may lie in several folders, on several disks. They are indexed once: where in which tar file the features of
-a cut are; from then on any cut is one read, as with any other manifest.
+The shards may be in several folders, on several disks. An index holds the place of each cut's features in the tar
+files, so that a cut is one read, as with any other manifest.
 """
 
 from __future__ import annotations
@@ -22,15 +22,14 @@ _LILCOM, _NUMPY = ".llc", ".npy"
 
 
 def shar_folders(source: Path) -> list[Path]:
-    """A folder with shards itself, or a text file that names such folders, one a line.
+    """Return the folders with shards: the source itself, or those that a text file lists, one per line.
 
     Raises:
-        ValueError: a folder is not there or holds no shards.
+        ValueError: a folder does not exist or holds no shards.
     """
     folders = [source]
     if source.is_file():
-        named = read_lines(source)
-        folders = [source.parent / line.strip() for line in named if line.strip()]
+        folders = [source.parent / line.strip() for line in read_lines(source) if line.strip()]
     for folder in folders:
         if not _shards(folder):
             where = f" (named in {source})" if source.is_file() else ""
@@ -41,15 +40,15 @@ def shar_folders(source: Path) -> list[Path]:
 
 
 def shar_files(folders: Sequence[Path]) -> list[Path]:
-    """All files that a corpus depends on."""
+    """Return all files of a corpus."""
     return [path for folder in folders for cuts in _shards(folder) for path in (cuts, _features_of(cuts))]
 
 
 def shar_lines(folders: Sequence[Path]) -> Iterator[bytes]:
-    """A line of JSON for each cut, whose features point into a tar file.
+    """Yield a line of JSON per cut, with features that point into a tar file.
 
     Raises:
-        ValueError: a shard has no features, or others than its cuts.
+        ValueError: a shard has no features, or features of other cuts.
     """
     for folder in folders:
         for cuts in _shards(folder):
@@ -74,8 +73,8 @@ def _shard_lines(cuts: Path, features: Path) -> Iterator[bytes]:
             cut = json.loads(line)
             data, described = next(members, None), next(members, None)
             if data is None or described is None or Path(data.name).stem != cut["id"]:
-                there = "nothing" if data is None else data.name
-                raise ValueError(f"{features}: has {there} where the features of {cut['id']} should be.")
+                name = "nothing" if data is None else data.name
+                raise ValueError(f"{features}: has {name} where the features of {cut['id']} should be.")
             suffix = Path(data.name).suffix
             content = archive.extractfile(described)
             if suffix not in (_LILCOM, _NUMPY) or content is None:
@@ -91,7 +90,7 @@ def _shard_lines(cuts: Path, features: Path) -> Iterator[bytes]:
 
 @register_reader
 class TarSliceReader(FeaturesReader):
-    """Features that are some bytes of a file; the key is ``first byte,number of bytes,suffix``."""
+    """Reader of features in a range of bytes of a file; the key is ``first byte,number of bytes,suffix``."""
 
     name = "tar_slice"  # pyright: ignore
 
@@ -100,7 +99,7 @@ class TarSliceReader(FeaturesReader):
         self._path = Path(storage_path)
 
     def read(self, key: str, left_offset_frames: int = 0, right_offset_frames: int | None = None) -> np.ndarray:
-        """(T_in, F)."""
+        """Return the features: (T_in, F)."""
         place, size, suffix = key.split(",")
         with self._path.open("rb") as file:
             file.seek(int(place))

@@ -1,4 +1,4 @@
-"""Archives -> folders, from strangers: nothing is written outside the folder, and a folder that appears is whole."""
+"""Unpacking of archives from the web: nothing is written outside the folder, which appears when it is complete."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ _CHUNK = 1 << 20
 
 
 def unpack(archive: Path, folder: Path, *, progress: Callable[[int, int], None]) -> None:
-    """Unpack a tar.gz that holds one folder, and each tar.gz in it where it lies.
+    """Unpack a tar.gz that holds one folder, and each tar.gz inside it in its place.
 
-    What an interrupted run has unpacked is not written again. The folder gets a file ``.done`` and its name when all is
-    there.
+    Files that an interrupted run has unpacked are not written again. The folder gets its name, and a file ``.done``,
+    when it is complete.
 
     Args:
-        archive: its members' paths begin with the folder's name.
-        folder: what to make.
+        archive: tar.gz whose members' paths begin with the folder's name.
+        folder: folder to create.
         progress: called with (bytes of the archive read, its size).
 
     Raises:
-        ValueError: the archive is damaged, holds something else, or would write outside the folder.
+        ValueError: the archive is damaged, has another folder, or has a member outside the folder.
     """
     temporary = folder.with_name(f".{folder.name}.partial")
     temporary.mkdir(parents=True, exist_ok=True)
@@ -35,7 +35,7 @@ def unpack(archive: Path, folder: Path, *, progress: Callable[[int, int], None])
         try:
             _unpack_stream(raw, temporary.resolve(), lambda: progress(raw.tell(), size))
         except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as err:
-            raise ValueError(f"{archive} is damaged ({err}); remove it and run again.") from err
+            raise ValueError(f"{archive} is damaged ({err}); remove it and run the command again.") from err
     if not (temporary / folder.name).is_dir():
         raise ValueError(f"{archive} holds no folder {folder.name}.")
     (temporary / folder.name / ".done").touch()
@@ -55,18 +55,18 @@ def _unpack_stream(packed: IO[bytes], folder: Path, step: Callable[[], None]) ->
             assert content is not None, member.name
             if target.name.endswith(".tar.gz"):
                 _unpack_stream(content, target.parent, step)
-            # an interrupted run leaves one that is too short
+            # an interrupted run leaves a truncated file
             elif not target.exists() or target.stat().st_size != member.size:
                 with target.open("wb") as file:
                     shutil.copyfileobj(content, file, _CHUNK)
             step()
-        # gzip's own checksum stands at its end
+        # gzip verifies its checksum at the end of the file
         while stream.read(_CHUNK):
             pass
 
 
 def _target(folder: Path, member: tarfile.TarInfo) -> Path:
-    """Where a member goes."""
+    """Return the path to write a member to."""
     target = (folder / member.name).resolve()
     if not (member.isfile() or member.isdir()):
         raise ValueError(f"The archive holds {member.name!r}, which is neither file nor folder; it is not unpacked.")

@@ -170,7 +170,7 @@ def test_cluster_gives_what_one_machine_gives(folder, transcribe, monkeypatch):
         ('{"id": 7}', "in.jsonl: bad row, line 7: '' cannot be the name of a sound file."),
         ('{"id": 7, "path": "0.wav", "start": -1}', "in.jsonl: bad row, line 7: begins at -1 s"),
         ('{"id": 7, "path": "0.wav", "end": 1, "duration": 2}', "is 2 s long, but ends at 1 s"),
-        ('{"id": 7, "path": "0.wav", "offset": 1}', "which one is the start: start, offset"),
+        ('{"id": 7, "path": "0.wav", "offset": 1}', "several columns may be the start: start, offset"),
         ('["id"]', "in.jsonl: bad row, line 7: not a JSON object."),
         ('{"id": "part", "path": "0.wav"}', "in.jsonl: duplicate id, part: line 7, first on line 6."),
     ],

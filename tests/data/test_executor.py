@@ -54,7 +54,7 @@ def test_error_in_a_worker_is_the_callers(cluster, tmp_path):
 
 def test_folder_that_workers_cannot_see_is_named(cluster, tmp_path):
     with (
-        pytest.raises(ValueError, match=r"tcp://.*, tcp://.* cannot see .*/only-here; data and sound must be where"),
+        pytest.raises(ValueError, match=r"tcp://.*, tcp://.* cannot read .*/only-here; data and sound must have"),
         executor(WorkConfig(dask=cluster.scheduler_address), tmp_path, tmp_path / "only-here"),
     ):
         pass
@@ -62,7 +62,7 @@ def test_folder_that_workers_cannot_see_is_named(cluster, tmp_path):
 
 def test_worker_that_dies_is_explained(cluster, tmp_path):
     with (
-        pytest.raises(ValueError, match=r"the same work ended several workers \(tcp://.* was the last\); look at"),
+        pytest.raises(ValueError, match=r"the same task ended several workers \(tcp://.* was the last\)"),
         executor(WorkConfig(dask=cluster.scheduler_address), tmp_path) as pool,
     ):
         pool.submit(os._exit, 1).result()
@@ -81,7 +81,7 @@ def test_unreachable_scheduler_is_one_line(prepared, tmp_path, capsys):
     ]
     assert main(["prepare", "musan", *flags]) == 1
     printed = capsys.readouterr().err.strip().splitlines()
-    assert len(printed) == 1 and f"`--dask` tcp://127.0.0.1:{port}: no scheduler answers there" in printed[0]
+    assert len(printed) == 1 and f"`--dask` tcp://127.0.0.1:{port}: no scheduler answers" in printed[0]
 
 
 def test_address_that_is_none_is_refused():

@@ -45,7 +45,7 @@ def test_same_seed_same_sentences():
 
 
 def test_more_test_voices_than_there_are_is_explained():
-    with pytest.raises(ValueError, match="Test and dev want 204 voices, but there are .*; lower `num_test_speakers`"):
+    with pytest.raises(ValueError, match="Test and dev need 204 voices, but there are .* Lower `num_test_speakers`"):
         _cast(SyntheticConfig(num_test_speakers=200))
 
 

@@ -86,7 +86,7 @@ def test_read_table_has_defaults_for_empty_cells(tmp_path):
 @pytest.mark.parametrize("lacking", ["path", "text"])
 def test_read_table_names_missing_column_and_flag(tmp_path, lacking):
     names = ["path" if lacking == "text" else "text", "Größe", "x"]
-    with pytest.raises(ValueError, match=rf"its columns are: {', '.join(names)}\. Say with `--{lacking}-column NAME`"):
+    with pytest.raises(ValueError, match=rf"its columns are: {', '.join(names)}\. .* `--{lacking}-column`"):
         _read(tmp_path / "t.csv", f"{','.join(names)}\n1,2,3\n")
 
 
@@ -300,7 +300,7 @@ def test_read_table_refuses_bounds_that_contradict_one_another(tmp_path):
     _, (problem,) = _read(tmp_path / "t.csv", "path,text,start,end,duration\na.wav,a,1.5,9,0.25\n")
     assert problem.detail == "begins at 1.5 s and is 0.25 s long, but ends at 9 s"
     table = "path,text,offset,start\na.wav,a,1.5,2\n"
-    with pytest.raises(ValueError, match="which one is the start: start, offset\\? Rename all but one"):
+    with pytest.raises(ValueError, match="several columns may be the start: start, offset. Rename all but one"):
         _read(tmp_path / "t.csv", table)
     utterances, _ = _read(tmp_path / "t.csv", table, TableColumns(start_column="offset"))
     assert utterances[0].start_s == 1.5

@@ -9,20 +9,20 @@ from stateless_transducer.data.corpora.utterance import SPLITS, Problem, Utteran
 
 
 def read_aishell(corpus_dir: Path) -> tuple[list[Utterance], list[Problem]]:
-    """All utterances of ``corpus_dir/data_aishell``, by split and id; what does not fit together is reported.
+    """Read the utterances of ``corpus_dir/data_aishell``, sorted by split and id, and the problems.
 
     Raises:
-        ValueError: the folder is not AISHELL's, or is empty.
+        ValueError: the folder is not AISHELL's, or has no utterance.
     """
     transcript = corpus_dir / "data_aishell" / "transcript" / "aishell_transcript_v0.8.txt"
     wav_dir = corpus_dir / "data_aishell" / "wav"
     if not corpus_dir.is_dir():
         raise ValueError(f"`--corpus-dir` {corpus_dir}: no such folder.")
-    for wanted in (transcript, wav_dir):
-        if not wanted.exists():
+    for path in (transcript, wav_dir):
+        if not path.exists():
             raise ValueError(
-                f"`--corpus-dir` {corpus_dir} is not AISHELL's: {wanted.relative_to(corpus_dir)} is missing. "
-                "Name the folder that holds data_aishell/."
+                f"`--corpus-dir` {corpus_dir} is not AISHELL's: {path.relative_to(corpus_dir)} is missing. "
+                "Pass the folder that holds data_aishell/."
             )
     texts, problems = read_id_lines(transcript)
     utterances = []

@@ -1,4 +1,4 @@
-"""Speech from espeak-ng, by the library in the wheel ``espeakng-loader`` (extra ``demo``)."""
+"""Speech synthesis with espeak-ng, from the library in the wheel ``espeakng-loader`` (extra ``demo``)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctype
 
 @dataclass(frozen=True)
 class Voice:
-    """How to speak: a variant of the Mandarin voice, pitch (0..99), its range (0..99), rate (words a minute)."""
+    """Settings of a voice: variant, pitch (0..99), range of the pitch (0..99), rate in words per minute."""
 
     variant: str
     pitch: int
@@ -27,7 +27,7 @@ class Voice:
 
 
 class Espeak:
-    """The synthesizer; the library holds one state for the process."""
+    """The synthesizer; the library has one state per process."""
 
     def __init__(self, language: str = "cmn") -> None:
         try:
@@ -41,11 +41,11 @@ class Espeak:
         if self.sample_rate <= 0:
             raise ValueError(f"espeak-ng did not start with the data in {self._data}.")
         self._chunks: list[np.ndarray] = []
-        self._callback = _CALLBACK(self._collect)  # kept: the library calls it later
+        self._callback = _CALLBACK(self._collect)  # a reference, since the library calls it later
         self._library.espeak_SetSynthCallback(self._callback)
 
     def variants(self) -> dict[str, str]:
-        """Names of the voice variants in the library's data and their gender, "M" or "F"."""
+        """Return the voice variants of the library and their gender, "M" or "F"."""
         folder = self._data / "voices" / "!v"
         return {path.name: _gender(path.read_text(encoding="utf-8")) for path in sorted(folder.iterdir())}
 
@@ -55,7 +55,7 @@ class Espeak:
         return 0
 
     def say(self, text: str, voice: Voice) -> np.ndarray:
-        """The wave of a text, (S,), int16, at `sample_rate`.
+        """Synthesize a text: samples (S,), int16, at `sample_rate`.
 
         Raises:
             ValueError: the library lacks the voice or cannot speak the text.

@@ -1,7 +1,7 @@
-"""A grammar of short spoken Mandarin requests: what the synthetic corpus says.
+"""A grammar of short spoken Mandarin requests, for the synthetic corpus.
 
-Written for this project: dates, times, amounts, shopping, travel, weather, calls, the home. A sentence is words
-separated by blanks, as AISHELL's transcripts are cut.
+Written for this project: dates, times, amounts, shopping, travel, weather, calls, the home. Words of a sentence are
+separated by blanks, as in AISHELL's transcripts.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 
 _ONES = "一二三四五六七八九"
 
-# what may stand in a slot; "{...}" in a filling is filled in turn
+# possible values of a slot; "{...}" in a value is a slot, too
 _FILLINGS: dict[str, list[str]] = {
     "one": list(_ONES),
     "day": ["今天", "明天", "后天", *(f"星期{n}" for n in "一二三四五六")],
@@ -71,7 +71,7 @@ _SLOT = re.compile(r"\{(\w+)\}")
 
 
 def sentence(random: np.random.Generator) -> str:
-    """One sentence: words separated by single blanks."""
+    """Draw a sentence: words separated by single blanks."""
 
     def fill(match: re.Match[str]) -> str:
         return _SLOT.sub(fill, str(random.choice(_FILLINGS[match[1]])))
@@ -80,8 +80,8 @@ def sentence(random: np.random.Generator) -> str:
 
 
 def sentences(random: np.random.Generator, count: int) -> list[str]:
-    """That many different sentences."""
-    found: dict[str, None] = {}
-    while len(found) < count:
-        found[sentence(random)] = None
-    return list(found)
+    """Draw ``count`` different sentences."""
+    drawn: dict[str, None] = {}
+    while len(drawn) < count:
+        drawn[sentence(random)] = None
+    return list(drawn)

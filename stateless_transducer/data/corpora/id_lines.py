@@ -1,4 +1,4 @@
-"""Files of lines ``id words ...``: AISHELL's transcript, all of Kaldi's."""
+"""Files of lines ``id words ...``: AISHELL's transcript, Kaldi's files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from stateless_transducer.files import read_lines
 
 
 def read_id_lines(path: Path) -> tuple[dict[str, str], list[Problem]]:
-    """Id -> the words behind it, with a blank between; an id that comes again is a problem.
+    """Read a mapping from id to its words, joined by blanks; a repeated id is a problem.
 
     Raises:
         ValueError: the file is not UTF-8.

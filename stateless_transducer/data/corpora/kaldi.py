@@ -1,4 +1,4 @@
-"""Kaldi's data folders: wav.scp, text, perhaps segments and utt2spk (https://kaldi-asr.org/doc/data_prep.html)."""
+"""Kaldi's data folders: wav.scp, text, optionally segments, utt2spk (https://kaldi-asr.org/doc/data_prep.html)."""
 
 from __future__ import annotations
 
@@ -13,38 +13,38 @@ _FILES = ("wav.scp", "text", "segments", "utt2spk")
 
 
 def kaldi_folders(folder: Path) -> list[Path]:
-    """The folder itself if it is Kaldi's, or those directly in it that are; none if it is something else."""
+    """Return the folder itself if it has a wav.scp, or else the folders directly inside it that have one."""
     if (folder / "wav.scp").is_file():
         return [folder]
     return sorted(path.parent for path in folder.glob("*/wav.scp") if path.is_file())
 
 
 def kaldi_files(folder: Path) -> list[Path]:
-    """What `read_kaldi` reads, whether it is there or not."""
-    return [each / name for each in kaldi_folders(folder) for name in _FILES]
+    """Return the paths that `read_kaldi` reads, whether they exist or not."""
+    return [data_dir / name for data_dir in kaldi_folders(folder) for name in _FILES]
 
 
 def read_kaldi(folder: Path, *, audio_dir: Path | None = None) -> tuple[list[Utterance], list[Problem]]:
-    """The utterances of a folder of Kaldi's, or of several in one, in the order of their texts; what cannot be used.
+    """Read the utterances of one or several data folders, in the order of their texts, and the problems.
 
-    A folder called train, dev, test or the like is that split; another one has a split of its own name beside others,
-    and is train alone.
+    The name of a data folder (train, dev, test or the like) is its split. With another name, it is a split of that name
+    if there are several data folders, and train if it is the only one.
 
     Args:
-        folder: with wav.scp, or with folders that have it.
-        audio_dir: what relative paths are relative to; None: where the command runs, as with Kaldi.
+        folder: data folder, or folder of data folders.
+        audio_dir: base of relative paths; None for the current folder, as with Kaldi.
 
     Raises:
-        ValueError: a file is missing, or not UTF-8.
+        ValueError: a file is missing or not UTF-8.
     """
     utterances: list[Utterance] = []
     problems: list[Problem] = []
     folders = kaldi_folders(folder)
-    for each in folders:
-        split = split_name(each.resolve().name) or ("train" if len(folders) == 1 else each.name)
-        found, wrong = _read_one(each, split, audio_dir or Path())
-        utterances += found
-        problems += wrong
+    for data_dir in folders:
+        split = split_name(data_dir.resolve().name) or ("train" if len(folders) == 1 else data_dir.name)
+        its_utterances, its_problems = _read_one(data_dir, split, audio_dir or Path())
+        utterances += its_utterances
+        problems += its_problems
     return utterances, problems
 
 
@@ -53,12 +53,16 @@ def _read_one(folder: Path, split: str, audio_dir: Path) -> tuple[list[Utterance
         if not (folder / name).is_file():
             raise ValueError(f"{folder} has no file {name}; a folder of Kaldi's has wav.scp and text.")
     sounds, problems = read_id_lines(folder / "wav.scp")
-    texts, wrong = read_id_lines(folder / "text")
-    problems += wrong
+    texts, text_problems = read_id_lines(folder / "text")
+    problems += text_problems
     has_segments = (folder / "segments").is_file()
-    segments, wrong = read_id_lines(folder / "segments") if has_segments else ({id_: id_ for id_ in sounds}, [])
-    problems += wrong
-    speakers = read_id_lines(folder / "utt2spk")[0] if (folder / "utt2spk").is_file() else {}
+    segments = {id_: id_ for id_ in sounds}
+    if has_segments:
+        segments, segment_problems = read_id_lines(folder / "segments")
+        problems += segment_problems
+    speakers: dict[str, str] = {}
+    if (folder / "utt2spk").is_file():
+        speakers, _ = read_id_lines(folder / "utt2spk")
     utterances: list[Utterance] = []
     for id_, text in texts.items():
         if id_ not in segments:
@@ -76,7 +80,7 @@ def _read_one(folder: Path, split: str, audio_dir: Path) -> tuple[list[Utterance
 
 
 def _segment(line: str) -> tuple[str, float, float]:
-    """Recording, start and duration; an end of -1 is that of the recording."""
+    """Parse recording, start and duration; an end of -1 is the end of the recording."""
     recording, *times = line.split()
     if not times:
         return recording, 0.0, math.inf

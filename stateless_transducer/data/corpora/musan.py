@@ -8,7 +8,7 @@ PARTS = ("music", "speech", "noise")
 
 
 def read_musan(corpus_dir: Path) -> dict[str, list[Path]]:
-    """The sound files of each part, sorted.
+    """Return the sound files of each part, sorted.
 
     Raises:
         ValueError: the folder is not MUSAN's, or a part is empty.
@@ -16,10 +16,10 @@ def read_musan(corpus_dir: Path) -> dict[str, list[Path]]:
     if not corpus_dir.is_dir():
         raise ValueError(f"`--corpus-dir` {corpus_dir}: no such folder.")
     files = {part: sorted((corpus_dir / part).rglob("*.wav")) for part in PARTS}
-    for part, found in files.items():
-        if not found:
+    for part, paths in files.items():
+        if not paths:
             raise ValueError(
                 f"`--corpus-dir` {corpus_dir} is not MUSAN's: {part}/ holds no wav file. "
-                "Name the folder that holds music/, speech/ and noise/."
+                "Pass the folder that holds music/, speech/ and noise/."
             )
     return files

@@ -1,4 +1,4 @@
-"""AISHELL-1 and MUSAN (arXiv 1510.08484) from OpenSLR: which archives, and the folders that they become."""
+"""AISHELL-1 and MUSAN (arXiv 1510.08484) on OpenSLR: their archives, and the folders these unpack to."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ BASE_URL = "https://www.openslr.org/resources"
 
 @dataclass(frozen=True)
 class Archive:
-    """One file of OpenSLR."""
+    """An archive on OpenSLR."""
 
     number: int
-    """Of the resource."""
+    """Number of the resource."""
     name: str
-    """Of the file."""
+    """Name of the file."""
     md5: str
-    """Of the whole file."""
+    """Checksum of the file."""
     folder: str
-    """That it becomes, in the download folder."""
+    """Folder that it unpacks to, in the download folder."""
 
 
-# the checksums to which the recipes of several toolkits hold these archives
+# checksums used by the recipes of several toolkits
 ARCHIVES = {
     "aishell": (
-        # the small one first: then the other one, once there, tells that both are
+        # the small archive first: if the folder of the other exists, both do
         Archive(33, "resource_aishell.tgz", "957d480a0fcac85fc18e550756f624e5", "aishell/resource_aishell"),
         Archive(33, "data_aishell.tgz", "2f494334227864a8a8fec932999db9d8", "aishell/data_aishell"),
     ),
@@ -47,19 +47,19 @@ def obtain(
     say: Callable[[str], None],
     bar: Callable[[str], AbstractContextManager[Progress]],
 ) -> None:
-    """Download and unpack what is not there yet.
+    """Download and unpack the archives of a corpus whose folders do not exist.
 
     Args:
-        corpus: of `ARCHIVES`.
-        dl_dir: for the archives and the folders.
-        base_url: what the number of the resource is appended to.
-        checksum: whether the archives must be the ones of the table.
-        say: tells the user a line.
-        bar: shows the progress of a part, in bytes.
+        corpus: key of `ARCHIVES`.
+        dl_dir: folder for the archives and their contents.
+        base_url: URL to which the number of the resource is appended.
+        checksum: whether to verify the checksums of the archives.
+        say: prints a line for the user.
+        bar: shows the progress of a step, in bytes.
 
     Raises:
-        OSError: it cannot be fetched.
-        ValueError: what was fetched is damaged.
+        OSError: an archive cannot be downloaded.
+        ValueError: an archive is damaged.
     """
     for archive in ARCHIVES[corpus]:
         folder, packed = dl_dir / archive.folder, dl_dir / archive.name

@@ -1,7 +1,7 @@
-"""A synthetic Mandarin corpus in AISHELL-1's layout: espeak-ng says sentences of `grammar` in many voices.
+"""A synthetic Mandarin corpus in AISHELL-1's layout: sentences of `grammar`, spoken by espeak-ng in many voices.
 
-Reproducible from a seed: every speaker is spoken by a process of its own, since espeak-ng's noise depends on all that
-the process has said before.
+It is reproducible from a seed. Each speaker gets a new process, since espeak-ng's noise depends on everything that the
+process has synthesized before.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from stateless_transducer.files import write_text
 
 SAMPLE_RATE = 16000
 
-# left out: whispers, monsters and buzzes, and variants that speak half as fast again as they are told to, up to nine
-# characters a second, which nobody does
+# variants not used: whispers, monsters and buzzes, and variants that are half as fast again as the rate set, with up to
+# nine characters per second
 _WEIRD = {"AnxiousAndy", "Demonic", "Marco", "Mr serious", "UniRobot", "klatt", "klatt2", "whisper", "whisperf"}
 _HASTY = {"Andrea", "RicishayMax2", "RicishayMax3", "anika", "anikaRobot", "antonio", "pedro"} | {
     f"robosoft{n}" for n in ("", 2, 3, 4, 5, 7)
@@ -36,15 +36,15 @@ class SyntheticConfig:
     """Size of the corpus."""
 
     num_train_speakers: int = 72
-    """Voices of the training set, each a variant, pitch and rate of its own."""
+    """Voices of the training set, which differ in variant, pitch and rate."""
     num_dev_speakers: int = 4
     """Voices of the dev set."""
     num_test_speakers: int = 6
     """Voices of the test set."""
     utterances_per_speaker: int = 50
-    """Sentences that each voice says; no sentence is said twice."""
+    """Sentences per voice; no sentence occurs twice."""
     seed: int = 20220301
-    """Sentences, voices and noise."""
+    """Seed of sentences, voices and noise."""
 
     def __post_init__(self) -> None:
         for name in ("num_train_speakers", "num_dev_speakers", "num_test_speakers", "utterances_per_speaker"):
@@ -68,10 +68,10 @@ def synthesize_corpus(
     """Write ``data_aishell`` and ``resource_aishell`` into a folder.
 
     Args:
-        corpus_dir: made if need be; what an interrupted run left there is replaced.
-        config: the size.
-        num_jobs: processes.
-        progress: called with (speakers done, speakers in all).
+        corpus_dir: created if it does not exist; results of an interrupted run are replaced.
+        config: size of the corpus.
+        num_jobs: number of processes.
+        progress: called with (speakers done, speakers in total).
     """
     speakers = _cast(config)
     wav_dir = corpus_dir / "data_aishell" / "wav"
@@ -85,7 +85,7 @@ def synthesize_corpus(
 
 
 def is_complete(corpus_dir: Path, config: SyntheticConfig) -> bool:
-    """Whether the folder holds the whole corpus of this very configuration."""
+    """Report whether a folder holds the complete corpus of a configuration."""
     path = corpus_dir / "data_aishell" / "synthetic.json"
     try:
         return json.loads(path.read_bytes()) == asdict(config)
@@ -94,23 +94,28 @@ def is_complete(corpus_dir: Path, config: SyntheticConfig) -> bool:
 
 
 def _cast(config: SyntheticConfig) -> list[_Speaker]:
-    """Draw voices and sentences: no variant and no sentence is in two splits."""
+    """Draw voices and sentences; no variant and no sentence is in two splits."""
     random = np.random.default_rng(config.seed)
     genders = {name: sex for name, sex in Espeak().variants().items() if name not in _WEIRD | _HASTY}
     variants = [str(name) for name in random.permutation(list(genders))]
-    wanted = {"test": config.num_test_speakers, "dev": config.num_dev_speakers, "train": config.num_train_speakers}
-    if wanted["test"] + wanted["dev"] >= len(variants):
+    num_speakers = {
+        "test": config.num_test_speakers,
+        "dev": config.num_dev_speakers,
+        "train": config.num_train_speakers,
+    }
+    num_held_out = config.num_test_speakers + config.num_dev_speakers
+    if num_held_out >= len(variants):
         raise ValueError(
-            f"Test and dev want {wanted['test'] + wanted['dev']} voices, but there are {len(variants)} in all, and the "
-            "training set needs some of them; lower `num_test_speakers` or `num_dev_speakers`."
+            f"Test and dev need {num_held_out} voices, but there are {len(variants)}, and the training set needs some "
+            "of them. Lower `num_test_speakers` or `num_dev_speakers`."
         )
-    pool = sentences(random, sum(wanted.values()) * config.utterances_per_speaker)
+    pool = sentences(random, sum(num_speakers.values()) * config.utterances_per_speaker)
     number, speakers = 2, []
-    for split, count in wanted.items():
-        # the training set takes all that is left, more than once with other pitches and rates if it wants more
-        mine = variants if split == "train" else [variants.pop() for _ in range(count)]
+    for split, count in num_speakers.items():
+        # the training set gets all other variants, repeatedly with other pitches and rates if it needs more
+        split_variants = variants if split == "train" else [variants.pop() for _ in range(count)]
         for i in range(count):
-            variant, id_ = mine[i % len(mine)], f"S{number:04d}"
+            variant, id_ = split_variants[i % len(split_variants)], f"S{number:04d}"
             texts = [pool.pop() for _ in range(config.utterances_per_speaker)]
             speakers.append(
                 _Speaker(
@@ -132,7 +137,7 @@ def _draw_voice(random: np.random.Generator, variant: str) -> Voice:
 
 
 def _speak(task: tuple[_Speaker, Path]) -> None:
-    """Write all utterances of a speaker into a folder: level and background noise differ from one to the next."""
+    """Write the utterances of a speaker into a folder, each with its own level and background noise."""
     speaker, folder = task
     folder.mkdir(parents=True, exist_ok=True)
     espeak, random = Espeak(), np.random.default_rng(speaker.seed)
@@ -152,7 +157,7 @@ def _write_texts(corpus_dir: Path, config: SyntheticConfig, speakers: list[_Spea
     resource_dir = corpus_dir / "resource_aishell"
     write_text(resource_dir / "lexicon.txt", "".join(f"{word} {_pronunciation(word)}\n" for word in words))
     write_text(resource_dir / "speaker.info", "".join(f"{s.id[1:]} {s.gender}\n" for s in sorted(speakers, key=_id)))
-    # last: says that all of the above is there
+    # written last: marks the corpus as complete
     write_text(corpus_dir / "data_aishell" / "synthetic.json", json.dumps(asdict(config), indent=2) + "\n")
 
 
@@ -161,7 +166,7 @@ def _id(speaker: _Speaker) -> str:
 
 
 def _pronunciation(word: str) -> str:
-    """Initials and toned finals, as AISHELL's lexicon cuts them."""
+    """Return initials and toned finals, as in AISHELL's lexicon."""
     try:
         from pypinyin import Style, pinyin
     except ImportError:

@@ -16,7 +16,7 @@ from pathlib import Path, PurePath
 from stateless_transducer.audio import SOUND_SUFFIXES
 from stateless_transducer.data.corpora.utterance import Problem, Utterance
 
-# what a column is for -> names it usually has, the first that is there counts
+# role of a column -> its usual names; the first one that the table has is used
 _USUAL_NAMES = {
     "id": ("id", "utt", "utt_id", "uttid", "utterance_id", "key"),
     "path": ("path", "wav", "audio", "audio_path", "audio_filepath", "file", "filename", "file_name"),
@@ -37,52 +37,53 @@ _SPLIT_NAMES = {
 }
 _NOT_UTF8 = re.compile("[\0\ud800-\udfff]")
 
-# a row with the number of its line; a text instead of the row says why it cannot be read
+# number of the line, and the row or the reason why it cannot be read
 _Row = tuple[int, "Mapping[str, object] | str"]
 
 
 @dataclass(frozen=True)
 class TableColumns:
-    """What the columns of a table are called; None: found by the usual names, whatever their case."""
+    """Names of the columns of a table; None to detect the column by its usual names, in any case."""
 
     id_column: str | None = None
-    """Column of the ids (id, utt, utt_id, key, ...); a table without: the path without suffix, `-` for `/`, and of a
-    part of a file begin and end in milliseconds."""
+    """Column of the ids (id, utt, utt_id, key, ...). Without it, the id is the path without suffix, with `-` for `/`,
+    and for a part of a file with its begin and end in milliseconds."""
     path_column: str | None = None
     """Column of the sound files (path, wav, audio, audio_filepath, file, ...)."""
     text_column: str | None = None
     """Column of the transcripts (text, sentence, transcript, transcription)."""
     speaker_column: str | None = None
-    """Column of the speakers (speaker, speaker_id, spk, client_id); a table without: all `unknown`."""
+    """Column of the speakers (speaker, speaker_id, spk, client_id). Without it, all speakers are `unknown`."""
     split_column: str | None = None
-    """Column of the splits (split, subset, set, partition); a table without: all `train`."""
+    """Column of the splits (split, subset, set, partition). Without it, all utterances are `train`."""
     start_column: str | None = None
-    """Column of where utterances begin in their files, in seconds (start, offset, begin, start_time); a table without:
-    each is a whole file."""
+    """Column of the start of utterances in their files, in seconds (start, offset, begin, start_time). Without it, each
+    utterance is a whole file."""
     end_column: str | None = None
-    """Column of where they end, in seconds (end, stop, end_time); it counts beside a start."""
+    """Column of the end of utterances, in seconds (end, stop, end_time); needs a column of starts."""
     duration_column: str | None = None
-    """Column of how long they are, in seconds (duration, dur); it counts beside a start."""
+    """Column of durations, in seconds (duration, dur); needs a column of starts."""
 
 
 def read_table(
     path: Path, columns: TableColumns, *, audio_dir: Path | None = None, wants_text: bool = True
 ) -> tuple[list[Utterance], list[Problem]]:
-    """The utterances of a table in its order, and what is wrong with the other rows.
+    """Read the utterances of a table, in its order, and the problems.
 
     Args:
-        path: a .tsv or .csv file with a header, or a .jsonl (.json) file with an object a line; UTF-8.
-        columns: for what the usual names do not find.
-        audio_dir: what relative paths are relative to; None: the table's folder.
-        wants_text: False: sounds alone are read, and an end or a duration counts beside no start, too.
+        path: a .tsv or .csv file with a header, or a .jsonl (.json) file with an object per line; UTF-8.
+        columns: names of columns that do not have a usual name.
+        audio_dir: base of relative paths; None for the table's folder.
+        wants_text: whether texts are required. If not, only sounds are read, and an end or a duration may be given
+            without a start.
 
     Raises:
-        ValueError: no such table, no row in it, or no column of paths or texts.
+        ValueError: the table does not exist, has no row, or has no column of paths or texts.
     """
     if audio_dir is not None and not audio_dir.is_dir():
         raise ValueError(f"`--audio-dir` {audio_dir}: no such folder.")
     names, rows = _open_table(path, wants_text)
-    # without a single name all rows are bad, and reported
+    # without any name, every row is reported as bad
     chosen = _choose_columns(names, columns, path, wants_text) if names else {}
     utterances: list[Utterance] = []
     problems: list[Problem] = []
@@ -104,12 +105,13 @@ def read_table(
 
 
 def read_folder(folder: Path) -> tuple[list[Utterance], list[Problem]]:
-    """Sound files with a .txt of the same name beside them, and what has no partner; links are followed.
+    """Read sound files with a .txt of the same name beside them, and the problems; links are followed.
 
-    A folder train, dev or test directly below gives the split, the rest is train; the folder of a file its speaker.
+    Files in a folder train, dev or test directly below belong to that split, all others to train. The speaker is the
+    name of a file's folder.
 
     Raises:
-        ValueError: no such folder, or neither sound nor text in it.
+        ValueError: the folder does not exist, or holds neither sound nor text.
     """
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder.")
@@ -139,58 +141,59 @@ def read_folder(folder: Path) -> tuple[list[Utterance], list[Problem]]:
 
 
 def split_name(name: str) -> str | None:
-    """``train``, ``dev`` or ``test`` where a name means that."""
+    """Return ``train``, ``dev`` or ``test`` for a name of that meaning, otherwise None."""
     return _SPLIT_NAMES.get(name.lower())
 
 
 def paired_files(folder: Path) -> list[Path]:
-    """The files that `read_folder` makes utterances of, and no others: what else is in the folder may change."""
+    """Return the files that `read_folder` reads; other files of the folder may change."""
     files = list(_walk(folder))
     sounds = {path.parent / path.stem for path in files if path.suffix.lower() in SOUND_SUFFIXES}
-    wanted = {".txt", *SOUND_SUFFIXES}
-    return [path for path in files if path.parent / path.stem in sounds and path.suffix.lower() in wanted]
+    suffixes = {".txt", *SOUND_SUFFIXES}
+    return [path for path in files if path.parent / path.stem in sounds and path.suffix.lower() in suffixes]
 
 
 def hold_out(utterances: Sequence[Utterance], share: float) -> tuple[list[Utterance], str]:
     """Move about a share of the training utterances to dev: whole speakers, or utterances if there is one speaker.
 
-    Speakers come in the order of a hash of their names, while they fit in; if none does, the smallest one is moved.
+    Speakers are moved in the order of a hash of their names, as far as they fit; if none fits, the smallest is moved.
 
     Returns:
-        All utterances in their order, and a line for the user that says what was moved.
+        All utterances in their order, and a line for the user that reports what was moved.
     """
     train = [utterance for utterance in utterances if utterance.split == "train"]
     num_speakers = len({utterance.speaker for utterance in train})
     name_of = attrgetter("speaker" if num_speakers > 1 else "id")
     counts = Counter(map(name_of, train))
     if len(counts) < 2 or any(utterance.split == "dev" for utterance in utterances):
-        why = "there are too few training utterances" if len(counts) < 2 else "there is a split dev"
-        return list(utterances), f"`--dev-share` {share:g} is ignored: {why}."
+        reason = "there are too few training utterances" if len(counts) < 2 else "there is a split dev"
+        return list(utterances), f"`--dev-share` {share:g} is ignored: {reason}."
     moved: set[str] = set()
-    room = wanted = round(share * len(train))
+    target = round(share * len(train))
+    room = target
     for name in sorted(counts, key=lambda name: hashlib.sha256(name.encode()).digest()):
         if counts[name] <= room:
             moved.add(name)
             room -= counts[name]
     moved = moved or {min(counts, key=lambda name: (counts[name], name))}
     placed = [replace(u, split="dev") if u.split == "train" and name_of(u) in moved else u for u in utterances]
-    whom = f"{len(moved)} of {num_speakers} speakers" if num_speakers > 1 else "one speaker's"
+    speakers = f"{len(moved)} of {num_speakers} speakers" if num_speakers > 1 else "one speaker's"
     num_moved = sum(counts[name] for name in moved)
-    said = f"`--dev-share` {share:g}: {num_moved} of {len(train)} training utterances ({whom}) are now dev"
-    if not wanted / 2 <= num_moved <= 2 * max(1, wanted):
-        said += (
-            f", not about {wanted}, since speakers move as a whole; to hold out other utterances, give each its split "
+    message = f"`--dev-share` {share:g}: {num_moved} of {len(train)} training utterances ({speakers}) are now dev"
+    if not target / 2 <= num_moved <= 2 * max(1, target):
+        message += (
+            f", not about {target}, since speakers move as a whole; to hold out other utterances, give each its split "
             "in a table: a column `split` of `train` and `dev`"
         )
-    return placed, f"{said}."
+    return placed, f"{message}."
 
 
 def _open_table(path: Path, wants_text: bool) -> tuple[list[str], Iterator[_Row]]:
-    """Names of the columns, and the rows."""
+    """Return the names of the columns, and the rows."""
     suffix = path.suffix.lower()
-    # NeMo calls them .json; a list of sounds may have any name
+    # NeMo uses .json; a list of sounds may have any name
     if suffix in (".jsonl", ".json") or not wants_text and suffix not in (".tsv", ".csv"):
-        # objects need not have the same keys, so all are looked at
+        # objects may differ in their keys, so all are read
         objects = (row for _, row in _json_rows(path) if not isinstance(row, str))
         return list(dict.fromkeys(name for row in objects for name in row)), _json_rows(path)
     if suffix not in (".tsv", ".csv"):
@@ -218,11 +221,11 @@ def _json_rows(path: Path) -> Iterator[_Row]:
 
 
 def _separated_lines(path: Path) -> Iterator[tuple[int, list[str] | str]]:
-    """The cells of each row that has any; of a .tsv, too, a cell may be in double quotes, but only as a whole."""
+    """Yield the cells of each row that is not empty; in a .tsv, too, a whole cell may be in double quotes."""
     is_csv = path.suffix.lower() == ".csv"
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         quoting = csv.QUOTE_MINIMAL if is_csv else csv.QUOTE_NONE
-        # of a NUL, csv in Python 3.10 says only that it is one
+        # the message of Python 3.10's csv about a NUL is of no help
         lines = (line.replace("\0", "\udc00") for line in file)
         reader = csv.reader(
             lines, delimiter="," if is_csv else "\t", quoting=quoting, strict=True, skipinitialspace=True
@@ -232,7 +235,7 @@ def _separated_lines(path: Path) -> Iterator[tuple[int, list[str] | str]]:
             try:
                 cells = next(reader, None)
             except csv.Error as err:
-                # an open quote takes lines with it: each of them is a bad row
+                # all lines of a quote that is not closed are bad rows
                 for line in range(number, reader.line_num + 1):
                     yield line, f"{err}" + (f", in a quote opened on line {number}" if line > number else "")
                 continue
@@ -254,30 +257,32 @@ def _named(header: Sequence[str], cells: list[str] | str) -> Mapping[str, object
     return f"{len(cells)} fields, but the header has {len(header)}"
 
 
-def _choose_columns(found: Sequence[str], columns: TableColumns, path: Path, wants_text: bool) -> dict[str, str]:
-    """What a column is for -> its name, without those that the table lacks."""
-    there = f"its columns are: {', '.join(map(_printable, found))}"
+def _choose_columns(names: Sequence[str], columns: TableColumns, path: Path, wants_text: bool) -> dict[str, str]:
+    """Return the name of the column for each role that the table has."""
+    listing = f"its columns are: {', '.join(map(_printable, names))}"
     chosen: dict[str, str] = {}
     for role in _USUAL_NAMES if wants_text else _SOUND_ROLES:
         usual, named = _USUAL_NAMES[role], asdict(columns)[f"{role}_column"]
-        if named is not None and named not in found:
-            raise ValueError(f"`--{role}-column` {named}: {path} has no such column; {there}.")
+        if named is not None and named not in names:
+            raise ValueError(f"`--{role}-column` {named}: {path} has no such column; {listing}.")
         if wants_text and role in _PART_ROLES[1:] and "start" not in chosen:
-            # of whole files it is said for information
+            # for whole files, the table has it as information
             if named is not None:
-                raise ValueError(f"`--{role}-column` {named} needs a column of starts (`--start-column`); {there}.")
+                raise ValueError(f"`--{role}-column` {named} needs a column of starts (`--start-column`); {listing}.")
             continue
-        detected = [name for wanted in usual for name in found if name.lower() == wanted]
-        name = (detected or [None])[0] if named is None else named
+        detected = [name for usual_name in usual for name in names if name.lower() == usual_name]
+        name = next(iter(detected), None) if named is None else named
         if name is not None:
             if role in _PART_ROLES and named is None and len(set(detected)) > 1:
-                raise ValueError(f"{path}: which one is the {role}: {', '.join(detected)}? Rename all but one.")
-            if found.count(name) > 1:
+                raise ValueError(
+                    f"{path}: several columns may be the {role}: {', '.join(detected)}. Rename all but one."
+                )
+            if names.count(name) > 1:
                 raise ValueError(f"{path} has more than one column `{name}`; rename all but one.")
             chosen[role] = name
         elif role in ("path", "text"):
-            way_out = f" Say with `--{role}-column NAME` which one holds the {role}." if wants_text else ""
-            raise ValueError(f"{path} has no column called {', '.join(usual)}; {there}.{way_out}")
+            way_out = f" Pass the name of the column with the {role} as `--{role}-column`." if wants_text else ""
+            raise ValueError(f"{path} has no column called {', '.join(usual)}; {listing}.{way_out}")
     return chosen
 
 
@@ -305,7 +310,7 @@ def _seconds(cell: str, column: str) -> float | None:
 
 
 def _part(start: float | None, end: float | None, duration: float | None) -> tuple[float, float]:
-    """Start and duration; without a start, it is the beginning of the file, without an end, its end."""
+    """Return start and duration; the defaults are the beginning and the end of the file."""
     start = start or 0.0
     if end is not None and duration is not None and not abs(start + duration - end) <= _ROUNDING_S:
         raise ValueError(f"begins at {start:g} s and is {duration:g} s long, but ends at {end:g} s")
@@ -317,7 +322,7 @@ def _part(start: float | None, end: float | None, duration: float | None) -> tup
 
 
 def _part_name(start_s: float, duration_s: float) -> str:
-    """``-0001500-0003200``: behind the file's name."""
+    """Return the suffix of an id for a part of a file: ``-0001500-0003200``."""
     if start_s == 0 and duration_s == math.inf:
         return ""
     end = "" if duration_s == math.inf else f"-{round((start_s + duration_s) * 1000):07d}"
@@ -344,12 +349,12 @@ def _utterance_of_pair(path: Path, text_path: Path, folder: Path) -> Utterance:
 
 
 def _id_of(path: PurePath) -> str:
-    """The path without root and suffix, `-` for `/`."""
+    """Return a path without root and suffix, with `-` for `/`."""
     return "-".join((path.parent / path.stem).relative_to(path.anchor).parts)
 
 
 def _possible(path: PurePath) -> PurePath:
-    """The path, unless even to look for such a file would raise, or its name would break the table of problems."""
+    """Return a path, unless opening it would raise, or its name would break the table of problems."""
     is_too_long = any(len(part.encode(errors="replace")) > 255 for part in path.parts)
     if is_too_long or not path.name or re.search("[\0-\x1f\ud800-\udfff]", str(path)):
         raise ValueError(f"{_printable(path if path.name else '')[:80]!r} cannot be the name of a sound file")
@@ -357,16 +362,16 @@ def _possible(path: PurePath) -> PurePath:
 
 
 def _printable(value: object) -> str:
-    """In one line and UTF-8, as the table of problems needs it."""
+    """Return a value as one line of UTF-8, for the table of problems."""
     return " ".join(str(value).encode("utf-8", "backslashreplace").decode().split())
 
 
 def _walk(folder: Path, above: frozenset[Path] = frozenset()) -> Iterator[Path]:
-    """Files that are not hidden, in a fixed order."""
+    """Yield the files that are not hidden, in a fixed order."""
     above |= {folder.resolve()}
     for path in sorted(path for path in folder.iterdir() if not path.name.startswith(".")):
         if not path.is_dir():
             yield path
         elif path.resolve() not in above:
-            # a link to a folder above would never end
+            # a link to a folder above would recurse forever
             yield from _walk(path, above)

@@ -1,4 +1,4 @@
-"""What every corpus reader gives: utterances, and what is wrong with the rest."""
+"""Results of corpus readers: utterances, and problems of those that cannot be used."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SPLITS = ("train", "dev", "test")
 
 @dataclass(frozen=True)
 class Utterance:
-    """One sentence: where its sound is and what is said."""
+    """An utterance: place of its sound, and its transcript."""
 
     id: str
     path: Path
@@ -36,14 +36,14 @@ class Utterance:
     speaker: str
     split: str
     start_s: float = 0.0
-    """Where it begins in the file."""
+    """Second at which it begins in the file."""
     duration_s: float = math.inf
-    """How long it is; infinite: to the end of the file."""
+    """Duration in seconds; infinite means to the end of the file."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing wrong with a corpus."""
+    """A problem of a corpus, for example a missing file."""
 
     kind: ProblemKind
     id: str
@@ -51,7 +51,7 @@ class Problem:
 
 
 def describe_problems(problems: Sequence[Problem], examples: int = 3) -> str:
-    """A line a kind: how many, and the first few of them; an empty string if there are none."""
+    """Return a line per kind of problem, with its number and the first examples; empty without problems."""
     lines = []
     for kind, count in Counter(problem.kind for problem in problems).most_common():
         first = [p for p in problems if p.kind == kind][:examples]
@@ -61,5 +61,5 @@ def describe_problems(problems: Sequence[Problem], examples: int = 3) -> str:
 
 
 def problem_rows(problems: Iterable[Problem]) -> str:
-    """All of them as tab-separated lines: kind, id, detail."""
+    """Return the problems as tab-separated lines: kind, id, detail."""
     return "".join("\t".join(" ".join(cell.split()) for cell in (p.kind, p.id, p.detail)) + "\n" for p in problems)
