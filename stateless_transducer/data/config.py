@@ -38,11 +38,8 @@ class SpecAugmentConfig:
                 raise ValueError(f"`--{name.replace('_', '-')}` must be at least 1, but is {getattr(self, name)}.")
         if not 0 <= self.spec_aug_probability <= 1:
             raise ValueError(f"`--spec-aug-probability` must be in 0..1, but is {self.spec_aug_probability:g}.")
-        # below this, the shortest utterances would have masks of less than a frame, which lhotse cannot draw
-        if not 0.15 <= self.max_frames_mask_fraction <= 1:
-            raise ValueError(
-                f"`--max-frames-mask-fraction` must be in 0.15..1, but is {self.max_frames_mask_fraction:g}."
-            )
+        if not 0 <= self.max_frames_mask_fraction <= 1:
+            raise ValueError(f"`--max-frames-mask-fraction` must be in 0..1, but is {self.max_frames_mask_fraction:g}.")
 
 
 @dataclass(frozen=True)

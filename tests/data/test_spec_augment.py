@@ -155,8 +155,9 @@ def test_every_mask_holds_the_mean_of_the_features():
 
 def test_masks_of_zero_number_or_wider_than_the_features_are_none_or_all():
     features, generator = _features(100, num_bins=4), np.random.default_rng(1)
-    none = SpecAugmentConfig(num_feature_masks=0, num_frame_masks=0)
-    assert torch.equal(mask(features, none, generator), features)
+    for numbers in ({"num_frame_masks": 0}, {"max_frames_mask_fraction": 0.0}, {"max_frames_mask_fraction": 0.01}):
+        none = SpecAugmentConfig(num_feature_masks=0, **numbers)
+        assert torch.equal(mask(features, none, generator), features)
     wide = SpecAugmentConfig(num_feature_masks=1, features_mask_size=99, num_frame_masks=0)
     widths = {int((mask(features, wide, generator) != features).all(0).sum()) for _ in range(200)}
     assert widths == {0, 1, 2, 3, 4}
