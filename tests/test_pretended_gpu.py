@@ -26,7 +26,7 @@ from stateless_transducer.decoding.modified_beam import modified_beam_search
 from stateless_transducer.decoding.options import LogitOptions
 from stateless_transducer.model.frozen import FrozenTransducer
 from stateless_transducer.model.transducer import build_model
-from stateless_transducer.ops import lattice
+from stateless_transducer.ops import kernels
 from stateless_transducer.ops.joint_loss import joint_transducer_loss
 from stateless_transducer.ops.transducer_loss import transducer_loss
 from stateless_transducer.training.config import OptimConfig, PruneConfig, TrainConfig
@@ -168,14 +168,14 @@ def test_loss_does_without_kernels_where_triton_has_no_compiler():
     arguments = torch.randn(1, 6, 4), torch.tensor([6]), torch.randn(1, 3, 4), torch.tensor([[1, 2]]), torch.tensor([2])
     linear = torch.randn(5, 4), torch.randn(5)
     wanted = joint_transducer_loss(*arguments, *linear)
-    lattice._starts_kernels.cache_clear()
+    kernels._starts_kernels.cache_clear()
     with pretended_gpu(has_kernels=True), pytest.MonkeyPatch.context() as patch:
         for name in ("_zero_kernel", "_walk_kernel"):
             patch.setattr(lattice_triton, name, NoCompiler())
         there = [each.to("cuda:0") for each in (*arguments, *linear)]
         with pytest.warns(RuntimeWarning, match="Triton cannot start a kernel .*C compiler") as warned:
             found = [joint_transducer_loss(*there).cpu() for _ in range(2)]
-    lattice._starts_kernels.cache_clear()
+    kernels._starts_kernels.cache_clear()
     assert len(warned) == 1
     torch.testing.assert_close(found[0], wanted)
 

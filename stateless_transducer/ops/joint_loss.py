@@ -27,7 +27,8 @@ from stateless_transducer.ops.arguments import (
 )
 from stateless_transducer.ops.cells import list_cells
 from stateless_transducer.ops.joiner_scores import JointOptions, NllOfJoiner
-from stateless_transducer.ops.lattice import can_use_kernels, has_triton, lattice_nll
+from stateless_transducer.ops.kernels import can_use_kernels, has_triton
+from stateless_transducer.ops.lattice import lattice_nll
 
 Implementation = Literal["auto", "reference", "chunked", "triton"]
 

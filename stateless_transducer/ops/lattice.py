@@ -13,15 +13,13 @@ lose digits in float32.
 
 from __future__ import annotations
 
-import functools
-import importlib.util
-import warnings
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from stateless_transducer.ops.cells import Cells, Topology, list_cells
+from stateless_transducer.ops.kernels import can_use_kernels
 
 
 class PathSums(NamedTuple):
@@ -61,43 +59,6 @@ def sum_over_paths(
         from stateless_transducer.ops.lattice_triton import walk_triton as walk
     sums = PathSums(*walk(cells, blank, symbol, has_occupations))
     return sums._replace(nll=torch.where(is_spoilt, torch.nan, sums.nll))
-
-
-def can_use_kernels(device: torch.device) -> bool:
-    """Whether this is a GPU that Triton's kernels are written for, Ampere or later, and Triton starts them."""
-    if device.type != "cuda" or not has_triton() or torch.cuda.get_device_capability(device) < (8, 0):
-        return False
-    return _starts_kernels(device)
-
-
-@functools.cache
-def _starts_kernels(device: torch.device) -> bool:
-    """Whether Triton, which comes with torch, has what it needs; tried once, and told if it has not."""
-    from stateless_transducer.ops.lattice_triton import start_triton
-
-    try:
-        start_triton(device)
-    # no compiler, no Python.h, no place for its files: each is another error
-    except Exception as err:
-        reason = str(err).strip().partition("\n")[0] or type(err).__name__
-        warnings.warn(
-            f"Triton cannot start a kernel ({reason}): the transducer loss does without, which is slower. Triton needs "
-            "a C compiler and Python's headers (apt install gcc python3-dev).",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-        return False
-    return True
-
-
-@functools.cache
-def has_triton() -> bool:
-    """Whether a Triton is installed that the kernels are tested with: 3.4, which torch 2.8 brings, or later."""
-    if importlib.util.find_spec("triton") is None:
-        return False
-    import triton
-
-    return tuple(int(part) for part in triton.__version__.split(".")[:2]) >= (3, 4)
 
 
 def _silence_spoilt_(cells: Cells, blank: Tensor, symbol: Tensor) -> Tensor:

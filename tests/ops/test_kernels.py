@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from stateless_transducer.ops.cells import list_cells
-from stateless_transducer.ops.lattice import has_triton, sum_over_paths
+from stateless_transducer.ops.kernels import has_triton
+from stateless_transducer.ops.lattice import sum_over_paths
 
 triton = pytest.importorskip("triton", reason="Triton is not installed")
 
