@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from stateless_transducer.checkpoint import Checkpoint
     from stateless_transducer.data.index import CutIndex
-    from stateless_transducer.decoding.recognizable import Recognizable
+    from stateless_transducer.decoding.protocols import TransducerModel
     from stateless_transducer.evaluation.test_sets import TestResult
     from stateless_transducer.text.tokens import TokenTable
 
@@ -67,7 +67,7 @@ class Options:
 class _Decoder(NamedTuple):
     """What test sets are decoded with."""
 
-    model: Recognizable
+    model: TransducerModel
     tokens: TokenTable
     device: torch.device | None
     """None: the model takes NumPy arrays."""
@@ -146,7 +146,7 @@ def _of_checkpoints(options: Options, accept: Callable[[Checkpoint], None] | Non
         accept(checkpoint)
     averaged = checkpoint.provenance["averaged"]
     name = f"{Path(averaged[-1]).stem}-avg-{len(averaged)}{'-use-ema' if options.average.use_ema else ''}"
-    model = model_of(checkpoint, device=device, precision=options.precision).recognizable
+    model = model_of(checkpoint, device=device, precision=options.precision).transducer
     num_parameters = sum(weight.numel() for weight in checkpoint.weights.values())
     return _Decoder(model, checkpoint.token_table, device, name + _suffix(options.precision), averaged, num_parameters)
 
@@ -169,7 +169,7 @@ def _of_model(options: Options) -> _Decoder:
         )
     device = None if options.model.is_dir() else choose_device(options.device)
     name = options.model.absolute().name.removesuffix(".pt") + _suffix(options.precision)
-    return _Decoder(model.recognizable, model.token_table, device, name, [str(options.model)])
+    return _Decoder(model.transducer, model.token_table, device, name, [str(options.model)])
 
 
 def _suffix(precision: str) -> str:

@@ -18,8 +18,9 @@ import numpy as np
 
 from stateless_transducer.decoding.arrays import Array, gather, like, log_sum_exp, to_numpy, without_gradients
 from stateless_transducer.decoding.hypothesis import Hypothesis
+from stateless_transducer.decoding.inputs import search_inputs
 from stateless_transducer.decoding.options import PLAIN, LogitOptions
-from stateless_transducer.decoding.recognizable import Steps, search_inputs
+from stateless_transducer.decoding.protocols import TransducerSteps
 
 BAND = 3
 """Cells above and below the path that the search found; the others carry next to nothing."""
@@ -40,7 +41,7 @@ class Alignment:
 
 @without_gradients
 def align(
-    model: Steps,
+    model: TransducerSteps,
     encoder_out: Array,
     encoder_out_lens: Array,
     hypotheses: Sequence[Hypothesis],
@@ -108,7 +109,7 @@ class _Band:
         return range(first, min(self.num_tokens, first + self.width))
 
     @classmethod
-    def around(cls, hypothesis: Hypothesis, num_frames: int, model: Steps) -> _Band:
+    def around(cls, hypothesis: Hypothesis, num_frames: int, model: TransducerSteps) -> _Band:
         tokens = np.array(hypothesis.tokens, np.int64)
         U, T, C = len(tokens), num_frames, model.context_size
         said = np.searchsorted(np.array(hypothesis.frames, np.int64), np.arange(T + 1), side="left")
@@ -124,7 +125,7 @@ class _Band:
 
 
 def _arc_scores(
-    model: Steps,
+    model: TransducerSteps,
     frames: Array,
     rows: np.ndarray,
     contexts: np.ndarray,

@@ -14,13 +14,14 @@ from stateless_transducer.decoding.beam_arrays import search_in_arrays
 from stateless_transducer.decoding.beam_walks import search_by_walks
 from stateless_transducer.decoding.fusion import Scorer
 from stateless_transducer.decoding.hypothesis import LOST, Hypothesis, rank
+from stateless_transducer.decoding.inputs import search_inputs
 from stateless_transducer.decoding.options import PLAIN, LogitOptions, check_beam_size
-from stateless_transducer.decoding.recognizable import Steps, search_inputs
+from stateless_transducer.decoding.protocols import TransducerSteps
 
 
 @without_gradients
 def beam_search(
-    model: Steps,
+    model: TransducerSteps,
     encoder_out: Array,
     encoder_out_lens: Array,
     *,

@@ -27,7 +27,7 @@ from stateless_transducer.decoding.arrays import (
 from stateless_transducer.decoding.fusion import Scorer, best_symbols
 from stateless_transducer.decoding.hypothesis import MAX_EXPANSIONS, Hypothesis, extended_hash
 from stateless_transducer.decoding.options import LogitOptions
-from stateless_transducer.decoding.recognizable import Steps
+from stateless_transducer.decoding.protocols import TransducerSteps
 
 PLACES = 16
 """For open hypotheses, and for those done with a frame, times K: the least likely beyond them are forgotten. With 4 and
@@ -40,7 +40,7 @@ _ROOT, _NEW = -1, -2
 
 
 def search_in_arrays(
-    model: Steps,
+    model: TransducerSteps,
     encoder_out: Array,
     encoder_out_lens: Array,
     beam_size: int,
@@ -103,7 +103,7 @@ class _Hypotheses:
 class _Search:
     """The utterances that are still running."""
 
-    model: Steps
+    model: TransducerSteps
     frames: Array
     """(N * T, D)."""
     options: LogitOptions
@@ -132,7 +132,13 @@ class _Search:
 
     @classmethod
     def start(
-        cls, model: Steps, encoder_out: Array, lens: Array, K: int, options: LogitOptions, scorer: Scorer | None
+        cls,
+        model: TransducerSteps,
+        encoder_out: Array,
+        lens: Array,
+        K: int,
+        options: LogitOptions,
+        scorer: Scorer | None,
     ) -> _Search:
         xp, device, (N, T, D) = namespace(encoder_out), device_of(encoder_out), encoder_out.shape
         utterances, nobody = xp.arange(N, dtype=xp.int64, device=device), [-xp.inf] * (PLACES * K - 1)

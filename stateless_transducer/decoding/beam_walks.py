@@ -25,11 +25,11 @@ from stateless_transducer.decoding.arrays import (
 from stateless_transducer.decoding.fusion import Scorer, best_symbols
 from stateless_transducer.decoding.hypothesis import MAX_EXPANSIONS, Hypothesis
 from stateless_transducer.decoding.options import LogitOptions
-from stateless_transducer.decoding.recognizable import Steps
+from stateless_transducer.decoding.protocols import TransducerSteps
 
 
 def search_by_walks(
-    model: Steps,
+    model: TransducerSteps,
     encoder_out: Array,
     encoder_out_lens: Array,
     beam_size: int,
@@ -84,7 +84,7 @@ class _Expansion(NamedTuple):
 class _Oracle:
     """Model and scorer; answers many questions at once."""
 
-    model: Steps
+    model: TransducerSteps
     frames: Array
     """(N * T, D)."""
     beam_size: int

@@ -19,8 +19,9 @@ from stateless_transducer.decoding.arrays import (
     without_gradients,
 )
 from stateless_transducer.decoding.hypothesis import LOST, Hypothesis
+from stateless_transducer.decoding.inputs import search_inputs
 from stateless_transducer.decoding.options import PLAIN, LogitOptions, Schedule
-from stateless_transducer.decoding.recognizable import Steps, search_inputs
+from stateless_transducer.decoding.protocols import TransducerSteps
 
 # an utterance looks so many frames ahead, as long as all together do not ask for more rows
 _MOST_AHEAD, _ROWS_AT_ONCE = 8, 32
@@ -28,7 +29,7 @@ _MOST_AHEAD, _ROWS_AT_ONCE = 8, 32
 
 @without_gradients
 def greedy_search(
-    model: Steps,
+    model: TransducerSteps,
     encoder_out: Array,
     encoder_out_lens: Array,
     *,
@@ -84,7 +85,7 @@ def greedy_search(
 
 
 def _search_ahead(
-    model: Steps, encoder_out: np.ndarray, encoder_out_lens: np.ndarray, S: int, options: LogitOptions
+    model: TransducerSteps, encoder_out: np.ndarray, encoder_out_lens: np.ndarray, S: int, options: LogitOptions
 ) -> list[Hypothesis]:
     """The same in NumPy arrays: an utterance asks for several frames at once, up to the first that says something.
 

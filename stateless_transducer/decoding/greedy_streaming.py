@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 
 
-class StreamingRecognizable(Protocol):
+class StreamingTransducer(Protocol):
     """What the search needs of a model."""
 
     @property
@@ -64,7 +64,7 @@ class PartialHypothesis:
 
 
 def greedy_search_chunk(
-    model: StreamingRecognizable,
+    model: StreamingTransducer,
     encoder_out: np.ndarray,
     hypotheses: Sequence[PartialHypothesis],
     silent: Collection[int],
@@ -99,7 +99,7 @@ def greedy_search_chunk(
             _predict(model, spoke)
 
 
-def _predict(model: StreamingRecognizable, hypotheses: Sequence[PartialHypothesis]) -> None:
+def _predict(model: StreamingTransducer, hypotheses: Sequence[PartialHypothesis]) -> None:
     rows = model.predict(np.array([hypothesis.context for hypothesis in hypotheses], np.int64))
     for hypothesis, row in zip(hypotheses, rows, strict=True):
         hypothesis.decoder_out = row

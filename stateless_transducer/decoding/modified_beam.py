@@ -23,13 +23,14 @@ from stateless_transducer.decoding.arrays import (
 )
 from stateless_transducer.decoding.fusion import Scorer, best_symbols
 from stateless_transducer.decoding.hypothesis import LOST, Hypothesis, extended_hash, rank
+from stateless_transducer.decoding.inputs import search_inputs
 from stateless_transducer.decoding.options import PLAIN, LogitOptions, Schedule, check_beam_size
-from stateless_transducer.decoding.recognizable import Steps, search_inputs
+from stateless_transducer.decoding.protocols import TransducerSteps
 
 
 @without_gradients
 def modified_beam_search(
-    model: Steps,
+    model: TransducerSteps,
     encoder_out: Array,
     encoder_out_lens: Array,
     *,
@@ -125,7 +126,7 @@ class _Beam:
     """(K,): 0..K-1."""
 
     @classmethod
-    def start(cls, model: Steps, encoder_out: Array, T: int, K: int, W: int) -> _Beam:
+    def start(cls, model: TransducerSteps, encoder_out: Array, T: int, K: int, W: int) -> _Beam:
         xp, device, N = namespace(encoder_out), device_of(encoder_out), len(encoder_out)
         log_probs = xp.full((N, K), -xp.inf, dtype=xp.float32, device=device)
         log_probs[:, 0] = 0

@@ -17,14 +17,14 @@ from stateless_transducer.decoding.hypothesis import Hypothesis
 from stateless_transducer.decoding.language_model import NgramScorer
 from stateless_transducer.decoding.modified_beam import modified_beam_search
 from stateless_transducer.decoding.options import LogitOptions
-from stateless_transducer.decoding.recognizable import Recognizable, Steps
+from stateless_transducer.decoding.protocols import TransducerModel, TransducerSteps
 from stateless_transducer.text.hotwords import HotwordPhrase, read_hotwords, spell_hotwords
 from stateless_transducer.text.ngram import read_arpa
 from stateless_transducer.text.tokens import TokenTable
 
 
 def search(
-    model: Recognizable,
+    model: TransducerModel,
     features: Array,
     feature_lens: Array,
     config: SearchConfig,
@@ -43,7 +43,7 @@ def search(
 
 @without_gradients
 def search_nbest(
-    model: Recognizable,
+    model: TransducerModel,
     features: Array,
     feature_lens: Array,
     config: SearchConfig,
@@ -65,13 +65,17 @@ def search_nbest(
 
 
 @without_gradients
-def encode(model: Recognizable, features: Array, feature_lens: Array) -> tuple[Array, Array]:
+def encode(model: TransducerModel, features: Array, feature_lens: Array) -> tuple[Array, Array]:
     """(N, T_in, F) and (N,) -> encoder_out (N, T, D) and encoder_out_lens (N,), however short the features are."""
     return model.encode(_wide_enough(features, model.subsampling.min_frames), feature_lens)
 
 
 def search_encoded(
-    model: Steps, encoder_out: Array, encoder_out_lens: Array, config: SearchConfig, scorer: Scorer | None = None
+    model: TransducerSteps,
+    encoder_out: Array,
+    encoder_out_lens: Array,
+    config: SearchConfig,
+    scorer: Scorer | None = None,
 ) -> list[list[Hypothesis]]:
     """`search_nbest` of what `encode` gives."""
     if scorer is None and config.scorer_files:

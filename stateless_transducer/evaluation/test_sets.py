@@ -16,7 +16,7 @@ import numpy as np
 
 from stateless_transducer.data.batches import Batch
 from stateless_transducer.decoding.config import SearchConfig
-from stateless_transducer.decoding.recognizable import Recognizable
+from stateless_transducer.decoding.protocols import TransducerModel
 from stateless_transducer.decoding.search import make_scorer, search
 from stateless_transducer.files import write_text
 from stateless_transducer.text.bootstrap import Estimate, bootstrap_report
@@ -68,7 +68,7 @@ class TestResult:
 
 
 def evaluate(
-    model: Recognizable,
+    model: TransducerModel,
     batches: Iterable[Batch],
     token_table: TokenTable,
     config: SearchConfig,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from stateless_transducer.decoding.recognizable import Recognizable
+from stateless_transducer.decoding.protocols import TransducerModel
 from stateless_transducer.features import FbankConfig
 from stateless_transducer.text.symbols import Vocabulary, read_vocabulary
 
@@ -28,7 +28,7 @@ Precision = Literal["fp32", "bf16", "int8"]
 class Model:
     """A model that is ready to recognize."""
 
-    recognizable: Recognizable
+    transducer: TransducerModel
     fbank_config: FbankConfig
     token_table: Vocabulary
     """Somebody else's tokens may be pieces without scores, with which nothing can be spelt."""

@@ -372,11 +372,11 @@ class Recognizer:
         for row, each in zip(padded, features, strict=True):
             row[: len(each)] = each
         model, config = self._model, self._config
-        encoded = encode(model.recognizable, model.place(padded), model.place(lens))
+        encoded = encode(model.transducer, model.place(padded), model.place(lens))
         scorer = None
         if self._scorers is not None:
             scorer = self._scorers.of_each([piece.phrases for piece in pieces])
-        ranked = search_encoded(model.recognizable, *encoded, config, scorer)
+        ranked = search_encoded(model.transducer, *encoded, config, scorer)
         segments = [self._segment(piece, found) for piece, found in zip(pieces, ranked, strict=True)]
         best = [found[0] for found in ranked]
         is_lost = [math.isnan(each.score) for each in best]
@@ -387,7 +387,7 @@ class Recognizer:
         if not self._details.align:
             return segments
         options, per_frame = logit_options(config), 1 if config.is_modified else None
-        aligned = align(model.recognizable, *encoded, best, max_symbols_per_frame=per_frame, options=options)
+        aligned = align(model.transducer, *encoded, best, max_symbols_per_frame=per_frame, options=options)
         return [
             segment if lost else self._aligned(segment, own, alignment)
             for segment, own, alignment, lost in zip(segments, features, aligned, is_lost, strict=True)

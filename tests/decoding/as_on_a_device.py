@@ -11,7 +11,7 @@ from stateless_transducer.decoding.modified_beam import modified_beam_search
 
 def _as_on_a_device(search, *args, **options):
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("beam", "greedy", "modified_beam", "recognizable"):
+        for module in ("beam", "greedy", "modified_beam", "inputs"):
             patch.setattr(f"stateless_transducer.decoding.{module}.is_on_host", lambda _: False)
         return search(*args, **options)
 

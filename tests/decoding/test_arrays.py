@@ -16,9 +16,9 @@ from stateless_transducer.decoding.beam_arrays import search_in_arrays
 from stateless_transducer.decoding.beam_walks import search_by_walks
 from stateless_transducer.decoding.fusion import Hotwords
 from stateless_transducer.decoding.greedy import greedy_search
+from stateless_transducer.decoding.inputs import search_inputs
 from stateless_transducer.decoding.modified_beam import modified_beam_search
 from stateless_transducer.decoding.options import LogitOptions
-from stateless_transducer.decoding.recognizable import search_inputs
 
 LENS = [9, 23, 0, 17, 1]
 
@@ -64,7 +64,7 @@ def test_without_a_look_at_values_the_searches_give_the_same(monkeypatch):
     toy, encoder_out, lens = Toy(), torch.randn(len(LENS), 23, 16), torch.tensor(LENS)
     searches = list(_searches(Hotwords([[((5, 7), 3.0), ((4,), 1.0)]], vocab_size=12)))
     wanted = [find(toy, encoder_out, lens) for find in searches]
-    for name in ("arrays", "greedy", "modified_beam", "beam", "recognizable"):
+    for name in ("arrays", "greedy", "modified_beam", "beam", "inputs"):
         monkeypatch.setattr(sys.modules[f"stateless_transducer.decoding.{name}"], "is_on_host", lambda _: False)
     for find, before in zip(searches, wanted, strict=True):
         _equal(find(toy, encoder_out, lens), before)

@@ -1,0 +1,47 @@
+"""Protocols of the models that a search takes, torch or other.
+
+Letters: N utterances or hypotheses, T_in feature frames, F mel bins, T encoder frames, V vocabulary, D joiner width.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from stateless_transducer.decoding.arrays import Array
+from stateless_transducer.ops.subsampling import Subsampling
+
+
+class TransducerSteps(Protocol):
+    """Decoder and joiner of a transducer: the model as a search sees it after the encoder has run.
+
+    Both methods return arrays of the kind that they are given, NumPy or torch. A call holds N hypotheses of any
+    utterances on any frames, so rows must not depend on one another: put networks into evaluation mode. The search
+    does not write to the arrays that it gets.
+    """
+
+    blank_id: int
+    """Id of the blank."""
+    context_size: int
+    """Number of tokens that the decoder sees."""
+
+    def predict(self, contexts: Array) -> Array:
+        """Run the decoder: contexts (N, context_size), int64, to decoder_out (N, D).
+
+        A context is the last tokens of a hypothesis, with blanks before the first.
+        """
+        ...
+
+    def join(self, encoder_out: Array, decoder_out: Array) -> Array:
+        """Run the joiner: (N, D) and (N, D) to logits (N, V)."""
+        ...
+
+
+class TransducerModel(TransducerSteps, Protocol):
+    """A whole transducer: encoder, decoder and joiner."""
+
+    subsampling: Subsampling
+    """Numbers of encoder frames for numbers of feature frames."""
+
+    def encode(self, features: Array, feature_lens: Array) -> tuple[Array, Array]:
+        """Run the encoder: (N, T_in, F) and (N,) to encoder_out (N, T, D) and encoder_out_lens (N,)."""
+        ...
