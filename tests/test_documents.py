@@ -66,6 +66,18 @@ def test_example_of_hotwords_and_a_language_model_runs(tmp_path, monkeypatch):
     assert names["nbest"][0].tokens and math.isfinite(names["nbest"][0].score)
 
 
+def test_examples_import_public_names_alone():
+    blocks = [
+        block
+        for document in DOCUMENTS
+        for block in re.findall(r"```python\n(.*?)```", document.read_text(encoding="utf-8"), re.DOTALL)
+    ]
+    assert len(blocks) > 4
+    assert not [
+        line for block in blocks for line in re.findall(r"^.*stateless_transducer\.\w+.* import .*$", block, re.M)
+    ]
+
+
 def test_links_lead_somewhere():
     assert len(DOCUMENTS) > 10
     links = [

@@ -1,4 +1,4 @@
-"""The door to all searches.
+"""Decoding of features or encoder output with the search of a `SearchConfig`.
 
 Letters: N utterances, T_in feature frames, F mel bins.
 """
@@ -23,72 +23,76 @@ from stateless_transducer.text.ngram import read_arpa
 from stateless_transducer.text.tokens import TokenTable
 
 
-def search(
+def decode_features(
     model: TransducerModel,
     features: Array,
     feature_lens: Array,
     config: SearchConfig,
     scorer: Scorer | None = None,
 ) -> list[Hypothesis]:
-    """The best hypothesis of each utterance; `search_nbest` gives them all.
+    """Return the best hypothesis of each utterance. See `decode_features_nbest` for the arguments.
 
     Raises:
-        ValueError: the model gives no number for some utterance.
+        ValueError: the model's output for an utterance is not finite, or see `decode_features_nbest`.
     """
-    every = search_nbest(model, features, feature_lens, config, scorer)
-    if lost := [n for n, found in enumerate(every) if math.isnan(found[0].score)]:
-        raise ValueError(f"The model's output is not finite for utterance {lost[0] + 1} of a batch of {len(every)}.")
-    return [found[0] for found in every]
+    nbest = decode_features_nbest(model, features, feature_lens, config, scorer)
+    best = [hypotheses[0] for hypotheses in nbest]
+    for n, hypothesis in enumerate(best, start=1):
+        if math.isnan(hypothesis.score):
+            raise ValueError(f"The model's output is not finite for utterance {n} of a batch of {len(best)}.")
+    return best
 
 
 @without_gradients
-def search_nbest(
+def decode_features_nbest(
     model: TransducerModel,
     features: Array,
     feature_lens: Array,
     config: SearchConfig,
     scorer: Scorer | None = None,
 ) -> list[list[Hypothesis]]:
-    """The hypotheses that the search ends with, best first; greedy search has one.
+    """Return the final hypotheses of each utterance, best first; greedy search has one.
 
     Args:
-        model: encodes, predicts, joins.
-        features: (N, T_in, F), of the kind of arrays that the model takes.
-        feature_lens: (N,); an utterance too short for one encoder frame gives an empty hypothesis.
-        config: which search.
-        scorer: what else counts in a beam; `make_scorer` gives that of the configuration.
+        model: encoder, decoder and joiner.
+        features: (N, T_in, F), NumPy or torch as the model takes them.
+        feature_lens: (N,). An utterance too short for one encoder frame gives an empty hypothesis.
+        config: method and options of the search.
+        scorer: hotwords and language models for a beam; `make_scorer` builds the scorer of a configuration.
 
     Raises:
-        ValueError: the configuration names hotwords or a language model, and there is no scorer.
+        ValueError: the configuration names hotwords or a language model, but `scorer` is None.
     """
-    return search_encoded(model, *encode(model, features, feature_lens), config, scorer)
+    return decode_encoder_out(model, *encode(model, features, feature_lens), config, scorer)
 
 
 @without_gradients
 def encode(model: TransducerModel, features: Array, feature_lens: Array) -> tuple[Array, Array]:
-    """(N, T_in, F) and (N,) -> encoder_out (N, T, D) and encoder_out_lens (N,), however short the features are."""
+    """Run the encoder on features of any length: (N, T_in, F), (N,) to encoder_out (N, T, D) and its lengths (N,)."""
     return model.encode(_wide_enough(features, model.subsampling.min_frames), feature_lens)
 
 
-def search_encoded(
+def decode_encoder_out(
     model: TransducerSteps,
     encoder_out: Array,
     encoder_out_lens: Array,
     config: SearchConfig,
     scorer: Scorer | None = None,
 ) -> list[list[Hypothesis]]:
-    """`search_nbest` of what `encode` gives."""
+    """Return the final hypotheses of each utterance from the output of `encode`. See `decode_features_nbest`."""
     if scorer is None and config.scorer_files:
         names = " and ".join(f"`{name}`" for name in config.scorer_files)
-        raise ValueError(f"Give what `make_scorer(config, token_table)` returns as `scorer`: it reads {names}.")
+        raise ValueError(
+            f"`scorer` is None, but the configuration has {names}. Pass `scorer=make_scorer(config, token_table)`."
+        )
     options = logit_options(config)
     if config.decoding_method == "greedy_search":
         best = greedy_search(
             model, encoder_out, encoder_out_lens, max_symbols_per_frame=config.max_sym_per_frame, options=options
         )
         return [[hypothesis] for hypothesis in best]
-    find = beam_search if config.decoding_method == "beam_search" else modified_beam_search
-    return find(
+    search = beam_search if config.decoding_method == "beam_search" else modified_beam_search
+    return search(
         model,
         encoder_out,
         encoder_out_lens,
@@ -100,7 +104,7 @@ def search_encoded(
 
 
 def logit_options(config: SearchConfig) -> LogitOptions:
-    """Those of the configuration."""
+    """Return the adjustments of the logits that a configuration asks for."""
     return LogitOptions(config.blank_penalty, config.temperature)
 
 
@@ -115,19 +119,24 @@ def _wide_enough(features: Array, min_frames: int) -> Array:
 
 
 def make_scorer(config: SearchConfig, token_table: TokenTable, hotwords: Sequence[str] = ()) -> Scorer | None:
-    """Hotwords and language models of the configuration's files, and the hotwords given here; None if there are none.
+    """Build the scorer of a configuration's hotwords and language models, with further hotwords; None without any.
+
+    Args:
+        config: names the files to read, and the scores and scales.
+        token_table: the model's tokens.
+        hotwords: further phrases to boost.
 
     Raises:
-        ValueError: a file cannot be read, the model's tokens cannot spell a phrase, or the hotwords are one text.
+        ValueError: a file cannot be read, the model's tokens cannot spell a phrase, or `hotwords` is a string.
     """
-    return Scorers(config, token_table, hotwords).of_all
+    return Scorers(config, token_table, hotwords).shared
 
 
 class Scorers:
-    """What `make_scorer` reads, for utterances that have hotwords of their own besides."""
+    """The scorers of a configuration, read once, for batches with hotwords per utterance."""
 
     def __init__(self, config: SearchConfig, token_table: TokenTable, hotwords: Sequence[str] = ()) -> None:
-        """See `make_scorer`."""
+        """Read the files. See `make_scorer` for the arguments and errors."""
         self._score, self._tokens = config.hotwords_score, token_table
         phrases = self.spell(hotwords)
         if config.hotwords_file is not None:
@@ -137,26 +146,29 @@ class Scorers:
             if path is not None:
                 ngrams = read_arpa(path, token_table)
                 self._scorers.append(NgramScorer(ngrams, scale=scale, blank_id=token_table.blank_id))
-        self.of_all = self._sum(self._scorers)
-        """Of utterances without hotwords of their own; None if nothing is wanted."""
+        self.shared = _summed(self._scorers)
+        """Scorer for utterances without hotwords of their own; None without hotwords and language models."""
 
     def spell(self, hotwords: Sequence[str]) -> tuple[HotwordPhrase, ...]:
-        """Phrases in tokens, with the configuration's score.
+        """Convert phrases to tokens, with the configuration's score.
 
         Raises:
-            ValueError: the tokens cannot spell one, or the hotwords are one text.
+            ValueError: the tokens cannot spell a phrase, or `hotwords` is a string.
         """
         if isinstance(hotwords, str):
-            raise ValueError(f"`hotwords` must be a list of phrases, [{hotwords!r}] perhaps, but are one text.")
+            raise ValueError(f"`hotwords` must be a list of phrases, but is a string. Pass [{hotwords!r}].")
         return tuple(spell_hotwords([(phrase, self._score) for phrase in hotwords], self._tokens))
 
-    def of_each(self, phrases: Sequence[Sequence[HotwordPhrase]]) -> Scorer | None:
-        """Of a batch: the phrases of each utterance."""
-        return self._sum([*self._scorers, self._automaton(phrases)]) if any(phrases) else self.of_all
+    def for_batch(self, phrases: Sequence[Sequence[HotwordPhrase]]) -> Scorer | None:
+        """Return the scorer for a batch, given the additional phrases of each utterance."""
+        return _summed([*self._scorers, self._automaton(phrases)]) if any(phrases) else self.shared
 
     def _automaton(self, phrases: Sequence[Sequence[HotwordPhrase]]) -> Hotwords:
         return Hotwords(phrases, vocab_size=len(self._tokens), blank_id=self._tokens.blank_id)
 
-    @staticmethod
-    def _sum(scorers: Sequence[Scorer]) -> Scorer | None:
-        return SumOfScorers(scorers) if len(scorers) > 1 else (*scorers, None)[0]
+
+def _summed(scorers: Sequence[Scorer]) -> Scorer | None:
+    """Return one scorer that adds up the given ones; None for none."""
+    if not scorers:
+        return None
+    return scorers[0] if len(scorers) == 1 else SumOfScorers(scorers)

@@ -17,7 +17,7 @@ import numpy as np
 from stateless_transducer.data.batches import Batch
 from stateless_transducer.decoding.config import SearchConfig
 from stateless_transducer.decoding.protocols import TransducerModel
-from stateless_transducer.decoding.search import make_scorer, search
+from stateless_transducer.decoding.search import decode_features, make_scorer
 from stateless_transducer.files import write_text
 from stateless_transducer.text.bootstrap import Estimate, bootstrap_report
 from stateless_transducer.text.scoring import (
@@ -93,7 +93,7 @@ def evaluate(
         features, lens = (
             each.numpy() if device is None else each.to(device) for each in (batch.features, batch.feature_lens)
         )
-        hypotheses = search(model, features, lens, config, scorer)
+        hypotheses = decode_features(model, features, lens, config, scorer)
         for id_, text, hypothesis in zip(batch.ids, batch.texts, hypotheses, strict=True):
             unknown.update(token_table.unknown_units(text))
             found_words = units(tidied(token_table.decode(hypothesis.tokens)), "word")

@@ -8,7 +8,7 @@ One training step::
     simple = simple_transducer_loss(encoder_logits, encoder_out_lens, decoder_logits, tokens, token_lens)
     occupations = simple.blank_occupation, simple.symbol_occupation
     starts, width = prune_ranges(*occupations, encoder_out_lens, token_lens, width=5)
-    logits = joiner(*prune(encoder_out, decoder_out, starts, width=width))  # (N, T, width, V)
+    logits = joiner(*prune_joiner_inputs(encoder_out, decoder_out, starts, width=width))  # (N, T, width, V)
     nll = pruned_transducer_loss(logits, starts, encoder_out_lens, tokens, token_lens)
     loss = (0.5 * simple.nll + nll).sum()
 
@@ -194,7 +194,9 @@ def prune_ranges(
     return PruneRanges(starts, width)
 
 
-def prune(encoder_out: Tensor, decoder_out: Tensor, starts: Tensor, *, width: int) -> tuple[Tensor, Tensor]:
+def prune_joiner_inputs(
+    encoder_out: Tensor, decoder_out: Tensor, starts: Tensor, *, width: int
+) -> tuple[Tensor, Tensor]:
     """What the joiner needs on the cells of a band.
 
     Args:

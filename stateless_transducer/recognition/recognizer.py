@@ -20,7 +20,7 @@ from stateless_transducer.audio import AudioError, one_channel, read_audio, stre
 from stateless_transducer.decoding.alignment import Alignment, align
 from stateless_transducer.decoding.config import SearchConfig
 from stateless_transducer.decoding.hypothesis import Hypothesis
-from stateless_transducer.decoding.search import Scorers, encode, logit_options, search_encoded
+from stateless_transducer.decoding.search import Scorers, decode_encoder_out, encode, logit_options
 from stateless_transducer.features import PADDING_VALUE, fbank
 from stateless_transducer.ops.masks import MIN_FEATURE_FRAMES, SUBSAMPLING
 from stateless_transducer.recognition.config import DetailConfig, SegmentConfig, check_batch_seconds
@@ -375,8 +375,8 @@ class Recognizer:
         encoded = encode(model.transducer, model.place(padded), model.place(lens))
         scorer = None
         if self._scorers is not None:
-            scorer = self._scorers.of_each([piece.phrases for piece in pieces])
-        ranked = search_encoded(model.transducer, *encoded, config, scorer)
+            scorer = self._scorers.for_batch([piece.phrases for piece in pieces])
+        ranked = decode_encoder_out(model.transducer, *encoded, config, scorer)
         segments = [self._segment(piece, found) for piece, found in zip(pieces, ranked, strict=True)]
         best = [found[0] for found in ranked]
         is_lost = [math.isnan(each.score) for each in best]

@@ -14,7 +14,7 @@ import torch
 from stateless_transducer.data.batches import Batch, TrainingSet, evaluation_batches
 from stateless_transducer.data.config import DataConfig
 from stateless_transducer.decoding.config import SearchConfig
-from stateless_transducer.decoding.search import search_nbest
+from stateless_transducer.decoding.search import decode_features_nbest
 from stateless_transducer.model.frozen import FrozenTransducer
 from stateless_transducer.model.transducer import Transducer
 from stateless_transducer.text.tokens import TokenTable
@@ -85,7 +85,7 @@ class TransducerValidation:
         frozen = FrozenTransducer(model)
         for batch in self._batches(Rank(0, 1, self._rank.device), first):
             # an utterance without numbers is empty, as it does not count in the loss
-            found = search_nbest(frozen, batch.features, batch.feature_lens, SearchConfig())
+            found = decode_features_nbest(frozen, batch.features, batch.feature_lens, SearchConfig())
             decoded = (self._token_table.decode(ranked[0].tokens) for ranked in found)
             texts += list(zip(batch.ids, batch.texts, decoded, strict=True))
             drawn = drawn or occupations(model, batch, self._objective.validation_topology)

@@ -16,7 +16,7 @@ from stateless_transducer.decoding.greedy import greedy_search
 from stateless_transducer.decoding.hypothesis import LOST, Hypothesis
 from stateless_transducer.decoding.modified_beam import modified_beam_search
 from stateless_transducer.decoding.options import LogitOptions
-from stateless_transducer.decoding.search import search_encoded
+from stateless_transducer.decoding.search import decode_encoder_out
 
 SEARCHES = [greedy_search, beam_search, modified_beam_search]
 SEARCHES += [greedy_search_in_arrays, beam_search_in_arrays, modified_beam_search_in_arrays]
@@ -180,8 +180,8 @@ def test_a_method_that_is_none_is_refused():
 
 def test_hotwords_of_a_configuration_are_not_passed_over(tmp_path):
     config = SearchConfig("modified_beam_search", hotwords_file=tmp_path / "words.txt")
-    with pytest.raises(ValueError, match=r"Give what `make_scorer\(config, token_table\)` returns"):
-        search_encoded(Toy(), torch.randn(1, 5, 16), torch.tensor([5]), config)
+    with pytest.raises(ValueError, match=r"`scorer` is None.* `hotwords_file`.*make_scorer"):
+        decode_encoder_out(Toy(), torch.randn(1, 5, 16), torch.tensor([5]), config)
 
 
 def test_aligning_several_symbols_a_frame_must_be_allowed():

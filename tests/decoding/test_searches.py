@@ -12,7 +12,7 @@ from stateless_transducer.decoding.config import SearchConfig
 from stateless_transducer.decoding.greedy import greedy_search
 from stateless_transducer.decoding.modified_beam import modified_beam_search
 from stateless_transducer.decoding.options import PLAIN, LogitOptions
-from stateless_transducer.decoding.search import search
+from stateless_transducer.decoding.search import decode_features
 
 
 class Toy(torch.nn.Module):
@@ -154,7 +154,7 @@ def test_model_without_numbers_is_named(method, device, monkeypatch):
     lens = torch.tensor([5, 5], device=device)
     monkeypatch.setattr("stateless_transducer.decoding.search.beam_search", beam_search_in_arrays)
     with pytest.raises(ValueError, match="not finite for utterance 1 of a batch of 2"):
-        search(model, torch.zeros(2, 23, 80, device=device), lens, SearchConfig(method))
+        decode_features(model, torch.zeros(2, 23, 80, device=device), lens, SearchConfig(method))
 
 
 @pytest.mark.parametrize("N", [0, 2])

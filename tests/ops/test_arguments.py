@@ -7,7 +7,7 @@ import torch
 
 from stateless_transducer.ops.joint_loss import joint_transducer_loss
 from stateless_transducer.ops.pruned_loss import (
-    prune,
+    prune_joiner_inputs,
     prune_ranges,
     pruned_transducer_loss,
     simple_transducer_loss,
@@ -32,7 +32,7 @@ DOORS = [
     (transducer_loss, PADDED),
     (simple_transducer_loss, {**LINEAR, **TOKENS}),
     (prune_ranges, {**OCCUPATIONS, **LENS, "width": 2}),
-    (prune, {**OUTS, **STARTS, "width": 2}),
+    (prune_joiner_inputs, {**OUTS, **STARTS, "width": 2}),
     (pruned_transducer_loss, {"logits": torch.randn(N, T, 2, V), **STARTS, **TOKENS}),
 ]
 

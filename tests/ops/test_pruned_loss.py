@@ -11,7 +11,12 @@ from torch.utils._pytree import tree_leaves
 
 from stateless_transducer import joint_transducer_loss
 from stateless_transducer.ops.lattice import lattice_nll
-from stateless_transducer.ops.pruned_loss import prune, prune_ranges, pruned_transducer_loss, simple_transducer_loss
+from stateless_transducer.ops.pruned_loss import (
+    prune_joiner_inputs,
+    prune_ranges,
+    pruned_transducer_loss,
+    simple_transducer_loss,
+)
 
 TOPOLOGIES = {
     "standard": {},
@@ -96,7 +101,9 @@ class _Golden:
         )
 
     def pruned(self, starts, width):
-        encoder_logits, decoder_logits = prune(self.encoder_logits, self.decoder_logits, starts, width=width)
+        encoder_logits, decoder_logits = prune_joiner_inputs(
+            self.encoder_logits, self.decoder_logits, starts, width=width
+        )
         logits = 3 * torch.tanh(encoder_logits + decoder_logits)
         return pruned_transducer_loss(logits, starts, **self.tokens, blank=self.case["blank"], **self.topology)
 
@@ -228,7 +235,7 @@ def test_band_of_all_rows_equals_full_loss(topology, device):
     encoder_out, decoder_out, weight, bias = leaves
     arguments = {"encoder_out": encoder_out, "decoder_out": decoder_out, "weight": weight, "bias": bias}
     truth = joint_transducer_loss(**arguments, tokens=tokens, **lens, impl="reference", **TOPOLOGIES[topology])
-    pruned = prune(encoder_out, decoder_out, torch.zeros(3, 7, dtype=torch.int64, device=device), width=5)
+    pruned = prune_joiner_inputs(encoder_out, decoder_out, torch.zeros(3, 7, dtype=torch.int64, device=device), width=5)
     logits = torch.tanh(pruned[0] + pruned[1]) @ weight.T + bias
     # a row behind the last of the lattice may hold anything
     logits = torch.nn.functional.pad(logits, (0, 0, 0, 1), value=torch.nan)
@@ -266,7 +273,7 @@ def test_width_is_raised_until_all_tokens_fit(device):
 
 def test_prune_gathers_rows_and_views_frames(device):
     encoder_out, decoder_out = torch.randn(1, 3, 4, device=device), torch.randn(1, 5, 4, device=device)
-    ours = prune(encoder_out, decoder_out, torch.tensor([[0, 2, 3]], device=device), width=2)
+    ours = prune_joiner_inputs(encoder_out, decoder_out, torch.tensor([[0, 2, 3]], device=device), width=2)
     assert ours[0].shape == ours[1].shape == (1, 3, 2, 4)
     assert ours[0].data_ptr() == encoder_out.data_ptr()
     assert torch.equal(ours[0][0, 1, 1], encoder_out[0, 1])
@@ -493,7 +500,7 @@ def test_bad_argument_is_named(case):
         "simple": (simple_transducer_loss, simple),
         "pruned": (pruned_transducer_loss, banded),
         "ranges": (prune_ranges, {**occupations, **lens, "width": 2}),
-        "prune": (prune, {**outs, "width": 2}),
+        "prune": (prune_joiner_inputs, {**outs, "width": 2}),
     }[case.split("-")[0]]
     with pytest.raises(ValueError, match=BAD[case][1]):
         function(**{**arguments, **BAD[case][0]})

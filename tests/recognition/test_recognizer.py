@@ -70,7 +70,7 @@ def test_one_sound_in_place_of_several_is_refused(recognizer, tmp_path):
 
 
 def test_hotwords_that_are_one_text_are_refused(checkpoint):
-    with pytest.raises(ValueError, match=r"`hotwords` must be a list of phrases, \['天气'\] perhaps, but are one text"):
+    with pytest.raises(ValueError, match=r"`hotwords` must be a list of phrases.*\['天气'\]"):
         Recognizer(checkpoint, SearchConfig("modified_beam_search"), hotwords="天气")
 
 

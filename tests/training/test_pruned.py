@@ -17,7 +17,12 @@ from stateless_transducer.cli import main
 from stateless_transducer.data.batches import Batch, Update
 from stateless_transducer.features import PADDING_VALUE
 from stateless_transducer.model.transducer import build_model
-from stateless_transducer.ops.pruned_loss import prune, prune_ranges, pruned_transducer_loss, simple_transducer_loss
+from stateless_transducer.ops.pruned_loss import (
+    prune_joiner_inputs,
+    prune_ranges,
+    pruned_transducer_loss,
+    simple_transducer_loss,
+)
 from stateless_transducer.training.config import OptimConfig, PruneConfig, TrainConfig
 from stateless_transducer.training.distributed import Rank
 from stateless_transducer.training.learner import Learner
@@ -78,7 +83,7 @@ def test_losses_are_those_of_the_simple_joiners_band(symbols, device):
     occupations = simple.blank_occupation, simple.symbol_occupation
     ranges = prune_ranges(*occupations, lens, batch.token_lens, width=2, max_symbols_per_frame=symbols)
     assert ranges.width == 2
-    logits = model.join(*prune(encoder_out, decoder_out, ranges.starts, width=2))
+    logits = model.join(*prune_joiner_inputs(encoder_out, decoder_out, ranges.starts, width=2))
     torch.testing.assert_close(ours.nll, pruned_transducer_loss(logits, ranges.starts, lens, **said), rtol=1e-6, atol=0)
     # fewer paths
     whole = model.nll(encoder_out, lens, batch.tokens, batch.token_lens, max_symbols_per_frame=symbols)
