@@ -1,3 +1,4 @@
+# pyright: strict
 """What the user chooses about the search. Free of torch, so that ``--help`` need not load it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# pyright: strict
 """What a search finds, and how findings are told apart and ranked."""
 
 from __future__ import annotations

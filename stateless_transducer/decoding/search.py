@@ -1,3 +1,4 @@
+# pyright: strict
 """Decoding of features or encoder output with the search of a `SearchConfig`.
 
 Letters: N utterances, T_in feature frames, F mel bins.

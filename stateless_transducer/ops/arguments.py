@@ -1,4 +1,4 @@
-"""What the doors of the losses refuse, by name.
+"""Argument checks of the public loss functions.
 
 Letters: N utterances, T encoder frames, U tokens, V vocabulary with blank.
 """
@@ -21,20 +21,20 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def never_compiled(door: Callable[P, R]) -> Callable[P, R]:
-    """Have `torch.compile` step around a function, and compile what is before and behind it.
+def never_compiled(function: Callable[P, R]) -> Callable[P, R]:
+    """Exclude a function from `torch.compile`, which then compiles the code before and after it.
 
-    A lattice's loop has as many steps as its utterances are long; compiled, each batch would be a new program.
+    A lattice's loop has as many steps as its utterances have frames; compiled, each batch would be a new program.
     """
 
-    @functools.wraps(door)
-    def enter(*args: P.args, **kwargs: P.kwargs) -> R:
-        # not as a decorator at import time: that loads the compiler, which takes seconds
+    @functools.wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        # at call time, since importing the compiler takes seconds
         if torch.compiler.is_compiling():
-            return torch.compiler.disable(door)(*args, **kwargs)  # pyright: ignore[reportCallIssue]
-        return door(*args, **kwargs)
+            return torch.compiler.disable(function)(*args, **kwargs)  # pyright: ignore[reportCallIssue]
+        return function(*args, **kwargs)
 
-    return enter
+    return run
 
 
 def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
@@ -48,7 +48,7 @@ def check_tensor(name: str, value: object, shape: str) -> None:
     """Raise ValueError unless it is a tensor."""
     if not isinstance(value, Tensor):
         kind = "None" if value is None else f"a {type(value).__name__}"
-        raise ValueError(f"`{name}` must be a tensor of shape {shape}, but is {kind}; torch.as_tensor makes one.")
+        raise ValueError(f"`{name}` must be a tensor of shape {shape}, but is {kind}. Convert it with torch.as_tensor.")
 
 
 def check_axes(name: str, tensor: Tensor, *axes: str, may_be_empty: bool = False) -> None:
@@ -60,9 +60,9 @@ def check_axes(name: str, tensor: Tensor, *axes: str, may_be_empty: bool = False
         raise ValueError(f"`{name}` must be {letters}{bound}, but has shape {tuple(tensor.shape)}.")
 
 
-def check_shapes(wanted: Mapping[str, tuple[Tensor, tuple[int, ...]]]) -> None:
-    """Raise ValueError unless each named tensor is one and has its shape."""
-    for name, (tensor, shape) in wanted.items():
+def check_shapes(expected: Mapping[str, tuple[Tensor, tuple[int, ...]]]) -> None:
+    """Raise ValueError unless each value is a tensor of its shape."""
+    for name, (tensor, shape) in expected.items():
         check_tensor(name, tensor, str(shape))
         if tuple(tensor.shape) != shape:
             raise ValueError(f"`{name}` must have shape {shape}, but has {tuple(tensor.shape)}.")
@@ -81,7 +81,7 @@ def check_floating(tensors: Mapping[str, Tensor]) -> None:
 
 
 def _integers(name: str, values: Tensor) -> Tensor:
-    """The tensor as int64, since narrower ones wrap the numbers they are compared with; ValueError for another kind."""
+    """Convert to int64, since comparisons in narrower dtypes wrap around; raise ValueError for non-integers."""
     if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
         raise ValueError(f"`{name}` must be integer, but is {values.dtype}.")
     if values.is_meta:
@@ -98,25 +98,25 @@ def check_integers(name: str, values: Tensor, low: int, high: int) -> None:
 
 
 def checked_blank(blank: int, vocab_size: int) -> int:
-    """The blank as an id in 0..V-1; negative ones count from the end."""
+    """Return the blank as an id in 0..V-1; a negative one counts from V."""
     if not -vocab_size <= blank < vocab_size:
         raise ValueError(f"`blank` must be in {-vocab_size}..{vocab_size - 1}, but is {blank}.")
     return blank % vocab_size
 
 
 def check_tokens(name: str, tokens: Tensor, lens_name: str, token_lens: Tensor, vocab_size: int, blank: int) -> Tensor:
-    """Raise ValueError unless the tokens that count are in the vocabulary and no blanks.
+    """Raise ValueError unless the tokens, without padding, are in the vocabulary and no blanks.
 
     Args:
-        name: what the caller calls the tokens.
+        name: the caller's name for the tokens.
         tokens: (N, U), padded with anything.
-        lens_name: what the caller calls the lengths.
+        lens_name: the caller's name for the lengths.
         token_lens: (N,).
         vocab_size: V.
         blank: id of the blank.
 
     Returns:
-        (N, U), int64, with blanks for padding.
+        (N, U), int64, padded with blanks.
     """
     num_tokens = tokens.shape[1]
     check_integers(lens_name, token_lens, 0, num_tokens)
@@ -131,32 +131,38 @@ def check_tokens(name: str, tokens: Tensor, lens_name: str, token_lens: Tensor, 
 def choose_topology(
     max_symbols_per_frame: int | None, last_arc_is_blank: bool, *, remedy: str = "max_symbols_per_frame=1"
 ) -> Topology:
-    """The lattice of two arguments that all doors share; `remedy` is how this door chooses the modified transducer."""
+    """Return the topology of two arguments that all losses share.
+
+    Args:
+        max_symbols_per_frame: None or 1.
+        last_arc_is_blank: see `joint_transducer_loss`.
+        remedy: how to select the modified transducer in the calling function, for the error.
+    """
     check_choice("max_symbols_per_frame", max_symbols_per_frame, (None, 1))
     if max_symbols_per_frame is None:
         if not last_arc_is_blank:
-            raise ValueError(f"`last_arc_is_blank=False` is for the modified transducer only: set `{remedy}`.")
+            raise ValueError(f"`last_arc_is_blank=False` is for the modified transducer only. Set `{remedy}`.")
         return "standard"
     return "modified" if last_arc_is_blank else "modified_open"
 
 
 def check_paths(encoder_out_lens: Tensor, token_lens: Tensor, topology: Topology, inf_is: InfIs) -> None:
-    """Raise ValueError for utterances with more tokens than the frames can say, unless told what to do with them."""
+    """Raise ValueError for utterances without a path if `inf_is` is "raise"."""
     check_choice("inf_is", inf_is, ("raise", "inf", "zero"))
     encoder_out_lens, token_lens = encoder_out_lens.long(), token_lens.to(encoder_out_lens.device).long()
     possible = has_path(encoder_out_lens, token_lens, topology)
     if inf_is == "raise" and not bool(possible.all()):
         need = "T - 1 >= U" if topology == "modified" else "T >= U"
-        named = [
+        utterances = [
             f"{n} (T={int(encoder_out_lens[n])}, U={int(token_lens[n])})" for n in (~possible).nonzero()[:, 0].tolist()
         ]
-        others = f" and {len(named) - 5} more" if len(named) > 5 else ""
+        remainder = f" and {len(utterances) - 5} more" if len(utterances) > 5 else ""
         raise ValueError(
-            f"The modified transducer needs {need}, which does not hold for utterance {', '.join(named[:5])}{others}. "
-            'Leave them out, or pass inf_is="inf" or "zero".'
+            f"The modified transducer needs {need}, which does not hold for utterance {', '.join(utterances[:5])}"
+            f'{remainder}. Remove them, or pass inf_is="inf" or "zero".'
         )
 
 
 def finish_nll(nll: Tensor, inf_is: InfIs) -> Tensor:
-    """Put 0 for inf where that is wanted."""
+    """Replace inf by 0 if `inf_is` is "zero"."""
     return torch.where(nll == torch.inf, 0, nll) if inf_is == "zero" else nll

@@ -1,14 +1,14 @@
-"""Which cells of the lattices lie on a path, as one flat list over the whole batch.
+"""Cells of the lattices that lie on a path, as one flat list over the whole batch.
 
-Letters: N utterances, T encoder frames, U tokens (a lattice has U+1 rows of labels already said), M listed cells.
+Letters: N utterances, T encoder frames, U tokens (a lattice has U+1 rows, by tokens said so far), M listed cells.
 
-Cell (t, u) stands on frame t with the first u tokens said. A path leaves cell (0, 0) and ends behind the last frame
-with all tokens said. The topologies:
+Cell (t, u) is frame t with the first u tokens said. A path starts in cell (0, 0) and ends after the last frame with all
+tokens said. The topologies:
 
-- ``"standard"`` (Graves 2012, arXiv 1211.3711): a blank moves one frame on, a symbol stays on its frame;
-- ``"modified"`` (optimized_transducer): a symbol moves one frame on as well, so that a frame says one token at most,
-  and the last arc of a path is a blank: T-1 >= U;
-- ``"modified_open"`` (k2, fast_rnnt): the same, but the last frame may say the last token: T >= U.
+- ``"standard"`` (Graves 2012, arXiv 1211.3711): a blank advances to the next frame, a symbol stays on its frame;
+- ``"modified"`` (optimized_transducer): a symbol advances to the next frame as well, so that a frame emits at most one
+  token, and the last arc of a path is a blank: T-1 >= U;
+- ``"modified_open"`` (k2, fast_rnnt): the same, but the last frame may emit the last token: T >= U.
 
 Every arc advances a clock by one: t + u in the standard topology, t in the others.
 """
@@ -28,16 +28,16 @@ Topology = Literal["standard", "modified", "modified_open"]
 class Cells:
     """The cells that lie on a path, sorted by utterance, frame and token; all tensors on one device.
 
-    Utterance ``n`` and frame ``t`` are kept as one number, the row ``n * T + t`` of a padded (N, T, ...) tensor.
+    Utterance ``n`` and frame ``t`` are stored as one number, the row ``n * T + t`` of a padded (N, T, ...) tensor.
     """
 
     topology: Topology
     num_frames: int
-    """T, of the padded tensors."""
+    """T of the padded tensors."""
     max_tokens: int
-    """Most tokens of an utterance."""
+    """Largest number of tokens of an utterance."""
     exits: list[int]
-    """N clocks, those behind the last arc of each utterance."""
+    """N clocks, after the last arc of each utterance."""
     encoder_out_lens: Tensor
     """(N,), int64."""
     token_lens: Tensor
@@ -58,7 +58,7 @@ class Cells:
 
 
 def has_path(encoder_out_lens: Tensor, token_lens: Tensor, topology: Topology) -> Tensor:
-    """(N,), bool: whether a path of the topology says so many tokens in so many frames."""
+    """Return whether each utterance has a path of the topology, (N,), bool."""
     if topology == "standard":
         return torch.ones_like(token_lens, dtype=torch.bool)
     return encoder_out_lens >= token_lens + (1 if topology == "modified" else 0)
@@ -72,31 +72,31 @@ def list_cells(
     device: torch.device,
     band: tuple[Tensor, int] | None = None,
 ) -> Cells:
-    """Cells of a batch that lie on a path.
+    """List the cells of a batch that lie on a path.
 
     Args:
-        encoder_out_lens: (N,), integer, 1..T; on the CPU at best, since they are needed there.
+        encoder_out_lens: (N,), integer, 1..T; best on the CPU, where the number of cells is computed.
         token_lens: (N,), integer, >= 0.
         num_frames: T, of the padded tensors that the list points into.
-        topology: see the module's text.
-        device: where the list shall live.
+        topology: see the module's docstring.
+        device: device of the list.
         band: starts (N, T) and a width: keep only ``start <= u < start + width``. Cells that the band cuts off
-            from a path stay listed.
+            from all paths stay listed.
     """
     # on the host: the number of cells must be known there to allocate them; contiguous, since a kernel reads them
-    lens, words = (each.cpu().long().contiguous() for each in (encoder_out_lens, token_lens))
+    lens, num_tokens = (tensor.cpu().long().contiguous() for tensor in (encoder_out_lens, token_lens))
     t = torch.arange(num_frames, device="cpu")
-    lens_, words_ = lens[:, None], words[:, None]
+    num_tokens_column = num_tokens[:, None]
     if topology == "standard":
-        low, high = torch.zeros(1, dtype=torch.int64, device="cpu"), words_
+        low, high = torch.zeros(1, dtype=torch.int64, device="cpu"), num_tokens_column
     else:
-        frames_left = lens_ - t - (1 if topology == "modified" else 0)
-        low, high = (words_ - frames_left).clamp(min=0), torch.minimum(t, words_)
+        frames_left = lens[:, None] - t - (1 if topology == "modified" else 0)
+        low, high = (num_tokens_column - frames_left).clamp(min=0), torch.minimum(t, num_tokens_column)
     if band is not None:
         starts, width = band[0].cpu(), band[1]
         low, high = torch.maximum(low, starts), torch.minimum(high, starts + width - 1)
     low, high = low.expand(len(lens), num_frames), high.expand(len(lens), num_frames)
-    counts = torch.where(t < lens_, high - low + 1, 0).clamp(min=0).flatten()
+    counts = torch.where(t < lens[:, None], high - low + 1, 0).clamp(min=0).flatten()
     first_cell = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
     total = int(first_cell[-1])
     # contiguous: a kernel reads it, and an expanded tensor has stride 0
@@ -107,10 +107,10 @@ def list_cells(
     return Cells(
         topology=topology,
         num_frames=num_frames,
-        max_tokens=int(words.max()),
-        exits=(lens + words if topology == "standard" else lens).tolist(),
+        max_tokens=int(num_tokens.max()),
+        exits=(lens + num_tokens if topology == "standard" else lens).tolist(),
         encoder_out_lens=lens.to(device, non_blocking=True),
-        token_lens=words.to(device, non_blocking=True),
+        token_lens=num_tokens.to(device, non_blocking=True),
         first_row=first_row,
         first_cell=first_cell,
         n=frame.div(num_frames, rounding_mode="floor"),

@@ -1,10 +1,10 @@
-"""Scores of the arcs and their gradients, through a joiner whose logits are never kept.
+"""Scores of the arcs and their gradients, through a joiner whose logits are never stored as a whole.
 
 Letters: N utterances, T encoder frames, U tokens, V vocabulary, D joiner width, M listed cells, C cells of a chunk.
 
-The logits of cell (t, u) are ``tanh(encoder_out[t] + decoder_out[u]) @ weight.T + bias``; the lattice wants two
+The logits of cell (t, u) are ``tanh(encoder_out[t] + decoder_out[u]) @ weight.T + bias``; the lattice needs two
 numbers of them, the log-probabilities of the blank and of the next token. Both passes run over chunks of cells and
-hold (C, V) logits at a time; the backward pass computes them again, for those cells only that carry probability
+hold (C, V) logits at a time. The backward pass recomputes them for the cells that carry probability
 (docs/loss.md has the mathematics).
 """
 
@@ -30,45 +30,45 @@ from stateless_transducer.ops.logit_scores import (
 
 
 class JoinerInputs(NamedTuple):
-    """What the logits are made of."""
+    """Tensors and options from which the logits are computed."""
 
     encoder_out: Tensor
     """(N, T, D)."""
     decoder_out: Tensor
     """(N, U+1, D)."""
     next_tokens: Tensor
-    """(N, U+1), int64: the token that each row of `decoder_out` waits for; anything valid behind the last."""
+    """(N, U+1), int64: the next token of each row of `decoder_out`; any valid token after the last."""
     weight: Tensor
     """(V, D), in the precision of the matrix products."""
     bias: Tensor
     """(V,)."""
     blank: int
     has_kernels: bool = False
-    """Whether Triton's kernels take the logits in; they want float32 or half precision."""
+    """Whether to use Triton's kernels, which support float32 and half precision."""
 
     def chunks(self, num_cells: int, *, has_logits: bool = True) -> Iterator[slice]:
-        """Slices of the cells; each cell has a row of logits, if any, and four of the joiner's width at the most."""
+        """Split the cells into slices; a cell takes at most a row of logits and four rows of the joiner's width."""
         V, D = self.weight.shape
         return chunks(num_cells, 4 * D + (V if has_logits else 0), self.weight.device)
 
     def decoder_rows(self, n: Tensor, u: Tensor) -> Tensor:
-        """Rows of these cells in a flat (N * (U+1), ...) tensor."""
+        """Return the rows of cells in a flat (N * (U+1), ...) tensor."""
         return n * self.decoder_out.shape[1] + u
 
     def hidden(self, frame: Tensor, row: Tensor) -> Tensor:
-        """(C, D) of the cells on these frames, n * T + t, and rows of the decoder."""
+        """Return ``tanh(encoder_out + decoder_out)``, (C, D), of cells given by frame, n * T + t, and decoder row."""
         encoder_out = self.encoder_out.flatten(0, 1).index_select(0, frame)
         hidden = encoder_out.to(wide_dtype(encoder_out.dtype))
         hidden += self.decoder_out.flatten(0, 1).index_select(0, row)
         return hidden.tanh_()
 
     def scores(self, hidden: Tensor, next_tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Log-probabilities of the blank and the next token, log-sum of the logits: (C,), in float32 at least."""
+        """Return log-probabilities of blank and next token, and the logits' log-sum: (C,), in float32 at least."""
         hidden = hidden.to(self.weight.dtype)
         if self.has_kernels:
             from stateless_transducer.ops.joiner_triton import scores_of_hidden
 
-            # kernels are launched on the current device, which need not be the tensors'; autograd sees to it backwards
+            # kernels are launched on the current device, which may not be the tensors'; in backward, autograd sets it
             with torch.cuda.device_of(hidden):
                 return scores_of_hidden(hidden, self.weight, self.bias, self.blank, next_tokens)
         logits = torch.nn.functional.linear(hidden, self.weight, self.bias)
@@ -77,7 +77,10 @@ class JoinerInputs(NamedTuple):
     def logit_gradients(
         self, hidden: Tensor, next_tokens: Tensor, normalizer: Tensor, blank_share: Tensor, symbol_share: Tensor
     ) -> Tensor:
-        """(C, V); see `logits_to_gradient_`. In float32 at least, or the matrix products' dtype from a kernel."""
+        """Return the gradients of the logits, (C, V); see `logits_to_gradient_`.
+
+        They are in float32 at least, or from a kernel in the dtype of the matrix products.
+        """
         logits = torch.nn.functional.linear(hidden.to(self.weight.dtype), self.weight, self.bias)
         if self.has_kernels:
             from stateless_transducer.ops.joiner_triton import logits_to_gradient_triton_
@@ -91,7 +94,7 @@ class JoinerInputs(NamedTuple):
 
 
 def arc_scores(inputs: JoinerInputs, cells: Cells) -> Tensor:
-    """Log-probability of the blank and of the next token, and the logits' log-sum, in each cell.
+    """Return the log-probability of the blank and of the next token, and the logits' log-sum, of each cell.
 
     Returns:
         (3, M), in float32 at least.
@@ -101,25 +104,28 @@ def arc_scores(inputs: JoinerInputs, cells: Cells) -> Tensor:
     for chunk in inputs.chunks(len(cells), has_logits=not inputs.has_kernels):
         row = inputs.decoder_rows(cells.n[chunk], cells.u[chunk])
         hidden, token = inputs.hidden(cells.frame[chunk], row), inputs.next_tokens.flatten()[row]
-        for score, found in zip(scores, inputs.scores(hidden, token), strict=True):
-            score[chunk] = found
+        for all_scores, chunk_scores in zip(scores, inputs.scores(hidden, token), strict=True):
+            all_scores[chunk] = chunk_scores
     return scores
 
 
 def joiner_gradients(inputs: JoinerInputs, occupied: Occupied, grad_nll: Tensor) -> tuple[Tensor, ...]:
-    """Gradients of ``(grad_nll * nll).sum()`` in encoder_out, decoder_out, weight and bias; in float32 at least."""
+    """Return the gradients of ``(grad_nll * nll).sum()``, in float32 at least.
+
+    They belong to encoder_out, decoder_out, weight and bias.
+    """
     dtype, matmul_dtype = occupied.blank.dtype, inputs.weight.dtype
     encoder_grad, decoder_grad, weight_grad, bias_grad = (
-        # not zeros_like: it would keep foreign strides, and a flattened view below would become a copy
-        torch.zeros(each.shape, dtype=dtype, device=each.device)
-        for each in (inputs.encoder_out, inputs.decoder_out, inputs.weight, inputs.bias)
+        # not zeros_like: it keeps the input's strides, and flattening could then copy instead of view
+        torch.zeros(tensor.shape, dtype=dtype, device=tensor.device)
+        for tensor in (inputs.encoder_out, inputs.decoder_out, inputs.weight, inputs.bias)
     )
     for chunk in inputs.chunks(len(occupied.n)):
-        n, frame, u, normalizer, blank, symbol = (each[chunk] for each in occupied)
+        n, frame, u, normalizer, blank, symbol = (column[chunk] for column in occupied)
         row, scale = inputs.decoder_rows(n, u), grad_nll[n, None].to(dtype)
         token, hidden = inputs.next_tokens.flatten()[row], inputs.hidden(frame, row)
         grad = inputs.logit_gradients(hidden, token, normalizer, blank, symbol)
-        # the scale of the utterance enters where the matrices are narrow
+        # apply the utterance's scale to the (C, D) matrices, which are smaller than the (C, V) ones
         bias_grad += scale[:, 0] @ grad.to(dtype)
         grad = grad.to(matmul_dtype)
         weight_grad += grad.T @ (hidden * scale).to(matmul_dtype)
@@ -131,23 +137,28 @@ def joiner_gradients(inputs: JoinerInputs, occupied: Occupied, grad_nll: Tensor)
 
 
 class JointOptions(NamedTuple):
-    """What `NllOfJoiner` needs beside the tensors that it differentiates."""
+    """Arguments of `nll_of_joiner` other than the differentiated tensors."""
 
     next_tokens: Tensor
     blank: int
     dtype: torch.dtype
-    """Of the matrix products."""
+    """Dtype of the matrix products."""
     skip_below: float
     has_backward: bool
     has_lattice_kernel: bool
     has_joiner_kernels: bool
 
 
-class NllOfJoiner(torch.autograd.Function):
-    """Cells, options, encoder_out, decoder_out, weight and bias to nll (N,), float64."""
+def nll_of_joiner(
+    cells: Cells, options: JointOptions, encoder_out: Tensor, decoder_out: Tensor, weight: Tensor, bias: Tensor
+) -> Tensor:
+    """Return the nll of each utterance, (N,), float64, differentiable once in the last four arguments."""
+    return _NllOfJoiner.apply(cells, options, encoder_out, decoder_out, weight, bias)
 
+
+class _NllOfJoiner(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, cells, options, encoder_out, decoder_out, weight, bias):  # noqa: D102
+    def forward(ctx, cells, options, encoder_out, decoder_out, weight, bias):
         inputs = _joiner_inputs(options, encoder_out, decoder_out, weight, bias)
         blank_scores, symbol_scores, normalizers = arc_scores(inputs, cells)
         sums = sum_over_paths(
@@ -164,9 +175,9 @@ class NllOfJoiner(torch.autograd.Function):
         return sums.nll
 
     @staticmethod
-    def backward(ctx, grad_nll):  # noqa: D102  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx, grad_nll):  # pyright: ignore[reportIncompatibleMethodOverride]
         refuse_second_derivative()
-        saved = ctx.saved_tensors  # once: checkpointing computes them again
+        saved = ctx.saved_tensors  # read once: gradient checkpointing recomputes them on each access
         leaves, occupied = saved[:4], Occupied(*saved[4:])
         with torch.autocast(grad_nll.device.type, enabled=False):
             gradients = joiner_gradients(_joiner_inputs(ctx.options, *leaves), occupied, grad_nll)

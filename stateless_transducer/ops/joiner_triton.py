@@ -1,4 +1,4 @@
-"""Scores and gradients of logits on a GPU, each in one pass.
+"""GPU kernels for the scores of cells and for the gradients of their logits, each in one pass.
 
 Letters: V vocabulary, D joiner width, C cells of a chunk.
 
@@ -45,11 +45,11 @@ def _scores_kernel(
         logits = tl.zeros((BLOCK_C, BLOCK_V), tl.float32)
         for k_start in range(0, D, BLOCK_D):
             k = k_start + k_block
-            own = tl.load(hidden + cell[:, None] * D + k[None, :], mask=is_cell[:, None] & (k < D)[None, :], other=0.0)
-            rows = tl.load(weight + v[None, :] * D + k[:, None], mask=(v < V)[None, :] & (k < D)[:, None], other=0.0)
-            logits = tl.dot(own, rows, logits, input_precision=PRECISION)
+            left = tl.load(hidden + cell[:, None] * D + k[None, :], mask=is_cell[:, None] & (k < D)[None, :], other=0.0)
+            right = tl.load(weight + v[None, :] * D + k[:, None], mask=(v < V)[None, :] & (k < D)[:, None], other=0.0)
+            logits = tl.dot(left, right, logits, input_precision=PRECISION)
         logits += tl.load(bias + v, mask=v < V, other=0.0).to(tl.float32)[None, :]
-        # rounded as the backward pass, which stores them, will see them: else its softmax would not sum to one
+        # rounded as in the backward pass, which stores them: otherwise its softmax would not sum to one
         logits = logits.to(hidden.dtype.element_ty).to(tl.float32)
         logits = tl.where((v < V)[None, :], logits, float("-inf"))
         blank_logit += tl.sum(tl.where(v[None, :] == blank, logits, 0.0), 1)
@@ -66,7 +66,7 @@ def _scores_kernel(
 def scores_of_hidden(
     hidden: Tensor, weight: Tensor, bias: Tensor, blank: int, next_tokens: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-probabilities of the blank and of the next token, and the logits' log-sum, (C,) each, float32.
+    """Return log-probabilities of the blank and of the next token, and the logits' log-sum, (C,) each, float32.
 
     Args:
         hidden: (C, D), float32, bfloat16 or float16.
@@ -103,8 +103,8 @@ def scores_of_hidden(
 
 
 def _float32_precision() -> str:
-    """What torch's own products of float32 matrices are allowed to do."""
-    # the old name may not even be read once the new one was set
+    """Return the precision that torch's settings allow for products of float32 matrices."""
+    # torch raises if the old setting is read after the new one was set
     setting = torch.backends.cuda.matmul
     if hasattr(setting, "fp32_precision"):
         return "tf32" if setting.fp32_precision == "tf32" else "ieee"
@@ -134,7 +134,7 @@ def logits_to_gradient_triton_(
     symbol_share: Tensor,
     smallest_exponent: float,
 ) -> Tensor:
-    """``exp(logits + shift)`` less the shares at the blank and at the next token, (C, V), in the logits' place.
+    """Overwrite logits (C, V) with ``exp(logits + shift)``, less the shares at the blank and at the next token.
 
     Args:
         logits: (C, V), contiguous.
@@ -143,7 +143,7 @@ def logits_to_gradient_triton_(
         shift: (C,), float32.
         blank_share: (C,), float32.
         symbol_share: (C,), float32.
-        smallest_exponent: exponents are not less than this.
+        smallest_exponent: lower bound of the exponents.
     """
     C, V = logits.shape
     block = min(triton.next_power_of_2(V), 4096)

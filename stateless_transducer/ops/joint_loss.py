@@ -1,4 +1,5 @@
-"""Joiner and transducer loss in one: the public door.
+# pyright: strict
+"""Joiner and transducer loss in one function.
 
 Letters: N utterances, T encoder frames, U tokens, V vocabulary with blank, D joiner width.
 """
@@ -26,7 +27,7 @@ from stateless_transducer.ops.arguments import (
     never_compiled,
 )
 from stateless_transducer.ops.cells import list_cells
-from stateless_transducer.ops.joiner_scores import JointOptions, NllOfJoiner
+from stateless_transducer.ops.joiner_scores import JointOptions, nll_of_joiner
 from stateless_transducer.ops.kernels import can_use_kernels, has_triton
 from stateless_transducer.ops.lattice import lattice_nll
 
@@ -54,38 +55,38 @@ def joint_transducer_loss(
     """Joiner and transducer loss in one: ``-log P(tokens | encoder_out)`` of each utterance.
 
     The logits of cell (t, u) are ``tanh(encoder_out[t] + decoder_out[u]) @ weight.T + bias``; they are never held all
-    at once. Log-sums are kept in float32 at least and the lattice in float64, whatever autocast says. Under autocast
-    the matrix products are in its dtype; on CPUs that would have to emulate it, in float32.
+    at once. Log-sums are in float32 at least and the lattice is in float64, with and without autocast. Under autocast,
+    the matrix products use its dtype, or float32 on a CPU that would have to emulate it.
 
     Args:
         encoder_out: (N, T, D), padded with anything.
         encoder_out_lens: (N,), integer, 1..T.
-        decoder_out: (N, U+1, D): row u has seen the first u tokens.
+        decoder_out: (N, U+1, D); row u is computed from the first u tokens.
         tokens: (N, U), integer, without blanks, padded with anything.
         token_lens: (N,), integer, 0..U.
         weight: (V, D).
-        bias: (V,); None: none.
+        bias: (V,), or None for a joiner without bias.
         blank: id of the blank; negative counts from V.
         max_symbols_per_frame: None is the standard transducer (Graves 2012, arXiv 1211.3711); 1 is the modified one,
-            where a symbol moves one frame on too.
-        last_arc_is_blank: of the modified transducer only: True is optimized_transducer's definition, where the last
-            frame says a blank (T-1 >= U); False is k2's, where it may say the last token (T >= U).
-        band: starts (N, T), integer, and a width, as `prune_ranges` gives them: only paths through the cells
-            ``start <= u < start + width`` count, and only these are computed.
-        impl: ``"reference"`` holds all (N, T, U+1, V) logits; ``"chunked"`` some MiB of them at a time, on any device;
-            ``"triton"`` has kernels for a GPU; ``"auto"`` is ``"chunked"`` on a CPU, and on a GPU, where Triton is
-            installed, its kernel for the lattice, and for half precision those for the joiner.
-        skip_below: the backward pass leaves out cells that a smaller share of all paths' probability runs through
-            (docs/loss.md bounds the error); 0 leaves nothing out. The reference does not use it.
-        inf_is: what an utterance without a path becomes: ``"raise"`` names it in a ValueError; ``"inf"`` and
-            ``"zero"`` give that number, with gradient zero.
+            where a symbol advances to the next frame too.
+        last_arc_is_blank: for the modified transducer only. True is optimized_transducer's definition, where the last
+            frame emits a blank (T-1 >= U); False is k2's, where it may emit the last token (T >= U).
+        band: starts (N, T), integer, and a width, as returned by `prune_ranges`: only paths through the cells
+            ``start <= u < start + width`` count, and only these cells are computed.
+        impl: ``"reference"`` holds all (N, T, U+1, V) logits. ``"chunked"`` holds some MiB of them at a time, on any
+            device. ``"triton"`` uses kernels for a GPU. ``"auto"`` is ``"chunked"`` on a CPU; on a GPU with Triton it
+            uses the kernel for the lattice, and in half precision the kernels for the joiner.
+        skip_below: the backward pass skips cells that carry a smaller share of the probability of all paths
+            (docs/loss.md bounds the error); 0 skips none. The reference ignores it.
+        inf_is: the result for an utterance without a path: ``"raise"`` raises a ValueError that names it; ``"inf"``
+            and ``"zero"`` return that number, with gradient zero.
 
-    Lengths and tokens may be on the CPU while the rest is on a GPU; then the checks do not wait for the GPU. With
+    Lengths and tokens may be on the CPU while the rest is on a GPU; the checks then do not wait for the GPU. With
     gradients, one wait remains: for the number of cells that the backward pass visits.
 
     Returns:
         (N,), float64, differentiable once in encoder_out, decoder_out, weight and bias. NaN among the logits of an
-        utterance makes its nll NaN, with gradient zero, and leaves the others unharmed.
+        utterance makes its nll NaN, with gradient zero, and does not affect other utterances.
 
     Raises:
         ValueError: a type, shape, dtype, device, length, token or option is outside its bounds.
@@ -95,7 +96,7 @@ def joint_transducer_loss(
     check_axes("weight", weight, "V", "D")
     blank = checked_blank(blank, len(weight))
     if bias is None:
-        # beside the products of matrices, adding zeros and their gradient cost nothing
+        # adding zeros, and their gradient, is cheap compared with the matrix products
         bias = weight.new_zeros(len(weight))
     tokens = _checked_tokens(encoder_out, encoder_out_lens, decoder_out, tokens, token_lens, weight, bias, blank)
     check_paths(encoder_out_lens, token_lens, topology, inf_is)
@@ -126,17 +127,26 @@ def joint_transducer_loss(
             blank=blank,
             dtype=dtype,
             skip_below=skip_below,
-            has_backward=torch.is_grad_enabled() and any(each.requires_grad for each in leaves),
+            has_backward=torch.is_grad_enabled() and any(leaf.requires_grad for leaf in leaves),
             has_lattice_kernel=has_lattice_kernel,
             has_joiner_kernels=has_joiner_kernels,
         )
         with torch.autocast(device.type, enabled=False):
-            nll = NllOfJoiner.apply(cells, options, *leaves)
+            nll = nll_of_joiner(cells, options, *leaves)
     return finish_nll(nll, inf_is)
 
 
-def _checked_tokens(encoder_out, encoder_out_lens, decoder_out, tokens, token_lens, weight, bias, blank) -> Tensor:
-    """(N, U), int64, with blanks for padding; ValueError for an argument that does not fit the others."""
+def _checked_tokens(
+    encoder_out: Tensor,
+    encoder_out_lens: Tensor,
+    decoder_out: Tensor,
+    tokens: Tensor,
+    token_lens: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    blank: int,
+) -> Tensor:
+    """Check the arguments against each other, and return the tokens (N, U), int64, padded with blanks."""
     check_axes("encoder_out", encoder_out, "N", "T", "D")
     check_axes("tokens", tokens, "N", "U", may_be_empty=True)
     (N, T, D), U, V = encoder_out.shape, tokens.shape[1], len(weight)
@@ -156,7 +166,7 @@ def _checked_tokens(encoder_out, encoder_out_lens, decoder_out, tokens, token_le
 
 
 def _matmul_dtype(encoder_out: Tensor, weight: Tensor) -> torch.dtype:
-    """Autocast's where it is on; but float32 for half precision on a CPU that would have to emulate it."""
+    """Return the dtype of the matrix products: autocast's if enabled, but float32 if the CPU would emulate it."""
     device = encoder_out.device.type
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
@@ -166,31 +176,31 @@ def _matmul_dtype(encoder_out: Tensor, weight: Tensor) -> torch.dtype:
 
 
 def _is_emulated(dtype: torch.dtype) -> bool:
-    """Whether this CPU has no instructions for products of the dtype."""
-    # private, but the only question that torch answers for every processor
+    """Return True if this CPU has no instructions for products of the dtype."""
+    # private, but torch has no public query that covers all processors
     if dtype == torch.bfloat16:
         return not torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return dtype == torch.float16 and not torch.ops.mkldnn._is_mkldnn_fp16_supported()
 
 
 def _choose_kernels(impl: Implementation, device: torch.device, dtype: torch.dtype) -> tuple[bool, bool]:
-    """Whether to use Triton's kernel for the lattice, and those for the joiner."""
+    """Return whether to use Triton's kernel for the lattice, and whether to use its kernels for the joiner."""
     if impl == "triton":
         if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
-            raise ValueError(f'`impl="triton"` needs a GPU, but the tensors are on {device}; use "chunked".')
+            raise ValueError(f'`impl="triton"` needs a GPU, but the tensors are on {device}. Use "chunked".')
         if not has_triton():
             raise ValueError(
-                '`impl="triton"` needs Triton 3.4 or later, which comes with torch 2.8: pip install triton.'
+                '`impl="triton"` needs Triton 3.4 or later, which comes with torch 2.8. Run pip install triton.'
             )
         return True, dtype != torch.float64
     if impl == "auto" and can_use_kernels(device):
-        # in float32 cuBLAS multiplies faster than a kernel of ours would
+        # in float32, cuBLAS is faster than the joiner kernels
         return True, dtype in (torch.float16, torch.bfloat16)
     return False, False
 
 
 def _arc_scores(logits: Tensor, tokens: Tensor, blank: int) -> tuple[Tensor, Tensor]:
-    """Log-probability of the blank, (N, T, U+1), and of the next token, (N, T, U), in float32 at least."""
+    """Return log-probabilities of the blank, (N, T, U+1), and the next token, (N, T, U), in float32 at least."""
     N, T, _, _ = logits.shape
     if logits.dtype in (torch.float16, torch.bfloat16):
         logits = logits.float()

@@ -1,9 +1,9 @@
-"""The sum over paths on a GPU: one program walks one lattice in one direction.
+"""The recursion of lattice.py as a GPU kernel: one program runs over one lattice in one direction.
 
 Letters: N utterances, T encoder frames, U tokens, M listed cells.
 
-A program holds the cells of one clock side by side, one lane for each number of tokens said. What a clock found is
-written to memory, and after a barrier the next clock reads it one lane further on.
+A program holds the cells of one clock side by side, one lane for each number of tokens said. The results of a clock are
+written to memory; after a barrier, the next clock reads them, for symbols one lane further.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def _zero_kernel(place):
 
 
 def start_triton(device: torch.device) -> None:
-    """Compile and start the smallest of kernels; raises whatever Triton raises where it cannot."""
+    """Compile and start the smallest kernel; raises Triton's own errors."""
     number = torch.empty(1, device=device)
     with torch.cuda.device_of(number):
         _zero_kernel[(1,)](number)
@@ -42,9 +42,9 @@ def _load_cell(values, first_cell, first_row, n, T, num_frames, t, u, is_lane):
     frame = n * T + t
     is_frame = is_lane & (t >= 0) & (t < num_frames)
     first = tl.load(first_cell + frame, mask=is_frame, other=0)
-    behind = tl.load(first_cell + frame + 1, mask=is_frame, other=0)
+    end = tl.load(first_cell + frame + 1, mask=is_frame, other=0)
     place = first + u - tl.load(first_row + frame, mask=is_frame, other=0)
-    is_listed = is_frame & (place >= first) & (place < behind)
+    is_listed = is_frame & (place >= first) & (place < end)
     return tl.load(values + place, mask=is_listed, other=float("-inf")), place, is_listed
 
 
@@ -101,18 +101,18 @@ def _walk_kernel(
                 alpha, first_cell, first_row, n, T, num_frames, t_last, u - 1, is_lane & (u > 0)
             )
             through_symbol = before + tl.load(symbol + source, mask=is_source, other=float("-inf"))
-            come = _log_add_exp(through_blank, through_symbol)
-            come = tl.where((t == 0) & (u == 0), 0.0, come)
-            tl.store(alpha + place, come, mask=is_listed)
+            arrived = _log_add_exp(through_blank, through_symbol)
+            arrived = tl.where((t == 0) & (u == 0), 0.0, arrived)
+            tl.store(alpha + place, arrived, mask=is_listed)
             tl.debug_barrier()
 
 
 def walk_triton(cells: Cells, blank: Tensor, symbol: Tensor, has_occupations: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """The `PathSums` of scores (M,), float64, contiguous, below inf; nothing here waits for the device."""
+    """Return the fields of `PathSums` for scores (M,), float64, contiguous, below inf; never waits for the device."""
     N, M, device = len(cells.exits), len(cells), blank.device
-    # a place behind the last keeps launches of an empty list from reading what is not there
+    # one more place than cells, so that a launch with an empty list does not read out of bounds
     alpha, beta, by_blank, by_symbol = blank.new_full((4, M + 1), -torch.inf).unbind()
-    # kernels are launched on the current device, which need not be the tensors'
+    # kernels are launched on the current device, which may not be the tensors'
     with torch.cuda.device_of(blank):
         _walk_kernel[(N, 2 if has_occupations else 1)](
             blank,
@@ -129,12 +129,12 @@ def walk_triton(cells: Cells, blank: Tensor, symbol: Tensor, has_occupations: bo
             IS_STANDARD=cells.topology == "standard",
             LANES=triton.next_power_of_2(cells.max_tokens + 1),
             num_warps=4,  # pyright: ignore[reportCallIssue]
-            # nothing may be fetched a clock ahead: it is not written yet
+            # no prefetching: the next clock's inputs are not written yet
             num_stages=1,  # pyright: ignore[reportCallIssue]
         )
     first_frames = torch.arange(N, device=device) * cells.num_frames
     starts = cells.first_cell[first_frames]
-    # a band may leave out cell (0, 0), and with it all paths
+    # a band may exclude cell (0, 0), and with it all paths
     has_origin = (cells.first_cell[first_frames + 1] > starts) & (cells.first_row[first_frames] == 0)
     log_like = torch.where(has_origin, beta[starts], -torch.inf)
     if not has_occupations:

@@ -1,7 +1,8 @@
-"""The pruned transducer loss (Kuang et al. 2022, arXiv 2206.13236): a cheap loss finds the cells that matter.
+# pyright: strict
+"""Pruned transducer loss (Kuang et al. 2022, arXiv 2206.13236): a cheap loss selects the cells of the exact one.
 
-Letters: N utterances, T encoder frames, U tokens (a lattice has U+1 rows of labels already said), V vocabulary with
-blank, D width, S rows that a frame keeps, R rows of any matrix.
+Letters: N utterances, T encoder frames, U tokens (a lattice has U+1 rows, by tokens said so far), V vocabulary with
+blank, D width, S rows of the band per frame.
 
 One training step::
 
@@ -38,31 +39,29 @@ from stateless_transducer.ops.arguments import (
     never_compiled,
 )
 from stateless_transducer.ops.cells import list_cells
-from stateless_transducer.ops.lattice import NllOfScores, refuse_second_derivative
-from stateless_transducer.ops.logit_scores import LogitRows, NllOfLogits
-
-# a sum of exponentials below this may have lost terms to underflow; its inverse still leaves room for products
-_SMALLEST_SUM = 1e-280
+from stateless_transducer.ops.lattice import differentiable_sums
+from stateless_transducer.ops.linear_scores import linear_scores
+from stateless_transducer.ops.logit_scores import LogitRows, nll_of_logits
 
 
 class SimpleLoss(NamedTuple):
-    """What the linear joiner says of each utterance."""
+    """Loss and occupations of a joiner that only adds."""
 
     nll: Tensor
     """(N,), float64, differentiable once."""
     blank_occupation: Tensor
-    """(N, T, U+1), float64, 0..1, without gradient: share of all paths' probability that says a blank in the cell."""
+    """(N, T, U+1), float64, 0..1, without gradient: share of all paths' probability that the cell's blank carries."""
     symbol_occupation: Tensor
-    """(N, T, U), the same for the next token. Both are 0 off the lattice and where the nll is not finite."""
+    """(N, T, U), the same for the next token. Both are 0 outside the lattice and where the nll is not finite."""
 
 
 class PruneRanges(NamedTuple):
-    """The band of cells that `pruned_transducer_loss` looks at."""
+    """The band of cells that `pruned_transducer_loss` uses."""
 
     starts: Tensor
-    """(N, T), int64: first row kept on each frame; ``starts + width`` is at most U+1, on padding frames too."""
+    """(N, T), int64: first row of the band on each frame; ``starts + width`` is at most U+1, on padding frames too."""
     width: int
-    """Rows kept on each frame."""
+    """Number of rows of the band on each frame."""
 
 
 @never_compiled
@@ -82,19 +81,19 @@ def simple_transducer_loss(
 ) -> SimpleLoss:
     """Transducer loss of the joiner that only adds, ``encoder_logits[t] + decoder_logits[u]``, and its occupations.
 
-    The normalizers of all cells come from one matrix product of exponentials an utterance: no (T, U+1, V) is ever held.
-    They are in float64, whatever autocast says, and exact where ``(encoder + decoder).max()`` of a cell is no more than
-    600 below the sum of both maxima; further below, the loss is finite but too large.
+    The normalizers of all cells come from one matrix product of exponentials per utterance; no (T, U+1, V) tensor is
+    ever held. They are in float64, with and without autocast, and exact where ``(encoder + decoder).max()`` of a cell
+    is at most 600 below the sum of both maxima; further below, the loss is finite but too large.
 
     Smoothing replaces each arc's log-probability by ``(1 - lm - am) * joint + lm * lm_only + am * am_only``: lm_only is
     the log-softmax of the decoder alone, am_only that of the encoder plus the log of the batch's mean decoder
-    distribution. That mean runs over the rows ``u <= token_lens`` without NaN (fast_rnnt's takes in padding rows, too),
-    and is the one place where an utterance's loss depends on the others.
+    distribution. That mean runs over the rows ``u <= token_lens`` without NaN (fast_rnnt's includes padding rows).
+    Only through it does an utterance's loss depend on the rest of the batch.
 
     Args:
         encoder_logits: (N, T, V), padded with anything.
         encoder_out_lens: (N,), integer, 1..T.
-        decoder_logits: (N, U+1, V): row u has seen the first u tokens; padded with anything.
+        decoder_logits: (N, U+1, V): row u is computed from the first u tokens; padded with anything.
         tokens: (N, U), integer, without blanks, padded with anything.
         token_lens: (N,), integer, 0..U.
         blank: id of the blank; negative counts from V.
@@ -106,7 +105,7 @@ def simple_transducer_loss(
 
     Returns:
         The nll and the occupations. NaN among the logits of an utterance makes its nll NaN, with gradient zero, and
-        leaves the others unharmed.
+        does not affect other utterances.
 
     Raises:
         ValueError: a type, shape, dtype, device, length, token or option is outside its bounds.
@@ -123,14 +122,16 @@ def simple_transducer_loss(
 
     cells = list_cells(encoder_out_lens, token_lens, T, topology, encoder_logits.device)
     scales = lm_only_scale, am_only_scale
-    blank_scores, symbol_scores = _linear_scores(
+    blank_scores, symbol_scores = linear_scores(
         encoder_logits, decoder_logits, next_tokens, blank % V, cells.token_lens, scales
     )
     places = cells.frame * (U + 1) + cells.u
-    nll, *occupations = NllOfScores.apply(cells, blank_scores.flatten()[places], symbol_scores.flatten()[places])
-    on_blank, on_symbol = (each.new_zeros(N * T * (U + 1)).index_copy_(0, places, each) for each in occupations)
-    shape = N, T, U + 1
-    return SimpleLoss(finish_nll(nll, inf_is), on_blank.view(shape), on_symbol.view(shape)[:, :, :-1])
+    sums = differentiable_sums(cells, blank_scores.flatten()[places], symbol_scores.flatten()[places])
+    blank_occupation, symbol_occupation = (
+        occupation.new_zeros(N * T * (U + 1)).index_copy_(0, places, occupation).view(N, T, U + 1)
+        for occupation in (sums.blank, sums.symbol)
+    )
+    return SimpleLoss(finish_nll(sums.nll, inf_is), blank_occupation, symbol_occupation[:, :, :-1])
 
 
 def prune_ranges(
@@ -142,23 +143,23 @@ def prune_ranges(
     width: int,
     max_symbols_per_frame: Literal[1] | None = None,
 ) -> PruneRanges:
-    """The rows of each frame that hold most of the simple loss's paths (section 3.2 of the paper).
+    """Select the rows of each frame that hold most of the simple loss's paths (section 3.2 of the paper).
 
-    A frame keeps the window of rows with the largest blank occupation, less that of the symbol that leads into the
-    window from below. The starts are then made to begin at row 0, to end where the last row is U, never to fall, and
-    to rise by at most ``width - 1`` a frame (1 in the modified topologies): a path always remains.
+    A frame keeps the window of rows with the largest blank occupation, less the occupation of the symbol arc that
+    enters the window from below. The starts are then adjusted so that a path always remains: they begin at row 0, end
+    where the last row is U, never fall, and rise by at most ``width - 1`` per frame (1 in the modified topologies).
 
     Args:
         blank_occupation: (N, T, U+1), of `SimpleLoss`.
         symbol_occupation: (N, T, U), of `SimpleLoss`.
         encoder_out_lens: (N,), integer, 1..T.
         token_lens: (N,), integer, 0..U.
-        width: rows to keep on each frame. It is raised where the standard topology could not say all tokens in so
-            few frames, and lowered to U+1.
+        width: rows to keep on each frame. It is raised if the standard topology could not emit all tokens in so few
+            frames, and lowered to at most U+1.
         max_symbols_per_frame: see `joint_transducer_loss`.
 
     Returns:
-        The starts, and the width that they belong to.
+        The starts and the adjusted width.
 
     Raises:
         ValueError: a type, shape, length or option is outside its bounds.
@@ -178,17 +179,17 @@ def prune_ranges(
     if width < 1:
         raise ValueError(f"`width` must be at least 1, but is {width}.")
 
-    lens, words = encoder_out_lens.long(), token_lens.to(encoder_out_lens.device).long()
+    lens, num_tokens = encoder_out_lens.long(), token_lens.to(encoder_out_lens.device).long()
     if max_symbols_per_frame is None:
         # neighboring frames share a row: U+1 rows need (width - 1) * T >= U
-        width = max(width, 1 + int((words + lens - 1).div(lens, rounding_mode="floor").max()))
+        width = max(width, 1 + int((num_tokens + lens - 1).div(lens, rounding_mode="floor").max()))
     width = min(width, num_rows)
     inside = blank_occupation.unfold(2, width, 1).sum(-1)
     from_below = torch.nn.functional.pad(symbol_occupation, (1, 0))[:, :, : inside.shape[2]]
     starts = (inside - from_below).argmax(2)
-    lens, words = (each.to(starts, non_blocking=True) for each in (lens, words))
+    lens, num_tokens = lens.to(starts, non_blocking=True), num_tokens.to(starts, non_blocking=True)
     t = torch.arange(T, device=starts.device)
-    starts = torch.where(t < lens[:, None] - 1, starts, (words + 1 - width).clamp(min=0)[:, None])
+    starts = torch.where(t < lens[:, None] - 1, starts, (num_tokens + 1 - width).clamp(min=0)[:, None])
     steepest = t if max_symbols_per_frame else (width - 1) * t
     starts = steepest - _never_falling(steepest - _never_falling(starts)).clamp(min=0)
     return PruneRanges(starts, width)
@@ -197,7 +198,7 @@ def prune_ranges(
 def prune_joiner_inputs(
     encoder_out: Tensor, decoder_out: Tensor, starts: Tensor, *, width: int
 ) -> tuple[Tensor, Tensor]:
-    """What the joiner needs on the cells of a band.
+    """Gather the joiner's inputs for the cells of a band: k2's `do_rnnt_pruning`.
 
     Args:
         encoder_out: (N, T, D).
@@ -238,11 +239,11 @@ def pruned_transducer_loss(
 ) -> Tensor:
     """Transducer loss over the paths that stay within a band: ``-log P(tokens, path in the band)``.
 
-    It is never less than the loss over all paths, and equal to it where the band holds all of them. The lattice is in
+    It is at least the loss over all paths, and equal to it if the band holds all of them. The lattice is in
     float64 and the log-sums in float32 at least.
 
     Args:
-        logits: (N, T, S, V) of cells (t, starts[t]), ..., (t, starts[t] + S - 1); anything on cells off the lattice.
+        logits: (N, T, S, V) of cells (t, starts[t]), ..., (t, starts[t] + S - 1); padded with anything.
         starts: (N, T), integer, 0..U, padded with anything.
         encoder_out_lens: (N,), integer, 1..T.
         tokens: (N, U), integer, without blanks, padded with anything.
@@ -250,12 +251,12 @@ def pruned_transducer_loss(
         blank: id of the blank; negative counts from V.
         max_symbols_per_frame: see `joint_transducer_loss`.
         last_arc_is_blank: see `joint_transducer_loss`.
-        inf_is: see `joint_transducer_loss`; ``"raise"`` looks at the lengths only. A band of one's own making that no
-            path stays in has an infinite loss; `prune_ranges` makes none.
+        inf_is: see `joint_transducer_loss`; ``"raise"`` checks the lengths only. A custom band that no path stays
+            in has an infinite loss; `prune_ranges` returns no such band.
 
     Returns:
         (N,), float64, differentiable once. NaN among the logits of an utterance makes its nll NaN, with gradient zero,
-        and leaves the others unharmed.
+        and does not affect other utterances.
 
     Raises:
         ValueError: a type, shape, dtype, device, length, start, token or option is outside its bounds.
@@ -280,16 +281,13 @@ def pruned_transducer_loss(
         is_normalized=False,
     )
     cells = list_cells(encoder_out_lens, token_lens, T, topology, logits.device, band=(starts, S))
-    has_backward = torch.is_grad_enabled() and logits.requires_grad
-    with torch.autocast(logits.device.type, enabled=False):
-        nll = NllOfLogits.apply(cells, rows, has_backward, logits.flatten(0, 2))
-    return finish_nll(nll, inf_is)
+    return finish_nll(nll_of_logits(cells, rows, logits.flatten(0, 2)), inf_is)
 
 
 def _checked_next_tokens(
     logits: Tensor, encoder_out_lens: Tensor, tokens: Tensor, token_lens: Tensor, vocab_size: int, blank: int
 ) -> Tensor:
-    """(N, U+1), int64, on the logits' device: the token that each row says next, with blanks for padding."""
+    """Check the arguments, and return each row's next token on the logits' device, (N, U+1), int64, blank-padded."""
     N, T = logits.shape[:2]
     check_axes("tokens", tokens, "N", "U", may_be_empty=True)
     check_shapes(
@@ -306,7 +304,7 @@ def _checked_next_tokens(
 
 
 def _check_scales(lm_only_scale: float, am_only_scale: float) -> None:
-    """Raise ValueError unless the scales are shares of one whole."""
+    """Raise ValueError unless the scales are in 0..1 and add up to at most 1."""
     for name, scale in (("lm_only_scale", lm_only_scale), ("am_only_scale", am_only_scale)):
         if not 0 <= scale <= 1:
             raise ValueError(f"`{name}` must be in 0..1, but is {scale}.")
@@ -316,89 +314,6 @@ def _check_scales(lm_only_scale: float, am_only_scale: float) -> None:
         )
 
 
-def _linear_scores(
-    encoder_logits: Tensor,
-    decoder_logits: Tensor,
-    next_tokens: Tensor,
-    blank: int,
-    token_lens: Tensor,
-    scales: tuple[float, float],
-) -> tuple[Tensor, Tensor]:
-    """Smoothed log-probability of the blank and of the next token, both (N, T, U+1), float64."""
-    N, T, _ = encoder_logits.shape
-    # the last axis of all that follows: blank, next token
-    index = torch.stack([torch.full_like(next_tokens, blank), next_tokens], dim=-1)  # (N, U+1, 2)
-    # blank first, then all tokens, in one gather: its gradient is as large as the logits
-    encoder_index = torch.nn.functional.pad(next_tokens, (1, 0), value=blank)[:, None].expand(N, T, -1)
-    from_encoder = encoder_logits.gather(2, encoder_index).double()
-    symbol_from_encoder = from_encoder[:, :, 1:]
-    from_encoder = torch.stack([from_encoder[:, :, :1].expand_as(symbol_from_encoder), symbol_from_encoder], dim=-1)
-    from_decoder = decoder_logits.gather(2, index).double()[:, None]  # (N, 1, U+1, 2)
-    lm_only_scale, am_only_scale = scales
-    joint_scale = 1 - lm_only_scale - am_only_scale
-
-    normalizer = _LinearNormalizer.apply(encoder_logits, decoder_logits)[..., None]
-    scores = joint_scale * (from_encoder + from_decoder - normalizer) if joint_scale else 0 * normalizer.detach()
-    if lm_only_scale or am_only_scale:
-        is_bad = ~decoder_logits.detach().amax(-1).isfinite()
-        lm_only = decoder_logits.masked_fill(is_bad[:, :, None], 0).double().log_softmax(-1)
-        if lm_only_scale:
-            scores = scores + lm_only_scale * lm_only.gather(2, index)[:, None]
-        if am_only_scale:
-            used = torch.arange(len(index[0]), device=is_bad.device) <= token_lens[:, None]
-            unigram = _log_mean(lm_only, used & ~is_bad)
-            normalizer = _LinearNormalizer.apply(encoder_logits, unigram.expand(N, 1, -1))[..., None]
-            scores = scores + am_only_scale * (from_encoder + unigram[index][:, None] - normalizer)
-    blank_scores, symbol_scores = scores.unbind(-1)
-    return blank_scores, symbol_scores
-
-
-def _log_mean(log_probs: Tensor, used: Tensor) -> Tensor:
-    """(V,): log of the mean over the used rows of (N, U+1, V); used is (N, U+1)."""
-    mean = torch.einsum("nu,nuv->v", used.to(log_probs), log_probs.exp()) / used.sum().clamp(min=1)
-    # a token that no row says has a finite log all the same
-    return (mean + torch.finfo(mean.dtype).tiny).log()
-
-
 def _never_falling(rows: Tensor) -> Tensor:
-    """The largest rows (N, T) that never fall over time and are nowhere above the given ones."""
+    """Return the largest rows (N, T) that never fall over time and are nowhere above the given ones."""
     return rows.flip(1).cummin(1).values.flip(1)
-
-
-def _scaled_exps(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Exponentials (R, V) of each row less its largest, and that (R, 1); 0 and NaN for a row with NaN."""
-    logits = logits.double()
-    top = logits.amax(-1, keepdim=True)
-    is_bad = ~top.isfinite()
-    return (logits - top).exp_().masked_fill_(is_bad, 0), top.masked_fill(is_bad, torch.nan)
-
-
-class _LinearNormalizer(torch.autograd.Function):
-    """``logsumexp(encoder[:, :, None] + decoder[:, None], -1)``: (N, T, V), (N, R, V) to (N, T, R), float64.
-
-    Utterance by utterance, so that no exponentials of the whole batch are held.
-    """
-
-    @staticmethod
-    def forward(ctx, encoder, decoder):  # noqa: D102
-        rows = []
-        for frames, labels in zip(encoder, decoder, strict=True):
-            (left, left_top), (right, right_top) = _scaled_exps(frames), _scaled_exps(labels)
-            rows.append((left @ right.T).clamp_(min=_SMALLEST_SUM).log_() + left_top + right_top.T)
-        normalizer = torch.stack(rows)
-        ctx.save_for_backward(encoder, decoder, normalizer)
-        return normalizer
-
-    @staticmethod
-    def backward(ctx, grad):  # noqa: D102  # pyright: ignore[reportIncompatibleMethodOverride]
-        refuse_second_derivative()
-        encoder, decoder, normalizer = ctx.saved_tensors
-        grad_encoder, grad_decoder = torch.empty_like(encoder), torch.empty_like(decoder)
-        for n in range(len(encoder)):
-            (left, left_top), (right, right_top) = _scaled_exps(encoder[n]), _scaled_exps(decoder[n])
-            total = (normalizer[n] - left_top - right_top.T).exp_()
-            # false for NaN, too
-            share = torch.where(total > 1.001 * _SMALLEST_SUM, grad[n] / total, 0)
-            grad_encoder[n] = left * (share @ right)
-            grad_decoder[n] = right * (share.T @ left)
-        return grad_encoder, grad_decoder

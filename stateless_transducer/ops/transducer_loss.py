@@ -1,4 +1,5 @@
-"""The transducer loss of given logits: the public door for people who come from another library.
+# pyright: strict
+"""Transducer loss of logits, in place of other libraries' losses.
 
 Letters: N utterances, T encoder frames, U tokens, V vocabulary with blank.
 """
@@ -26,7 +27,7 @@ from stateless_transducer.ops.arguments import (
     never_compiled,
 )
 from stateless_transducer.ops.cells import list_cells
-from stateless_transducer.ops.logit_scores import LogitRows, NllOfLogits, wide_dtype
+from stateless_transducer.ops.logit_scores import LogitRows, nll_of_logits, wide_dtype
 
 
 @never_compiled
@@ -43,13 +44,14 @@ def transducer_loss(
     last_arc_is_blank: bool = True,
     inf_is: InfIs = "raise",
 ) -> Tensor:
-    """Transducer loss of given logits: in place of torchaudio's `rnnt_loss` and of `optimized_transducer`'s.
+    """Transducer loss of logits: a replacement for torchaudio's `rnnt_loss` and `optimized_transducer.transducer_loss`.
 
     The first eight arguments are optimized_transducer's. torchaudio's blank is the last id by default (pass
-    ``blank=-1``), and its ``fused_log_softmax`` is the opposite of `from_log_softmax`: name what follows the blank.
+    ``blank=-1``), and its ``fused_log_softmax`` is the opposite of `from_log_softmax`: pass arguments after `blank` by
+    name.
 
-    The logits are not changed, and their gradient is the only other tensor of their size. Without them, in a tenth of
-    the memory and less: `joint_transducer_loss`.
+    The logits are not changed, and their gradient is the only other tensor of their size. `joint_transducer_loss` needs
+    neither, and takes at most a tenth of the memory.
 
     Args:
         logits: padded, (N, T, U+1, V), as torchaudio's; or packed, (sum of T * (U+1) over the utterances, V), as
@@ -59,8 +61,8 @@ def transducer_loss(
         target_lengths: (N,), integer, 0..U.
         blank: id of the blank; negative counts from V.
         reduction: ``"none"`` gives (N,); ``"mean"`` is over the utterances.
-        one_sym_per_frame: the modified transducer, where a symbol moves one frame on too.
-        from_log_softmax: the logits are log-probabilities already; the gradient is in those.
+        one_sym_per_frame: True is the modified transducer, where a symbol advances to the next frame too.
+        from_log_softmax: whether the logits are log-probabilities already; the gradient is then in these.
         last_arc_is_blank: see `joint_transducer_loss`.
         inf_is: see `joint_transducer_loss`.
 
@@ -101,15 +103,15 @@ def transducer_loss(
         is_normalized=from_log_softmax,
     )
     cells = list_cells(logit_lengths, target_lengths, num_frames, topology, device)
-    has_backward = torch.is_grad_enabled() and logits.requires_grad
-    with torch.autocast(device.type, enabled=False):
-        nll = NllOfLogits.apply(cells, rows, has_backward, logits.flatten(0, -2))
+    nll = nll_of_logits(cells, rows, logits.flatten(0, -2))
     nll = finish_nll(nll, inf_is).to(wide_dtype(logits.dtype))
-    return {"none": lambda: nll, "mean": nll.mean, "sum": nll.sum}[reduction]()
+    if reduction == "none":
+        return nll
+    return nll.mean() if reduction == "mean" else nll.sum()
 
 
 def _rows_of_frames(logits: Tensor, T: int, num_frames: Tensor, num_tokens: Tensor) -> Tensor:
-    """(N * T,): row of the first cell of each frame, in the logits seen as a matrix."""
+    """Return the row of each frame's first cell in the logits seen as a matrix, (N * T,)."""
     if logits.dim() == 4:
         if len(logits) != len(num_frames):
             raise ValueError(f"`logits` hold {len(logits)} utterances, but `logit_lengths` {len(num_frames)}.")
