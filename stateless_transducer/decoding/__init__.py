@@ -1,1 +1,1 @@
-"""Floor 2: search over anything that can encode, predict and join."""
+"""Floor 2: searches for any model that encodes, predicts and joins."""

@@ -1,12 +1,12 @@
-"""How sure a hypothesis is, and when its tokens were said, from all its paths through the lattice rather than from one.
+"""Confidences and times of a hypothesis's tokens, from all its paths through the lattice.
 
 Letters: N utterances, T encoder frames, U tokens, D joiner width, C tokens of context, W rows of a band.
 
-Of a transducer, the probability that the first u tokens are y_1 .. y_u, whatever follows, is the sum over the frames on
-which the u-th may be said (Graves 2012, arXiv 1211.3711, prefix probabilities):
-``P(u) = sum_t alpha(t, u-1) p(y_u | t, u-1)``. So ``P(u) / P(u-1)`` is the probability of token u behind those before
-it, with all times that it may have, and the sum over all paths to the end is that of the transcript. The
-log-probability of a token on the frame on which a search said it is smaller, where the model hesitates between frames.
+The probability that the first u tokens are y_1 .. y_u, whatever follows, is a sum over the frames of the u-th token
+(Graves 2012, arXiv 1211.3711, prefix probabilities): ``P(u) = sum_t alpha(t, u-1) p(y_u | t, u-1)``. So
+``P(u) / P(u-1)`` is the probability of token u given the tokens before it, over all its times, and the sum over all
+paths to the end is the probability of the transcript. If the model is uncertain between frames, the log-probability of
+a token on the single frame that a search chose is smaller.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from stateless_transducer.decoding.options import PLAIN, LogitOptions
 from stateless_transducer.decoding.protocols import TransducerSteps
 
 BAND = 3
-"""Cells above and below the path that the search found; the others carry next to nothing."""
+"""Cells above and below the path of the search; cells further away carry next to nothing."""
 _ROWS_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
 class Alignment:
-    """Of a hypothesis."""
+    """Times and confidences of a hypothesis."""
 
     frames: tuple[int, ...]
-    """Encoder frame on which each token was most likely said, by all paths."""
+    """Encoder frame on which each token was most likely emitted, by all paths."""
     confidences: tuple[float, ...]
-    """Probability of each token behind those before it, 0..1."""
+    """Probability of each token given the tokens before it, 0..1."""
     confidence: float
     """Probability of the whole transcript, 0..1."""
 
@@ -49,23 +49,26 @@ def align(
     max_symbols_per_frame: int | None = 1,
     options: LogitOptions = PLAIN,
 ) -> list[Alignment]:
-    """Sum over the paths of each hypothesis that keep near the one that the search found.
+    """Sum over the paths of each hypothesis that stay near the path of the search.
 
     Args:
-        model: predicts and joins.
+        model: decoder and joiner.
         encoder_out: (N, T, D).
         encoder_out_lens: (N,), integer, 0..T.
         hypotheses: N.
-        max_symbols_per_frame: 1: paths say one token a frame at most, as of modified beam search; otherwise any number.
+        max_symbols_per_frame: 1 for paths with at most one token per frame, as in modified beam search; None for any.
         options: adjustments of the logits.
 
     Raises:
-        ValueError: types, shapes or lens cannot be; a hypothesis says more on a frame than paths may.
+        ValueError: a type, shape or length is invalid, or a hypothesis has more tokens on a frame than paths may have.
     """
     if max_symbols_per_frame == 1:
-        crowded = (n for n, each in enumerate(hypotheses) if len(set(each.frames)) < len(each.frames))
-        if (n := next(crowded, None)) is not None:
-            raise ValueError(f"Hypothesis {n} says several tokens on a frame: give `max_symbols_per_frame=None`.")
+        for n, hypothesis in enumerate(hypotheses):
+            if len(set(hypothesis.frames)) < len(hypothesis.frames):
+                raise ValueError(
+                    f"`max_symbols_per_frame` is 1, but hypothesis {n} has several tokens on a frame. "
+                    "Pass `max_symbols_per_frame=None`."
+                )
     model, encoder_out, encoder_out_lens = search_inputs(model, encoder_out, encoder_out_lens)
     bands = [
         _Band.around(hypothesis, int(length), model)
@@ -79,8 +82,8 @@ def align(
     )
     ends = np.cumsum([len(band.frames) for band in bands])
     return [
-        _sums(band, own_blank, own_symbol, is_modified=max_symbols_per_frame == 1)
-        for band, own_blank, own_symbol in zip(
+        _sums(band, band_blank, band_symbol, is_modified=max_symbols_per_frame == 1)
+        for band, band_blank, band_symbol in zip(
             bands, np.split(blank, ends[:-1]), np.split(symbol, ends[:-1]), strict=True
         )
     ]
@@ -88,7 +91,7 @@ def align(
 
 @dataclass(frozen=True)
 class _Band:
-    """Cells (t, u) near a path: on each frame W of them, from the lowest on."""
+    """Cells (t, u) near a path: W on each frame, from the lowest."""
 
     num_frames: int
     num_tokens: int
@@ -104,7 +107,7 @@ class _Band:
     """(T * W,): the next token; the blank where all are said."""
 
     def near(self, t: int) -> range:
-        """Cells of a frame that a token may follow."""
+        """Return the cells of a frame that a token may follow."""
         first = int(self.lowest[t])
         return range(first, min(self.num_tokens, first + self.width))
 
@@ -113,7 +116,7 @@ class _Band:
         tokens = np.array(hypothesis.tokens, np.int64)
         U, T, C = len(tokens), num_frames, model.context_size
         said = np.searchsorted(np.array(hypothesis.frames, np.int64), np.arange(T + 1), side="left")
-        # all that the path says on a frame is in it
+        # wide enough for all tokens that the path emits on a frame
         most = int(np.diff(said).max(initial=1))
         said, width = said[:-1], min(2 * BAND + most, U + 1)
         lowest = (said - BAND).clip(0, U + 1 - width)
@@ -132,7 +135,7 @@ def _arc_scores(
     following: np.ndarray,
     options: LogitOptions,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Log-probabilities of the blank and of the following token of each cell, float64."""
+    """Return log-probabilities of the blank and of the following token of each cell, float64."""
     blank, symbol = np.empty(len(rows)), np.empty(len(rows))
     for start in range(0, len(rows), _ROWS_AT_ONCE):
         part = slice(start, start + _ROWS_AT_ONCE)
@@ -145,12 +148,12 @@ def _arc_scores(
 
 
 def _sums(band: _Band, blank: np.ndarray, symbol: np.ndarray, *, is_modified: bool) -> Alignment:
-    """Alpha and beta over the band, in log-probabilities."""
+    """Compute alpha and beta over the band, and the alignment from them."""
     T, U = band.num_frames, band.num_tokens
     if not T:
         return Alignment((), (), 1.0)
     blank, symbol = (_widened(band, scores) for scores in (blank, symbol))
-    # a frame more than there are: where all paths end
+    # one more frame, where all paths end
     alpha, beta = (np.full((T + 1, U + 2), -np.inf) for _ in range(2))
     alpha[0, 0], beta[T, U] = 0.0, 0.0
     with np.errstate(invalid="ignore"):
@@ -180,7 +183,7 @@ def _sums(band: _Band, blank: np.ndarray, symbol: np.ndarray, *, is_modified: bo
 
 
 def _widened(band: _Band, scores: np.ndarray) -> np.ndarray:
-    """(T * W,) -> (T, U+1), -inf outside the band."""
+    """Spread the scores of a band over the lattice: (T * W,) to (T, U+1), -inf outside the band."""
     whole = np.full((band.num_frames, band.num_tokens + 1), -np.inf)
     rows = scores.reshape(band.num_frames, -1)
     np.put_along_axis(whole, band.lowest[:, None] + np.arange(rows.shape[1]), rows, axis=1)

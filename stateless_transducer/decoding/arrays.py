@@ -1,7 +1,7 @@
-"""What the searches need of arrays, the same for NumPy arrays and for torch tensors.
+"""Array operations of the searches, for NumPy arrays and torch tensors alike.
 
-The array API standard (`array_api_compat`) has most of it under one name; here is the rest. Torch is never imported
-here: who hands in tensors has it.
+The array API standard (`array_api_compat`) covers most of them; this file has the rest. It never imports torch:
+a caller that passes tensors has imported it.
 """
 
 from __future__ import annotations
@@ -26,33 +26,33 @@ Result = TypeVar("Result")
 
 
 def is_array(value: object) -> bool:
-    """Whether it is one of the two."""
+    """Return True for a NumPy array or a torch tensor."""
     torch = sys.modules.get("torch")
     return isinstance(value, np.ndarray) or (torch is not None and isinstance(value, torch.Tensor))
 
 
 def namespace(array: Array) -> Any:
-    """The standard's functions for arrays of this kind."""
+    """Return the array API standard's functions for arrays of this kind."""
     return array_api_compat.numpy if isinstance(array, np.ndarray) else array_api_compat.array_namespace(array)
 
 
 def is_on_host(array: Array) -> bool:
-    """Whether looking at the values of an array costs nothing; elsewhere it waits for the device."""
+    """Return True if the values of an array can be read without waiting for a device."""
     return isinstance(array, np.ndarray) or array.device.type == "cpu"
 
 
 def device_of(array: Array) -> Any:
-    """For the standard's functions that make arrays."""
+    """Return the device of an array, as the standard's functions that create arrays take it."""
     return None if isinstance(array, np.ndarray) else array.device
 
 
 def to_numpy(array: Array) -> np.ndarray:
-    """The same on the host."""
+    """Convert to a NumPy array."""
     return array if isinstance(array, np.ndarray) else array.cpu().numpy()
 
 
 def like(values: Any, array: Array) -> Array:
-    """Values on the host as an array of the kind, and on the device, of another."""
+    """Convert values on the host to the kind and device of another array."""
     if isinstance(array, np.ndarray):
         return np.asarray(values)
     torch = sys.modules["torch"]
@@ -60,9 +60,9 @@ def like(values: Any, array: Array) -> Array:
 
 
 def top(x: Array, k: int) -> tuple[Array, Array]:
-    """(R, V) -> values and places of the k largest of each row, largest first, (R, k) each.
+    """Return values and places of the k largest of each row, largest first: (R, V) to (R, k) each.
 
-    Where fewer than k are above -inf, the values of the rest are -inf, and their places any.
+    If fewer than k are above -inf, the remaining values are -inf, and their places arbitrary.
     """
     if not isinstance(x, np.ndarray):
         return x.topk(k)
@@ -72,7 +72,7 @@ def top(x: Array, k: int) -> tuple[Array, Array]:
         order = np.argsort(-values, axis=1, kind="stable")
         places = np.take_along_axis(np.broadcast_to(places, values.shape), order, axis=1)
         return np.take_along_axis(values, order, axis=1), places
-    # a few times the largest is three times as fast as a partition
+    # for few places, repeated argmax is three times as fast as a partition
     rest, rows = x.copy(), np.arange(len(x))
     values, places = np.empty((len(x), k), x.dtype), np.empty((len(x), k), np.int64)
     for i in range(k):
@@ -83,13 +83,13 @@ def top(x: Array, k: int) -> tuple[Array, Array]:
 
 
 def gather(x: Array, places: Array) -> Array:
-    """``x[r, places[r, i]]``: (R, K, ...) and (R, I) -> (R, I, ...)."""
+    """Return ``x[r, places[r, i]]``: (R, K, ...) and (R, I) to (R, I, ...)."""
     xp = namespace(x)
     return x[xp.arange(x.shape[0], device=device_of(x))[:, None], places]
 
 
 def log_sum_exp(x: Array) -> Array:
-    """Over the last axis; -inf where all are, no finite number where one is +inf or NaN."""
+    """Return the log-sum-exp over the last axis: -inf if all are -inf, not finite if one is +inf or NaN."""
     if not isinstance(x, np.ndarray):
         return x.logsumexp(-1)
     largest = x.max(-1, keepdims=True)
@@ -100,16 +100,16 @@ def log_sum_exp(x: Array) -> Array:
 
 
 def in_float32(x: Array) -> Array:
-    """The same in float32 at least."""
+    """Convert to float32 at least."""
     if isinstance(x, np.ndarray):
         return x if x.dtype in (np.float32, np.float64) else x.astype(np.float32)
     return x if x.element_size() >= 4 else x.float()
 
 
 def without_gradients(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-    """Run a function without torch's gradients, where torch is in use at all.
+    """Run a function without torch's gradients, if torch is loaded.
 
-    Not in inference mode: what somebody's model makes on the way and keeps could not be trained with afterwards.
+    Inference mode is not used: tensors that a caller's model caches in it could not be used in training afterwards.
     """
 
     @wraps(function)

@@ -1,8 +1,8 @@
-"""Beam search with any number of symbols a frame, after Graves 2012 (arXiv 1211.3711, algorithm 1), as icefall does it.
+"""Beam search with any number of symbols per frame, after Graves 2012 (arXiv 1211.3711, algorithm 1), as in icefall.
 
 Letters: N utterances, T encoder frames, D joiner width, K hypotheses a beam.
 
-The paper's sums over prefixes of hypotheses are left out, as in icefall.
+The paper's sums over prefixes of hypotheses are omitted, as in icefall.
 """
 
 from __future__ import annotations
@@ -30,41 +30,41 @@ def beam_search(
     options: LogitOptions = PLAIN,
     scorer: Scorer | None = None,
 ) -> list[list[Hypothesis]]:
-    """The likeliest token sequences per token, among those that survive each frame.
+    """Return the most likely token sequences of each utterance, ranked by log-probability per token.
 
-    On a frame, the likeliest open hypothesis is expanded: with a blank it is done with the frame, with each of its
-    best symbols it is open again. The frame ends when ``beam_size`` done hypotheses are likelier than all
-    open ones. At the end they are ranked, see `rank`.
+    On a frame, the most likely open hypothesis is expanded: extended by a blank, it is done with the frame; extended by
+    each of its best symbols, it is open again. The frame ends when ``beam_size`` done hypotheses are more likely than
+    all open ones. The final hypotheses are ranked, see `rank`.
 
-    On a CPU each utterance's hypotheses are Python's; elsewhere they are arrays, and where most frames say nothing the
-    device is waited for a few times in all.
+    On a CPU, the hypotheses of each utterance are Python objects. Elsewhere they are arrays, and the search rarely
+    waits for the device if most frames emit no symbol.
 
     Args:
-        model: predicts and joins.
+        model: decoder and joiner.
         encoder_out: (N, T, D).
         encoder_out_lens: (N,), integer, 0..T.
         beam_size: K.
         length_norm: see `rank`.
         options: adjustments of the logits.
-        scorer: what else counts: hotwords, a language model.
+        scorer: hotwords or language models.
 
     Returns:
-        For each utterance its hypotheses, best first; their score is the log-probability of all their paths that were
-        followed, and what the scorer added. An empty one with score NaN for an utterance for which the model gives no
-        numbers.
+        The hypotheses of each utterance, best first. The score is the log-probability of all paths that the search
+        followed, plus the scorer's scores. If the model's output is not finite, the utterance has one empty hypothesis
+        with score NaN.
 
     Raises:
-        ValueError: types, shapes, lens or ``beam_size`` cannot be.
+        ValueError: a type, a shape, a length or ``beam_size`` is invalid.
     """
     check_beam_size(beam_size)
     model, encoder_out, encoder_out_lens = search_inputs(model, encoder_out, encoder_out_lens)
     search = search_by_walks if is_on_host(encoder_out) else search_in_arrays
-    found = search(model, encoder_out, encoder_out_lens, beam_size, options, scorer)
+    beams = search(model, encoder_out, encoder_out_lens, beam_size, options, scorer)
 
-    def goodness(hypothesis: Hypothesis) -> float:
+    def ranking_score(hypothesis: Hypothesis) -> float:
         return float(rank(hypothesis.score, len(hypothesis.tokens), model.context_size, length_norm))
 
-    def is_lost(own: list[Hypothesis]) -> bool:
-        return not own or any(math.isnan(each.score) for each in own)
+    def is_lost(beam: list[Hypothesis]) -> bool:
+        return not beam or any(math.isnan(hypothesis.score) for hypothesis in beam)
 
-    return [[LOST] if is_lost(own) else sorted(own, key=goodness, reverse=True) for own in found]
+    return [[LOST] if is_lost(beam) else sorted(beam, key=ranking_score, reverse=True) for beam in beams]

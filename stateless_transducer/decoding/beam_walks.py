@@ -1,9 +1,9 @@
-"""Graves' beam search for a CPU: each utterance's hypotheses in Python; see `beam_search`.
+"""Graves' beam search for a CPU, with each utterance's hypotheses as Python objects; see `beam_search`.
 
 Letters: N utterances, T encoder frames, D joiner width, K hypotheses a beam, W integers of a scorer's state.
 
-Each utterance walks at its own pace and says what it must know of the model next; in every round all questions of all
-utterances are answered in one call. For a batch of one this takes a quarter to a half of the time that arrays do.
+Each utterance is a generator on a frame of its own, which yields its next queries of the model. In every round, the
+queries of all utterances are answered in one call.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ def search_by_walks(
     options: LogitOptions,
     scorer: Scorer | None,
 ) -> list[list[Hypothesis]]:
-    """Hypotheses of each utterance, in no order; arguments as for `beam_search`."""
+    """Return the unordered hypotheses of each utterance. See `beam_search` for the arguments."""
     N, T, D = encoder_out.shape
-    oracle = _Oracle(model, encoder_out.reshape(N * T, D), beam_size, options, scorer)
+    evaluator = _Evaluator(model, encoder_out.reshape(N * T, D), beam_size, options, scorer)
     states = np.zeros((N, 0), np.int64)
     if scorer is not None:
         states = to_numpy(scorer.start(like(np.arange(N), encoder_out)))
@@ -47,24 +47,29 @@ def search_by_walks(
         _walk(_Node(None, 0, start, 0, 0, 0.0, tuple(state)), num_frames, model.blank_id, beam_size)
         for state, num_frames in zip(states.tolist(), to_numpy(encoder_out_lens).tolist(), strict=True)
     ]
-    found: list[_Open] = [[] for _ in walks]
+    beams: list[_Beam] = [[] for _ in walks]
+    # a generator's first input must be None
     answers: dict[int, list[_Expansion] | None] = dict.fromkeys(range(N))
     while answers:
-        asked: dict[int, list[_Question]] = {}
-        for n, given in answers.items():
+        queries: dict[int, list[_Query]] = {}
+        for n, expansions in answers.items():
             try:
-                asked[n] = walks[n].send(given)
+                queries[n] = walks[n].send(expansions)
             except StopIteration as end:
-                found[n] = end.value
-        together = iter(oracle.answer([(n * T, question) for n, own in asked.items() for question in own]))
-        answers = {n: [next(together) for _ in own] for n, own in asked.items()}
+                beams[n] = end.value
+        batch = [(n * T, query) for n, utterance_queries in queries.items() for query in utterance_queries]
+        all_expansions = evaluator.expand(batch)
+        answers, start = {}, 0
+        for n, utterance_queries in queries.items():
+            answers[n] = all_expansions[start : start + len(utterance_queries)]
+            start += len(utterance_queries)
     if scorer is not None:
-        found = [_finished(own, scorer, encoder_out) for own in found]
-    return [[_hypothesis(node, score) for score, node in own] for own in found]
+        beams = [_with_final_scores(beam, scorer, encoder_out) for beam in beams]
+    return [[_hypothesis(node, score) for score, node in beam] for beam in beams]
 
 
-class _Question(NamedTuple):
-    """What comes behind this context on this frame?"""
+class _Query(NamedTuple):
+    """A context and a scorer's state on a frame, whose continuations the search needs."""
 
     context: tuple[int, ...]
     state: tuple[int, ...]
@@ -72,17 +77,17 @@ class _Question(NamedTuple):
 
 
 class _Expansion(NamedTuple):
-    """The answer."""
+    """Continuations of a query."""
 
     blank: float
     """Log-probability of a blank."""
     symbols: list[tuple[int, float, float, tuple[int, ...]]]
-    """The best symbols: what each adds in all, its own log-probability, and the scorer's state behind it."""
+    """The best symbols: id, total score, log-probability in the model alone, and the scorer's state after it."""
 
 
 @dataclass(frozen=True)
-class _Oracle:
-    """Model and scorer; answers many questions at once."""
+class _Evaluator:
+    """Model and scorer, evaluated on many queries at once."""
 
     model: TransducerSteps
     frames: Array
@@ -91,33 +96,36 @@ class _Oracle:
     options: LogitOptions
     scorer: Scorer | None
 
-    def answer(self, questions: list[tuple[int, _Question]]) -> list[_Expansion]:
-        """Each question comes with the row of its utterance's first frame."""
-        if not questions:
+    def expand(self, queries: list[tuple[int, _Query]]) -> list[_Expansion]:
+        """Expand queries, each given with the row of its utterance's first frame in `frames`."""
+        if not queries:
             return []
-        rows = like(np.array([first + question.t for first, question in questions]), self.frames)
-        contexts = like(np.array([question.context for _, question in questions]), self.frames)
+        rows = like(np.array([first + query.t for first, query in queries]), self.frames)
+        contexts = like(np.array([query.context for _, query in queries]), self.frames)
         logits = self.model.join(self.frames[rows], self.model.predict(contexts))
         logits = self.options.adjust(logits, self.model.blank_id)
         normalizer = log_sum_exp(logits)[:, None]
         num_best = min(self.beam_size + 1, logits.shape[1])
-        states = like(np.array([question.state for _, question in questions]), self.frames)
-        symbols, more, own = best_symbols(logits, normalizer, num_best, states, self.scorer)
+        states = like(np.array([query.state for _, query in queries]), self.frames)
+        symbols, scores, log_probs = best_symbols(logits, normalizer, num_best, states, self.scorer)
         after = np.zeros((*symbols.shape, 0), np.int64)
         if self.scorer is not None:
-            every = namespace(states).repeat(states, num_best, axis=0)
-            after = to_numpy(self.scorer.advance(every, symbols.reshape(-1))).reshape(*symbols.shape, -1)
+            repeated = namespace(states).repeat(states, num_best, axis=0)
+            after = to_numpy(self.scorer.advance(repeated, symbols.reshape(-1))).reshape(*symbols.shape, -1)
         blanks = to_numpy(logits[:, self.model.blank_id] - normalizer[:, 0]).tolist()
-        columns = (to_numpy(each).tolist() for each in (symbols, more, own))
+        columns = [to_numpy(array).tolist() for array in (symbols, scores, log_probs, after)]
         return [
-            _Expansion(blank, [(*said, tuple(state)) for *said, state in zip(*row, strict=True)])
-            for blank, *row in zip(blanks, *columns, after.tolist(), strict=True)
+            _Expansion(
+                blank,
+                [(symbol, score, log_prob, tuple(state)) for symbol, score, log_prob, state in zip(*row, strict=True)],
+            )
+            for blank, *row in zip(blanks, *columns, strict=True)
         ]
 
 
 @dataclass(frozen=True)
 class _Node:
-    """The last token of a hypothesis and the way back: nothing is copied as hypotheses grow."""
+    """Last token of a hypothesis, linked to the tokens before it, so that nothing is copied as hypotheses grow."""
 
     parent: _Node | None
     key: int
@@ -127,70 +135,79 @@ class _Node:
     t: int
     log_prob: float
     state: tuple[int, ...]
-    """Of the scorer."""
+    """State of the scorer."""
 
-    def say(self, token: int, t: int, log_prob: float, state: tuple[int, ...]) -> _Node:
+    def extended(self, token: int, t: int, log_prob: float, state: tuple[int, ...]) -> _Node:
         context, key = (*self.context[1:], token), hash((self.key, self.num_tokens, token))
         return _Node(self, key, context, self.num_tokens + 1, t, log_prob, state)
 
 
-_Open = list[tuple[float, _Node]]
+_Beam = list[tuple[float, _Node]]
 """Hypotheses with their log-probabilities."""
 
 
 def _walk(
     root: _Node, num_frames: int, blank_id: int, beam_size: int
-) -> Generator[list[_Question], list[_Expansion] | None, _Open]:
-    """One utterance: yields questions, is sent their answers, returns what is open behind the last frame."""
+) -> Generator[list[_Query], list[_Expansion] | None, _Beam]:
+    """Search one utterance: yield queries, receive their expansions, return the hypotheses after the last frame."""
     open_ = {root.key: (0.0, root)}
     for t in range(num_frames):
-        known: dict[_Question, _Expansion] = {}
-        # nearly all that survived the frame before will be expanded: ask about them at once
-        wanted = list({_Question(node.context, node.state, t): None for _, node in open_.values()})
+        expansions: dict[_Query, _Expansion] = {}
+        # nearly all survivors of the previous frame will be expanded: query them at once, equal queries once
+        queries = list(dict.fromkeys(_Query(node.context, node.state, t) for _, node in open_.values()))
         done: dict[int, tuple[float, _Node]] = {}
-        better: list[int] = []
+        likelier: list[int] = []
         for _ in range(MAX_EXPANSIONS * beam_size):
             log_prob, node = open_.pop(max(open_, key=lambda key: open_[key][0]))
-            question = _Question(node.context, node.state, t)
-            if question not in known:
-                wanted = wanted or [question]
-                known.update(zip(wanted, (yield wanted) or (), strict=True))
-                wanted = []
-            blank, symbols = known[question]
+            query = _Query(node.context, node.state, t)
+            if query not in expansions:
+                if not queries:
+                    queries = [query]
+                answers = yield queries
+                assert answers is not None
+                expansions.update(zip(queries, answers, strict=True))
+                queries = []
+            blank, symbols = expansions[query]
             _add(done, node, log_prob + blank)
-            for symbol, total, own, state in symbols:
+            for symbol, score, symbol_log_prob, state in symbols:
                 if symbol != blank_id:
-                    _add(open_, node.say(symbol, t, own, state), log_prob + total)
+                    _add(open_, node.extended(symbol, t, symbol_log_prob, state), log_prob + score)
             threshold = max((log_prob for log_prob, _ in open_.values()), default=-math.inf)
-            better = [key for key, (log_prob, _) in done.items() if log_prob > threshold]
-            if len(better) >= beam_size or not open_:
+            likelier = [key for key, (log_prob, _) in done.items() if log_prob > threshold]
+            if len(likelier) >= beam_size or not open_:
                 break
-        kept = better if len(better) >= beam_size else list(done)
-        kept.sort(key=lambda key: -done[key][0])
-        open_ = {key: done[key] for key in kept[:beam_size]}
+        survivors = likelier if len(likelier) >= beam_size else list(done)
+        survivors.sort(key=lambda key: -done[key][0])
+        open_ = {key: done[key] for key in survivors[:beam_size]}
     return list(open_.values())
 
 
 def _add(hypotheses: dict[int, tuple[float, _Node]], node: _Node, log_prob: float) -> None:
-    """Add a hypothesis, or its probability to an equal one."""
-    other = hypotheses.get(node.key)
-    if other is not None:
-        high, low = max(other[0], log_prob), min(other[0], log_prob)
+    """Add a hypothesis, or merge its probability into an equal one."""
+    equal = hypotheses.get(node.key)
+    if equal is not None:
+        high, low = max(equal[0], log_prob), min(equal[0], log_prob)
         log_prob = high + math.log1p(math.exp(low - high)) if low > -math.inf else high
-        node = other[1]
+        node = equal[1]
     hypotheses[node.key] = (log_prob, node)
 
 
-def _finished(hypotheses: _Open, scorer: Scorer, frames: Array) -> _Open:
-    """With what the scorer adds at the end."""
-    more = to_numpy(scorer.finish(like(np.array([node.state for _, node in hypotheses]), frames))).tolist()
-    return [(log_prob + own, node) for (log_prob, node), own in zip(hypotheses, more, strict=True)]
+def _with_final_scores(hypotheses: _Beam, scorer: Scorer, frames: Array) -> _Beam:
+    """Add the scorer's scores at the end of the utterance."""
+    scores = to_numpy(scorer.finish(like(np.array([node.state for _, node in hypotheses]), frames))).tolist()
+    return [(log_prob + score, node) for (log_prob, node), score in zip(hypotheses, scores, strict=True)]
 
 
 def _hypothesis(node: _Node, score: float) -> Hypothesis:
-    said = []
+    """Read a hypothesis back along its nodes."""
+    nodes: list[_Node] = []
     while node.parent is not None:
-        said.append((node.context[-1], node.t, node.log_prob))
+        nodes.append(node)
         node = node.parent
-    tokens, frames, log_probs = zip(*reversed(said), strict=True) if said else ((), (), ())
-    return Hypothesis(tokens, frames, log_probs, score)
+    nodes.reverse()
+    return Hypothesis(
+        tokens=tuple(node.context[-1] for node in nodes),
+        frames=tuple(node.t for node in nodes),
+        log_probs=tuple(node.log_prob for node in nodes),
+        score=score,
+    )

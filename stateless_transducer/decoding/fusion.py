@@ -1,4 +1,4 @@
-"""What may be added to the model's scores in a beam: hotwords, several things at once; one's own by the protocol.
+"""Scorers that add to the model's scores in a beam search: their protocol, hotwords, and sums of scorers.
 
 Letters: N utterances, V vocabulary, S states of the automaton, M distinct tokens of all phrases, R hypotheses,
 W integers of a scorer's state.
@@ -18,56 +18,56 @@ from stateless_transducer.text.hotwords import HotwordPhrase
 
 
 class Scorer(Protocol):
-    """Adds to the log-probability of each token, by what a hypothesis has said so far.
+    """Scores that a search adds to the log-probabilities of tokens, depending on the tokens before them.
 
-    Arrays come and go in the kind of the search's: NumPy, or torch on some device.
+    Arguments and results are arrays of the search's kind: NumPy, or torch on the search's device.
     """
 
     state_size: int
-    """W: a state is so many integers."""
+    """W: number of integers in a state."""
 
     def start(self, utterances: Array) -> Array:
-        """State before the first token, of each of these utterances of the batch; (R,) -> (R, W), int64."""
+        """Return the states before the first token of utterances of the batch: (R,) to (R, W), int64."""
         ...
 
     def scores(self, states: Array) -> Array:
-        """What saying each token adds: (R, W) -> (R, V). The blank says nothing, and adds 0."""
+        """Return the score of each next token: (R, W) to (R, V). The blank's is 0."""
         ...
 
     def advance(self, states: Array, tokens: Array) -> Array:
-        """States after these tokens: (R, W) and (R,) -> (R, W)."""
+        """Return the states after one more token: (R, W) and (R,) to (R, W)."""
         ...
 
     def finish(self, states: Array) -> Array:
-        """What the end of the utterance adds: (R, W) -> (R,)."""
+        """Return the score of the utterance's end: (R, W) to (R,)."""
         ...
 
 
 def best_symbols(
     logits: Array, normalizer: Array, count: int, states: Array, scorer: Scorer | None
 ) -> tuple[Array, Array, Array]:
-    """The symbols that add most to each hypothesis, blank among them, best first.
+    """Return the symbols, blank included, with the highest scores for each hypothesis, best first.
 
     Args:
         logits: (R, V).
         normalizer: (R, 1), the log of their summed exponentials.
-        count: how many; V at most.
+        count: number of symbols, at most V.
         states: (R, W), of the scorer.
-        scorer: what else counts.
+        scorer: hotwords or language models.
 
     Returns:
-        Symbols, what each adds in all, and its log-probability in the model alone; (R, count) each.
+        Symbols, their total scores, and their log-probabilities in the model alone; (R, count) each.
     """
     if scorer is None:
         values, symbols = top(logits, count)
-        own = values - normalizer
-        return symbols, own, own
+        log_probs = values - normalizer
+        return symbols, log_probs, log_probs
     values, symbols = top(logits + scorer.scores(states), count)
     return symbols, values - normalizer, gather(logits, symbols) - normalizer
 
 
 class SumOfScorers:
-    """Several scorers at once: what they add is added, their states stand side by side."""
+    """Sum of several scorers; a state holds their states side by side."""
 
     def __init__(self, scorers: Sequence[Scorer]) -> None:
         self._scorers = tuple(scorers)
@@ -79,16 +79,16 @@ class SumOfScorers:
 
     def scores(self, states: Array) -> Array:
         """See `Scorer`."""
-        return sum(scorer.scores(own) for scorer, own in zip(self._scorers, self._parts(states), strict=True))
+        return sum(scorer.scores(part) for scorer, part in zip(self._scorers, self._parts(states), strict=True))
 
     def advance(self, states: Array, tokens: Array) -> Array:
         """See `Scorer`."""
         parts = zip(self._scorers, self._parts(states), strict=True)
-        return namespace(states).concat([scorer.advance(own, tokens) for scorer, own in parts], axis=1)
+        return namespace(states).concat([scorer.advance(part, tokens) for scorer, part in parts], axis=1)
 
     def finish(self, states: Array) -> Array:
         """See `Scorer`."""
-        return sum(scorer.finish(own) for scorer, own in zip(self._scorers, self._parts(states), strict=True))
+        return sum(scorer.finish(part) for scorer, part in zip(self._scorers, self._parts(states), strict=True))
 
     def _parts(self, states: Array) -> list[Array]:
         ends = np.cumsum([scorer.state_size for scorer in self._scorers]).tolist()
@@ -96,11 +96,10 @@ class SumOfScorers:
 
 
 class Hotwords:
-    """Phrases that are wanted: an automaton of Aho and Corasick (1975) over tokens.
+    """Phrases to boost: an automaton of Aho and Corasick (1975) over tokens.
 
-    A hypothesis that has said part of a phrase is ahead by the same part of the phrase's score, and falls back when it
-    goes on otherwise or ends. So all that remains at the end is the score of each full match, wherever it stands, and
-    matches may overlap.
+    A hypothesis that ends with part of a phrase is ahead by the same part of the phrase's score, and loses it when it
+    continues differently or ends. The final score is the sum of the scores of all full matches, which may overlap.
     """
 
     state_size = 1
@@ -109,22 +108,22 @@ class Hotwords:
         """Build the automaton.
 
         Args:
-            phrases: one list for each utterance of the batch, or a single one for all.
+            phrases: one list per utterance of the batch, or a single list for all.
             vocab_size: V.
             blank_id: id of the blank.
 
         Raises:
-            ValueError: there is no list, or a phrase is empty, holds a blank or an id outside the vocabulary.
+            ValueError: there is no list, or a phrase is empty or holds the blank or an id outside the vocabulary.
         """
         if not phrases:
             raise ValueError("`phrases` must hold a list for each utterance, or one for all.")
         nodes: list[_Node] = []
-        lists = [tuple((tuple(tokens), score) for tokens, score in own) for own in phrases]
-        # utterances that want the same share an automaton
-        root_of = {own: _grow(nodes, own, vocab_size, blank_id) for own in dict.fromkeys(lists)}
+        lists = [tuple((tuple(tokens), score) for tokens, score in utterance) for utterance in phrases]
+        # utterances with equal lists share an automaton
+        root_of = {phrase_list: _grow(nodes, phrase_list, vocab_size, blank_id) for phrase_list in dict.fromkeys(lists)}
         tokens = sorted({token for node in nodes for token in node.children})
         column = {token: place for place, token in enumerate(tokens, start=1)}
-        # column 0 stands for all tokens that are in no phrase: they lead back to the root
+        # column 0 stands for all tokens in no phrase, which lead back to the root
         goto = np.zeros((len(nodes), len(tokens) + 1), dtype=np.int64)
         for root in root_of.values():
             _link(nodes, root, goto, column)
@@ -134,7 +133,7 @@ class Hotwords:
         columns[tokens] = np.arange(1, len(tokens) + 1)
         self._blank_id = blank_id
         self._tables = _Tables(
-            roots=np.array([root_of[own] for own in lists]),
+            roots=np.array([root_of[phrase_list] for phrase_list in lists]),
             goto=goto,
             columns=columns,
             gain=(potential + matched)[goto] - potential[:, None],
@@ -145,7 +144,11 @@ class Hotwords:
     def start(self, utterances: Array) -> Array:
         """See `Scorer`."""
         roots = self._on(utterances).roots
-        return (roots[utterances] if len(roots) > 1 else roots + 0 * utterances)[:, None]
+        if len(roots) == 1:
+            roots = namespace(roots).broadcast_to(roots, utterances.shape)
+        else:
+            roots = roots[utterances]
+        return roots[:, None]
 
     def scores(self, states: Array) -> Array:
         """See `Scorer`."""
@@ -164,12 +167,12 @@ class Hotwords:
         return -self._on(states).potential[states[:, 0]]
 
     def _on(self, array: Array) -> _Tables:
-        """The tables where the search runs; moved there once."""
+        """Return the tables on the device of an array; each device gets one copy."""
         if isinstance(array, np.ndarray):
             return self._tables
         place = str(array.device)
         if place not in self._moved:
-            self._moved[place] = _Tables(**{name: like(own, array) for name, own in vars(self._tables).items()})
+            self._moved[place] = _Tables(**{name: like(table, array) for name, table in vars(self._tables).items()})
         return self._moved[place]
 
 
@@ -178,15 +181,15 @@ class _Tables:
     """The automaton."""
 
     roots: Array
-    """(N,) or (1,): state that an utterance starts in."""
+    """(N,) or (1,): start state of each utterance."""
     goto: Array
-    """(S, M+1): state behind each token, by the token's column."""
+    """(S, M+1): state after each token, by the token's column."""
     columns: Array
     """(V,): column of each token."""
     gain: Array
-    """(S, M+1): what each token adds."""
+    """(S, M+1): score of each token."""
     potential: Array
-    """(S,): how far ahead a hypothesis in this state is."""
+    """(S,): score that a hypothesis in this state has in advance."""
 
 
 @dataclass
@@ -194,15 +197,15 @@ class _Node:
     """A prefix of phrases."""
 
     potential: float = 0.0
-    """How far ahead a hypothesis is that has just said it, since a longer phrase may follow."""
+    """Score that a hypothesis ending with the prefix has in advance, for the phrase that may follow."""
     matched: float = 0.0
-    """Sum of the scores of the phrases that end here, those included that are a tail of the prefix."""
+    """Sum of the scores of the phrases that end here, including those that are a tail of the prefix."""
     children: dict[int, int] = field(default_factory=dict)
-    """Token -> node."""
+    """Number of the next node by token."""
 
 
 def _grow(nodes: list[_Node], phrases: Sequence[HotwordPhrase], vocab_size: int, blank_id: int) -> int:
-    """Add the prefixes of an utterance's phrases; the number of their root."""
+    """Add the prefixes of an utterance's phrases, and return the number of their root."""
     root = len(nodes)
     nodes.append(_Node())
     for tokens, score in phrases:
@@ -217,7 +220,7 @@ def _grow(nodes: list[_Node], phrases: Sequence[HotwordPhrase], vocab_size: int,
                 nodes.append(_Node())
             at = nodes[at].children[token]
             if depth < len(tokens):
-                # where phrases share a beginning, the largest promise counts
+                # where phrases share a prefix, the largest share counts
                 share = score * depth / len(tokens)
                 nodes[at].potential = max(nodes[at].potential, share, key=abs)
         nodes[at].matched += score

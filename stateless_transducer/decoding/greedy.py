@@ -1,6 +1,6 @@
 """Greedy search, all utterances at once.
 
-Letters: N utterances, T encoder frames, D joiner width, S symbols a frame may emit.
+Letters: N utterances, T encoder frames, D joiner width, S symbols per frame at most.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from stateless_transducer.decoding.inputs import search_inputs
 from stateless_transducer.decoding.options import PLAIN, LogitOptions, Schedule
 from stateless_transducer.decoding.protocols import TransducerSteps
 
-# an utterance looks so many frames ahead, as long as all together do not ask for more rows
+# largest number of frames that an utterance looks ahead, and of rows in one call of the joiner for looking ahead
 _MOST_AHEAD, _ROWS_AT_ONCE = 8, 32
 
 
@@ -36,23 +36,23 @@ def greedy_search(
     max_symbols_per_frame: int = 1,
     options: LogitOptions = PLAIN,
 ) -> list[Hypothesis]:
-    """On each frame the likeliest symbols, until a blank is likeliest or the frame has said its share.
+    """Return the most likely symbols of each frame, until a blank or ``max_symbols_per_frame`` of them.
 
-    On a GPU nothing waits for the device from the first frame to the last.
+    On a GPU, nothing waits for the device between the first frame and the last.
 
     Args:
-        model: predicts and joins.
+        model: decoder and joiner.
         encoder_out: (N, T, D).
         encoder_out_lens: (N,), integer, 0..T.
         max_symbols_per_frame: S, 1 or more.
         options: adjustments of the logits.
 
     Returns:
-        N hypotheses, whose score is the sum of their tokens' log-probabilities; an empty one with score NaN for an
-        utterance for which the model gives no numbers.
+        N hypotheses. The score is the sum of the tokens' log-probabilities. If the model's output is not finite, the
+        utterance has an empty hypothesis with score NaN.
 
     Raises:
-        ValueError: types, shapes, lens or ``max_symbols_per_frame`` cannot be.
+        ValueError: a type, a shape, a length or ``max_symbols_per_frame`` is invalid.
     """
     if max_symbols_per_frame < 1:
         raise ValueError(f"`max_symbols_per_frame` must be at least 1, but is {max_symbols_per_frame}.")
@@ -66,20 +66,21 @@ def greedy_search(
     decoder_out = xp.asarray(model.predict(contexts), copy=True)
     symbols = xp.full((T, max_symbols_per_frame, N), blank, dtype=xp.int64, device=device)
     log_probs = xp.zeros((T, max_symbols_per_frame, N), dtype=xp.float32, device=device)
-    every = xp.arange(N, device=device)
+    all_rows = xp.arange(N, device=device)
     for t, running in enumerate(schedule.running):
-        rows, is_listening = every[:running], None
+        # whether an utterance may emit another symbol on this frame; None: all may
+        rows, is_active = all_rows[:running], None
         for s in range(max_symbols_per_frame):
             logits = options.adjust(model.join(encoder_out[schedule.order[rows], t], decoder_out[rows]), blank)
-            found = xp.argmax(logits, axis=-1)
-            says = found != blank
-            if is_listening is not None:
-                says = says & is_listening
-            is_listening = says
-            symbols[t, s, rows] = xp.where(says, found, blank)
+            best = xp.argmax(logits, axis=-1)
+            is_token = best != blank
+            if is_active is not None:
+                is_token = is_token & is_active
+            is_active = is_token
+            symbols[t, s, rows] = xp.where(is_token, best, blank)
             log_probs[t, s, rows] = xp.max(logits, axis=-1) - log_sum_exp(logits)
-            shifted = xp.concat([contexts[rows, 1:], found[:, None]], axis=1)
-            contexts[rows] = xp.where(says[:, None], shifted, contexts[rows])
+            shifted = xp.concat([contexts[rows, 1:], best[:, None]], axis=1)
+            contexts[rows] = xp.where(is_token[:, None], shifted, contexts[rows])
             decoder_out[rows] = model.predict(contexts[rows])
     return schedule.unsort(_collect(to_numpy(symbols), to_numpy(log_probs), blank))
 
@@ -87,16 +88,16 @@ def greedy_search(
 def _search_ahead(
     model: TransducerSteps, encoder_out: np.ndarray, encoder_out_lens: np.ndarray, S: int, options: LogitOptions
 ) -> list[Hypothesis]:
-    """The same in NumPy arrays: an utterance asks for several frames at once, up to the first that says something.
+    """Greedy search in NumPy arrays, which evaluates several frames of an utterance at once, up to its next token.
 
-    Most frames say nothing, and a few rows more make a product of matrices hardly slower. Letter: R rows.
+    Most frames emit no token, and a few more rows hardly slow a matrix product down. Letter: R rows.
     """
     lens, blank = encoder_out_lens.astype(np.int64), model.blank_id
     contexts = np.full((len(lens), model.context_size), blank, np.int64)
     decoder_out = model.predict(contexts).copy()
     is_lost = np.zeros(len(lens), bool)
-    # of each utterance: the next frame, and how many symbols it has said already
-    t, said = np.zeros_like(lens), np.zeros_like(lens)
+    # next frame of each utterance, and the number of symbols that it has emitted on it
+    t, num_emitted = np.zeros_like(lens), np.zeros_like(lens)
     events: list[tuple[np.ndarray, ...]] = []
     while len(running := (t < lens).nonzero()[0]):
         ahead = np.minimum(lens[running] - t[running], min(_MOST_AHEAD, max(1, _ROWS_AT_ONCE // len(running))))
@@ -104,32 +105,33 @@ def _search_ahead(
         frames = np.arange(len(owners)) + (t[running] - (ahead.cumsum() - ahead)).repeat(ahead)
         logits = options.adjust(model.join(encoder_out[owners, frames], decoder_out[owners]), blank)
         symbols = logits.argmax(1)
-        # the largest of numbers and no number is no number
+        # the maximum over NaN and numbers is NaN
         is_lost[owners[~np.isfinite(logits[np.arange(len(owners)), symbols])]] = True
-        says = (symbols != blank).nonzero()[0]
-        speaking, first = np.unique(owners[says], return_index=True)
-        says = says[first]
-        frame, symbol = frames[says], symbols[says]
-        count = np.where(frame == t[speaking], said[speaking], 0) + 1
+        token_rows = (symbols != blank).nonzero()[0]
+        emitting, first = np.unique(owners[token_rows], return_index=True)
+        token_rows = token_rows[first]
+        frame, symbol = frames[token_rows], symbols[token_rows]
+        count = np.where(frame == t[emitting], num_emitted[emitting], 0) + 1
         t[running] += ahead
-        said[running] = 0
-        if not len(speaking):
+        num_emitted[running] = 0
+        if not len(emitting):
             continue
-        t[speaking], said[speaking] = frame + (count == S), count % S
-        contexts[speaking] = np.concatenate([contexts[speaking, 1:], symbol[:, None]], axis=1)
-        decoder_out[speaking] = model.predict(contexts[speaking])
-        events.append((speaking, frame, symbol, logits[says].max(1) - log_sum_exp(logits[says])))
-    return [LOST if lost else own for own, lost in zip(_of_events(events, len(lens)), is_lost, strict=True)]
+        t[emitting], num_emitted[emitting] = frame + (count == S), count % S
+        contexts[emitting] = np.concatenate([contexts[emitting, 1:], symbol[:, None]], axis=1)
+        decoder_out[emitting] = model.predict(contexts[emitting])
+        events.append((emitting, frame, symbol, logits[token_rows].max(1) - log_sum_exp(logits[token_rows])))
+    hypotheses = _hypotheses_of_events(events, len(lens))
+    return [LOST if lost else hypothesis for hypothesis, lost in zip(hypotheses, is_lost, strict=True)]
 
 
-def _of_events(events: Sequence[tuple[np.ndarray, ...]], N: int) -> list[Hypothesis]:
-    """Utterances, frames, symbols and log-probabilities, in the order of the frames -> N hypotheses."""
+def _hypotheses_of_events(events: Sequence[tuple[np.ndarray, ...]], N: int) -> list[Hypothesis]:
+    """Collect N hypotheses from utterances, frames, symbols and log-probabilities, in the order of the frames."""
     if not events:
         return [Hypothesis((), (), ()) for _ in range(N)]
-    utterances, *values = (np.concatenate(each) for each in zip(*events, strict=True))
+    utterances, *values = (np.concatenate(column) for column in zip(*events, strict=True))
     order = utterances.argsort(kind="stable")
     bounds = np.searchsorted(utterances[order], np.arange(1, N))
-    parts = (np.split(each[order], bounds) for each in values)
+    parts = (np.split(array[order], bounds) for array in values)
     return [
         Hypothesis(tuple(tokens.tolist()), tuple(frames.tolist()), tuple(log_probs.tolist()), float(log_probs.sum()))
         for frames, tokens, log_probs in zip(*parts, strict=True)
@@ -137,13 +139,13 @@ def _of_events(events: Sequence[tuple[np.ndarray, ...]], N: int) -> list[Hypothe
 
 
 def _collect(symbols: np.ndarray, log_probs: np.ndarray, blank: int) -> list[Hypothesis]:
-    """(T, S, N) each -> N hypotheses."""
+    """Collect N hypotheses from symbols and log-probabilities, (T, S, N) each."""
     T, S, N = symbols.shape
     rows = symbols.transpose(2, 0, 1).reshape(N, T * S)  # (T, S, N) -> (N, T * S)
-    sure = log_probs.transpose(2, 0, 1).reshape(N, T * S)
-    hypotheses = []
-    for row, own in zip(rows, sure, strict=True):
-        if np.isnan(own).any():
+    log_prob_rows = log_probs.transpose(2, 0, 1).reshape(N, T * S)
+    hypotheses: list[Hypothesis] = []
+    for row, log_prob_row in zip(rows, log_prob_rows, strict=True):
+        if np.isnan(log_prob_row).any():
             hypotheses.append(LOST)
             continue
         (places,) = (row != blank).nonzero()
@@ -151,8 +153,8 @@ def _collect(symbols: np.ndarray, log_probs: np.ndarray, blank: int) -> list[Hyp
             Hypothesis(
                 tokens=tuple(row[places].tolist()),
                 frames=tuple((places // S).tolist()),
-                log_probs=tuple(own[places].tolist()),
-                score=float(own[places].sum()),
+                log_probs=tuple(log_prob_row[places].tolist()),
+                score=float(log_prob_row[places].sum()),
             )
         )
     return hypotheses

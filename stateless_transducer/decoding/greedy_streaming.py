@@ -1,4 +1,4 @@
-"""Greedy search that goes on from chunk to chunk, many streams at once. NumPy only.
+"""Streaming greedy search, chunk by chunk, for many streams at once. NumPy only.
 
 Letters: N streams, T encoder frames of a chunk, D joiner width, V vocabulary.
 """
@@ -13,11 +13,11 @@ import numpy as np
 
 
 class StreamingTransducer(Protocol):
-    """What the search needs of a model."""
+    """Decoder and joiner of a streaming model."""
 
     @property
     def context_size(self) -> int:
-        """Tokens that the decoder sees."""
+        """Number of tokens that the decoder sees."""
         ...
 
     def predict(self, contexts: np.ndarray) -> np.ndarray:
@@ -31,10 +31,10 @@ class StreamingTransducer(Protocol):
 
 @dataclass
 class PartialHypothesis:
-    """What a stream has said since it began, or since an endpoint; grows."""
+    """Hypothesis of a stream since its start or the last endpoint; it grows with each chunk."""
 
     context: list[int]
-    """The last tokens, -1 where there are none yet."""
+    """Last tokens; -1 before the first."""
     tokens: list[int] = field(default_factory=list)
     """Ids, without blanks."""
     frames: list[int] = field(default_factory=list)
@@ -42,22 +42,22 @@ class PartialHypothesis:
     log_probs: list[float] = field(default_factory=list)
     """Log-probability of each where it was emitted."""
     num_frames: int = 0
-    """Encoder frames heard."""
+    """Number of encoder frames so far."""
     num_trailing_blanks: int = 0
-    """Encoder frames heard since the last token."""
+    """Number of encoder frames since the last token."""
     decoder_out: np.ndarray | None = None
-    """(D,), the decoder's output for the context, once it is known."""
+    """(D,), the decoder's output for the context; None before the first frame."""
 
     @classmethod
     def begin(cls, context_size: int, blank_id: int) -> PartialHypothesis:
-        """Nothing said: the context is a blank, and nothing before it, as icefall trains."""
+        """Return an empty hypothesis; its context is a blank with nothing before it, as icefall trains."""
         return cls([-1] * (context_size - 1) + [blank_id])
 
     def next(self, blank_id: int) -> PartialHypothesis:
-        """The hypothesis behind an endpoint: it goes on from the last tokens if this one has any.
+        """Return the hypothesis after an endpoint, which continues from the last tokens if this one has any.
 
-        If it has none, the context begins anew, but with the token after next: the next one is judged by the decoder's
-        output of before the silence, since sherpa-onnx does so, and its users should read the same words here.
+        Otherwise its context is empty, but the decoder's output from before the endpoint scores the first token, so
+        that the results equal sherpa-onnx's.
         """
         context = self.context if self.tokens else self.begin(len(self.context), blank_id).context
         return PartialHypothesis(context, decoder_out=self.decoder_out)
@@ -69,13 +69,13 @@ def greedy_search_chunk(
     hypotheses: Sequence[PartialHypothesis],
     silent: Collection[int],
 ) -> None:
-    """Add to each hypothesis the likeliest symbol of each frame, unless that is a blank.
+    """Extend each hypothesis by the most likely symbol of each frame, unless that is a blank.
 
     Args:
-        model: predicts and joins.
+        model: decoder and joiner.
         encoder_out: (N, T, D).
         hypotheses: N, which grow.
-        silent: ids that are not said: the blank, and the unknown token, which counts as one.
+        silent: ids that are not emitted: the blank, and the unknown token, which counts as a blank.
     """
     for hypothesis in hypotheses:
         if hypothesis.decoder_out is None:
@@ -83,20 +83,20 @@ def greedy_search_chunk(
     for t in range(encoder_out.shape[1]):
         decoder_out = np.stack([_known(hypothesis) for hypothesis in hypotheses])
         logits = model.join(encoder_out[:, t], decoder_out).astype(np.float32, copy=False)
-        spoke = []
-        for hypothesis, row, found in zip(hypotheses, logits, logits.argmax(1).tolist(), strict=True):
-            if found in silent:
+        extended: list[PartialHypothesis] = []
+        for hypothesis, row, symbol in zip(hypotheses, logits, logits.argmax(1).tolist(), strict=True):
+            if symbol in silent:
                 hypothesis.num_trailing_blanks += 1
             else:
-                hypothesis.tokens.append(found)
+                hypothesis.tokens.append(symbol)
                 hypothesis.frames.append(hypothesis.num_frames)
-                hypothesis.log_probs.append(float(row[found] - _log_sum(row)))
-                hypothesis.context = [*hypothesis.context[1:], found]
+                hypothesis.log_probs.append(float(row[symbol] - _log_sum(row)))
+                hypothesis.context = [*hypothesis.context[1:], symbol]
                 hypothesis.num_trailing_blanks = 0
-                spoke.append(hypothesis)
+                extended.append(hypothesis)
             hypothesis.num_frames += 1
-        if spoke:
-            _predict(model, spoke)
+        if extended:
+            _predict(model, extended)
 
 
 def _predict(model: StreamingTransducer, hypotheses: Sequence[PartialHypothesis]) -> None:
@@ -111,6 +111,6 @@ def _known(hypothesis: PartialHypothesis) -> np.ndarray:
 
 
 def _log_sum(row: np.ndarray) -> float:
-    """Logarithm of the sum of exp over (V,)."""
+    """Return the log-sum-exp of (V,)."""
     largest = row.max()
     return float(largest + np.log(np.exp(row - largest).sum()))

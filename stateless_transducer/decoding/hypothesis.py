@@ -1,5 +1,5 @@
 # pyright: strict
-"""What a search finds, and how findings are told apart and ranked."""
+"""Result of a search, and the ranking and hashing of hypotheses."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from numpy.typing import ArrayLike
 from stateless_transducer.decoding.arrays import Array
 
 MAX_EXPANSIONS = 32
-"""Of hypotheses on one frame of Graves' beam search, times the beam size: a model that has learnt nothing would say
-symbols without end."""
+"""Largest number of expansions on one frame of Graves' beam search, in multiples of the beam size: an untrained model
+could emit symbols without end."""
 
 _MULTIPLIER, _INCREMENT = 6364136223846793005, 1442695040888963407
-"""Those of Knuth's 64-bit generator."""
+"""Constants of Knuth's 64-bit linear congruential generator."""
 
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """A sequence of tokens, when each was said, and how sure the model was of it."""
+    """A sequence of tokens with their times and log-probabilities."""
 
     tokens: tuple[int, ...]
     """Ids, without blanks."""
@@ -30,15 +30,15 @@ class Hypothesis:
     log_probs: tuple[float, ...]
     """Log-probability of each token where it was emitted."""
     score: float = 0.0
-    """Log-probability of the whole, as the search that found it counts; see there."""
+    """Score of the whole hypothesis; see the search that returned it."""
 
 
 LOST = Hypothesis((), (), (), math.nan)
-"""What is found where the model gives no numbers."""
+"""Hypothesis of an utterance for which the model's output is not finite."""
 
 
 def rank(scores: ArrayLike, num_tokens: ArrayLike, context_size: int, length_norm: float) -> np.ndarray:
-    """``score / (number of tokens + context_size) ** length_norm``: the higher, the better.
+    """Return ``scores / (num_tokens + context_size) ** length_norm``; the higher, the better.
 
     With 1, as icefall does, hypotheses compete by log-probability per token, start blanks counted; with 0 by the whole
     log-probability, which favors short ones.
@@ -47,5 +47,5 @@ def rank(scores: ArrayLike, num_tokens: ArrayLike, context_size: int, length_nor
 
 
 def extended_hash(hashes: Array, tokens: Array) -> Array:
-    """Hash, int64, of each token sequence and one token more, from that of the sequence; 0 is that of nothing."""
+    """Return the hash, int64, of each token sequence extended by a token; the empty sequence has hash 0."""
     return hashes * _MULTIPLIER + (tokens + 1) * _INCREMENT

@@ -2,7 +2,8 @@
 
 Letters: V vocabulary, R hypotheses.
 
-What a token adds is ``scale * log p(token | tokens before it)``; the utterance's end adds that of the sentence's end.
+A token's score is ``scale * log p(token | tokens before it)``, and an utterance's end has the score of the
+sentence end.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from stateless_transducer.decoding.arrays import Array, like, to_numpy
 from stateless_transducer.text.ngram import NEVER, Ngrams
 
 _CACHED_BYTES = 64 << 20
-"""Rows of scores that are kept, since hypotheses keep coming back to the same contexts."""
+"""Size of the cache of score rows, since hypotheses return to the same contexts."""
 
 
 class NgramScorer:
-    """An n-gram language model. Its tables are on the host: on a GPU the search waits for it at every step."""
+    """Scores of an n-gram language model. Its tables are on the host, so a search on a GPU waits at every step."""
 
     state_size = 1
 
@@ -50,12 +51,12 @@ class NgramScorer:
         return like(np.array(ends, np.float32), states)
 
     def _row(self, number: int) -> np.ndarray:
-        """(V + 2,): scaled, the blank worth nothing."""
+        """Return the scaled scores after a context, (V + 2,), with 0 for the blank."""
         row = self._rows.pop(number, None)
         if row is None:
             row = self._scale * self._ngrams.row(number)
             if self._scale < 0:
-                # to take away what is never said would be the best of all
+                # with a negative scale, impossible tokens would score best
                 row[row >= self._scale * NEVER] = 0
             row[self._blank_id] = 0
             if len(self._rows) >= self._most:
@@ -65,21 +66,21 @@ class NgramScorer:
 
 
 class LanguageModel(Protocol):
-    """What `NeuralScorer` needs of a network."""
+    """Network that `NeuralScorer` evaluates."""
 
     def start(self) -> tuple[np.ndarray, Any]:
-        """Log-probabilities of the first token, (V + 1,), and the network's state; the last entry is the end's."""
+        """Return log-probabilities of the first token, (V + 1,), the last for the end, and the network's state."""
         ...
 
     def step(self, tokens: np.ndarray, states: Sequence[Any]) -> tuple[np.ndarray, Sequence[Any]]:
-        """After one token each, (R,), in the states that they follow: log-probabilities (R, V + 1) and R states."""
+        """Advance R states by one token each, (R,): log-probabilities (R, V + 1) and new states."""
         ...
 
 
 class NeuralScorer:
-    """A neural language model over the model's tokens, evaluated once for each token that a hypothesis says.
+    """Scores of a neural language model over the model's tokens, evaluated once per token of a hypothesis.
 
-    It holds the histories of one search at a time: give each thread one of its own.
+    It holds the histories of one search at a time: create one per thread.
     """
 
     state_size = 1
@@ -90,7 +91,7 @@ class NeuralScorer:
         self._forget()
 
     def _forget(self) -> None:
-        # number of a history -> the one before and its last token; what the network made of it, while it is kept
+        # each history's parent and last token, its number by these, and a cache of its scores and network state
         self._origins: list[tuple[int, int]] = [(0, 0)]
         self._numbers: dict[tuple[int, int], int] = {}
         self._kept: OrderedDict[int, tuple[np.ndarray, Any]] = OrderedDict({0: self._start})
@@ -119,7 +120,7 @@ class NeuralScorer:
         return like(np.array([row[-1] for row in self._rows(states)], np.float32), states)
 
     def _rows(self, states: Array) -> list[np.ndarray]:
-        """(V + 1,) of each history; all that are new go through the network together."""
+        """Return the scores after each history, (V + 1,); new histories are evaluated in one call."""
         numbers = to_numpy(states)[:, 0].tolist()
         self._evaluate({number for number in numbers if number not in self._kept})
         rows = []
@@ -128,7 +129,7 @@ class NeuralScorer:
             rows.append(self._kept[number][0])
         most = max(4 * len(rows), _CACHED_BYTES // rows[0].nbytes if rows else 0)
         while len(self._kept) > most:
-            # whoever comes back to it later is evaluated again from its origin
+            # an evicted history is evaluated again from its parent
             self._kept.popitem(last=False)
         return rows
 

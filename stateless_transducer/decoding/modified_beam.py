@@ -1,7 +1,7 @@
-"""Modified beam search: one symbol a frame at most, equal hypotheses merged; all utterances at once, in arrays.
+"""Modified beam search: at most one symbol per frame, equal hypotheses merged; all utterances at once, in arrays.
 
 Letters: N utterances, T encoder frames, D joiner width, V vocabulary, K hypotheses a beam, C tokens of context,
-W integers of a scorer's state, R utterances that are still running, B continuations of a hypothesis.
+W integers of a scorer's state, R utterances still running, B continuations of a hypothesis.
 """
 
 from __future__ import annotations
@@ -39,30 +39,30 @@ def modified_beam_search(
     options: LogitOptions = PLAIN,
     scorer: Scorer | None = None,
 ) -> list[list[Hypothesis]]:
-    """The likeliest token sequences per token among the ``beam_size`` that survive each frame.
+    """Return the most likely token sequences of each utterance, ranked by log-probability per token.
 
-    On each frame, every hypothesis is continued by a blank or one symbol; the best ``beam_size`` continuations stay,
-    and those that say the same are merged, their probabilities summed. At the end they are ranked, see `rank`.
+    On each frame, every hypothesis is continued by a blank or one symbol. The best ``beam_size`` continuations survive;
+    those with equal tokens are merged, and their probabilities added. The final hypotheses are ranked, see `rank`.
 
-    Besides the model's own work, memory is that of K hypotheses' contexts and of three numbers a frame and hypothesis:
-    nothing is copied as hypotheses grow. On a GPU nothing waits for the device from the first frame to the last.
+    Nothing is copied as hypotheses grow: memory, apart from the model's, is that of K contexts and of three numbers per
+    frame and hypothesis. On a GPU, nothing waits for the device between the first frame and the last.
 
     Args:
-        model: predicts and joins.
+        model: decoder and joiner.
         encoder_out: (N, T, D).
         encoder_out_lens: (N,), integer, 0..T.
         beam_size: K.
         length_norm: see `rank`.
         options: adjustments of the logits.
-        scorer: what else counts: hotwords, a language model.
+        scorer: hotwords or language models.
 
     Returns:
-        For each utterance its hypotheses, 1 to K, best first; their score is the log-probability of all their paths
-        that the beam kept, and what the scorer added. An empty one with score NaN for an utterance for which the
-        model gives no numbers.
+        The hypotheses of each utterance, 1 to K, best first. The score is the log-probability of all paths in the
+        beam, plus the scorer's scores. If the model's output is not finite, the utterance has one empty hypothesis with
+        score NaN.
 
     Raises:
-        ValueError: types, shapes, lens or ``beam_size`` cannot be.
+        ValueError: a type, a shape, a length or ``beam_size`` is invalid.
     """
     check_beam_size(beam_size)
     model, encoder_out, encoder_out_lens = search_inputs(model, encoder_out, encoder_out_lens)
@@ -76,16 +76,18 @@ def modified_beam_search(
         logits = options.adjust(logits, model.blank_id)
         normalizer = log_sum_exp(logits)[:, None]
         # a beam's best continuations are among the best of each of its hypotheses
-        symbols, more, own = best_symbols(logits, normalizer, min(beam_size, logits.shape[1]), rows.states, scorer)
+        symbols, scores, log_probs = best_symbols(
+            logits, normalizer, min(beam_size, logits.shape[1]), rows.states, scorer
+        )
         index = rows.of_hypothesis
-        beam.advance(t, more[index], symbols[index], own[index], scorer)
+        beam.advance(t, scores[index], symbols[index], log_probs[index], scorer)
     if scorer is not None:
         beam.log_probs += scorer.finish(beam.states.reshape(-1, scorer.state_size)).reshape(beam.log_probs.shape)
     return schedule.unsort(beam.finish(schedule.lens, schedule.running, length_norm))
 
 
 class _Rows(NamedTuple):
-    """Questions to the model, Q of them, and which of the answers is for which hypothesis."""
+    """Q rows to evaluate, and the row of each hypothesis."""
 
     utterances: Array
     """(Q,)."""
@@ -99,30 +101,30 @@ class _Rows(NamedTuple):
 
 @dataclass
 class _Beam:
-    """K hypotheses of each utterance as arrays; a dead one has log-probability -inf."""
+    """K hypotheses of each utterance as arrays; a dead hypothesis has log-probability -inf."""
 
     blank_id: int
     log_probs: Array
-    """(N, K), of each hypothesis less `offset`; small numbers lose fewer digits."""
+    """(N, K), log-probability of each hypothesis less `offset`, since small numbers lose fewer digits."""
     offset: Array
     """(N,), float64."""
     contexts: Array
     """(N, K, C), int64."""
     hashes: Array
-    """(N, K), int64: of the whole token sequence, to know equal ones."""
+    """(N, K), int64: hash of the whole token sequence, to detect equal ones."""
     num_tokens: Array
     """(N, K), int64."""
     states: Array
-    """(N, K, W), int64: of the scorer."""
+    """(N, K, W), int64: states of the scorer."""
     parents: Array
-    """(T, N, K), int32: which hypothesis each came from."""
+    """(T, N, K), int32: place of each hypothesis's parent."""
     symbols: Array
-    """(T, N, K), int32: what it said, blank or token."""
+    """(T, N, K), int32: symbol that each hypothesis added, blank or token."""
     symbol_log_probs: Array
     """(T, N, K)."""
-    every_row: Array
+    all_rows: Array
     """(N, 1): 0..N-1."""
-    every_place: Array
+    all_places: Array
     """(K,): 0..K-1."""
 
     @classmethod
@@ -141,123 +143,122 @@ class _Beam:
             parents=xp.zeros((T, N, K), dtype=xp.int32, device=device),
             symbols=xp.full((T, N, K), model.blank_id, dtype=xp.int32, device=device),
             symbol_log_probs=xp.zeros((T, N, K), dtype=xp.float32, device=device),
-            every_row=xp.arange(N, device=device)[:, None],
-            every_place=xp.arange(K, device=device),
+            all_rows=xp.arange(N, device=device)[:, None],
+            all_places=xp.arange(K, device=device),
         )
 
     def distinct_rows(self, R: int) -> _Rows:
-        """What the model must be asked for the first R utterances.
+        """Return the rows to evaluate for the first R utterances.
 
-        Hypotheses with the same context get the same answer: on a CPU, where the joiner takes most of the time, each is
-        asked for once, and dead hypotheses not at all. On a GPU, finding them would have to wait for the device.
+        Hypotheses with equal contexts share a row. On a CPU, where the joiner takes most of the time, each row is
+        evaluated once, and dead hypotheses have none. On a GPU, finding equal rows would have to wait for the device.
         """
-        xp, K = namespace(self.contexts), self.every_place.shape[0]
+        xp, K = namespace(self.contexts), self.all_places.shape[0]
         contexts, states = self.contexts[:R], self.states[:R]
-        flat = self.every_row[:R] * K + self.every_place
-        every_context, every_state = contexts.reshape(R * K, -1), states.reshape(R * K, states.shape[2])
+        flat = self.all_rows[:R] * K + self.all_places
+        flat_contexts, flat_states = contexts.reshape(R * K, -1), states.reshape(R * K, states.shape[2])
         if not is_on_host(contexts):
-            utterances = (self.every_row[:R] + 0 * self.every_place).reshape(-1)
-            return _Rows(utterances, every_context, every_state, flat)
+            utterances = xp.broadcast_to(self.all_rows[:R], (R, K)).reshape(-1)
+            return _Rows(utterances, flat_contexts, flat_states, flat)
         is_same = xp.all(contexts[:, :, None] == contexts[:, None], axis=-1)
         if states.shape[2]:
             is_same &= xp.all(states[:, :, None] == states[:, None], axis=-1)
-        # a dead hypothesis asks as the first of its beam, which is always alive
+        # a dead hypothesis shares the row of the first of its beam, which is always alive
         is_alive = self.log_probs[:R] > -xp.inf
-        asks_as = xp.where(is_alive, _first(is_same & is_alive[:, None], self.every_place), 0) + self.every_row[:R] * K
-        is_asked = (asks_as == flat).reshape(-1)
-        asked = xp.nonzero(is_asked)[0]
-        number = is_asked.cumsum(0) - 1
-        return _Rows(asked // K, every_context[asked], every_state[asked], number[asks_as])
+        shared_row = xp.where(is_alive, _first(is_same & is_alive[:, None], self.all_places), 0) + self.all_rows[:R] * K
+        is_evaluated = (shared_row == flat).reshape(-1)
+        evaluated = xp.nonzero(is_evaluated)[0]
+        numbers = is_evaluated.cumsum(0) - 1
+        return _Rows(evaluated // K, flat_contexts[evaluated], flat_states[evaluated], numbers[shared_row])
 
-    def advance(self, t: int, more: Array, symbols: Array, own: Array, scorer: Scorer | None) -> None:
-        """One frame on for the first R utterances.
+    def advance(self, t: int, scores: Array, symbols: Array, log_probs: Array, scorer: Scorer | None) -> None:
+        """Advance the first R utterances by one frame.
 
         Args:
             t: frame.
-            more: (R, K, B), what the best continuations of each hypothesis add.
+            scores: (R, K, B), total scores of the best continuations of each hypothesis.
             symbols: (R, K, B), their symbols.
-            own: (R, K, B), their log-probabilities in the model alone.
+            log_probs: (R, K, B), their log-probabilities in the model alone.
             scorer: advances the states.
         """
-        xp, (R, K, B) = namespace(more), more.shape
-        rows = self.every_row[:R]
-        best, where = top((self.log_probs[:R, :, None] + more).reshape(R, K * B), K)
-        parent, symbol = where // B, symbols.reshape(R, K * B)[rows, where]
+        xp, (R, K, B) = namespace(scores), scores.shape
+        rows = self.all_rows[:R]
+        best, places = top((self.log_probs[:R, :, None] + scores).reshape(R, K * B), K)
+        parent, symbol = places // B, symbols.reshape(R, K * B)[rows, places]
         self.parents[t, :R], self.symbols[t, :R] = parent, symbol
-        self.symbol_log_probs[t, :R] = own.reshape(R, K * B)[rows, where]
+        self.symbol_log_probs[t, :R] = log_probs.reshape(R, K * B)[rows, places]
 
-        says = symbol != self.blank_id
-        hashes, num_tokens = self.hashes[rows, parent], self.num_tokens[rows, parent] + says
-        hashes = xp.where(says, extended_hash(hashes, symbol), hashes)
+        is_token = symbol != self.blank_id
+        hashes, num_tokens = self.hashes[rows, parent], self.num_tokens[rows, parent] + is_token
+        hashes = xp.where(is_token, extended_hash(hashes, symbol), hashes)
         contexts = self.contexts[rows, parent]
         shifted = xp.concat([contexts[:, :, 1:], symbol[:, :, None]], axis=2)
-        self.contexts[:R] = xp.where(says[:, :, None], shifted, contexts)
+        self.contexts[:R] = xp.where(is_token[:, :, None], shifted, contexts)
         if scorer is not None:
-            self.states[:R] = _advanced(scorer, self.states[rows, parent], symbol, says)
+            self.states[:R] = _advanced(scorer, self.states[rows, parent], symbol, is_token)
 
-        best = _merge(best, hashes, num_tokens, self.every_place)
+        best = _merge(best, hashes, num_tokens, self.all_places)
         largest = xp.max(best, axis=1, keepdims=True)
         self.offset[:R] += largest[:, 0]
-        # where the model gives no numbers, nothing is left
+        # if the model's output is not finite, no hypothesis remains
         with np.errstate(invalid="ignore"):
             self.log_probs[:R] = best - largest
         self.hashes[:R], self.num_tokens[:R] = hashes, num_tokens
 
     def finish(self, lens: np.ndarray, running: list[int], length_norm: float) -> list[list[Hypothesis]]:
-        """Ranked hypotheses of each utterance, read back along the parents."""
+        """Read the hypotheses of each utterance back along the parents, and rank them."""
         totals = to_numpy(self.log_probs).astype(np.float64) + to_numpy(self.offset)[:, None]
         num_live = np.isfinite(totals).sum(1)
         order = np.argsort(-rank(totals, to_numpy(self.num_tokens), self.contexts.shape[2], length_norm), kind="stable")
         parents, symbols, log_probs = (to_numpy(a) for a in (self.parents, self.symbols, self.symbol_log_probs))
-        # in place: column k of an utterance becomes what its k-th best hypothesis said
-        at, rows = order.copy(), np.arange(len(order))[:, None]
+        # in place: column k of an utterance becomes the symbols of its k-th best hypothesis
+        column, rows = order.copy(), np.arange(len(order))[:, None]
         for t in range(len(running) - 1, -1, -1):
-            own, R = at[: running[t]], running[t]
-            symbols[t, :R], log_probs[t, :R] = symbols[t, rows[:R], own], log_probs[t, rows[:R], own]
-            at[:R] = parents[t, rows[:R], own]
-        results = []
+            R = running[t]
+            places = column[:R]
+            symbols[t, :R], log_probs[t, :R] = symbols[t, rows[:R], places], log_probs[t, rows[:R], places]
+            column[:R] = parents[t, rows[:R], places]
+        results: list[list[Hypothesis]] = []
         for n, num_frames in enumerate(lens.tolist()):
-            said = symbols[:num_frames, n] != self.blank_id
-            results.append(
-                [
-                    _hypothesis(said[:, k].nonzero()[0], symbols[:, n, k], log_probs[:, n, k], totals[n, order[n, k]])
-                    for k in range(num_live[n])
-                ]
-                or [LOST]
-            )
+            is_token = symbols[:num_frames, n] != self.blank_id
+            hypotheses = [
+                _hypothesis(is_token[:, k].nonzero()[0], symbols[:, n, k], log_probs[:, n, k], totals[n, order[n, k]])
+                for k in range(num_live[n])
+            ]
+            results.append(hypotheses if hypotheses else [LOST])
         return results
 
 
-def _first(is_same: Array, every_place: Array) -> Array:
-    """(R, K, K) -> (R, K): the first place that is the same as each; K where none is."""
+def _first(is_same: Array, all_places: Array) -> Array:
+    """Return the first equal place of each hypothesis, (R, K, K) to (R, K); K if there is none."""
     xp = namespace(is_same)
-    return xp.min(xp.where(is_same, every_place, every_place.shape[0]), axis=2)
+    return xp.min(xp.where(is_same, all_places, all_places.shape[0]), axis=2)
 
 
-def _advanced(scorer: Scorer, states: Array, symbol: Array, says: Array) -> Array:
-    """States (R, K, W) behind the symbols (R, K) of the hypotheses that say one."""
+def _advanced(scorer: Scorer, states: Array, symbol: Array, is_token: Array) -> Array:
+    """Return the states (R, K, W) after the symbols (R, K), advanced where the symbol is a token."""
     xp = namespace(states)
     if is_on_host(states):
-        speaking = xp.nonzero(says)
-        if len(speaking[0]):
-            states[speaking] = scorer.advance(states[speaking], symbol[speaking])
+        places = xp.nonzero(is_token)
+        if len(places[0]):
+            states[places] = scorer.advance(states[places], symbol[places])
         return states
     after = scorer.advance(states.reshape(-1, states.shape[2]), symbol.reshape(-1)).reshape(states.shape)
-    return xp.where(says[:, :, None], after, states)
+    return xp.where(is_token[:, :, None], after, states)
 
 
-def _merge(log_probs: Array, hashes: Array, num_tokens: Array, every_place: Array) -> Array:
-    """(R, K) -> (R, K): equal hypotheses give their probability to the first of them, and die.
+def _merge(log_probs: Array, hashes: Array, num_tokens: Array, all_places: Array) -> Array:
+    """Add the probabilities of equal hypotheses to the first of them, and let the others die: (R, K) to (R, K).
 
-    The first is the likeliest, and so tells the times.
+    The first is the most likely one, so its frames are reported.
     """
     xp = namespace(log_probs)
     is_same = (hashes[:, :, None] == hashes[:, None]) & (num_tokens[:, :, None] == num_tokens[:, None])
     is_same &= (log_probs > -xp.inf)[:, None]
-    first = _first(is_same, every_place)  # K for a dead one
-    if is_on_host(first) and bool(xp.all(first >= every_place)):
+    first = _first(is_same, all_places)  # K for a dead one
+    if is_on_host(first) and bool(xp.all(first >= all_places)):
         return log_probs
-    return log_sum_exp(xp.where(first[:, None] == every_place[:, None], log_probs[:, None], -xp.inf))
+    return log_sum_exp(xp.where(first[:, None] == all_places[:, None], log_probs[:, None], -xp.inf))
 
 
 def _hypothesis(frames: np.ndarray, symbols: np.ndarray, log_probs: np.ndarray, score: float) -> Hypothesis:

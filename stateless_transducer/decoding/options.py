@@ -1,4 +1,4 @@
-"""What all searches do to logits, and how they order a batch.
+"""Adjustments of logits, and the order of a batch, shared by all searches.
 
 Letters: N utterances, T encoder frames, V vocabulary.
 """
@@ -17,20 +17,20 @@ class LogitOptions:
     """Adjustments of the model's distribution before a search sees it."""
 
     blank_penalty: float = 0.0
-    """Taken from the logit of the blank: more of it gives fewer deletions and more insertions."""
+    """Subtracted from the blank's logit; higher values give fewer deletions and more insertions."""
     temperature: float = 1.0
-    """Logits are divided by it: above 1 flattens the distribution."""
+    """Divisor of the logits; above 1 flattens the distribution."""
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:
             raise ValueError(f"`temperature` must be above 0, but is {self.temperature}.")
 
     def adjust(self, logits: Array, blank_id: int) -> Array:
-        """(..., V) -> (..., V), in float32 at least."""
+        """Return the adjusted logits, (..., V), in float32 at least."""
         logits = in_float32(logits)
         if self.temperature == 1 and not self.blank_penalty:
             return logits
-        # a new array: the given one is the model's
+        # a new array, since the given one belongs to the model
         logits = logits / self.temperature
         if self.blank_penalty:
             logits[..., blank_id] -= self.blank_penalty
@@ -38,7 +38,7 @@ class LogitOptions:
 
 
 PLAIN = LogitOptions()
-"""The model's own distribution."""
+"""No adjustment."""
 
 
 def check_beam_size(beam_size: int) -> None:
@@ -52,15 +52,15 @@ class Schedule:
     """A batch sorted by length, longest first, so that on each frame the utterances still running are a prefix."""
 
     order: Array
-    """(N,), int64: which utterance each sorted row is."""
+    """(N,), int64: utterance of each sorted row."""
     running: list[int]
-    """T numbers of rows."""
+    """Number of running rows on each of the T frames."""
     lens: np.ndarray
     """(N,), int64, sorted."""
 
     @classmethod
     def of(cls, encoder_out_lens: Array) -> Schedule:
-        """Waits for the device, before the first frame."""
+        """Sort a batch; waits for the device, before the first frame."""
         lens = to_numpy(encoder_out_lens).astype(np.int64)
         order = np.argsort(-lens, kind="stable")
         longest = int(lens.max()) if len(lens) else 0
@@ -68,7 +68,7 @@ class Schedule:
         return cls(like(order, encoder_out_lens), (len(lens) - ended).tolist(), lens[order])
 
     def unsort(self, rows: list) -> list:
-        """Sorted rows back in the caller's order."""
+        """Return sorted rows in the caller's order."""
         result = [None] * len(rows)
         for place, row in zip(self.order.tolist(), rows, strict=True):
             result[place] = row
