@@ -17,7 +17,7 @@ import array_api_compat.numpy
 import numpy as np
 
 Array = Any
-"""A NumPy array or a torch tensor."""
+"""A NumPy array or a torch tensor. No protocol, since models that take one kind alone must match `TransducerModel`."""
 
 _SMALL_K = 8
 

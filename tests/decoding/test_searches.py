@@ -13,6 +13,7 @@ from stateless_transducer.decoding.greedy import greedy_search
 from stateless_transducer.decoding.modified_beam import modified_beam_search
 from stateless_transducer.decoding.options import PLAIN, LogitOptions
 from stateless_transducer.decoding.search import decode_features
+from stateless_transducer.ops.subsampling import Subsampling
 
 
 class Toy(torch.nn.Module):
@@ -150,6 +151,7 @@ def test_a_long_utterance_is_read_back_in_order(device):
 @pytest.mark.parametrize("method", ["modified_beam_search", "beam_search"])
 def test_model_without_numbers_is_named(method, device, monkeypatch):
     model = Toy().to(device)
+    model.subsampling = Subsampling(factor=4, min_frames=7)
     model.encode = lambda features, lens: (torch.full((2, 5, 16), torch.nan, device=device), lens)
     lens = torch.tensor([5, 5], device=device)
     monkeypatch.setattr("stateless_transducer.decoding.search.beam_search", beam_search_in_arrays)
