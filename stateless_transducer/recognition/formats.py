@@ -7,6 +7,7 @@ import math
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import PurePath
 from typing import Literal
 
@@ -20,6 +21,8 @@ Format = Literal["txt", "json", "srt", "vtt", "TextGrid", "tsv", "ctm"]
 _LONGEST_CUE_S, _WIDEST_CUE = 6.0, 80
 # a token is emitted while it is being said: a cue begins a little earlier, and stays a little longer
 _LEAD_S, _LINGER_S = 0.2, 1.0
+# where the ends of words are unknown, a word lasts at least this long
+_FRAME_S = 0.04
 # seconds without a word that end a cue, as they end a piece of long sound
 _PAUSE_S = 0.64
 
@@ -112,7 +115,10 @@ def cues(transcript: Transcript, token_table: Vocabulary) -> list[Cue]:
         # without ends, what is between two words' times is no pause alone
         pause_s = _PAUSE_S if segment.ends else math.inf
         parts = list(_parts(_words(segment, token_table), pause_s))
-        starts = [max(segment.start, part[0].time - _LEAD_S) for part in parts]
+        starts = [max(segment.start, part[0].time - _LEAD_S) for part in parts[:1]]
+        # between two words, a cue leads into the pause alone, and leaves the word before a frame of the encoder
+        for before, part in pairwise(parts):
+            starts.append(part[0].time - min(_LEAD_S, max(0.0, part[0].time - before[-1].last_time - _FRAME_S)))
         for part, start, latest in zip(parts, starts, [*starts[1:], segment.end], strict=True):
             text = _text(part, token_table)
             if text:

@@ -26,7 +26,7 @@ from stateless_transducer.ops.masks import MIN_FEATURE_FRAMES, SUBSAMPLING
 from stateless_transducer.recognition.config import DetailConfig, SegmentConfig, check_batch_seconds
 from stateless_transducer.recognition.model import Model, Precision, model_of, open_model
 from stateless_transducer.recognition.segments import Phrases, Piece, PieceStream, cut, make_voice_activity
-from stateless_transducer.recognition.spans import token_spans
+from stateless_transducer.recognition.spans import separate_spans, token_spans
 from stateless_transducer.recognition.transcript import Alternative, Segment, Transcript
 from stateless_transducer.recognition.words import timed_words
 from stateless_transducer.text.tokens import TokenTable
@@ -395,12 +395,17 @@ class Recognizer:
 
     def _aligned(self, segment: Segment, features: np.ndarray, alignment: Alignment) -> Segment:
         """With the begin, end and confidence of each token and word."""
-        seconds_a_frame = self._model.fbank_config.frame_shift_ms / 1000
+        shift_ms = self._model.fbank_config.frame_shift_ms
         spans = token_spans(features, [SUBSAMPLING * frame + MIN_FEATURE_FRAMES // 2 for frame in alignment.frames])
-        starts, ends = (
-            tuple(round(min(segment.start + span[end] * seconds_a_frame, segment.end), 3) for span in spans)
-            for end in (0, 1)
+        first_ms, last_ms = round(1000 * segment.start), round(1000 * segment.end)
+        spans_ms = separate_spans(
+            [(first_ms + round(start * shift_ms), first_ms + round(end * shift_ms)) for start, end in spans],
+            first=first_ms,
+            last=last_ms,
+            shortest=round(SUBSAMPLING * shift_ms),
         )
+        starts = tuple(start / 1000 for start, _ in spans_ms)
+        ends = tuple(end / 1000 for _, end in spans_ms)
         confidences = tuple(round(confidence, 5) for confidence in alignment.confidences)
         confidence = round(_confidence_a_token(alignment), 5)
         known = replace(segment, starts=starts, ends=ends, confidences=confidences, confidence=confidence)
@@ -412,7 +417,7 @@ class Recognizer:
         seconds_a_frame = SUBSAMPLING * self._model.fbank_config.frame_shift_ms / 1000
         return Segment(
             start=round(start, 3),
-            end=round(start + len(piece.samples) / self.sample_rate, 3),
+            end=round((piece.start + len(piece.samples)) / self.sample_rate, 3),
             text=self.token_table.decode(hypothesis.tokens),
             tokens=tuple(self.token_table.symbols[token] for token in hypothesis.tokens),
             times=tuple(round(start + frame * seconds_a_frame, 3) for frame in hypothesis.frames),

@@ -10,6 +10,7 @@ Letters: T_in feature frames, F mel bins, U tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -44,6 +45,34 @@ def token_spans(features: np.ndarray, moments: Sequence[int]) -> list[tuple[int,
     spans = [_trimmed(loudness, start, end, floor) for start, end in zip(borders[:-1], borders[1:], strict=True)]
     room = [start for start, _ in spans[1:]] + [len(features)]
     return [(start, max(end, min(start + SUBSAMPLING, most))) for (start, end), most in zip(spans, room, strict=True)]
+
+
+def separate_spans(spans: Sequence[tuple[int, int]], *, first: int, last: int, shortest: int) -> list[tuple[int, int]]:
+    """Spans that do not overlap, each of at least ``shortest``, as near to the given ones as that allows.
+
+    Args:
+        spans: U pairs of begin and end, in the order of their begins, in whole milliseconds or other units.
+        first: Begin of the segment.
+        last: End of the segment.
+        shortest: Least length of a span. Where the segment has no room for that, its length is shared evenly.
+    """
+    if len(spans) * shortest > last - first:
+        borders = [first + (last - first) * i // len(spans) for i in range(len(spans) + 1)]
+        return list(pairwise(borders))
+    separate: list[tuple[int, int]] = []
+    now = first
+    for i, (start, end) in enumerate(spans):
+        # of two spans that overlap, the earlier one ends where the later one begins
+        end = min(end, spans[i + 1][0]) if i + 1 < len(spans) else end
+        start = max(start, now)
+        now = max(end, start + shortest)
+        separate.append((start, now))
+    limit = last
+    for i, (start, end) in reversed(list(enumerate(separate))):
+        end = min(end, limit)
+        limit = min(start, end - shortest)
+        separate[i] = (limit, end)
+    return separate
 
 
 def _smoothed(loudness: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from stateless_transducer.features import FbankConfig, fbank
-from stateless_transducer.recognition.spans import token_spans
+from stateless_transducer.recognition.spans import separate_spans, token_spans
 
 RATE = 16000
 
@@ -63,3 +63,33 @@ def test_a_token_is_no_longer_than_anybody_speaks():
 
 def test_nothing_said_has_no_spans():
     assert token_spans(np.zeros((10, 80), np.float32), []) == []
+
+
+@pytest.mark.parametrize("seed", range(300))
+def test_spans_of_random_moments_never_overlap_and_last_a_frame(seed):
+    """From the loudness of noise or bursts, with moments as dense as a frame that says several tokens."""
+    random = np.random.default_rng(seed)
+    num_frames, first, shortest = int(random.integers(7, 300)), int(random.integers(0, 10**6)), 40
+    features = random.normal(-5, 3, (num_frames, 20)).astype(np.float32)
+    if seed % 2:
+        features[random.random(num_frames) < 0.8] = -16
+    count = int(random.integers(1, max(2, num_frames // random.integers(1, 9))))
+    moments = np.sort(random.integers(0, num_frames + 4, count)).tolist()
+    # a sound may end before its last frame does
+    last = first + 10 * num_frames - int(random.integers(0, 5))
+    spans = [(first + 10 * start, first + 10 * end) for start, end in token_spans(features, moments)]
+    separate = separate_spans(spans, first=first, last=last, shortest=shortest)
+    assert len(separate) == count
+    borders = [border for span in separate for border in span]
+    assert borders == sorted(borders) and first <= borders[0] and borders[-1] <= last
+    lengths = [end - start for start, end in separate]
+    room = (last - first) / count
+    assert min(lengths) >= shortest if room >= shortest else max(lengths) - min(lengths) <= 1
+
+
+def test_spans_with_room_stay_where_they_are():
+    spans = [(100, 150), (150, 300), (420, 460)]
+    assert separate_spans(spans, first=0, last=500, shortest=40) == spans
+    # the longer neighbor gives way; at the end of the sound, the earlier one
+    assert separate_spans([(100, 110), (100, 300)], first=0, last=500, shortest=40) == [(100, 140), (140, 300)]
+    assert separate_spans([(100, 480), (480, 490)], first=0, last=500, shortest=40) == [(100, 460), (460, 500)]
