@@ -148,10 +148,6 @@ def _open(options: Options) -> Engine:
         num_threads = options.num_threads or 1
         return open_streaming_engine(options.model, options.rules, num_threads=num_threads, prefer_int8=is_int8)
     refuse_idle(options.rules, f"a streaming model, but {options.model} is one of whole utterances")
-    if options.num_threads is not None and not options.model.is_dir():
-        import torch
-
-        torch.set_num_threads(options.num_threads)
     recognizer = Recognizer.from_pretrained(
         options.model,
         options.search,

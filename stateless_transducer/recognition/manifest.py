@@ -18,7 +18,8 @@ from stateless_transducer.data.corpora.table import TableColumns, read_table
 from stateless_transducer.decoding.config import SearchConfig
 from stateless_transducer.recognition.config import DetailConfig, SegmentConfig
 from stateless_transducer.recognition.model import Precision
-from stateless_transducer.recognition.recognizer import Recognizer, Stretch
+from stateless_transducer.recognition.recognizer import Recognizer
+from stateless_transducer.recognition.sounds import Stretch
 from stateless_transducer.recognition.transcript import Transcript
 
 # small enough that workers end at about the same time, and that little is lost with one
@@ -55,11 +56,6 @@ class Job:
         Raises:
             ValueError: see `Recognizer`.
         """
-        if self.num_threads is not None and not self.model.is_dir():
-            # graphs have a number of their own
-            import torch
-
-            torch.set_num_threads(self.num_threads)
         return Recognizer.from_pretrained(
             self.model,
             self.search,

@@ -100,18 +100,18 @@ class PiecewiseEngine:
 
     def __init__(self, recognizer: Recognizer, config: BatchConfig) -> None:
         """A recognizer, and how its users share it."""
-        self._recognizer, self.token_table = recognizer, recognizer.token_table
+        self._pipeline, self.token_table = recognizer.pipeline, recognizer.token_table
         self._batcher = Batcher(
-            lambda pieces: recognizer.recognize(pieces, config.batch_seconds),
+            lambda pieces: recognizer.pipeline.recognize(pieces, config.batch_seconds),
             recognizer.sample_rate,
             batch_seconds=config.batch_seconds,
             max_wait_ms=config.max_wait_ms,
         )
-        self.has_hotwords = recognizer.has_hotwords
+        self.has_hotwords = recognizer.pipeline.has_hotwords
 
     def spell(self, hotwords: Sequence[str]) -> Phrases:
         """See `Engine`."""
-        phrases = self._recognizer.spell(hotwords)
+        phrases = self._pipeline.spell(hotwords)
         num_tokens = sum(len(tokens) for tokens, _ in phrases)
         if num_tokens > _MOST_HOTWORD_TOKENS:
             raise ValueError(
@@ -130,7 +130,7 @@ class PiecewiseEngine:
             segments.append(_result(waiting.popleft(), is_abandoned))
             tell(segments[-1])
 
-        pieces = self._recognizer.pieces(sound.file, channel=sound.channel, warn=warnings.append)
+        pieces = self._pipeline.pieces(sound.file, channel=sound.channel, warn=warnings.append)
         try:
             while True:
                 if is_abandoned():
@@ -155,8 +155,7 @@ class PiecewiseEngine:
 
     def live(self, sample_rate: int, phrases: Phrases = ()) -> LiveSession:
         """See `Engine`."""
-        recognizer = self._recognizer
-        pieces, model_rate = recognizer.live_pieces(), recognizer.sample_rate
+        pieces, model_rate = self._pipeline.live_pieces(), self._pipeline.sample_rate
         return PiecewiseSession(pieces, self._batcher, phrases, sample_rate=sample_rate, model_rate=model_rate)
 
     @property

@@ -108,7 +108,7 @@ def test_a_client_that_has_gone_is_not_worked_for(recognizer, sound):
         wait(lambda: httpx.get(f"{address}/health").json()["uploads"] == 0)
         may_go_on.set()
         wait(lambda: httpx.get(f"{address}/health").json()["waiting_s"] == 0)
-    assert len(seen) < len(list(recognizer.pieces(sound, warn=print)))
+    assert len(seen) < len(list(recognizer.pipeline.pieces(sound, warn=print)))
 
 
 def test_a_sound_that_is_still_read_stays_open(recognizer, sound, monkeypatch):

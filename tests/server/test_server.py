@@ -201,7 +201,7 @@ def test_a_client_that_has_gone_is_not_worked_for(slow, recognizer, tmp_path):
         wait(lambda: httpx.get(f"{address}/health").json()["uploads"] == 0)
         may_go_on.set()
         wait(lambda: httpx.get(f"{address}/health").json()["waiting_s"] == 0)
-    assert len(seen) < len(list(recognizer.pieces(tmp_path / "long.wav", warn=print)))
+    assert len(seen) < len(list(recognizer.pipeline.pieces(tmp_path / "long.wav", warn=print)))
 
 
 def test_what_comes_in_live_while_the_model_is_busy_is_kept(slow):
