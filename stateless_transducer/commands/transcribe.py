@@ -100,7 +100,7 @@ def run(options: Options) -> int:
         sounds, paths = _without_existing(options, sounds, paths)
     num_failed = len(problems)
     if sounds:
-        num_failed += _transcribe(options, _job(options).recognizer(), sounds, paths)
+        num_failed += _transcribe(options, _recognizer(options), sounds, paths)
     if num_failed:
         complain(f"transducer: {num_failed} of {num_named} sounds could not be read.")
     return 1 if num_failed else 0
@@ -141,26 +141,19 @@ def _without_existing(
     return [sound for sound, _ in left], [path for _, path in left]
 
 
-def _job(options: Options) -> Job:
-    from stateless_transducer.recognition.manifest import Job
+def _recognizer(options: Options) -> Recognizer:
+    from stateless_transducer.recognition.recognizer import Recognizer
 
-    model, search = options.model, options.search
-    # a line of text has no room for them
-    has_times = options.manifest is not None or options.output_format != "txt"
-    if options.dask is not None:
-        # workers run in other folders
-        model = model.absolute()
-        search = replace(search, **{name: path.absolute() for name, path in search.scorer_files.items()})
-    return Job(
-        model=model,
-        search=search,
-        segments=options.segments,
-        details=replace(options.details, align=options.details.align and has_times),
+    # a line of text has no room for times
+    has_times = options.output_format != "txt"
+    return Recognizer.from_pretrained(
+        options.model,
+        options.search,
         device=options.device,
         precision=options.precision,
-        channel=options.channel,
-        batch_seconds=options.batch_seconds,
         num_threads=options.num_threads,
+        segments=options.segments,
+        details=replace(options.details, align=options.details.align and has_times),
     )
 
 
@@ -266,6 +259,27 @@ def _results(
             yield from transcribe_there(job, rows, progress, executor=executor, num_workers=num_workers)
     except distributed.KilledWorker as err:
         raise ValueError(f"`--dask` {options.dask}: {err}") from err
+
+
+def _job(options: Options) -> Job:
+    from stateless_transducer.recognition.manifest import Job
+
+    model, search = options.model, options.search
+    if options.dask is not None:
+        # workers run in other folders
+        model = model.absolute()
+        search = replace(search, **{name: path.absolute() for name, path in search.scorer_files.items()})
+    return Job(
+        model=model,
+        search=search,
+        segments=options.segments,
+        details=options.details,
+        device=options.device,
+        precision=options.precision,
+        channel=options.channel,
+        batch_seconds=options.batch_seconds,
+        num_threads=options.num_threads,
+    )
 
 
 def _seconds(rows: list[Row]) -> float | None:
