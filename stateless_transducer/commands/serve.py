@@ -137,16 +137,20 @@ def _listening(host: str, port: int) -> socket.socket:
 
 def _open(options: Options) -> Engine:
     from stateless_transducer.recognition.recognizer import Recognizer
-    from stateless_transducer.server.engine import PiecewiseEngine, is_streaming_folder, open_streaming_engine
+    from stateless_transducer.recognition.streaming import StreamingRecognizer
+    from stateless_transducer.server.engine import PiecewiseEngine, StreamingEngine, is_streaming_folder
 
     if is_streaming_folder(options.model):
         for config in (options.search, options.details, options.segments, options.batch):
             refuse_idle(config, f"a model of whole utterances, but {options.model} is a streaming one")
-        if options.device not in ("auto", "cpu") or options.precision == "bf16":
-            raise ValueError(f"{options.model} is a streaming model: it runs on the CPU, in fp32 or int8.")
-        is_int8 = options.precision == "int8"
-        num_threads = options.num_threads or 1
-        return open_streaming_engine(options.model, options.rules, num_threads=num_threads, prefer_int8=is_int8)
+        streaming = StreamingRecognizer.from_pretrained(
+            options.model,
+            options.rules,
+            device=options.device,
+            precision=options.precision,
+            num_threads=options.num_threads,
+        )
+        return StreamingEngine(streaming)
     refuse_idle(options.rules, f"a streaming model, but {options.model} is one of whole utterances")
     recognizer = Recognizer.from_pretrained(
         options.model,

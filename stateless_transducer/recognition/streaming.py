@@ -5,9 +5,11 @@ Letters: S samples.
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import cast, overload
 
 import numpy as np
 
@@ -16,8 +18,13 @@ from stateless_transducer.export.onnx_graph import find_tokens
 from stateless_transducer.export.onnx_streaming import StreamingModel
 from stateless_transducer.features import FbankConfig, FbankStream, samples_until
 from stateless_transducer.recognition.endpoint import EndpointRules
-from stateless_transducer.recognition.transcript import Segment
-from stateless_transducer.text.symbols import SymbolTable
+from stateless_transducer.recognition.model import Precision
+from stateless_transducer.recognition.sounds import Sound, is_one_sound, read_sound
+from stateless_transducer.recognition.transcript import Segment, Transcript
+from stateless_transducer.text.tokens import UNKNOWN
+from stateless_transducer.text.vocabulary import Vocabulary, read_vocabulary
+
+_LOG = logging.getLogger(__name__)
 
 FLUSH_S = 0.5
 """Seconds of silence that a finished stream is decoded beyond its end: models speak a little late."""
@@ -27,13 +34,13 @@ class Stream:
     """One sound on its way in; made by `StreamingRecognizer.create_stream`. For one thread at a time."""
 
     def __init__(
-        self, model: StreamingModel, symbols: SymbolTable, fbank_config: FbankConfig, rules: EndpointRules
+        self, model: StreamingModel, token_table: Vocabulary, fbank_config: FbankConfig, rules: EndpointRules
     ) -> None:
-        self._model, self._symbols, self._rules = model, symbols, rules
+        self._model, self._token_table, self._rules = model, token_table, rules
         self._fbank_config, self._fbank = fbank_config, FbankStream(fbank_config)
         self._state = model.initial_state()
         self._hypothesis = PartialHypothesis.begin(model.context_size, model.blank_id)
-        self._silent = symbols.unknown_ids | {model.blank_id}
+        self._silent = {model.blank_id} | ({token_table.ids[UNKNOWN]} if UNKNOWN in token_table.ids else set())
         self._num_processed = self._segment_start = 0  # feature frames
         self._is_finished, self._duration_s = False, math.inf
 
@@ -79,8 +86,8 @@ class Stream:
         seconds_a_frame = self._model.chunk_shift / self._model.encoder_frames * self._frames_s(1)
         start = self._frames_s(self._segment_start)
         return Segment(
-            text=self._symbols.decode(hypothesis.tokens),
-            tokens=tuple(self._symbols.symbols[token] for token in hypothesis.tokens),
+            text=self._token_table.decode(hypothesis.tokens),
+            tokens=tuple(self._token_table.symbols[token] for token in hypothesis.tokens),
             times=tuple(self._within(start + frame * seconds_a_frame) for frame in hypothesis.frames),
             log_probs=tuple(hypothesis.log_probs),
             start=self._within(start),
@@ -108,10 +115,12 @@ class Stream:
 
 
 class StreamingRecognizer:
-    """A streaming model at work on any number of streams.
+    """A streaming model that transcribes any number of streams, or whole sounds.
 
     ```python
     recognizer = StreamingRecognizer.from_pretrained("folder")
+    print(recognizer.transcribe("a.wav").text)
+
     stream = recognizer.create_stream()
     for samples in microphone:
         stream.accept(samples, 16000)
@@ -123,40 +132,44 @@ class StreamingRecognizer:
     ```
     """
 
-    def __init__(self, model: StreamingModel, symbols: SymbolTable, rules: EndpointRules | None = None) -> None:
-        """A recognizer of the model, every id of which must have a symbol."""
-        self._model, self._symbols, self._rules = model, symbols, rules or EndpointRules()
+    def __init__(self, model: StreamingModel, token_table: Vocabulary, rules: EndpointRules | None = None) -> None:
+        """Set up a recognizer for a model, every id of which must have a symbol."""
+        self._model, self._rules = model, rules or EndpointRules()
+        self.token_table = token_table
+        """Tokens of the model."""
         self._fbank_config = model.fbank_config
 
     @classmethod
     def from_pretrained(
         cls,
-        folder: str | Path,
+        path: str | Path,
         rules: EndpointRules | None = None,
         *,
-        num_threads: int = 1,
-        prefer_int8: bool = False,
+        device: str = "auto",
+        precision: Precision = "fp32",
+        num_threads: int | None = None,
     ) -> StreamingRecognizer:
         """Open a folder with encoder*.onnx, decoder*.onnx, joiner*.onnx and tokens.txt.
 
         Args:
-            folder: where they lie.
-            rules: when an utterance ends.
-            num_threads: threads inside a graph.
-            prefer_int8: take x.int8.onnx where x.onnx is there, too.
+            path: The folder.
+            rules: When an utterance ends.
+            device: auto or cpu. Graphs run on the CPU.
+            precision: fp32, or int8 for x.int8.onnx where the folder has both.
+            num_threads: Threads of a graph; None: one, since a chunk is too short to share.
 
         Raises:
-            ValueError: a file is missing, ambiguous or not what it should be.
+            ValueError: A file is missing, ambiguous or invalid, or the model has no such precision or device.
         """
-        model = StreamingModel.open(Path(folder), num_threads=num_threads, prefer_int8=prefer_int8)
-        path = find_tokens(Path(folder))
-        symbols = SymbolTable.read(path)
-        symbols.check(path, model.vocab_size)
-        return cls(model, symbols, rules)
+        if device not in ("auto", "cpu") or precision == "bf16":
+            raise ValueError(f"{path} is a streaming model: it runs on the CPU, in fp32 or int8.")
+        folder = Path(path)
+        model = StreamingModel.open(folder, num_threads=num_threads or 1, prefer_int8=precision == "int8")
+        return cls(model, read_vocabulary(find_tokens(folder), model.vocab_size), rules)
 
     @property
     def sample_rate(self) -> int:
-        """What the model hears, Hz; other rates are resampled."""
+        """Sample rate of the model, in Hz. Sounds of other rates are resampled."""
         return self._fbank_config.sample_rate
 
     @property
@@ -172,9 +185,93 @@ class StreamingRecognizer:
         """
         return samples_until(self._model.chunk_frames, self._fbank_config) / self.sample_rate
 
+    @overload
+    def transcribe(  # pyright: ignore[reportOverlappingOverload]
+        self, sounds: Sound, *, sample_rate: int | None = None, channel: int | None = None
+    ) -> Transcript: ...
+
+    @overload
+    def transcribe(
+        self, sounds: Iterable[Sound], *, sample_rate: int | None = None, channel: int | None = None
+    ) -> list[Transcript]: ...
+
+    def transcribe(
+        self, sounds: Sound | Iterable[Sound], *, sample_rate: int | None = None, channel: int | None = None
+    ) -> Transcript | list[Transcript]:
+        """Transcribe one sound, or several one after another, each chunk by chunk.
+
+        Args:
+            sounds: See `Recognizer.transcribe`.
+            sample_rate: See `Recognizer.transcribe`.
+            channel: See `Recognizer.transcribe`.
+
+        Returns:
+            The transcript of one sound, or a list of transcripts in the order of the sounds.
+
+        Raises:
+            AudioError: A sound cannot be read.
+            ValueError: An object is not a sound.
+        """
+        if is_one_sound(sounds):
+            return self._transcribe(sounds, sample_rate, channel)
+        return [self._transcribe(sound, sample_rate, channel) for sound in cast("Iterable[Sound]", sounds)]
+
+    def _transcribe(self, sound: Sound, sample_rate: int | None, channel: int | None) -> Transcript:
+        warnings: list[str] = []
+        num_samples = 0
+
+        def counted_blocks() -> Iterator[np.ndarray]:
+            nonlocal num_samples
+            for block in read_sound(
+                sound, self.sample_rate, sample_rate=sample_rate, channel=channel, warn=warnings.append
+            ):
+                num_samples += len(block)
+                yield block
+
+        segments = tuple(self.recognize_blocks(counted_blocks(), self.sample_rate))
+        for warning in warnings:
+            _LOG.warning(warning)
+        text = self.token_table.join(segment.text for segment in segments)
+        return Transcript(text, round(num_samples / self.sample_rate, 3), segments, tuple(warnings))
+
+    def stream_transcribe(
+        self, sound: Sound, *, sample_rate: int | None = None, channel: int | None = None
+    ) -> Iterator[Segment]:
+        """Yield the segments of one sound in order, each as soon as it has ended; the arguments are `transcribe`'s.
+
+        Raises:
+            AudioError: The sound cannot be read, or not to its end.
+        """
+        blocks = read_sound(sound, self.sample_rate, sample_rate=sample_rate, channel=channel, warn=_LOG.warning)
+        yield from self.recognize_blocks(blocks, self.sample_rate)
+
+    def recognize_blocks(self, blocks: Iterable[np.ndarray], sample_rate: int) -> Iterator[Segment]:
+        """Yield the segments of one sound that comes in blocks, each as soon as it has ended.
+
+        Args:
+            blocks: Samples, see `Stream.accept`. Blocks of any length give the same segments.
+            sample_rate: Rate of the blocks.
+        """
+        stream = self.create_stream()
+
+        def ended() -> Iterator[Segment]:
+            while self.advance([stream]):
+                if stream.is_endpoint:
+                    if stream.result.tokens:
+                        yield stream.result
+                    stream.reset()
+
+        for block in blocks:
+            stream.accept(block, sample_rate)
+            yield from ended()
+        stream.finish()
+        yield from ended()
+        if stream.result.tokens:
+            yield stream.result
+
     def create_stream(self) -> Stream:
-        """A stream that has heard nothing."""
-        return Stream(self._model, self._symbols, self._fbank_config, self._rules)
+        """A stream that has received no sound."""
+        return Stream(self._model, self.token_table, self._fbank_config, self._rules)
 
     def advance(self, streams: Iterable[Stream]) -> int:
         """Decode the next chunk of each stream that is ready, all at once.

@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+import numpy as np
+
 from stateless_transducer.audio import stream_audio
-from stateless_transducer.export.onnx_graph import Graph, find_graph, find_tokens, is_streaming
-from stateless_transducer.recognition.endpoint import EndpointRules
+from stateless_transducer.export.onnx_graph import Graph, find_graph, is_streaming
 from stateless_transducer.recognition.recognizer import Recognizer
 from stateless_transducer.recognition.segments import Phrases
 from stateless_transducer.recognition.streaming import StreamingRecognizer
@@ -19,7 +20,7 @@ from stateless_transducer.recognition.transcript import Segment, Transcript
 from stateless_transducer.server.batcher import Batcher, ClosedError
 from stateless_transducer.server.config import BatchConfig
 from stateless_transducer.server.live import LiveSession, PiecewiseSession, StreamingSession
-from stateless_transducer.text.vocabulary import Vocabulary, read_vocabulary
+from stateless_transducer.text.vocabulary import Vocabulary
 
 _PIECES_AHEAD = 8
 """Of one sound, that wait for the model at a time: who sends an hour does not keep the others waiting for long."""
@@ -169,14 +170,14 @@ class PiecewiseEngine:
 
 
 class StreamingEngine:
-    """A streaming model: sound files, too, are listened to from front to back."""
+    """A streaming model: sound files are decoded from front to back, too."""
 
     waiting_s = 0.0
     has_hotwords = False
 
-    def __init__(self, recognizer: StreamingRecognizer, token_table: Vocabulary) -> None:
-        """A recognizer and its tokens."""
-        self._recognizer, self.token_table, self._is_closed = recognizer, token_table, False
+    def __init__(self, recognizer: StreamingRecognizer) -> None:
+        """Set up an engine for a recognizer."""
+        self._recognizer, self.token_table, self._is_closed = recognizer, recognizer.token_table, False
 
     def spell(self, hotwords: Sequence[str]) -> Phrases:
         """See `Engine`."""
@@ -187,9 +188,8 @@ class StreamingEngine:
     def transcribe(self, sound: SoundFile, is_abandoned: Callable[[], bool], tell: Tell) -> Transcript:
         """See `Engine`."""
         rate, warnings, num_samples = self._recognizer.sample_rate, [], 0
-        session = self.live(rate)
 
-        def heard() -> Iterator[Segment]:
+        def blocks() -> Iterator[np.ndarray]:
             nonlocal num_samples
             for samples in stream_audio(sound.file, rate, channel=sound.channel, warn=warnings.append, block_s=1.0):
                 if is_abandoned():
@@ -197,11 +197,10 @@ class StreamingEngine:
                 if self._is_closed:
                     raise ClosedError("The model is being closed.")
                 num_samples += len(samples)
-                yield from (each.segment for each in session.accept(samples) if each.is_final)
-            yield from (each.segment for each in session.finish() if each.is_final)
+                yield samples
 
         segments = []
-        for segment in heard():
+        for segment in self._recognizer.recognize_blocks(blocks(), rate):
             segments.append(segment)
             tell(segment)
         text = self.token_table.join(segment.text for segment in segments)
@@ -228,15 +227,3 @@ def _result(future: Future[Segment], is_abandoned: Callable[[], bool]) -> Segmen
 def is_streaming_folder(path: Path) -> bool:
     """Whether a model is a folder of graphs that go on from chunk to chunk."""
     return path.is_dir() and is_streaming(Graph(find_graph(path, "encoder", prefer_int8=True), 1))
-
-
-def open_streaming_engine(
-    folder: Path, rules: EndpointRules | None = None, *, num_threads: int, prefer_int8: bool = False
-) -> StreamingEngine:
-    """An engine with a streaming model.
-
-    Raises:
-        ValueError: see `StreamingRecognizer.from_pretrained`.
-    """
-    recognizer = StreamingRecognizer.from_pretrained(folder, rules, num_threads=num_threads, prefer_int8=prefer_int8)
-    return StreamingEngine(recognizer, read_vocabulary(find_tokens(folder), recognizer.vocab_size))

@@ -18,8 +18,9 @@ from websockets.sync.client import connect
 from stateless_transducer.decoding.config import SearchConfig
 from stateless_transducer.recognition.config import SegmentConfig
 from stateless_transducer.recognition.recognizer import Recognizer
+from stateless_transducer.recognition.streaming import StreamingRecognizer
 from stateless_transducer.server.config import BatchConfig
-from stateless_transducer.server.engine import PiecewiseEngine, open_streaming_engine
+from stateless_transducer.server.engine import PiecewiseEngine, StreamingEngine
 
 # so much that it is said whatever the sound is
 CONFIG = SearchConfig("modified_beam_search", hotwords_score=30.0)
@@ -114,6 +115,6 @@ def test_what_cannot_be_wanted_is_said(talker, address, tiny_model, sound):
     refused(address, "hotwords: the model's tokens cannot spell `吗狗`: it lacks '狗'.")
     with served(PiecewiseEngine(_recognizer(talker, config=SearchConfig()), BatchConfig())) as greedy:
         refused(greedy, "Hotwords need a search with a beam")
-    with served(open_streaming_engine(tiny_model().folder, num_threads=1)) as streaming:
+    with served(StreamingEngine(StreamingRecognizer.from_pretrained(tiny_model().folder))) as streaming:
         refused(streaming, "A streaming model takes no hotwords")
         assert httpx.get(f"{streaming}/health").json()["hotwords"] is False

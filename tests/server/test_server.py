@@ -31,7 +31,7 @@ from stateless_transducer.recognition.recognizer import Recognizer
 from stateless_transducer.recognition.streaming import StreamingRecognizer
 from stateless_transducer.server.app import Service
 from stateless_transducer.server.config import BatchConfig
-from stateless_transducer.server.engine import PiecewiseEngine, open_streaming_engine
+from stateless_transducer.server.engine import PiecewiseEngine, StreamingEngine
 from stateless_transducer.server.lifecycle import _Server
 
 SEGMENTS = SegmentConfig(vad="energy", max_segment_s=5.0)
@@ -429,7 +429,7 @@ def test_a_streaming_model_is_served_too(tiny_model, tmp_path):
         pass
     wanted = stream.result
     assert wanted.text
-    with served(open_streaming_engine(tiny.folder, num_threads=1)) as address:
+    with served(StreamingEngine(StreamingRecognizer.from_pretrained(tiny.folder))) as address:
         found = ask(address, tmp_path / "a.wav", response_format="verbose_json").json()
         assert found["text"] == wanted.text and found["duration"] == 3.0
         assert found["segments"][0]["times"] == list(wanted.times)
@@ -450,7 +450,7 @@ def test_words_are_given_where_they_are_asked_for(address, sounds, recognizer, t
     assert ask(address, path, response_format="ctm").text == document("ctm", path.name, wanted, recognizer.token_table)
     refused = ask(address, path, **asked)
     assert refused.status_code == 400 and "needs `response_format` verbose_json" in refused.json()["error"]["message"]
-    with served(open_streaming_engine(tiny_model().folder, num_threads=1)) as address:
+    with served(StreamingEngine(StreamingRecognizer.from_pretrained(tiny_model().folder))) as address:
         for how in ({"response_format": "ctm"}, {"response_format": "verbose_json", **asked}):
             refused = ask(address, path, **how)
             assert refused.status_code == 400 and "not a streaming one" in refused.json()["error"]["message"]
