@@ -56,18 +56,20 @@ class _Server(uvicorn.Server):
 
     def __init__(self, config: uvicorn.Config, service: Service, say: Callable[[str], None]) -> None:
         super().__init__(config)
-        self._service, self._say = service, say
+        self._service, self._say, self._was_interrupted = service, say, False
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self._captured_signals.append(sig)
+        self._was_interrupted |= sig == signal.SIGINT
         if self.should_exit:
             self._service.give_up()
-        self.should_exit = True
+        super().handle_exit(sig, frame)
+        # at a second interrupt uvicorn would drop the connections, before they have their answer
+        self.force_exit = False
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         uploads, live = self._service.num_uploads, self._service.num_live
         if uploads or live:
-            again = "Ctrl-C again" if signal.SIGINT in self._captured_signals else "another signal"
+            again = "Ctrl-C again" if self._was_interrupted else "another signal"
             self._say(f"finishing {uploads} sound files and {live} live sounds; {again} gives them up")
         timer = asyncio.get_running_loop().call_later(_GRACE_S, self._service.give_up)
         try:
