@@ -41,7 +41,19 @@ class Options:
     max_live: int = 100
     """Sounds that may come in live at a time."""
     allow_origin: tuple[str, ...] = ()
-    """Other web pages that may ask, as browsers name them (https://example.org); *: all."""
+    """Allowed CORS origins, for example https://example.org; *: all. They may also use live sound."""
+    allow_host: tuple[str, ...] = ()
+    """Host names under which the server is reached, besides localhost, `--host` and IP addresses; *: all."""
+    api_key: str | None = None
+    """Key that clients must send, as `Authorization: Bearer KEY`."""
+    max_seconds: float = 21600.0
+    """Longest sound file, in seconds."""
+    idle_timeout_s: float = 30.0
+    """Longest wait for the next part of a request, in seconds."""
+    upload_timeout_s: float = 3600.0
+    """Longest time for a whole request to arrive, in seconds."""
+    live_timeout_s: float = 300.0
+    """Longest wait for the next samples of a live sound, in seconds."""
     access_log: bool = False
     """Print a line for each request."""
     ssl_certfile: Path | None = None
@@ -72,6 +84,15 @@ class Options:
         for origin in self.allow_origin:
             if not re.fullmatch(r"\*|https?://[^/?#\s]+", origin):
                 raise ValueError(f"`--allow-origin` must be like https://example.org (no path), or *, but is {origin}.")
+        for name in ("max_seconds", "idle_timeout_s", "upload_timeout_s", "live_timeout_s"):
+            if not 0 < getattr(self, name) < math.inf:
+                flag = f"--{name.replace('_', '-')}"
+                raise ValueError(f"`{flag}` must be above 0 s and finite, but is {getattr(self, name):g}.")
+        for host in self.allow_host:
+            if not re.fullmatch(r"\*|[A-Za-z0-9.-]+", host):
+                raise ValueError(f"`--allow-host` must be a host name without a port, or *, but is {host!r}.")
+        if self.api_key is not None and not re.fullmatch(r"[!-~]+", self.api_key):
+            raise ValueError("`--api-key` must be printable ASCII without blanks, and not empty.")
         if self.ssl_keyfile is not None and self.ssl_certfile is None:
             raise ValueError("`--ssl-keyfile` belongs to a `--ssl-certfile`.")
         for name in ("ssl_certfile", "ssl_keyfile"):
@@ -105,7 +126,13 @@ def run(options: Options) -> None:
             max_upload_mb=options.max_upload_mb,
             max_uploads=options.max_uploads,
             max_live=options.max_live,
+            max_seconds=options.max_seconds,
             origins=options.allow_origin,
+            hosts=(*options.allow_host, options.host),
+            api_key=options.api_key,
+            idle_timeout_s=options.idle_timeout_s,
+            upload_timeout_s=options.upload_timeout_s,
+            live_timeout_s=options.live_timeout_s,
         )
         scheme = "http" if certificate is None else "https"
         host, port = listener.getsockname()[:2]

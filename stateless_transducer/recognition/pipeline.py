@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -21,7 +21,6 @@ from stateless_transducer.ops.masks import MIN_FEATURE_FRAMES, SUBSAMPLING
 from stateless_transducer.recognition.config import DetailConfig, SegmentConfig
 from stateless_transducer.recognition.model import Model
 from stateless_transducer.recognition.segments import Phrases, Piece, PieceStream, cut, make_voice_activity
-from stateless_transducer.recognition.sounds import Sound, read_sound
 from stateless_transducer.recognition.spans import separate_spans, token_spans
 from stateless_transducer.recognition.transcript import Alternative, Segment
 from stateless_transducer.recognition.words import timed_words
@@ -94,38 +93,9 @@ class Pipeline:
             raise ValueError("Hotwords need a search with a beam and a model whose tokens spell a text.")
         return self._scorers.spell(hotwords)
 
-    def pieces(
-        self,
-        sound: Sound,
-        *,
-        sample_rate: int | None = None,
-        channel: int | None = None,
-        warn: Callable[[str], None],
-    ) -> Generator[Piece, None, float]:
-        """The pieces of one sound that contain speech, in order.
-
-        Args:
-            sound: See `sounds.Sound`.
-            sample_rate: See `sounds.read_sound`.
-            channel: See `sounds.read_sound`.
-            warn: Called with a line about each oddity of the sound.
-
-        Returns:
-            Duration of the sound in seconds.
-
-        Raises:
-            AudioError: The sound cannot be read.
-        """
-        num_samples = 0
-
-        def counted_blocks() -> Iterator[np.ndarray]:
-            nonlocal num_samples
-            for block in read_sound(sound, self.sample_rate, sample_rate=sample_rate, channel=channel, warn=warn):
-                num_samples += len(block)
-                yield block
-
-        yield from cut(counted_blocks(), self.sample_rate, self._segments, self._voice)
-        return round(num_samples / self.sample_rate, 3)
+    def pieces(self, blocks: Iterable[np.ndarray]) -> Iterator[Piece]:
+        """The pieces of one sound that contain speech, in order; blocks are (S,) at `sample_rate`."""
+        return cut(blocks, self.sample_rate, self._segments, self._voice)
 
     def live_pieces(self) -> PieceStream:
         """A cutter for live sound at `sample_rate`; pieces end at pauses."""

@@ -20,7 +20,7 @@ from stateless_transducer.recognition.config import DetailConfig, SegmentConfig,
 from stateless_transducer.recognition.model import Model, Precision, model_of, open_model
 from stateless_transducer.recognition.pipeline import Pipeline
 from stateless_transducer.recognition.segments import Phrases, Piece
-from stateless_transducer.recognition.sounds import Sound, is_one_sound
+from stateless_transducer.recognition.sounds import CountedBlocks, Sound, is_one_sound, read_sound
 from stateless_transducer.recognition.transcript import Segment, Transcript
 from stateless_transducer.text.vocabulary import Vocabulary
 
@@ -297,16 +297,18 @@ class Recognizer:
         """The pieces of each sound, followed by its end or the error."""
         for sound in sounds:
             warnings: list[str] = []
-            pieces = self.pipeline.pieces(sound, sample_rate=sample_rate, channel=channel, warn=warnings.append)
             try:
-                while True:
-                    yield replace(next(pieces), phrases=phrases)
-            except StopIteration as end:
-                for warning in warnings:
-                    _LOG.warning(warning)
-                yield _End(end.value, tuple(warnings))
+                blocks = CountedBlocks(
+                    read_sound(sound, self.sample_rate, sample_rate=sample_rate, channel=channel, warn=warnings.append)
+                )
+                for piece in self.pipeline.pieces(blocks):
+                    yield replace(piece, phrases=phrases)
             except AudioError as err:
                 yield err
+                continue
+            for warning in warnings:
+                _LOG.warning(warning)
+            yield _End(round(blocks.num_samples / self.sample_rate, 3), tuple(warnings))
 
     def _drain(
         self, pool: Sequence[Piece | _End | AudioError], batch_seconds: float

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import math
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, TypeGuard
@@ -113,6 +113,20 @@ def read_sound(
     chosen = channel if wave.ndim == 2 else None
     blocks = one_channel([(_channels_last(wave), int(rate))], name, chosen, warn)
     return (resample(block, int(rate), model_rate) for block, _ in blocks)
+
+
+class CountedBlocks:
+    """Blocks of a sound, counted while they are read."""
+
+    def __init__(self, blocks: Iterable[np.ndarray]) -> None:
+        self._blocks = blocks
+        self.num_samples = 0
+        """Samples read so far."""
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for block in self._blocks:
+            self.num_samples += len(block)
+            yield block
 
 
 def _with_rate(sound: object, default_rate: int) -> tuple[str, object, float]:

@@ -19,7 +19,7 @@ from stateless_transducer.export.onnx_streaming import StreamingModel
 from stateless_transducer.features import FbankConfig, FbankStream, samples_until
 from stateless_transducer.recognition.endpoint import EndpointRules
 from stateless_transducer.recognition.model import Precision
-from stateless_transducer.recognition.sounds import Sound, is_one_sound, read_sound
+from stateless_transducer.recognition.sounds import CountedBlocks, Sound, is_one_sound, read_sound
 from stateless_transducer.recognition.transcript import Segment, Transcript
 from stateless_transducer.text.tokens import UNKNOWN
 from stateless_transducer.text.vocabulary import Vocabulary, read_vocabulary
@@ -218,21 +218,14 @@ class StreamingRecognizer:
 
     def _transcribe(self, sound: Sound, sample_rate: int | None, channel: int | None) -> Transcript:
         warnings: list[str] = []
-        num_samples = 0
-
-        def counted_blocks() -> Iterator[np.ndarray]:
-            nonlocal num_samples
-            for block in read_sound(
-                sound, self.sample_rate, sample_rate=sample_rate, channel=channel, warn=warnings.append
-            ):
-                num_samples += len(block)
-                yield block
-
-        segments = tuple(self.recognize_blocks(counted_blocks(), self.sample_rate))
+        blocks = CountedBlocks(
+            read_sound(sound, self.sample_rate, sample_rate=sample_rate, channel=channel, warn=warnings.append)
+        )
+        segments = tuple(self.recognize_blocks(blocks, self.sample_rate))
         for warning in warnings:
             _LOG.warning(warning)
         text = self.token_table.join(segment.text for segment in segments)
-        return Transcript(text, round(num_samples / self.sample_rate, 3), segments, tuple(warnings))
+        return Transcript(text, round(blocks.num_samples / self.sample_rate, 3), segments, tuple(warnings))
 
     def stream_transcribe(
         self, sound: Sound, *, sample_rate: int | None = None, channel: int | None = None

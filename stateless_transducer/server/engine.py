@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, TimeoutError
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from stateless_transducer.audio import stream_audio
 from stateless_transducer.export.onnx_graph import Graph, find_graph, is_streaming
 from stateless_transducer.recognition.recognizer import Recognizer
 from stateless_transducer.recognition.segments import Phrases
+from stateless_transducer.recognition.sounds import CountedBlocks
 from stateless_transducer.recognition.streaming import StreamingRecognizer
 from stateless_transducer.recognition.transcript import Segment, Transcript
 from stateless_transducer.server.batcher import Batcher, ClosedError
@@ -33,12 +35,16 @@ _LOOKS_EVERY_S = 0.5
 
 
 class AbandonedError(Exception):
-    """Nobody waits for the transcript any more."""
+    """The client has disconnected."""
+
+
+class TooLongError(Exception):
+    """The sound is longer than the server accepts."""
 
 
 @dataclass(frozen=True)
 class SoundFile:
-    """A sound that somebody has sent, and how it is to be heard."""
+    """An uploaded sound, and how to transcribe it."""
 
     file: BinaryIO
     """Open, and may be read from its beginning again; its ``name`` is that of messages."""
@@ -46,6 +52,8 @@ class SoundFile:
     """See `Recognizer.transcribe`."""
     phrases: Phrases = ()
     """Hotwords, as `Engine.spell` gives them."""
+    max_seconds: float = math.inf
+    """Longest duration that is accepted."""
 
 
 Tell = Callable[[Segment], object]
@@ -78,6 +86,7 @@ class Engine(Protocol):
         Raises:
             AudioError: it cannot be read.
             AbandonedError: it was given up.
+            TooLongError: it is longer than ``sound.max_seconds``.
             ClosedError: the engine was closed.
         """
         ...
@@ -131,16 +140,11 @@ class PiecewiseEngine:
             segments.append(_result(waiting.popleft(), is_abandoned))
             tell(segments[-1])
 
-        pieces = self._pipeline.pieces(sound.file, channel=sound.channel, warn=warnings.append)
+        rate = self._pipeline.sample_rate
+        blocks = CountedBlocks(_blocks(sound, rate, is_abandoned, warnings.append))
         try:
-            while True:
-                if is_abandoned():
-                    raise AbandonedError
-                try:
-                    waiting.append(self._batcher.submit(replace(next(pieces), phrases=sound.phrases)))
-                except StopIteration as end:
-                    duration: float = end.value
-                    break
+            for piece in self._pipeline.pieces(blocks):
+                waiting.append(self._batcher.submit(replace(piece, phrases=sound.phrases)))
                 if len(waiting) >= _PIECES_AHEAD:
                     take()
             while waiting:
@@ -148,11 +152,11 @@ class PiecewiseEngine:
         except CancelledError as err:
             raise AbandonedError from err
         finally:
-            # whatever went wrong, nobody wants the rest
-            for each in waiting:
-                each.cancel()
+            # after an error, the rest is not needed
+            for future in waiting:
+                future.cancel()
         text = self.token_table.join(segment.text for segment in segments)
-        return Transcript(text, duration, tuple(segments), tuple(warnings))
+        return Transcript(text, round(blocks.num_samples / rate, 3), tuple(segments), tuple(warnings))
 
     def live(self, sample_rate: int, phrases: Phrases = ()) -> LiveSession:
         """See `Engine`."""
@@ -187,24 +191,20 @@ class StreamingEngine:
 
     def transcribe(self, sound: SoundFile, is_abandoned: Callable[[], bool], tell: Tell) -> Transcript:
         """See `Engine`."""
-        rate, warnings, num_samples = self._recognizer.sample_rate, [], 0
-
-        def blocks() -> Iterator[np.ndarray]:
-            nonlocal num_samples
-            for samples in stream_audio(sound.file, rate, channel=sound.channel, warn=warnings.append, block_s=1.0):
-                if is_abandoned():
-                    raise AbandonedError
-                if self._is_closed:
-                    raise ClosedError("The model is being closed.")
-                num_samples += len(samples)
-                yield samples
-
+        rate, warnings = self._recognizer.sample_rate, []
+        blocks = CountedBlocks(_blocks(sound, rate, is_abandoned, warnings.append))
         segments = []
-        for segment in self._recognizer.recognize_blocks(blocks(), rate):
+        for segment in self._recognizer.recognize_blocks(self._until_closed(blocks), rate):
             segments.append(segment)
             tell(segment)
         text = self.token_table.join(segment.text for segment in segments)
-        return Transcript(text, round(num_samples / rate, 3), tuple(segments), tuple(warnings))
+        return Transcript(text, round(blocks.num_samples / rate, 3), tuple(segments), tuple(warnings))
+
+    def _until_closed(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        for block in blocks:
+            if self._is_closed:
+                raise ClosedError("The model is being closed.")
+            yield block
 
     def live(self, sample_rate: int, phrases: Phrases = ()) -> LiveSession:
         """See `Engine`."""
@@ -213,6 +213,20 @@ class StreamingEngine:
     def close(self) -> None:
         """See `Engine`."""
         self._is_closed = True
+
+
+def _blocks(
+    sound: SoundFile, rate: int, is_abandoned: Callable[[], bool], warn: Callable[[str], None]
+) -> Iterator[np.ndarray]:
+    """The sound in blocks of a second, until it is too long or the client has disconnected."""
+    seconds = 0.0
+    for block in stream_audio(sound.file, rate, channel=sound.channel, warn=warn, block_s=1.0):
+        if is_abandoned():
+            raise AbandonedError
+        seconds += len(block) / rate
+        if seconds > sound.max_seconds:
+            raise TooLongError(f"The sound is longer than {sound.max_seconds:g} s.")
+        yield block
 
 
 def _result(future: Future[Segment], is_abandoned: Callable[[], bool]) -> Segment:

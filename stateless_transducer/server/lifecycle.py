@@ -9,8 +9,10 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import uvicorn
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from stateless_transducer.server.app import Service
 
@@ -36,9 +38,20 @@ def serve(
         has_access_log: print a line for each request.
         say: tells the user a line.
     """
+    config = configure(service, certificate=certificate, has_access_log=has_access_log)
+    # uvicorn raises the interrupt once more when all is closed
+    with contextlib.suppress(KeyboardInterrupt):
+        _Server(config, service, say).run(sockets=[listener])
+
+
+def configure(
+    service: Service, *, certificate: tuple[Path, Path | None] | None = None, has_access_log: bool = False
+) -> uvicorn.Config:
+    """The configuration of uvicorn; the arguments are `serve`'s."""
     file, key = certificate or (None, None)
-    config = uvicorn.Config(
+    return uvicorn.Config(
         service.app,
+        http=_with_timeout(service.idle_timeout_s),
         log_level="info" if has_access_log else "warning",
         access_log=has_access_log,
         ssl_certfile=file,
@@ -46,9 +59,44 @@ def serve(
         ws_max_size=_MOST_BYTES_A_MESSAGE,
         timeout_graceful_shutdown=int(_GRACE_S) + 10,
     )
-    # uvicorn raises the interrupt once more when all is closed
-    with contextlib.suppress(KeyboardInterrupt):
-        _Server(config, service, say).run(sockets=[listener])
+
+
+def _with_timeout(timeout_s: float) -> type[asyncio.Protocol]:
+    """Uvicorn's protocol of HTTP, but it closes connections whose headers take longer than ``timeout_s``."""
+
+    class Protocol(AutoHTTPProtocol):
+        # set by uvicorn's classes
+        cycle: Any
+        loop: asyncio.AbstractEventLoop
+        transport: asyncio.Transport
+        _timer: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            super().connection_made(transport)
+            self._watch()
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            self._watch()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._stop_watching()
+            super().connection_lost(exc)
+
+        def _watch(self) -> None:
+            has_request = self.cycle is not None and not self.cycle.response_complete
+            # a WebSocket has a protocol of its own
+            if has_request or self.transport.get_protocol() is not self:
+                self._stop_watching()
+            elif self._timer is None:
+                self._timer = self.loop.call_later(timeout_s, self.transport.close)
+
+        def _stop_watching(self) -> None:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+
+    return Protocol
 
 
 class _Server(uvicorn.Server):

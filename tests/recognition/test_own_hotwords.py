@@ -18,6 +18,7 @@ from websockets.sync.client import connect
 from stateless_transducer.decoding.config import SearchConfig
 from stateless_transducer.recognition.config import SegmentConfig
 from stateless_transducer.recognition.recognizer import Recognizer
+from stateless_transducer.recognition.sounds import read_sound
 from stateless_transducer.recognition.streaming import StreamingRecognizer
 from stateless_transducer.server.config import BatchConfig
 from stateless_transducer.server.engine import PiecewiseEngine, StreamingEngine
@@ -58,7 +59,7 @@ def test_pieces_of_a_batch_have_hotwords_of_their_own(talker, recognizer, wave):
     wanted = [[], ["吗吗"], ["好今", "气吗"]]
     alone = [_recognizer(talker, hotwords=own).transcribe([wave])[0].text for own in wanted]
     assert len(set(alone)) == 3
-    (piece,) = recognizer.pipeline.pieces(wave, warn=print)
+    (piece,) = recognizer.pipeline.pieces(read_sound(wave, 16000, warn=print))
     pieces = [replace(piece, phrases=recognizer.pipeline.spell(own)) for own in wanted]
     assert [segment.text for segment in recognizer.pipeline.recognize(pieces)] == alone
 
@@ -76,7 +77,7 @@ def test_a_call_has_hotwords_of_its_own(talker, recognizer, wave):
 def test_hotwords_of_all_sounds_stay(talker, wave, tmp_path):
     (tmp_path / "names.txt").write_text("吗吗\n", encoding="utf-8")
     common = _recognizer(talker, config=replace(CONFIG, hotwords_file=tmp_path / "names.txt"))
-    (piece,) = common.pipeline.pieces(wave, warn=print)
+    (piece,) = common.pipeline.pieces(read_sound(wave, 16000, warn=print))
     (found,) = common.pipeline.recognize([replace(piece, phrases=common.pipeline.spell(["好今"]))])
     (both,) = _recognizer(talker, hotwords=["吗吗", "好今"]).transcribe([wave])
     assert found.text == both.text

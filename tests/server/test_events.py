@@ -15,6 +15,7 @@ from tiny_talker import say
 
 from stateless_transducer.recognition.config import SegmentConfig
 from stateless_transducer.recognition.recognizer import Recognizer
+from stateless_transducer.recognition.sounds import read_sound
 from stateless_transducer.recognition.streaming import StreamingRecognizer
 from stateless_transducer.server.config import BatchConfig
 from stateless_transducer.server.engine import PiecewiseEngine, StreamingEngine
@@ -109,7 +110,7 @@ def test_a_client_that_has_gone_is_not_worked_for(recognizer, sound):
         wait(lambda: httpx.get(f"{address}/health").json()["uploads"] == 0)
         may_go_on.set()
         wait(lambda: httpx.get(f"{address}/health").json()["waiting_s"] == 0)
-    assert len(seen) < len(list(recognizer.pipeline.pieces(sound, warn=print)))
+    assert len(seen) < len(list(recognizer.pipeline.pieces(read_sound(sound, 16000, warn=print))))
 
 
 def test_a_sound_that_is_still_read_stays_open(recognizer, sound, monkeypatch):
