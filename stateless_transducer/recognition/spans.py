@@ -1,8 +1,7 @@
-"""Where each token begins and ends in the sound, from when the model said it and from the sound's loudness.
+"""Begin and end of each token in the sound, from the frame of its emission and the loudness of the sound.
 
-A transducer says when it is sure of a token, which is some frame within it; where the token begins and ends, it
-does not say. Between the moments of two tokens their border is where the sound is softest, and silence at the ends of a
-token is no part of it.
+A transducer emits a token on some frame within it, and does not say where the token begins and ends. The border of two
+tokens is the softest frame between their emissions; silence at the ends of a token does not belong to it.
 
 Letters: T_in feature frames, F mel bins, U tokens.
 """
@@ -18,24 +17,24 @@ from stateless_transducer.ops.masks import SUBSAMPLING
 
 _DECIBEL = np.log(10) / 10
 _LOUDEST_TO_SILENCE = 60 * _DECIBEL
-"""What is so much softer than the loudest frame of a token is no part of it."""
+"""A frame so much softer than the loudest one of its token does not belong to the token."""
 _SHARE_OF_RANGE = 0.15
-"""In noise, speech is what rises above the softest frames by this share of the range, at least."""
+"""In noise, speech rises above the softest frames by at least this share of the range."""
 _SMOOTHED_FRAMES = 3
 _MOST_FRAMES = 150
-"""A token is not longer, whatever is heard around it."""
+"""Frames from the emission of a token to its begin or end, at most."""
 
 
 def token_spans(features: np.ndarray, moments: Sequence[int]) -> list[tuple[int, int]]:
-    """First feature frame of each token, and the one behind its last.
+    """First feature frame of each token, and the one after its last.
 
     Args:
         features: (T_in, F), log mel energies.
-        moments: U feature frames on which the tokens were said, in order.
+        moments: U feature frames on which the tokens were emitted, in order.
 
     Returns:
-        U pairs, in order, none empty; tokens said on one frame share it. A token lasts an encoder frame at least, which
-        is how finely the model tells times, where the next one leaves it the room.
+        U pairs, in order, none empty; tokens emitted on one frame share it. A token lasts at least an encoder frame, if
+        the next token begins late enough.
     """
     if not len(moments):
         return []
@@ -92,9 +91,9 @@ def _borders(loudness: np.ndarray, moments: list[int]) -> list[int]:
 
 
 def _trimmed(loudness: np.ndarray, start: int, end: int, floor: float) -> tuple[int, int]:
-    """Without the silence at both ends."""
-    own = loudness[start : max(end, start + 1)]
-    loudest = float(own.max())
+    """The span without the silence at both ends."""
+    span = loudness[start : max(end, start + 1)]
+    loudest = float(span.max())
     least = max(loudest - _LOUDEST_TO_SILENCE, floor + _SHARE_OF_RANGE * (loudest - floor))
-    (loud,) = (own >= min(least, loudest)).nonzero()
+    (loud,) = (span >= min(least, loudest)).nonzero()
     return start + int(loud[0]), start + int(loud[-1]) + 1

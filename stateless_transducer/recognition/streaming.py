@@ -1,4 +1,4 @@
-"""Sound -> text while it comes in, with a streaming model that others published. No torch.
+"""Live sound -> text with a published streaming model. No torch.
 
 Letters: S samples.
 """
@@ -27,11 +27,11 @@ from stateless_transducer.text.vocabulary import Vocabulary, read_vocabulary
 _LOG = logging.getLogger(__name__)
 
 FLUSH_S = 0.5
-"""Seconds of silence that a finished stream is decoded beyond its end: models speak a little late."""
+"""Seconds of silence that a finished stream is decoded beyond its end, since models emit tokens a little late."""
 
 
 class Stream:
-    """One sound on its way in; made by `StreamingRecognizer.create_stream`. For one thread at a time."""
+    """One sound that is received in parts; made by `StreamingRecognizer.create_stream`. For one thread at a time."""
 
     def __init__(
         self, model: StreamingModel, token_table: Vocabulary, fbank_config: FbankConfig, rules: EndpointRules
@@ -52,7 +52,7 @@ class Stream:
             sample_rate: at least 1000 Hz, the same for the whole stream; what the model does not have is resampled.
 
         Raises:
-            ValueError: samples or rate cannot be, or the stream is finished; the stream stays as it was.
+            ValueError: The samples or the rate are invalid, or the stream is finished; the stream is unchanged.
         """
         if self._is_finished:
             raise ValueError("The stream is finished; make a new one for more sound.")
@@ -61,7 +61,7 @@ class Stream:
         self._fbank.accept(as_wave(samples), sample_rate)
 
     def finish(self) -> None:
-        """Say that no more sound comes; as much silence is appended as lets the last words out."""
+        """End the sound, and append the silence that the last words need."""
         if self._is_finished:
             return
         self._is_finished = True
@@ -70,18 +70,18 @@ class Stream:
             return
         self._duration_s = self._fbank.num_samples / self._fbank_config.sample_rate
         shift, per_second = self._model.chunk_shift, 1000 / self._fbank_config.frame_shift_ms
-        wanted = round((self._duration_s + FLUSH_S) * per_second)
-        num_chunks = -(-wanted // shift)
+        num_frames = round((self._duration_s + FLUSH_S) * per_second)
+        num_chunks = -(-num_frames // shift)
         self._fbank.pad((num_chunks - 1) * shift + self._model.chunk_frames)
 
     @property
     def is_ready(self) -> bool:
-        """Whether there is sound enough for a chunk."""
+        """Whether there is enough sound for a chunk."""
         return self._num_processed + self._model.chunk_frames <= self._fbank.num_frames
 
     @property
     def result(self) -> Segment:
-        """What has been said since the last `reset`; times end with the sound, not with the silence appended to it."""
+        """Result since the last `reset`; times end with the sound, not with the appended silence."""
         hypothesis = self._hypothesis
         seconds_a_frame = self._model.chunk_shift / self._model.encoder_frames * self._frames_s(1)
         start = self._frames_s(self._segment_start)
@@ -102,12 +102,12 @@ class Stream:
         return self._rules.are_met(self._num_processed - self._segment_start, silent)
 
     def reset(self) -> None:
-        """Begin a new segment. Sound goes on: the encoder keeps its state, the decoder the last tokens."""
+        """Begin a new segment; encoder and decoder continue from their states."""
         self._hypothesis = self._hypothesis.next(self._model.blank_id)
         self._segment_start = self._num_processed
 
     def _within(self, time: float) -> float:
-        """The time, or that at which the sound has ended."""
+        """The time, or the end of the sound if that is earlier."""
         return round(min(time, self._duration_s), 3)
 
     def _frames_s(self, count: int) -> float:
@@ -174,7 +174,7 @@ class StreamingRecognizer:
 
     @property
     def vocab_size(self) -> int:
-        """Ids that the model says."""
+        """Number of tokens of the model."""
         return self._model.vocab_size
 
     @property

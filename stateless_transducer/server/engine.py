@@ -1,4 +1,4 @@
-"""One door for the server to models of both kinds: of whole utterances, and streaming."""
+"""A common interface of the server to models of whole utterances and streaming models."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from stateless_transducer.server.live import LiveSession, PiecewiseSession, Stre
 from stateless_transducer.text.vocabulary import Vocabulary
 
 _PIECES_AHEAD = 8
-"""Of one sound, that wait for the model at a time: who sends an hour does not keep the others waiting for long."""
+"""Pieces of one recording that may be queued at once, so that a long upload cannot starve others."""
 
 _MOST_HOTWORD_TOKENS = 1000
-"""Of one sound: the tables for them are made anew for each batch."""
+"""Most tokens in the hotwords of one sound; their tables are built for every batch."""
 
 _LOOKS_EVERY_S = 0.5
-"""Whether anybody still waits."""
+"""Interval of checks whether the client is still connected."""
 
 
 class AbandonedError(Exception):
@@ -61,47 +61,47 @@ Tell = Callable[[Segment], object]
 
 
 class Engine(Protocol):
-    """A model that many people use at once; its methods may be called from any threads."""
+    """A model that clients share; its methods may be called from any thread."""
 
     token_table: Vocabulary
     has_hotwords: bool
     """Whether a sound may have hotwords of its own."""
 
     def spell(self, hotwords: Sequence[str]) -> Phrases:
-        """Wanted phrases as `transcribe` and `live` take them.
+        """Hotwords in the form that `transcribe` and `live` take.
 
         Raises:
-            ValueError: the model's tokens cannot spell one, or there can be none.
+            ValueError: The tokens cannot spell a phrase, or the model takes no hotwords.
         """
         ...
 
     def transcribe(self, sound: SoundFile, is_abandoned: Callable[[], bool], tell: Tell) -> Transcript:
-        """All that is said in a sound file.
+        """Transcribe a sound file.
 
         Args:
-            sound: and how it is to be heard.
-            is_abandoned: asked now and then whether to give up.
-            tell: takes the segments.
+            sound: The file and its options.
+            is_abandoned: Called now and then; whether to give up.
+            tell: Called with each segment.
 
         Raises:
-            AudioError: it cannot be read.
-            AbandonedError: it was given up.
-            TooLongError: it is longer than ``sound.max_seconds``.
-            ClosedError: the engine was closed.
+            AudioError: The sound cannot be read.
+            AbandonedError: The client has disconnected.
+            TooLongError: The sound is longer than ``sound.max_seconds``.
+            ClosedError: The engine was closed.
         """
         ...
 
     def live(self, sample_rate: int, phrases: Phrases = ()) -> LiveSession:
-        """A sound that is still coming in, and its hotwords."""
+        """Start a session for live sound with these hotwords."""
         ...
 
     @property
     def waiting_s(self) -> float:
-        """Seconds of audio that are waiting."""
+        """Seconds of audio that wait for the model."""
         ...
 
     def close(self) -> None:
-        """Give up what has been begun, as soon as that can be. More than once does no harm."""
+        """Give up all work as soon as possible. More than once does no harm."""
         ...
 
 
@@ -109,7 +109,7 @@ class PiecewiseEngine:
     """A model of whole utterances."""
 
     def __init__(self, recognizer: Recognizer, config: BatchConfig) -> None:
-        """A recognizer, and how its users share it."""
+        """Set up an engine for a recognizer that clients share."""
         self._pipeline, self.token_table = recognizer.pipeline, recognizer.token_table
         self._batcher = Batcher(
             lambda pieces: recognizer.pipeline.recognize(pieces, config.batch_seconds),
@@ -239,5 +239,5 @@ def _result(future: Future[Segment], is_abandoned: Callable[[], bool]) -> Segmen
 
 
 def is_streaming_folder(path: Path) -> bool:
-    """Whether a model is a folder of graphs that go on from chunk to chunk."""
+    """Whether a model is a folder of graphs of a streaming model."""
     return path.is_dir() and is_streaming(Graph(find_graph(path, "encoder", prefer_int8=True), 1))

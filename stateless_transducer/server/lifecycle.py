@@ -1,4 +1,4 @@
-"""The server's life: from the first request to an end that loses nothing that can still be answered."""
+"""Run the server, and stop it without losing requests that can still be answered."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 from stateless_transducer.server.app import Service
 
 _GRACE_S = 30.0
-"""Requests that have begun may take so long to come to their end; then they are given up."""
+"""Seconds that requests in progress have to finish when the server stops."""
 _MOST_BYTES_A_MESSAGE = 2**20
 
 
@@ -29,7 +29,7 @@ def serve(
     has_access_log: bool = False,
     say: Callable[[str], None],
 ) -> None:
-    """Until SIGINT or SIGTERM; a second one gives up what is still being worked on.
+    """Run until SIGINT or SIGTERM; a second one gives up the work in progress.
 
     Args:
         service: the application, which closes its engine at the end.
@@ -100,7 +100,7 @@ def _with_timeout(timeout_s: float) -> type[asyncio.Protocol]:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's, but live sound is told what is final before it is closed, and giving up answers with a status."""
+    """uvicorn's server, but it sends the final results of live sounds, and answers given-up requests with a status."""
 
     def __init__(self, config: uvicorn.Config, service: Service, say: Callable[[str], None]) -> None:
         super().__init__(config)
