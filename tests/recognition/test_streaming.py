@@ -281,13 +281,15 @@ def test_streaming_loads_no_torch(tiny_model):
 
 def test_example_of_the_documentation_runs(tiny_model, tmp_path, monkeypatch, capsys):
     text = (Path(__file__).parents[2] / "docs" / "streaming.md").read_text(encoding="utf-8")
-    (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    whole, example = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     soundfile.write(tmp_path / "a.wav", _sound(3.0), 16000, subtype="FLOAT")
     (tmp_path / "model").symlink_to(tiny_model().folder)
     monkeypatch.chdir(tmp_path)
     exec(example, {})
-    wanted = _recognize(StreamingRecognizer.from_pretrained("model"), _sound(3.0))
-    assert capsys.readouterr().out == "".join(f"{each.text} {each.times}\n" for each in wanted)
+    segments = _recognize(StreamingRecognizer.from_pretrained("model"), _sound(3.0))
+    assert capsys.readouterr().out == "".join(f"{segment.text} {segment.times}\n" for segment in segments)
+    exec(whole, {})
+    assert capsys.readouterr().out == "".join(segment.text for segment in segments) + "\n"
 
 
 def test_a_whole_sound_gives_what_its_stream_gives(tiny_model, tmp_path):
