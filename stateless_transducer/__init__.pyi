@@ -39,6 +39,8 @@ from stateless_transducer.recognition.config import DetailConfig as DetailConfig
 from stateless_transducer.recognition.config import SegmentConfig as SegmentConfig
 from stateless_transducer.recognition.endpoint import EndpointRules as EndpointRules
 from stateless_transducer.recognition.recognizer import Recognizer as Recognizer
+from stateless_transducer.recognition.sounds import Sound as Sound
+from stateless_transducer.recognition.sounds import Stretch as Stretch
 from stateless_transducer.recognition.streaming import StreamingRecognizer as StreamingRecognizer
 from stateless_transducer.recognition.transcript import Alternative as Alternative
 from stateless_transducer.recognition.transcript import Segment as Segment

@@ -7,13 +7,12 @@ import time
 from contextlib import contextmanager
 
 import httpx
-import uvicorn
 
 from stateless_transducer.commands.serve import _listening
 from stateless_transducer.server.app import Service
 from stateless_transducer.server.config import BatchConfig
 from stateless_transducer.server.engine import PiecewiseEngine
-from stateless_transducer.server.lifecycle import _Server
+from stateless_transducer.server.lifecycle import _Server, configure
 
 
 @contextmanager
@@ -27,8 +26,7 @@ def served(engine, **options):
 def running(service):
     """The address of a service in a server that runs in a thread."""
     with _listening("127.0.0.1", 0) as listener:
-        config = uvicorn.Config(service.app, log_level="error", ws_max_size=2**20)
-        server = _Server(config, service, lambda line: None)
+        server = _Server(configure(service), service, lambda line: None)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:

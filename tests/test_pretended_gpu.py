@@ -283,7 +283,7 @@ def test_transcripts_are_the_cpus(method, talker):
         recognizer = Recognizer.from_pretrained(
             talker / "model.pt", SearchConfig(method), device=device, hotwords=hotwords
         )
-        assert str(recognizer._model.transducer.device) == device.replace("auto", "cuda:0")
+        assert str(recognizer.pipeline._model.transducer.device) == device.replace("auto", "cuda:0")
         return [(each.text, each.spans) for each in recognizer.transcribe(waves)]
 
     rng = np.random.default_rng(3)

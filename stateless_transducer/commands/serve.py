@@ -41,7 +41,19 @@ class Options:
     max_live: int = 100
     """Sounds that may come in live at a time."""
     allow_origin: tuple[str, ...] = ()
-    """Other web pages that may ask, as browsers name them (https://example.org); *: all."""
+    """Allowed CORS origins, for example https://example.org; *: all. They may also use live sound."""
+    allow_host: tuple[str, ...] = ()
+    """Host names under which the server is reached, besides localhost, `--host` and IP addresses; *: all."""
+    api_key: str | None = None
+    """Key that clients must send, as `Authorization: Bearer KEY`."""
+    max_seconds: float = 21600.0
+    """Longest sound file, in seconds."""
+    idle_timeout_s: float = 30.0
+    """Longest wait for the next part of a request, in seconds."""
+    upload_timeout_s: float = 3600.0
+    """Longest time for a whole request to arrive, in seconds."""
+    live_timeout_s: float = 300.0
+    """Longest wait for the next samples of a live sound, in seconds."""
     access_log: bool = False
     """Print a line for each request."""
     ssl_certfile: Path | None = None
@@ -72,6 +84,15 @@ class Options:
         for origin in self.allow_origin:
             if not re.fullmatch(r"\*|https?://[^/?#\s]+", origin):
                 raise ValueError(f"`--allow-origin` must be like https://example.org (no path), or *, but is {origin}.")
+        for name in ("max_seconds", "idle_timeout_s", "upload_timeout_s", "live_timeout_s"):
+            if not 0 < getattr(self, name) < math.inf:
+                flag = f"--{name.replace('_', '-')}"
+                raise ValueError(f"`{flag}` must be above 0 s and finite, but is {getattr(self, name):g}.")
+        for host in self.allow_host:
+            if not re.fullmatch(r"\*|[A-Za-z0-9.-]+", host):
+                raise ValueError(f"`--allow-host` must be a host name without a port, or *, but is {host!r}.")
+        if self.api_key is not None and not re.fullmatch(r"[!-~]+", self.api_key):
+            raise ValueError("`--api-key` must be printable ASCII without blanks, and not empty.")
         if self.ssl_keyfile is not None and self.ssl_certfile is None:
             raise ValueError("`--ssl-keyfile` belongs to a `--ssl-certfile`.")
         for name in ("ssl_certfile", "ssl_keyfile"):
@@ -105,7 +126,13 @@ def run(options: Options) -> None:
             max_upload_mb=options.max_upload_mb,
             max_uploads=options.max_uploads,
             max_live=options.max_live,
+            max_seconds=options.max_seconds,
             origins=options.allow_origin,
+            hosts=(*options.allow_host, options.host),
+            api_key=options.api_key,
+            idle_timeout_s=options.idle_timeout_s,
+            upload_timeout_s=options.upload_timeout_s,
+            live_timeout_s=options.live_timeout_s,
         )
         scheme = "http" if certificate is None else "https"
         host, port = listener.getsockname()[:2]
@@ -137,21 +164,21 @@ def _listening(host: str, port: int) -> socket.socket:
 
 def _open(options: Options) -> Engine:
     from stateless_transducer.recognition.recognizer import Recognizer
-    from stateless_transducer.server.engine import PiecewiseEngine, is_streaming_folder, open_streaming_engine
+    from stateless_transducer.recognition.streaming import StreamingRecognizer
+    from stateless_transducer.server.engine import PiecewiseEngine, StreamingEngine, is_streaming_folder
 
     if is_streaming_folder(options.model):
         for config in (options.search, options.details, options.segments, options.batch):
             refuse_idle(config, f"a model of whole utterances, but {options.model} is a streaming one")
-        if options.device not in ("auto", "cpu") or options.precision == "bf16":
-            raise ValueError(f"{options.model} is a streaming model: it runs on the CPU, in fp32 or int8.")
-        is_int8 = options.precision == "int8"
-        num_threads = options.num_threads or 1
-        return open_streaming_engine(options.model, options.rules, num_threads=num_threads, prefer_int8=is_int8)
+        streaming = StreamingRecognizer.from_pretrained(
+            options.model,
+            options.rules,
+            device=options.device,
+            precision=options.precision,
+            num_threads=options.num_threads,
+        )
+        return StreamingEngine(streaming)
     refuse_idle(options.rules, f"a streaming model, but {options.model} is one of whole utterances")
-    if options.num_threads is not None and not options.model.is_dir():
-        import torch
-
-        torch.set_num_threads(options.num_threads)
     recognizer = Recognizer.from_pretrained(
         options.model,
         options.search,

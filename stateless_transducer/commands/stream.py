@@ -60,7 +60,10 @@ def run(options: Options) -> None:
     from stateless_transducer.recognition.streaming import StreamingRecognizer
 
     recognizer = StreamingRecognizer.from_pretrained(
-        options.model, options.rules, num_threads=options.num_threads, prefer_int8=options.prefer_int8
+        options.model,
+        options.rules,
+        precision="int8" if options.prefer_int8 else "fp32",
+        num_threads=options.num_threads,
     )
     stream, line = recognizer.create_stream(), LiveLine()
 

@@ -77,8 +77,9 @@ class Options:
             raise ValueError("`--output-format` ctm needs `--align true`.")
         refuse_idle_search(self.search, nbest=self.details.nbest)
         if self.details.nbest > 1 and self.manifest is None and self.output_format != "json":
-            wanted = f"`--nbest` {self.details.nbest}"
-            raise ValueError(f"{wanted} needs `--output-format json`: {self.output_format} has room for one.")
+            raise ValueError(
+                f"`--nbest` {self.details.nbest} needs `--output-format json`: {self.output_format} has room for one."
+            )
 
 
 def main(program: str, arguments: list[str]) -> int:
@@ -100,7 +101,7 @@ def run(options: Options) -> int:
         sounds, paths = _without_existing(options, sounds, paths)
     num_failed = len(problems)
     if sounds:
-        num_failed += _transcribe(options, _job(options).recognizer(), sounds, paths)
+        num_failed += _transcribe(options, _recognizer(options), sounds, paths)
     if num_failed:
         complain(f"transducer: {num_failed} of {num_named} sounds could not be read.")
     return 1 if num_failed else 0
@@ -124,48 +125,41 @@ def _output_paths(options: Options, sounds: list[NamedSound]) -> list[Path] | No
 def _without_existing(
     options: Options, sounds: list[NamedSound], paths: list[Path]
 ) -> tuple[list[NamedSound], list[Path]]:
-    """The sounds whose files are not there yet, and these files; a file may be somebody's own work.
+    """The sounds without an output file, and these files; an existing file may have been edited by hand.
 
     Raises:
-        ValueError: one is there, and the user has not said what that means.
+        ValueError: A file exists, and `--existing` is stop.
     """
     existing = [path for path in paths if path.exists()]
     if existing and options.existing == "stop":
         raise ValueError(
-            f"{existing[0]} is there already ({len(existing)} of {len(paths)} files are): `--existing skip` "
-            "does the others, `--existing replace` writes all anew; or name another `--output-dir`."
+            f"{existing[0]} exists already ({len(existing)} of {len(paths)} files do). Skip their sounds with "
+            "`--existing skip`, overwrite them with `--existing replace`, or name another `--output-dir`."
         )
     if existing:
-        complain(f"{len(existing)} of {len(paths)} files are in {options.output_dir} already - skipping them")
+        complain(f"{len(existing)} of {len(paths)} files exist in {options.output_dir} already; skipping them")
     left = [(sound, path) for sound, path in zip(sounds, paths, strict=True) if not path.exists()]
     return [sound for sound, _ in left], [path for _, path in left]
 
 
-def _job(options: Options) -> Job:
-    from stateless_transducer.recognition.manifest import Job
+def _recognizer(options: Options) -> Recognizer:
+    from stateless_transducer.recognition.recognizer import Recognizer
 
-    model, search = options.model, options.search
-    # a line of text has no room for them
-    has_times = options.manifest is not None or options.output_format != "txt"
-    if options.dask is not None:
-        # workers run in other folders
-        model = model.absolute()
-        search = replace(search, **{name: path.absolute() for name, path in search.scorer_files.items()})
-    return Job(
-        model=model,
-        search=search,
-        segments=options.segments,
-        details=replace(options.details, align=options.details.align and has_times),
+    # a line of text has no room for times
+    has_times = options.output_format != "txt"
+    return Recognizer.from_pretrained(
+        options.model,
+        options.search,
         device=options.device,
         precision=options.precision,
-        channel=options.channel,
-        batch_seconds=options.batch_seconds,
         num_threads=options.num_threads,
+        segments=options.segments,
+        details=replace(options.details, align=options.details.align and has_times),
     )
 
 
 def _transcribe(options: Options, recognizer: Recognizer, sounds: list[NamedSound], paths: list[Path] | None) -> int:
-    """Print, and write if there are paths; how many sounds could not be read."""
+    """Print the transcripts, and write them if there are paths; return the number of unreadable sounds."""
     from stateless_transducer.audio import AudioError
     from stateless_transducer.files import write_text
     from stateless_transducer.recognition.formats import TSV_HEADER, ctm_rows, document, json_line, tsv_rows
@@ -181,28 +175,28 @@ def _transcribe(options: Options, recognizer: Recognizer, sounds: list[NamedSoun
             batch_seconds=options.batch_seconds,
             progress=progress,
         )
-        for i, (sound, found) in enumerate(zip(sounds, results, strict=True)):
-            if isinstance(found, AudioError):
-                complain(f"transducer: {found}")
+        for i, (sound, result) in enumerate(zip(sounds, results, strict=True)):
+            if isinstance(result, AudioError):
+                complain(f"transducer: {result}")
                 num_failed += 1
                 continue
             if paths is not None:
-                text = document(options.output_format, sound.name, found, recognizer.token_table, id_=sound.id)
+                text = document(options.output_format, sound.name, result, recognizer.token_table, id_=sound.id)
                 write_text(paths[i], text)
             if printed == "txt":
-                say(f"{sound.name}\t{found.text}")
+                say(f"{sound.name}\t{result.text}")
             elif printed == "json":
-                say(json_line(sound.name, found))
+                say(json_line(sound.name, result))
             elif printed in ("tsv", "ctm"):
-                for row in tsv_rows(sound.name, found) if printed == "tsv" else ctm_rows(sound.id, found):
+                for row in tsv_rows(sound.name, result) if printed == "tsv" else ctm_rows(sound.id, result):
                     say(row)
             else:
-                say(document(printed, sound.name, found, recognizer.token_table).removesuffix("\n"))
+                say(document(printed, sound.name, result, recognizer.token_table).removesuffix("\n"))
     return num_failed
 
 
 def _stated_seconds(sounds: list[NamedSound]) -> float | None:
-    """Of all sounds whose headers state it; None if there is none."""
+    """Seconds of all sounds whose headers state them; None if no header does."""
     from stateless_transducer.audio import stated_duration
 
     files = (sound.source for sound in sounds if isinstance(sound.source, Path))
@@ -229,12 +223,12 @@ def _run_manifest(options: Options, manifest: Path, output: Path) -> int:
     output.parent.mkdir(parents=True, exist_ok=True)
     # appended line by line, not written anew and renamed: what is done must outlive a run that is stopped
     with output.open("a", encoding="utf-8") as file, hours_bar("transcribing", lambda: _seconds(left)) as progress:
-        for row, found in _results(options, left, progress):
-            if isinstance(found, AudioError):
-                complain(f"transducer: {row.id}: {found}")
+        for row, result in _results(options, left, progress):
+            if isinstance(result, AudioError):
+                complain(f"transducer: {row.id}: {result}")
                 num_failed += 1
                 continue
-            file.write(json_line(str(row.sound.path), found, id_=row.id) + "\n")
+            file.write(json_line(str(row.sound.path), result, id_=row.id) + "\n")
             file.flush()
     # on standard error, since the output may be /dev/stdout
     complain(f"{output}: {len(left) - num_failed} sounds more, {len(rows) - num_failed} of {len(rows)} in all")
@@ -246,7 +240,7 @@ def _run_manifest(options: Options, manifest: Path, output: Path) -> int:
 def _results(
     options: Options, rows: list[Row], progress: Callable[[float], None]
 ) -> Iterator[tuple[Row, Transcript | AudioError]]:
-    from stateless_transducer.recognition.manifest import transcribe_here, transcribe_there
+    from stateless_transducer.recognition.manifest import transcribe_here, transcribe_with_workers
 
     if not rows:
         return
@@ -263,12 +257,33 @@ def _results(
                 raise ValueError(f"`--dask` {options.dask}: the cluster has no workers.")
             # a client that is not awaited answers at once
             num_workers = len(workers)  # pyright: ignore[reportArgumentType]
-            yield from transcribe_there(job, rows, progress, executor=executor, num_workers=num_workers)
+            yield from transcribe_with_workers(job, rows, progress, executor=executor, num_workers=num_workers)
     except distributed.KilledWorker as err:
         raise ValueError(f"`--dask` {options.dask}: {err}") from err
 
 
+def _job(options: Options) -> Job:
+    from stateless_transducer.recognition.manifest import Job
+
+    model, search = options.model, options.search
+    if options.dask is not None:
+        # workers run in other folders
+        model = model.absolute()
+        search = replace(search, **{name: path.absolute() for name, path in search.scorer_files.items()})
+    return Job(
+        model=model,
+        search=search,
+        segments=options.segments,
+        details=options.details,
+        device=options.device,
+        precision=options.precision,
+        channel=options.channel,
+        batch_seconds=options.batch_seconds,
+        num_threads=options.num_threads,
+    )
+
+
 def _seconds(rows: list[Row]) -> float | None:
-    """Of all rows, if all state it."""
+    """Seconds of all rows, if all state them."""
     seconds = sum(row.sound.duration_s for row in rows)
     return seconds if seconds < float("inf") else None

@@ -56,9 +56,19 @@ def write_report(
     ]
     if examples:
         sections += ["<h2>When each token was emitted</h2>", _timeline(examples[0])]
-        rows = [(escape(e.name), _marked(e.reference), _marked(e.transcript.text)) for e in examples]
-        sections += ["<h2>Transcribed files</h2>", _table(("file", "said", "recognized"), rows)]
+        sections += ["<h2>Transcribed files</h2>", _transcripts(examples)]
     write_text(path, _PAGE.format(title=escape(title), body="\n".join(sections)))
+
+
+def _transcripts(examples: Sequence[Example]) -> str:
+    """A table of the transcripts, with a column of references where there are any."""
+    if not any(example.reference for example in examples):
+        return _table(
+            ("file", "recognized"),
+            [(escape(example.name), _marked(example.transcript.text)) for example in examples],
+        )
+    rows = [(escape(e.name), _marked(e.reference), _marked(e.transcript.text)) for e in examples]
+    return _table(("file", "reference", "recognized"), rows)
 
 
 def read_metrics(exp_dir: Path) -> list[dict[str, Any]]:
@@ -77,8 +87,8 @@ def read_metrics(exp_dir: Path) -> list[dict[str, Any]]:
 
 def read_results(exp_dir: Path) -> list[dict[str, Any]]:
     """What `write_results` has written, by test set, method and metric."""
-    found = [json.loads(p.read_text(encoding="utf-8")) for p in exp_dir.glob("log/**/result-*.json")]
-    return sorted(found, key=lambda r: (r["test_set"], r["method"], r["name"], r["metric"]))
+    results = [json.loads(p.read_text(encoding="utf-8")) for p in exp_dir.glob("log/**/result-*.json")]
+    return sorted(results, key=lambda r: (r["test_set"], r["method"], r["name"], r["metric"]))
 
 
 def _error_rates(exp_dir: Path) -> str:

@@ -24,15 +24,16 @@ class EndpointRules:
                 name = each.name.replace("_", "-")
                 raise ValueError(f"`--{name}` must be above 0 s, but is {getattr(self, each.name)}.")
 
-    def are_met(self, num_frames: int, num_silent_frames: int) -> bool:
+    def are_met(self, num_frames: int, num_silent_frames: int, frame_shift_s: float) -> bool:
         """Whether an utterance ends here.
 
         Args:
-            num_frames: feature frames of 10 ms of the utterance so far.
+            num_frames: feature frames of the utterance so far.
             num_silent_frames: those of them since the last token.
+            frame_shift_s: seconds from one feature frame to the next.
         """
         # in float32 as sherpa-onnx counts, for which 120 frames are a little less than 1.2 s
-        length, silence = (np.float32(count) * np.float32(0.01) for count in (num_frames, num_silent_frames))
+        length, silence = (np.float32(count) * np.float32(frame_shift_s) for count in (num_frames, num_silent_frames))
         return bool(
             silence >= np.float32(self.rule1_min_trailing_silence)
             or (length > silence >= np.float32(self.rule2_min_trailing_silence))

@@ -7,6 +7,7 @@ import math
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import PurePath
 from typing import Literal
 
@@ -20,6 +21,8 @@ Format = Literal["txt", "json", "srt", "vtt", "TextGrid", "tsv", "ctm"]
 _LONGEST_CUE_S, _WIDEST_CUE = 6.0, 80
 # a token is emitted while it is being said: a cue begins a little earlier, and stays a little longer
 _LEAD_S, _LINGER_S = 0.2, 1.0
+# where the ends of words are unknown, a word lasts at least this long
+_FRAME_S = 0.04
 # seconds without a word that end a cue, as they end a piece of long sound
 _PAUSE_S = 0.64
 
@@ -34,12 +37,12 @@ class Cue:
 
 
 def document(
-    wanted: Format, name: str, transcript: Transcript, token_table: Vocabulary, *, id_: str | None = None
+    format_: Format, name: str, transcript: Transcript, token_table: Vocabulary, *, id_: str | None = None
 ) -> str:
-    """The file about one sound.
+    """Content of the file for one sound.
 
     Args:
-        wanted: which.
+        format_: Format of the file.
         name: of the sound, for the formats that hold it.
         transcript: of the sound.
         token_table: the model's.
@@ -48,7 +51,7 @@ def document(
     Raises:
         ValueError: see `check_words`.
     """
-    match wanted:
+    match format_:
         case "txt":
             return "".join(f"{segment.text}\n" for segment in transcript.segments if segment.text)
         case "json":
@@ -67,7 +70,7 @@ def document(
 
 
 def json_line(name: str, transcript: Transcript, *, id_: str | None = None) -> str:
-    """An object: id, if there is one, file, text, duration, segments, warnings."""
+    """An object with id (if given), file, text, duration, segments and warnings."""
     head = {"file": name} if id_ is None else {"id": id_, "file": name}
     segments = [segment.known() for segment in transcript.segments]
     return json.dumps({**head, **asdict(transcript), "segments": segments}, ensure_ascii=False, allow_nan=False)
@@ -77,7 +80,7 @@ TSV_HEADER = "path\tstart\tend\ttext"
 
 
 def tsv_rows(name: str, transcript: Transcript) -> list[str]:
-    """A row for each segment in which something was said, below `TSV_HEADER`."""
+    """A row for each segment with text, below `TSV_HEADER`."""
     said = (segment for segment in transcript.segments if segment.text)
     return [f"{name}\t{segment.start:.3f}\t{segment.end:.3f}\t{segment.text}" for segment in said]
 
@@ -90,13 +93,13 @@ def ctm_rows(id_: str, transcript: Transcript) -> list[str]:
     """
     check_words(transcript)
     return [
-        f"{id_} 1 {each.start:.3f} {each.end - each.start:.3f} {each.word} {each.confidence:.5f}"
-        for each in transcript.words
+        f"{id_} 1 {word.start:.3f} {word.end - word.start:.3f} {word.word} {word.confidence:.5f}"
+        for word in transcript.words
     ]
 
 
 def check_words(transcript: Transcript) -> None:
-    """Raises ValueError if it has tokens, but not where its words begin and end."""
+    """Raise ValueError if a segment has tokens, but not the begins and ends of its words."""
     if any(segment.tokens and segment.confidence is None for segment in transcript.segments):
         raise ValueError(
             "Begins and ends of words need `--align true` and a model of whole utterances, not a streaming one."
@@ -104,20 +107,23 @@ def check_words(transcript: Transcript) -> None:
 
 
 def cues(transcript: Transcript, token_table: Vocabulary) -> list[Cue]:
-    """Subtitles: segments, cut at long pauses, and then at the longest until a viewer can read each part."""
-    found = []
+    """Subtitles: segments, split at long pauses, and then at the longest ones until each part can be read."""
+    subtitles = []
     for segment in transcript.segments:
         if not segment.tokens:
             continue
-        # without ends, what is between two words' times is no pause alone
+        # without ends, the time between two words is more than a pause
         pause_s = _PAUSE_S if segment.ends else math.inf
         parts = list(_parts(_words(segment, token_table), pause_s))
-        starts = [max(segment.start, part[0].time - _LEAD_S) for part in parts]
+        starts = [max(segment.start, part[0].time - _LEAD_S) for part in parts[:1]]
+        # between two words, a cue leads into the pause alone, and leaves the word before a frame of the encoder
+        for before, part in pairwise(parts):
+            starts.append(part[0].time - min(_LEAD_S, max(0.0, part[0].time - before[-1].last_time - _FRAME_S)))
         for part, start, latest in zip(parts, starts, [*starts[1:], segment.end], strict=True):
             text = _text(part, token_table)
             if text:
-                found.append(Cue(start, min(latest, part[-1].last_time + _LINGER_S), text))
-    return found
+                subtitles.append(Cue(start, min(latest, part[-1].last_time + _LINGER_S), text))
+    return subtitles
 
 
 @dataclass(frozen=True)
@@ -136,7 +142,7 @@ def _words(segment: Segment, token_table: Vocabulary) -> list[_Word]:
 
 
 def _parts(words: Sequence[_Word], pause_s: float) -> Iterator[Sequence[_Word]]:
-    """The words, cut at long pauses; and in two until each part fits, at the longest pause that is not near an end."""
+    """The words, split at long pauses, and then in two at the longest pause in the middle until each part fits."""
     for i in range(1, len(words)):
         if words[i].time - words[i - 1].last_time >= pause_s:
             yield from _parts(words[:i], pause_s)
@@ -162,17 +168,19 @@ def _text(words: Sequence[_Word], token_table: Vocabulary) -> str:
     return token_table.decode(token_table.ids[token] for word in words for token in word.tokens)
 
 
-def _srt(found: Sequence[Cue]) -> str:
+def _srt(subtitles: Sequence[Cue]) -> str:
     entries = (
         f"{number}\n{_clock(cue.start, ',')} --> {_clock(cue.end, ',')}\n{cue.text}\n"
-        for number, cue in enumerate(found, 1)
+        for number, cue in enumerate(subtitles, 1)
     )
     return "\n".join(entries)
 
 
-def _vtt(found: Sequence[Cue]) -> str:
+def _vtt(subtitles: Sequence[Cue]) -> str:
     escaped = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
-    entries = (f"{_clock(cue.start, '.')} --> {_clock(cue.end, '.')}\n{cue.text.translate(escaped)}\n" for cue in found)
+    entries = (
+        f"{_clock(cue.start, '.')} --> {_clock(cue.end, '.')}\n{cue.text.translate(escaped)}\n" for cue in subtitles
+    )
     return "\n".join(["WEBVTT\n", *entries])
 
 
@@ -183,7 +191,7 @@ def _clock(seconds: float, point: str) -> str:
 
 
 def _text_grid(transcript: Transcript) -> str:
-    """Praat's: a tier of segments and one of tokens: intervals, or points where only their moments are known."""
+    """Praat's format: tiers of segments and of tokens; tokens without begin and end are points."""
     said = [(segment.start, segment.end, segment.text) for segment in transcript.segments]
     bounds = ["xmin = 0", f"xmax = {transcript.duration:.3f}"]
     lines = ['File type = "ooTextFile"', 'Object class = "TextGrid"', "", *bounds]
@@ -204,14 +212,14 @@ def _text_grid(transcript: Transcript) -> str:
 
 
 def _gapless(spans: Sequence[tuple[float, float, str]], duration: float) -> list[tuple[float, float, str]]:
-    """With empty intervals where there are none; of two that overlap, the later one begins where the earlier ends."""
+    """The spans, with empty intervals in the gaps; of two that overlap, the later one begins where the earlier ends."""
     intervals: list[tuple[float, float, str]] = []
     now = 0.0
     for start, end, text in spans:
         if start > now:
             intervals.append((now, start, ""))
         if end <= now and intervals:
-            # said on the same frame as the one before: Praat has no empty interval
+            # Praat has no interval of length 0
             intervals[-1] = (*intervals[-1][:2], intervals[-1][2] + text)
             continue
         intervals.append((max(start, now), end, text))
@@ -225,10 +233,10 @@ def _tier(
     number: int, kind: str, name: str, bounds: list[str], entry: str, items: Sequence, lines: Callable[..., list[str]]
 ) -> list[str]:
     head = [f'class = "{kind}"', f'name = "{name}"', *bounds, f"{entry}: size = {len(items)}"]
-    found = [f"    item [{number}]:", *(f"        {line}" for line in head)]
+    rows = [f"    item [{number}]:", *(f"        {line}" for line in head)]
     for i, item in enumerate(items, 1):
-        found += [f"        {entry} [{i}]:", *(f"            {line}" for line in lines(*item))]
-    return found
+        rows += [f"        {entry} [{i}]:", *(f"            {line}" for line in lines(*item))]
+    return rows
 
 
 def _interval(start: float, end: float, text: str) -> list[str]:

@@ -1,7 +1,7 @@
-"""Many sounds: a manifest in, results out, on this machine or spread over many; a stopped run goes on where it was.
+"""Transcribe the sounds of a manifest, on this machine or a cluster; a stopped run can be resumed.
 
-In: a table as `transducer prepare table` takes it, an object a line for example; texts are not needed. Out: an object a
-line, the ``id`` and what `formats.json_line` writes; times count from the start of the part.
+Input: a table as for `transducer prepare table`; texts are not needed. Output: an object per line, the ``id`` and the
+fields of `formats.json_line`; times count from the start of the part.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from stateless_transducer.data.corpora.table import TableColumns, read_table
 from stateless_transducer.decoding.config import SearchConfig
 from stateless_transducer.recognition.config import DetailConfig, SegmentConfig
 from stateless_transducer.recognition.model import Precision
-from stateless_transducer.recognition.recognizer import Recognizer, Stretch
+from stateless_transducer.recognition.recognizer import Recognizer
+from stateless_transducer.recognition.sounds import Stretch
 from stateless_transducer.recognition.transcript import Transcript
 
-# small enough that workers end at about the same time, and that little is lost with one
+# small enough that workers end at about the same time, and that little is lost if one fails
 _MOST_ROWS_A_TASK, _TASKS_A_WORKER = 32, 8
-# what `formats.json_line` writes first
+# the beginning of `formats.json_line`
 _LINE_BEGINS = b'{"id": "'
 
 
@@ -37,7 +38,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Job:
-    """How to transcribe, in a form that can be sent to another machine, which must see the same files."""
+    """Settings of a recognizer that can be sent to another machine, which must see the same files."""
 
     model: Path
     search: SearchConfig
@@ -50,16 +51,11 @@ class Job:
     num_threads: int | None = None
 
     def recognizer(self) -> Recognizer:
-        """A new one.
+        """A new recognizer.
 
         Raises:
             ValueError: see `Recognizer`.
         """
-        if self.num_threads is not None and not self.model.is_dir():
-            # graphs have a number of their own
-            import torch
-
-            torch.set_num_threads(self.num_threads)
         return Recognizer.from_pretrained(
             self.model,
             self.search,
@@ -79,10 +75,10 @@ def read_manifest(path: Path) -> list[Row]:
     """
     if not path.is_file():
         raise ValueError(f"`--manifest` {path}: no such file.")
-    found, problems = read_table(path, TableColumns(), audio_dir=path.parent.absolute(), wants_text=False)
+    utterances, problems = read_table(path, TableColumns(), audio_dir=path.parent.absolute(), wants_text=False)
     if problems:
         raise ValueError(f"`--manifest` {path}: {problems[0].kind}, {problems[0].id}: {problems[0].detail}.")
-    return [Row(each.id, Stretch(each.path, each.start_s, each.duration_s)) for each in found]
+    return [Row(one.id, Stretch(one.path, one.start_s, one.duration_s)) for one in utterances]
 
 
 def finished_ids(path: Path) -> set[str]:
@@ -131,13 +127,13 @@ def transcribe_here(
 ) -> Iterator[tuple[Row, Transcript | AudioError]]:
     """Each row with its transcript, or with what is wrong with it, in order; progress in seconds of audio."""
     sounds = (row.sound for row in rows)
-    found = job.recognizer().transcribe_each(
+    results = job.recognizer().transcribe_each(
         sounds, channel=job.channel, batch_seconds=job.batch_seconds, progress=progress
     )
-    yield from zip(rows, found, strict=True)
+    yield from zip(rows, results, strict=True)
 
 
-def transcribe_there(
+def transcribe_with_workers(
     job: Job, rows: Sequence[Row], progress: Callable[[float], None], *, executor: Executor, num_workers: int
 ) -> Iterator[tuple[Row, Transcript | AudioError]]:
     """As `transcribe_here`, by the workers of an executor, and in whatever order they end."""
@@ -147,19 +143,19 @@ def transcribe_there(
     running = {executor.submit(_work, job, modified, task): task for task in tasks}
     done = 0.0
     for future in as_completed(running):
-        for row, found in zip(running.pop(future), future.result(), strict=True):
-            done += found.duration if isinstance(found, Transcript) else 0.0
+        for row, result in zip(running.pop(future), future.result(), strict=True):
+            done += result.duration if isinstance(result, Transcript) else 0.0
             progress(done)
-            yield row, found
+            yield row, result
 
 
 def _work(job: Job, modified: int, rows: Sequence[Row]) -> list[Transcript | AudioError]:
     sounds = (row.sound for row in rows)
-    recognizer = _kept_recognizer(job, modified)
+    recognizer = _cached_recognizer(job, modified)
     return list(recognizer.transcribe_each(sounds, channel=job.channel, batch_seconds=job.batch_seconds))
 
 
 @lru_cache(maxsize=1)
-def _kept_recognizer(job: Job, modified: int) -> Recognizer:
+def _cached_recognizer(job: Job, modified: int) -> Recognizer:
     """Of the worker, for all its tasks of a job; ``modified`` tells a new model of the same name from the old one."""
     return job.recognizer()

@@ -49,7 +49,8 @@ def open_model(
         path: the file or the folder.
         device: of a checkpoint: see `choose_device`. Graphs run on the CPU.
         precision: fp32, of a checkpoint also bf16, of a folder int8.
-        num_threads: of graphs; None: as many as there are cores. Torch has a setting of its own for all its models.
+        num_threads: Threads on the CPU; None: torch or onnxruntime decides. For a checkpoint, this sets torch's number,
+            which holds for the whole process.
 
     Raises:
         ValueError: it cannot be read, or has no such precision or device.
@@ -62,6 +63,10 @@ def open_model(
         return _open_folder(path, device, precision, num_threads)
     from stateless_transducer.checkpoint import load_checkpoint
 
+    if num_threads is not None:
+        import torch
+
+        torch.set_num_threads(num_threads)
     return model_of(load_checkpoint(path), device=device, precision=precision)
 
 

@@ -1,35 +1,28 @@
-"""Sound files or waves of any length -> text, with a trained model.
+"""Sounds of any form and length -> transcripts, with a trained model.
 
-Sounds are read block by block and cut where nobody speaks (`segments`). Pieces of several sounds wait in a pool until
-there is enough for batches of like length; then they are recognized and leave the pool in their order. So memory does
-not grow with the length of a sound.
+Pieces of several sounds wait in a pool until there is enough for batches of like length, so that memory does not grow
+with the length of a sound. `sounds` reads, `segments` cuts, `pipeline` recognizes the pieces.
 """
 
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, cast, overload
 
 import numpy as np
 
-from stateless_transducer.audio import AudioError, one_channel, read_audio, stream_audio
-from stateless_transducer.decoding.alignment import Alignment, align
+from stateless_transducer.audio import AudioError, read_audio
 from stateless_transducer.decoding.config import SearchConfig
-from stateless_transducer.decoding.hypothesis import Hypothesis
-from stateless_transducer.decoding.search import Scorers, decode_encoder_out, encode, logit_options
-from stateless_transducer.features import PADDING_VALUE, fbank
-from stateless_transducer.ops.masks import MIN_FEATURE_FRAMES, SUBSAMPLING
 from stateless_transducer.recognition.config import DetailConfig, SegmentConfig, check_batch_seconds
 from stateless_transducer.recognition.model import Model, Precision, model_of, open_model
-from stateless_transducer.recognition.segments import Phrases, Piece, PieceStream, cut, make_voice_activity
-from stateless_transducer.recognition.spans import token_spans
-from stateless_transducer.recognition.transcript import Alternative, Segment, Transcript
-from stateless_transducer.recognition.words import timed_words
-from stateless_transducer.text.tokens import TokenTable
+from stateless_transducer.recognition.pipeline import Pipeline
+from stateless_transducer.recognition.segments import Phrases, Piece
+from stateless_transducer.recognition.sounds import CountedBlocks, Sound, is_one_sound, read_sound
+from stateless_transducer.recognition.transcript import Segment, Transcript
+from stateless_transducer.text.symbols import Vocabulary
 
 if TYPE_CHECKING:
     import torch
@@ -37,74 +30,58 @@ if TYPE_CHECKING:
     from stateless_transducer.checkpoint import Checkpoint
 
 _LOG = logging.getLogger(__name__)
-# batches that the pool holds at most; the first ones leave early, so that there is something to see
+# most batches in the pool; the first pools are smaller, so that the first results come early
 _POOL_BATCHES = 4
-# of a batch, what the shortest piece fills of its row at least: padding is worked on like speech
-_LEAST_FILLED = 0.75
-# of live sound, what is listened to together: a quarter of a second
-_LIVE_FRAMES = 8
-
-
-@dataclass(frozen=True)
-class Stretch:
-    """Part of a sound file."""
-
-    path: str | Path
-    start_s: float = 0.0
-    duration_s: float = math.inf
-
-
-Sound = str | Path | BinaryIO | Stretch | np.ndarray
-"""A file, an open binary file (a pipe, too), part of a file, or a wave (S,): float in [-1, 1] at the model's rate."""
+# most pieces and ends of sounds in the pool, and most sounds without speech that wait for one with speech
+_POOL_ITEMS, _POOL_SILENT = 4096, 64
 
 
 @dataclass(frozen=True)
 class _End:
-    """Behind the last piece of a sound."""
+    """Follows the last piece of a sound."""
 
     duration: float
     warnings: tuple[str, ...]
 
 
 class Recognizer:
-    """A model that transcribes; safe to call from several threads, since it never changes."""
+    """A trained model that transcribes sounds. Threads may share it, since it never changes.
+
+    ```python
+    recognizer = Recognizer.from_pretrained("model.pt")
+    print(recognizer.transcribe("a.wav").text)
+    ```
+    """
 
     def __init__(
         self,
         model: Model | Checkpoint,
         config: SearchConfig | None = None,
         *,
-        device: str | torch.device = "cpu",
-        hotwords: Sequence[str] = (),
+        device: str | torch.device = "auto",
         precision: Precision = "fp32",
+        hotwords: Sequence[str] = (),
         segments: SegmentConfig | None = None,
         details: DetailConfig | None = None,
     ) -> None:
-        """A recognizer of a model.
+        """Set up a recognizer for a model in memory.
 
         Args:
-            model: what `recognition.model.open_model` gives, or a checkpoint.
-            config: which search; greedy search by default.
-            device: where to compute with a checkpoint: cpu, cuda, cuda:1, or auto, the first GPU if there is one.
-            hotwords: wanted phrases, besides those of the configuration's file; they need a search with a beam.
-            precision: of matrix products with a checkpoint; bf16 pays on a GPU, and on a CPU with instructions for it
-                (AMX).
-            segments: how long sound is cut.
-            details: what is found out besides the text.
+            model: A checkpoint, or the result of `recognition.model.open_model`.
+            config: Search; by default greedy search.
+            device: Device for a checkpoint: cpu, cuda, cuda:1, or auto for the first GPU if there is one.
+            precision: fp32 or bf16, for the matrix products of a checkpoint. bf16 pays on a GPU, and on a CPU with AMX.
+            hotwords: Phrases to boost, in addition to those of ``config.hotwords_file``; they need a beam search.
+            segments: How long sound is cut.
+            details: What the result has besides the text.
 
         Raises:
-            ValueError: the model's tokens cannot spell a hotword, the search has no beam, there is no such device, or
-                silero-vad is asked for by name and not installed.
+            ValueError: The tokens cannot spell a hotword, the search has no beam, the device does not exist, or
+                silero-vad is requested by name and not installed.
         """
-        self._config = config or SearchConfig()
-        self._segments = segments or SegmentConfig()
-        self._details = details or DetailConfig()
-        self._voice = make_voice_activity(self._segments.vad)
-        if hotwords and self._config.decoding_method == "greedy_search":
-            raise ValueError('Hotwords need a beam: SearchConfig(decoding_method="modified_beam_search").')
-        self._model = model if isinstance(model, Model) else model_of(model, device=device, precision=precision)
-        self.token_table = self._model.token_table
-        self._scorers = self._read_scorers(hotwords)
+        opened = model if isinstance(model, Model) else model_of(model, device=device, precision=precision)
+        self.pipeline = Pipeline(opened, config, hotwords=hotwords, segments=segments, details=details)
+        """Stages of recognition, for servers and benchmarks."""
 
     @classmethod
     def from_pretrained(
@@ -112,336 +89,239 @@ class Recognizer:
         path: str | Path,
         config: SearchConfig | None = None,
         *,
-        device: str | torch.device = "cpu",
-        hotwords: Sequence[str] = (),
+        device: str | torch.device = "auto",
         precision: Precision = "fp32",
+        num_threads: int | None = None,
+        hotwords: Sequence[str] = (),
         segments: SegmentConfig | None = None,
         details: DetailConfig | None = None,
-        num_threads: int | None = None,
     ) -> Recognizer:
-        """Read a checkpoint of this project, or open a folder of ONNX graphs, for which no torch is needed.
+        """Open a checkpoint of this project, or a folder of ONNX graphs, for which torch is not needed.
 
         Args:
-            path: the file; or a folder with encoder*.onnx, decoder*.onnx, joiner*.onnx and tokens.txt, written by
-                `transducer export onnx` or somebody else.
-            config: see the constructor.
-            device: see the constructor; graphs run on the CPU.
-            hotwords: see the constructor.
-            precision: fp32, of a checkpoint also bf16, of a folder int8 (x.int8.onnx).
-            segments: see the constructor.
-            details: see the constructor.
-            num_threads: of graphs; None: as many as there are cores. Torch has a setting for all its models.
+            path: The checkpoint; or a folder with encoder*.onnx, decoder*.onnx, joiner*.onnx and tokens.txt, written by
+                `transducer export onnx` or published by others.
+            config: See the constructor.
+            device: See the constructor. Graphs run on the CPU.
+            precision: fp32; for a checkpoint also bf16, for a folder int8 (x.int8.onnx).
+            num_threads: Threads on the CPU; None: torch or onnxruntime decides. For a checkpoint, this sets torch's
+                number, which holds for the whole process.
+            hotwords: See the constructor.
+            segments: See the constructor.
+            details: See the constructor.
 
         Raises:
-            ValueError: it cannot be read.
+            ValueError: The model cannot be opened; and see the constructor.
         """
         model = open_model(Path(path), device=device, precision=precision, num_threads=num_threads)
         return cls(model, config, hotwords=hotwords, segments=segments, details=details)
 
-    def _read_scorers(self, hotwords: Sequence[str]) -> Scorers | None:
-        config, tokens = self._config, self.token_table
-        if isinstance(tokens, TokenTable):
-            return Scorers(config, tokens, hotwords)
-        if hotwords or config.scorer_files:
-            raise ValueError(
-                "Hotwords and language models need tokens that spell a text: characters, words, or pieces of words "
-                "with their scores in bpe.vocab, <unk> among them; those of this model's tokens.txt do not."
-            )
-        return None
-
-    @property
-    def has_hotwords(self) -> bool:
-        """Whether pieces may have hotwords of their own."""
-        return self._scorers is not None and self._config.decoding_method != "greedy_search"
-
-    def spell(self, hotwords: Sequence[str]) -> Phrases:
-        """Wanted phrases, for pieces of a sound that has some of its own.
-
-        Raises:
-            ValueError: the tokens cannot spell one, or the search has no beam.
-        """
-        if not hotwords:
-            return ()
-        if not self.has_hotwords or self._scorers is None:
-            raise ValueError("Hotwords need a search with a beam and a model whose tokens spell a text.")
-        return self._scorers.spell(hotwords)
-
     @property
     def sample_rate(self) -> int:
-        """At which waves must come."""
-        return self._model.fbank_config.sample_rate
+        """Sample rate of the model, in Hz. Sounds of other rates are resampled."""
+        return self.pipeline.sample_rate
 
+    @property
+    def token_table(self) -> Vocabulary:
+        """Tokens of the model."""
+        return self.pipeline.token_table
+
+    @overload
+    def transcribe(  # pyright: ignore[reportOverlappingOverload]
+        self,
+        sounds: Sound,
+        *,
+        sample_rate: int | None = None,
+        channel: int | None = None,
+        hotwords: Sequence[str] = (),
+        batch_seconds: float = 100.0,
+    ) -> Transcript: ...
+
+    @overload
     def transcribe(
         self,
         sounds: Iterable[Sound],
         *,
-        hotwords: Sequence[str] = (),
+        sample_rate: int | None = None,
         channel: int | None = None,
+        hotwords: Sequence[str] = (),
         batch_seconds: float = 100.0,
-    ) -> list[Transcript]:
-        """Transcripts in the order of the sounds.
+    ) -> list[Transcript]: ...
+
+    def transcribe(
+        self,
+        sounds: Sound | Iterable[Sound],
+        *,
+        sample_rate: int | None = None,
+        channel: int | None = None,
+        hotwords: Sequence[str] = (),
+        batch_seconds: float = 100.0,
+    ) -> Transcript | list[Transcript]:
+        """Transcribe one sound, or several in batches.
 
         Args:
-            sounds: files of any rate and length, or waves at `sample_rate`.
-            hotwords: wanted phrases of these sounds, besides the recognizer's.
-            channel: of the files, from 0; None: the mean of all.
-            batch_seconds: audio worked on at once, padding counted.
+            sounds: One sound or several. A sound is a file name, an open binary file, the bytes of a file, a `Stretch`
+                of a file, or samples: a NumPy array or torch tensor of floats in [-1, 1], int16, int32 or uint8, alone
+                or with their rate as ``(samples, rate)`` or ``{"array": samples, "sampling_rate": rate}``.
+            sample_rate: Rate of samples that come without one; None: the model's. Files state their own.
+            channel: Channel to use, from 0; None: the mean of all.
+            hotwords: Phrases to boost in these sounds, in addition to the recognizer's.
+            batch_seconds: Seconds of audio per batch, padding included.
+
+        Returns:
+            The transcript of one sound, or a list of transcripts in the order of the sounds.
 
         Raises:
-            AudioError: a sound cannot be read.
-            ValueError: there is one sound, not several; one is of another kind; ``batch_seconds`` cannot be; hotwords:
-                see `spell`.
+            AudioError: A sound cannot be read.
+            ValueError: An object is not a sound, ``batch_seconds`` is not positive and finite, or the tokens cannot
+                spell a hotword.
         """
-        transcripts = []
-        for found in self.transcribe_each(sounds, hotwords=hotwords, channel=channel, batch_seconds=batch_seconds):
-            if isinstance(found, AudioError):
-                raise found
-            transcripts.append(found)
-        return transcripts
+        is_one = is_one_sound(sounds)
+        transcripts: list[Transcript] = []
+        for result in self.transcribe_each(
+            cast("Iterable[Sound]", [sounds] if is_one else sounds),
+            sample_rate=sample_rate,
+            channel=channel,
+            hotwords=hotwords,
+            batch_seconds=batch_seconds,
+        ):
+            if isinstance(result, AudioError):
+                raise result
+            transcripts.append(result)
+        return transcripts[0] if is_one else transcripts
 
     def transcribe_each(
         self,
         sounds: Iterable[Sound],
         *,
-        hotwords: Sequence[str] = (),
+        sample_rate: int | None = None,
         channel: int | None = None,
+        hotwords: Sequence[str] = (),
         batch_seconds: float = 100.0,
         progress: Callable[[float], None] | None = None,
     ) -> Iterator[Transcript | AudioError]:
-        """A transcript for each sound, in order and as soon as it is known; for what cannot be read, the error.
+        """Yield the transcript of each sound as soon as it is known, in order; for an unreadable sound, the error.
 
         Args:
-            sounds: see `transcribe`; they are asked for as they are needed.
-            hotwords: see `transcribe`.
-            channel: see `transcribe`.
-            batch_seconds: see `transcribe`.
-            progress: called with the seconds of audio that are done.
+            sounds: Sounds, see `transcribe`. They are requested as they are needed.
+            sample_rate: See `transcribe`.
+            channel: See `transcribe`.
+            hotwords: See `transcribe`.
+            batch_seconds: See `transcribe`.
+            progress: Called with the seconds of audio that are done.
 
         Raises:
-            ValueError: see `transcribe`.
+            ValueError: See `transcribe`.
         """
-        if _is_one_sound(sounds):
+        if is_one_sound(sounds):
             raise ValueError(f"`sounds` must be several, [...], but are one: {sounds!r:.80}.")
         segments: list[Segment] = []
-        behind = 0.0  # seconds of the sounds before
-        for found in self._recognize(sounds, self.spell(hotwords), channel, batch_seconds):
-            if isinstance(found, Segment):
-                segments.append(found)
-                done = behind + found.end
-            elif isinstance(found, _End):
+        finished_s = done_s = 0.0
+        for item in self._recognize(sounds, sample_rate, channel, hotwords, batch_seconds):
+            if isinstance(item, Segment):
+                segments.append(item)
+                done_s = finished_s + item.end
+            elif isinstance(item, _End):
                 text = self.token_table.join(segment.text for segment in segments)
-                yield Transcript(text, found.duration, tuple(segments), found.warnings)
-                segments, behind = [], behind + found.duration
-                done = behind
+                yield Transcript(text, item.duration, tuple(segments), item.warnings)
+                segments, finished_s = [], finished_s + item.duration
+                done_s = finished_s
             else:
-                yield found
-                segments, done = [], behind
+                yield item
+                segments, done_s = [], finished_s
             if progress is not None:
-                progress(done)
+                progress(done_s)
 
     def stream_transcribe(
         self,
         sound: Sound,
         *,
-        hotwords: Sequence[str] = (),
+        sample_rate: int | None = None,
         channel: int | None = None,
+        hotwords: Sequence[str] = (),
         batch_seconds: float = 100.0,
     ) -> Iterator[Segment]:
-        """The segments of one sound, in order and as soon as they are known; the arguments are `transcribe`'s.
+        """Yield the segments of one sound in order, each as soon as it is known; the arguments are `transcribe`'s.
 
         Raises:
-            AudioError: it cannot be read, or not to its end.
+            AudioError: The sound cannot be read, or not to its end.
         """
-        for found in self._recognize([sound], self.spell(hotwords), channel, batch_seconds):
-            if isinstance(found, AudioError):
-                raise found
-            if isinstance(found, Segment):
-                yield found
+        for item in self._recognize([sound], sample_rate, channel, hotwords, batch_seconds):
+            if isinstance(item, AudioError):
+                raise item
+            if isinstance(item, Segment):
+                yield item
 
     def read(self, path: str | Path) -> np.ndarray:
-        """A sound file as a wave at `sample_rate`, (S,).
+        """Read a sound file as a wave at `sample_rate`, (S,).
 
         Raises:
-            AudioError: it cannot be read, or not to its end.
+            AudioError: The file cannot be read, or not to its end.
         """
         return read_audio(path, self.sample_rate)
 
     def features(self, wave: np.ndarray) -> np.ndarray:
-        """What the model sees of a wave: (S,) -> (T_in, F)."""
-        return fbank(wave, self._model.fbank_config)
+        """The model's input for a wave at `sample_rate`: (S,) -> (T_in, F)."""
+        return self.pipeline.features(wave)
 
     def _recognize(
-        self, sounds: Iterable[Sound], phrases: Phrases, channel: int | None, batch_seconds: float
+        self,
+        sounds: Iterable[Sound],
+        sample_rate: int | None,
+        channel: int | None,
+        hotwords: Sequence[str],
+        batch_seconds: float,
     ) -> Iterator[Segment | _End | AudioError]:
-        """What `_cut` yields, with segments for pieces."""
+        """For each sound its segments and its end, or the error."""
         check_batch_seconds(batch_seconds)
         pool: list[Piece | _End | AudioError] = []
-        waiting_s, wanted_s = 0.0, batch_seconds
-        for item in self._cut(sounds, channel):
-            pool.append(replace(item, phrases=phrases) if isinstance(item, Piece) else item)
-            waiting_s += len(item.samples) / self.sample_rate if isinstance(item, Piece) else 0.0
-            if waiting_s >= wanted_s:
+        pooled_s, num_silent, pool_s = 0.0, 0, batch_seconds
+        for item in self._cut(sounds, sample_rate, channel, self.pipeline.spell(hotwords)):
+            if not pool and not isinstance(item, Piece):
+                yield item
+                continue
+            if isinstance(item, Piece):
+                pooled_s += len(item.samples) / self.sample_rate
+            else:
+                num_silent += not isinstance(pool[-1], Piece)
+            pool.append(item)
+            if pooled_s >= pool_s or num_silent >= _POOL_SILENT or len(pool) >= _POOL_ITEMS:
                 yield from self._drain(pool, batch_seconds)
-                pool, waiting_s, wanted_s = [], 0.0, min(2 * wanted_s, _POOL_BATCHES * batch_seconds)
+                pool_s = min(2 * pool_s, _POOL_BATCHES * batch_seconds)
+                pool, pooled_s, num_silent = [], 0.0, 0
         yield from self._drain(pool, batch_seconds)
 
-    def _cut(self, sounds: Iterable[Sound], channel: int | None) -> Iterator[Piece | _End | AudioError]:
-        """The pieces of each sound, and behind them its end or what is wrong with it."""
+    def _cut(
+        self, sounds: Iterable[Sound], sample_rate: int | None, channel: int | None, phrases: Phrases
+    ) -> Iterator[Piece | _End | AudioError]:
+        """The pieces of each sound, followed by its end or the error."""
         for sound in sounds:
             warnings: list[str] = []
             try:
-                duration = yield from self.pieces(sound, channel=channel, warn=warnings.append)
+                blocks = CountedBlocks(
+                    read_sound(sound, self.sample_rate, sample_rate=sample_rate, channel=channel, warn=warnings.append)
+                )
+                for piece in self.pipeline.pieces(blocks):
+                    yield replace(piece, phrases=phrases)
             except AudioError as err:
                 yield err
                 continue
             for warning in warnings:
                 _LOG.warning(warning)
-            yield _End(duration, tuple(warnings))
-
-    def pieces(
-        self, sound: Sound, *, channel: int | None = None, warn: Callable[[str], None]
-    ) -> Generator[Piece, None, float]:
-        """The pieces of one sound that are to be recognized, as `recognize` takes them.
-
-        Args:
-            sound: see `transcribe`.
-            channel: see `transcribe`.
-            warn: called with what is odd about the sound.
-
-        Returns:
-            The seconds of the sound.
-
-        Raises:
-            AudioError: it cannot be read.
-        """
-        num_samples = 0
-
-        def counted() -> Iterator[np.ndarray]:
-            nonlocal num_samples
-            for block in self._blocks(sound, channel, warn):
-                num_samples += len(block)
-                yield block
-
-        yield from cut(counted(), self.sample_rate, self._segments, self._voice)
-        return round(num_samples / self.sample_rate, 3)
-
-    def live_pieces(self) -> PieceStream:
-        """For sound that is still coming in, at `sample_rate`: pieces end at pauses."""
-        return PieceStream(self.sample_rate, self._segments.max_segment_s, self._voice, _LIVE_FRAMES)
-
-    def _blocks(self, sound: Sound, channel: int | None, warn: Callable[[str], None]) -> Iterable[np.ndarray]:
-        if isinstance(sound, np.ndarray):
-            blocks = one_channel([(_checked(sound)[:, None], self.sample_rate)], "wave", None, warn)
-            return (samples for samples, _ in blocks)
-        if not isinstance(sound, str | Path | Stretch) and not hasattr(sound, "read"):
-            raise ValueError(
-                "A sound must be the name of a file, an open binary file, a Stretch, or a wave, which is a NumPy array "
-                f"(S,) of floats at {self.sample_rate} samples a second, but is a {type(sound).__name__}."
-            )
-        if not isinstance(sound, Stretch):
-            return stream_audio(sound, self.sample_rate, channel=channel, warn=warn)
-        start_s, duration_s = sound.start_s, sound.duration_s
-        return stream_audio(
-            sound.path, self.sample_rate, channel=channel, start_s=start_s, duration_s=duration_s, warn=warn
-        )
+            yield _End(round(blocks.num_samples / self.sample_rate, 3), tuple(warnings))
 
     def _drain(
         self, pool: Sequence[Piece | _End | AudioError], batch_seconds: float
     ) -> Iterator[Segment | _End | AudioError]:
-        """The pool in its order, with segments for pieces."""
-        segments = iter(self.recognize([item for item in pool if isinstance(item, Piece)], batch_seconds))
-        for item in pool:
-            yield next(segments) if isinstance(item, Piece) else item
-
-    def recognize(self, pieces: Sequence[Piece], batch_seconds: float = 100.0) -> list[Segment]:
-        """What is said in each piece, of one sound or of many; they are recognized in batches of like length."""
-        by_length = sorted(range(len(pieces)), key=lambda place: -len(pieces[place].samples))
+        """The pool in its order, with segments in place of pieces, each as soon as those before it are known."""
+        batches = self.pipeline.batches([item for item in pool if isinstance(item, Piece)], batch_seconds)
         segments: dict[int, Segment] = {}
-        while by_length:
-            longest = len(pieces[by_length[0]].samples)
-            most = max(1, int(batch_seconds * self.sample_rate / longest))
-            size = sum(len(pieces[place].samples) >= _LEAST_FILLED * longest for place in by_length[:most])
-            batch, by_length = by_length[:size], by_length[size:]
-            segments.update(zip(batch, self._search([pieces[place] for place in batch]), strict=True))
-        return [segments[place] for place in range(len(pieces))]
-
-    def _search(self, pieces: Sequence[Piece]) -> list[Segment]:
-        features = [self.features(piece.samples) for piece in pieces]
-        lens = np.array([len(each) for each in features])
-        padded = np.full((len(features), lens.max(), features[0].shape[1]), PADDING_VALUE, np.float32)
-        for row, each in zip(padded, features, strict=True):
-            row[: len(each)] = each
-        model, config = self._model, self._config
-        encoded = encode(model.transducer, model.place(padded), model.place(lens))
-        scorer = None
-        if self._scorers is not None:
-            scorer = self._scorers.for_batch([piece.phrases for piece in pieces])
-        ranked = decode_encoder_out(model.transducer, *encoded, config, scorer)
-        segments = [self._segment(piece, found) for piece, found in zip(pieces, ranked, strict=True)]
-        best = [found[0] for found in ranked]
-        is_lost = [math.isnan(each.score) for each in best]
-        if any(is_lost):
-            _LOG.warning(
-                f"For {sum(is_lost)} of {len(pieces)} pieces of sound the model gives no numbers, and no text."
-            )
-        if not self._details.align:
-            return segments
-        options, per_frame = logit_options(config), 1 if config.is_modified else None
-        aligned = align(model.transducer, *encoded, best, max_symbols_per_frame=per_frame, options=options)
-        return [
-            segment if lost else self._aligned(segment, own, alignment)
-            for segment, own, alignment, lost in zip(segments, features, aligned, is_lost, strict=True)
-        ]
-
-    def _aligned(self, segment: Segment, features: np.ndarray, alignment: Alignment) -> Segment:
-        """With the begin, end and confidence of each token and word."""
-        seconds_a_frame = self._model.fbank_config.frame_shift_ms / 1000
-        spans = token_spans(features, [SUBSAMPLING * frame + MIN_FEATURE_FRAMES // 2 for frame in alignment.frames])
-        starts, ends = (
-            tuple(round(min(segment.start + span[end] * seconds_a_frame, segment.end), 3) for span in spans)
-            for end in (0, 1)
-        )
-        confidences = tuple(round(confidence, 5) for confidence in alignment.confidences)
-        confidence = round(_confidence_a_token(alignment), 5)
-        known = replace(segment, starts=starts, ends=ends, confidences=confidences, confidence=confidence)
-        return replace(known, words=timed_words(known, self.token_table))
-
-    def _segment(self, piece: Piece, ranked: Sequence[Hypothesis]) -> Segment:
-        hypothesis = ranked[0]
-        start = piece.start / self.sample_rate
-        seconds_a_frame = SUBSAMPLING * self._model.fbank_config.frame_shift_ms / 1000
-        return Segment(
-            start=round(start, 3),
-            end=round(start + len(piece.samples) / self.sample_rate, 3),
-            text=self.token_table.decode(hypothesis.tokens),
-            tokens=tuple(self.token_table.symbols[token] for token in hypothesis.tokens),
-            times=tuple(round(start + frame * seconds_a_frame, 3) for frame in hypothesis.frames),
-            log_probs=tuple(round(log_prob, 5) for log_prob in hypothesis.log_probs),
-            alternatives=tuple(
-                Alternative(self.token_table.decode(other.tokens), round(other.score, 5))
-                for other in ranked[1 : self._details.nbest]
-            ),
-        )
-
-
-def _confidence_a_token(alignment: Alignment) -> float:
-    """The geometric mean, which does not shrink with the length of the text as its probability does."""
-    if not alignment.confidences:
-        return alignment.confidence
-    with np.errstate(divide="ignore"):
-        return float(np.exp(np.log(alignment.confidences).mean()))
-
-
-def _is_one_sound(sounds: object) -> bool:
-    """Names, files and waves can be iterated, too: over letters, lines and samples."""
-    is_wave = isinstance(sounds, np.ndarray) and sounds.ndim == 1 and sounds.dtype.kind in "fiu"
-    return is_wave or isinstance(sounds, str | Path | Stretch) or hasattr(sounds, "read")
-
-
-def _checked(wave: np.ndarray) -> np.ndarray:
-    if wave.ndim != 1 or wave.dtype.kind != "f":
-        raise ValueError(
-            f"A wave must be (S,) of floats in [-1, 1], but is {wave.shape} of {wave.dtype}; "
-            "16-bit integers are to be divided by 32768."
-        )
-    return wave.astype(np.float32, copy=False)
+        place = 0
+        for item in pool:
+            if not isinstance(item, Piece):
+                yield item
+                continue
+            while place not in segments:
+                segments.update(next(batches))
+            yield segments.pop(place)
+            place += 1

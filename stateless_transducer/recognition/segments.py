@@ -1,4 +1,4 @@
-"""Long sound cut into pieces that a model can take: speech is found, long silence is left out, nothing said is lost.
+"""Long sound to pieces of the length that a model takes: speech is detected, long silence skipped.
 
 Letters: S samples, I frames of `FRAME_S` seconds.
 """
@@ -22,12 +22,12 @@ from stateless_transducer.text.hotwords import HotwordPhrase
 _LOG = logging.getLogger(__name__)
 
 FRAME_S = 0.032
-"""What silero-vad hears at a time; pieces are whole frames."""
+"""Length of a frame of silero-vad; pieces are whole frames."""
 _FRAMES_AT_ONCE = 64
-# probability of speech at which a piece begins, and below which a silence does: low, since in noise silero-vad doubts
-# much of what is said, and listening to some noise costs less than a lost word
+# probability of speech at which a piece begins, and below which a silence does: low, since silero-vad is unsure in
+# noise, and recognizing some noise costs less than a lost word
 _ONSET, _OFFSET = 0.1, 0.03
-# frames: kept around speech; a silence so long ends a piece, never shorter than two paddings
+# frames: padding around speech; silence that ends a piece, at least two paddings
 _PADDING, _LONG_SILENCE = 6, 20
 # frames over which loudness is averaged to find the quietest place
 _QUIET = 5
@@ -51,22 +51,22 @@ class Piece:
     samples: np.ndarray
     """(S,)."""
     phrases: Phrases = ()
-    """Hotwords in it, besides those of all sounds."""
+    """Hotwords of the piece, in addition to those of all sounds."""
 
 
 class VoiceActivity(Protocol):
-    """Finds speech."""
+    """Detects speech."""
 
     def listen(self) -> Callable[[np.ndarray], np.ndarray]:
-        """An ear for a new sound: called with its next frames, (I, S), it gives their probabilities of speech, (I,)."""
+        """Start a detector for a new sound: from its next frames, (I, S), to their probabilities of speech, (I,)."""
         ...
 
 
 def make_voice_activity(name: Vad) -> VoiceActivity:
-    """What the option `--vad` names.
+    """The detector of that name.
 
     Raises:
-        ValueError: silero-vad is wanted by name, and not installed.
+        ValueError: silero-vad is requested by name and not installed.
     """
     if name == "none":
         return Everything()
@@ -81,7 +81,7 @@ def make_voice_activity(name: Vad) -> VoiceActivity:
 
 
 def cut(blocks: Iterable[np.ndarray], sample_rate: int, config: SegmentConfig, voice: VoiceActivity) -> Iterator[Piece]:
-    """The pieces of a sound that are to be recognized, in order, none overlapping another.
+    """The pieces of a sound that contain speech, in order, without overlap.
 
     A sound of at most ``max_segment_s`` is one piece, whole, or none if all its samples are 0. Of a longer one, a piece
     is speech with short silences in it and some silence around it; speech without end is cut at the quietest place of
@@ -91,31 +91,31 @@ def cut(blocks: Iterable[np.ndarray], sample_rate: int, config: SegmentConfig, v
         blocks: the sound, (S,) each, of any lengths; the pieces do not depend on them.
         sample_rate: of the sound.
         config: how long pieces may be.
-        voice: what finds speech.
+        voice: Detector of speech.
     """
-    blocks, kept, length = iter(blocks), [], 0
+    blocks, buffered, length = iter(blocks), [], 0
     for block in blocks:
-        kept.append(block)
+        buffered.append(block)
         length += len(block)
         if length > config.max_segment_s * sample_rate:
             stream = PieceStream(sample_rate, config.max_segment_s, voice)
-            for each in itertools.chain(kept, blocks):
-                yield from stream.accept(each)
+            for samples in itertools.chain(buffered, blocks):
+                yield from stream.accept(samples)
             yield from stream.finish()
             return
-    # of nothing at all, models say something
-    if any(block.any() for block in kept):
-        yield Piece(0, np.concatenate(kept))
+    # models emit tokens for digital silence
+    if any(block.any() for block in buffered):
+        yield Piece(0, np.concatenate(buffered))
 
 
 class PieceStream:
-    """The pieces of a sound that comes in bit by bit.
+    """The pieces of a sound that is received in parts.
 
     Args:
         sample_rate: of the sound.
         max_segment_s: how long pieces may be.
-        voice: what finds speech.
-        frames_at_once: frames that are listened to together: fewer are slower, and wait less for the end of a piece.
+        voice: Detector of speech.
+        frames_at_once: Frames per run of the detector: fewer cost more time, and report the end of a piece earlier.
     """
 
     def __init__(
@@ -129,14 +129,14 @@ class PieceStream:
         self._kept, self._first = np.zeros(0, np.float32), 0
 
     def accept(self, samples: np.ndarray) -> Iterator[Piece]:
-        """Take the next samples (S,), any number of them; the pieces that have ended within them."""
+        """Take the next samples (S,), any number of them; yield the pieces that end within them."""
         self._unheard = np.concatenate([self._unheard, samples])
         while len(self._unheard) >= self._size:
             chunk, self._unheard = self._unheard[: self._size], self._unheard[self._size :]
             yield from self._listen(chunk)
 
     def finish(self) -> Iterator[Piece]:
-        """No more comes: the last pieces."""
+        """End the sound; yield the last pieces."""
         if len(self._unheard):
             yield from self._listen(self._unheard)
         for region in self._cutter.finish():
@@ -144,7 +144,7 @@ class PieceStream:
 
     @property
     def unfinished(self) -> Piece | None:
-        """What has been heard of a piece that has not ended; None: nobody speaks."""
+        """The current piece so far; None: no speech."""
         start = self._cutter.open_since
         return None if start is None else self._piece(start)
 
@@ -166,7 +166,7 @@ class PieceStream:
 
 
 def loudness(frames: np.ndarray) -> np.ndarray:
-    """Of each frame, without its direct current, in dB of full scale; -100 is silence. (I, S) -> (I,)."""
+    """Loudness of each frame without direct current, in dB of full scale; -100 is silence. (I, S) -> (I,)."""
     return 10 * np.log10(frames.var(axis=1, dtype=np.float64) + 1e-10)
 
 
@@ -178,12 +178,12 @@ class _Cutter:
         self._now = 0  # frames heard
         self._done = 0  # where the last piece ended
         self._open: int | None = None  # where the present piece begins
-        self._spoken = 0  # behind the last frame of speech
+        self._spoken = 0  # frame after the last one of speech
         self._loudness: list[float] = []  # since the present piece began
 
     @property
     def open_since(self) -> int | None:
-        """Where the present piece begins; None: there is none."""
+        """First frame of the current piece; None: no piece is open."""
         return self._open
 
     @property
@@ -217,7 +217,7 @@ class _Cutter:
             self._loudness.append(level)
 
     def _close(self, end: int) -> tuple[int, int]:
-        """End the present piece; if there is speech behind the end, the next one begins there."""
+        """End the current piece; if speech follows the end, the next one begins there."""
         assert self._open is not None
         region, self._done = (self._open, end), end
         self._loudness = self._loudness[end - self._open :]
@@ -241,10 +241,10 @@ class Everything:
 
 
 class Energy:
-    """Speech is what is louder than the noise, which is known from the quietest frames of the last half minute."""
+    """Speech is louder than the noise, which is estimated from the quietest frames of the last half minute."""
 
     def __init__(self, regret: str = "") -> None:
-        """``regret``: what to tell once, when it is used in place of something better."""
+        """``regret``: Warning to log once, where this replaces a better detector."""
         self._regret = regret
 
     def listen(self) -> Callable[[np.ndarray], np.ndarray]:
@@ -265,7 +265,7 @@ class Energy:
 
 
 class Silero:
-    """The model silero-vad, as the ONNX file that hears many frames at once."""
+    """The model silero-vad, as the ONNX file that takes many frames at once."""
 
     def listen(self) -> Callable[[np.ndarray], np.ndarray]:
         """See `VoiceActivity`."""
@@ -292,14 +292,14 @@ class Silero:
 
 
 def _silero_path() -> Path:
-    """Where the model lies in its package, which is not imported: it would bring torch along."""
+    """Path of the model in its package, which is not imported, since it would import torch."""
     spec = find_spec("silero_vad")
     assert spec is not None and spec.submodule_search_locations
     return Path(spec.submodule_search_locations[0]) / "data" / _SILERO_FILE
 
 
 def _lacking_for_silero() -> str:
-    """What stands against using it; empty: nothing."""
+    """Reason why silero-vad cannot be used; empty: none."""
     for module, package in (("silero_vad", "silero-vad"), ("onnxruntime", "onnxruntime")):
         if find_spec(module) is None:
             return f"{package} is not installed"

@@ -1,8 +1,7 @@
-"""Where each token begins and ends in the sound, from when the model said it and from the sound's loudness.
+"""Begin and end of each token in the sound, from the frame of its emission and the loudness of the sound.
 
-A transducer says when it is sure of a token, which is some frame within it; where the token begins and ends, it
-does not say. Between the moments of two tokens their border is where the sound is softest, and silence at the ends of a
-token is no part of it.
+A transducer emits a token on some frame within it, and does not say where the token begins and ends. The border of two
+tokens is the softest frame between their emissions; silence at the ends of a token does not belong to it.
 
 Letters: T_in feature frames, F mel bins, U tokens.
 """
@@ -10,31 +9,30 @@ Letters: T_in feature frames, F mel bins, U tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
-from stateless_transducer.ops.masks import SUBSAMPLING
-
 _DECIBEL = np.log(10) / 10
 _LOUDEST_TO_SILENCE = 60 * _DECIBEL
-"""What is so much softer than the loudest frame of a token is no part of it."""
+"""A frame so much softer than the loudest one of its token does not belong to the token."""
 _SHARE_OF_RANGE = 0.15
-"""In noise, speech is what rises above the softest frames by this share of the range, at least."""
+"""In noise, speech rises above the softest frames by at least this share of the range."""
 _SMOOTHED_FRAMES = 3
 _MOST_FRAMES = 150
-"""A token is not longer, whatever is heard around it."""
+"""Frames from the emission of a token to its begin or end, at most."""
 
 
-def token_spans(features: np.ndarray, moments: Sequence[int]) -> list[tuple[int, int]]:
-    """First feature frame of each token, and the one behind its last.
+def token_spans(features: np.ndarray, moments: Sequence[int], shortest: int) -> list[tuple[int, int]]:
+    """First feature frame of each token, and the one after its last.
 
     Args:
         features: (T_in, F), log mel energies.
-        moments: U feature frames on which the tokens were said, in order.
+        moments: U feature frames on which the tokens were emitted, in order.
+        shortest: feature frames that a token lasts at least, if the next token begins late enough: an encoder frame.
 
     Returns:
-        U pairs, in order, none empty; tokens said on one frame share it. A token lasts an encoder frame at least, which
-        is how finely the model tells times, where the next one leaves it the room.
+        U pairs, in order, none empty; tokens emitted on one frame share it.
     """
     if not len(moments):
         return []
@@ -43,7 +41,35 @@ def token_spans(features: np.ndarray, moments: Sequence[int]) -> list[tuple[int,
     floor = float(np.percentile(loudness, 10))
     spans = [_trimmed(loudness, start, end, floor) for start, end in zip(borders[:-1], borders[1:], strict=True)]
     room = [start for start, _ in spans[1:]] + [len(features)]
-    return [(start, max(end, min(start + SUBSAMPLING, most))) for (start, end), most in zip(spans, room, strict=True)]
+    return [(start, max(end, min(start + shortest, most))) for (start, end), most in zip(spans, room, strict=True)]
+
+
+def separate_spans(spans: Sequence[tuple[int, int]], *, first: int, last: int, shortest: int) -> list[tuple[int, int]]:
+    """Spans that do not overlap, each of at least ``shortest``, as near to the given ones as that allows.
+
+    Args:
+        spans: U pairs of begin and end, in the order of their begins, in whole milliseconds or other units.
+        first: Begin of the segment.
+        last: End of the segment.
+        shortest: Least length of a span. Where the segment has no room for that, its length is shared evenly.
+    """
+    if len(spans) * shortest > last - first:
+        borders = [first + (last - first) * i // len(spans) for i in range(len(spans) + 1)]
+        return list(pairwise(borders))
+    separate: list[tuple[int, int]] = []
+    now = first
+    for i, (start, end) in enumerate(spans):
+        # of two spans that overlap, the earlier one ends where the later one begins
+        end = min(end, spans[i + 1][0]) if i + 1 < len(spans) else end
+        start = max(start, now)
+        now = max(end, start + shortest)
+        separate.append((start, now))
+    limit = last
+    for i, (start, end) in reversed(list(enumerate(separate))):
+        end = min(end, limit)
+        limit = min(start, end - shortest)
+        separate[i] = (limit, end)
+    return separate
 
 
 def _smoothed(loudness: np.ndarray) -> np.ndarray:
@@ -63,9 +89,9 @@ def _borders(loudness: np.ndarray, moments: list[int]) -> list[int]:
 
 
 def _trimmed(loudness: np.ndarray, start: int, end: int, floor: float) -> tuple[int, int]:
-    """Without the silence at both ends."""
-    own = loudness[start : max(end, start + 1)]
-    loudest = float(own.max())
+    """The span without the silence at both ends."""
+    span = loudness[start : max(end, start + 1)]
+    loudest = float(span.max())
     least = max(loudest - _LOUDEST_TO_SILENCE, floor + _SHARE_OF_RANGE * (loudest - floor))
-    (loud,) = (own >= min(least, loudest)).nonzero()
+    (loud,) = (span >= min(least, loudest)).nonzero()
     return start + int(loud[0]), start + int(loud[-1]) + 1

@@ -1,13 +1,15 @@
-"""Sound -> text while it comes in, with a streaming model that others published. No torch.
+"""Live sound -> text with a published streaming model. No torch.
 
 Letters: S samples.
 """
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import cast, overload
 
 import numpy as np
 
@@ -16,24 +18,29 @@ from stateless_transducer.export.onnx_graph import find_tokens
 from stateless_transducer.export.onnx_streaming import StreamingModel
 from stateless_transducer.features import FbankConfig, FbankStream, samples_until
 from stateless_transducer.recognition.endpoint import EndpointRules
-from stateless_transducer.recognition.transcript import Segment
-from stateless_transducer.text.symbols import SymbolTable
+from stateless_transducer.recognition.model import Precision
+from stateless_transducer.recognition.sounds import CountedBlocks, Sound, is_one_sound, read_sound
+from stateless_transducer.recognition.transcript import Segment, Transcript
+from stateless_transducer.text.symbols import Vocabulary, read_vocabulary
+from stateless_transducer.text.tokens import UNKNOWN
+
+_LOG = logging.getLogger(__name__)
 
 FLUSH_S = 0.5
-"""Seconds of silence that a finished stream is decoded beyond its end: models speak a little late."""
+"""Seconds of silence that a finished stream is decoded beyond its end, since models emit tokens a little late."""
 
 
 class Stream:
-    """One sound on its way in; made by `StreamingRecognizer.create_stream`. For one thread at a time."""
+    """One sound that is received in parts; made by `StreamingRecognizer.create_stream`. For one thread at a time."""
 
     def __init__(
-        self, model: StreamingModel, symbols: SymbolTable, fbank_config: FbankConfig, rules: EndpointRules
+        self, model: StreamingModel, token_table: Vocabulary, fbank_config: FbankConfig, rules: EndpointRules
     ) -> None:
-        self._model, self._symbols, self._rules = model, symbols, rules
+        self._model, self._token_table, self._rules = model, token_table, rules
         self._fbank_config, self._fbank = fbank_config, FbankStream(fbank_config)
         self._state = model.initial_state()
         self._hypothesis = PartialHypothesis.begin(model.context_size, model.blank_id)
-        self._silent = symbols.unknown_ids | {model.blank_id}
+        self._silent = {model.blank_id} | ({token_table.ids[UNKNOWN]} if UNKNOWN in token_table.ids else set())
         self._num_processed = self._segment_start = 0  # feature frames
         self._is_finished, self._duration_s = False, math.inf
 
@@ -45,7 +52,7 @@ class Stream:
             sample_rate: at least 1000 Hz, the same for the whole stream; what the model does not have is resampled.
 
         Raises:
-            ValueError: samples or rate cannot be, or the stream is finished; the stream stays as it was.
+            ValueError: The samples or the rate are invalid, or the stream is finished; the stream is unchanged.
         """
         if self._is_finished:
             raise ValueError("The stream is finished; make a new one for more sound.")
@@ -54,7 +61,7 @@ class Stream:
         self._fbank.accept(as_wave(samples), sample_rate)
 
     def finish(self) -> None:
-        """Say that no more sound comes; as much silence is appended as lets the last words out."""
+        """End the sound, and append the silence that the last words need."""
         if self._is_finished:
             return
         self._is_finished = True
@@ -63,24 +70,24 @@ class Stream:
             return
         self._duration_s = self._fbank.num_samples / self._fbank_config.sample_rate
         shift, per_second = self._model.chunk_shift, 1000 / self._fbank_config.frame_shift_ms
-        wanted = round((self._duration_s + FLUSH_S) * per_second)
-        num_chunks = -(-wanted // shift)
+        num_frames = round((self._duration_s + FLUSH_S) * per_second)
+        num_chunks = -(-num_frames // shift)
         self._fbank.pad((num_chunks - 1) * shift + self._model.chunk_frames)
 
     @property
     def is_ready(self) -> bool:
-        """Whether there is sound enough for a chunk."""
+        """Whether there is enough sound for a chunk."""
         return self._num_processed + self._model.chunk_frames <= self._fbank.num_frames
 
     @property
     def result(self) -> Segment:
-        """What has been said since the last `reset`; times end with the sound, not with the silence appended to it."""
+        """Result since the last `reset`; times end with the sound, not with the appended silence."""
         hypothesis = self._hypothesis
         seconds_a_frame = self._model.chunk_shift / self._model.encoder_frames * self._frames_s(1)
         start = self._frames_s(self._segment_start)
         return Segment(
-            text=self._symbols.decode(hypothesis.tokens),
-            tokens=tuple(self._symbols.symbols[token] for token in hypothesis.tokens),
+            text=self._token_table.decode(hypothesis.tokens),
+            tokens=tuple(self._token_table.symbols[token] for token in hypothesis.tokens),
             times=tuple(self._within(start + frame * seconds_a_frame) for frame in hypothesis.frames),
             log_probs=tuple(hypothesis.log_probs),
             start=self._within(start),
@@ -92,15 +99,17 @@ class Stream:
         """Whether the recognizer's rules say that an utterance has ended: take `result`, then `reset`."""
         a_frame = self._model.chunk_shift // self._model.encoder_frames
         silent = self._hypothesis.num_trailing_blanks * a_frame
-        return self._rules.are_met(self._num_processed - self._segment_start, silent)
+        return self._rules.are_met(
+            self._num_processed - self._segment_start, silent, self._fbank_config.frame_shift_s
+        )
 
     def reset(self) -> None:
-        """Begin a new segment. Sound goes on: the encoder keeps its state, the decoder the last tokens."""
+        """Begin a new segment; encoder and decoder continue from their states."""
         self._hypothesis = self._hypothesis.next(self._model.blank_id)
         self._segment_start = self._num_processed
 
     def _within(self, time: float) -> float:
-        """The time, or that at which the sound has ended."""
+        """The time, or the end of the sound if that is earlier."""
         return round(min(time, self._duration_s), 3)
 
     def _frames_s(self, count: int) -> float:
@@ -108,10 +117,12 @@ class Stream:
 
 
 class StreamingRecognizer:
-    """A streaming model at work on any number of streams.
+    """A streaming model that transcribes any number of streams, or whole sounds.
 
     ```python
     recognizer = StreamingRecognizer.from_pretrained("folder")
+    print(recognizer.transcribe("a.wav").text)
+
     stream = recognizer.create_stream()
     for samples in microphone:
         stream.accept(samples, 16000)
@@ -123,45 +134,49 @@ class StreamingRecognizer:
     ```
     """
 
-    def __init__(self, model: StreamingModel, symbols: SymbolTable, rules: EndpointRules | None = None) -> None:
-        """A recognizer of the model, every id of which must have a symbol."""
-        self._model, self._symbols, self._rules = model, symbols, rules or EndpointRules()
+    def __init__(self, model: StreamingModel, token_table: Vocabulary, rules: EndpointRules | None = None) -> None:
+        """Set up a recognizer for a model, every id of which must have a symbol."""
+        self._model, self._rules = model, rules or EndpointRules()
+        self.token_table = token_table
+        """Tokens of the model."""
         self._fbank_config = model.fbank_config
 
     @classmethod
     def from_pretrained(
         cls,
-        folder: str | Path,
+        path: str | Path,
         rules: EndpointRules | None = None,
         *,
-        num_threads: int = 1,
-        prefer_int8: bool = False,
+        device: str = "auto",
+        precision: Precision = "fp32",
+        num_threads: int | None = None,
     ) -> StreamingRecognizer:
         """Open a folder with encoder*.onnx, decoder*.onnx, joiner*.onnx and tokens.txt.
 
         Args:
-            folder: where they lie.
-            rules: when an utterance ends.
-            num_threads: threads inside a graph.
-            prefer_int8: take x.int8.onnx where x.onnx is there, too.
+            path: The folder.
+            rules: When an utterance ends.
+            device: auto or cpu. Graphs run on the CPU.
+            precision: fp32, or int8 for x.int8.onnx where the folder has both.
+            num_threads: Threads of a graph; None: one, since a chunk is too short to share.
 
         Raises:
-            ValueError: a file is missing, ambiguous or not what it should be.
+            ValueError: A file is missing, ambiguous or invalid, or the model has no such precision or device.
         """
-        model = StreamingModel.open(Path(folder), num_threads=num_threads, prefer_int8=prefer_int8)
-        path = find_tokens(Path(folder))
-        symbols = SymbolTable.read(path)
-        symbols.check(path, model.vocab_size)
-        return cls(model, symbols, rules)
+        if device not in ("auto", "cpu") or precision == "bf16":
+            raise ValueError(f"{path} is a streaming model: it runs on the CPU, in fp32 or int8.")
+        folder = Path(path)
+        model = StreamingModel.open(folder, num_threads=num_threads or 1, prefer_int8=precision == "int8")
+        return cls(model, read_vocabulary(find_tokens(folder), model.vocab_size), rules)
 
     @property
     def sample_rate(self) -> int:
-        """What the model hears, Hz; other rates are resampled."""
+        """Sample rate of the model, in Hz. Sounds of other rates are resampled."""
         return self._fbank_config.sample_rate
 
     @property
     def vocab_size(self) -> int:
-        """Ids that the model says."""
+        """Number of tokens of the model."""
         return self._model.vocab_size
 
     @property
@@ -172,9 +187,86 @@ class StreamingRecognizer:
         """
         return samples_until(self._model.chunk_frames, self._fbank_config) / self.sample_rate
 
+    @overload
+    def transcribe(  # pyright: ignore[reportOverlappingOverload]
+        self, sounds: Sound, *, sample_rate: int | None = None, channel: int | None = None
+    ) -> Transcript: ...
+
+    @overload
+    def transcribe(
+        self, sounds: Iterable[Sound], *, sample_rate: int | None = None, channel: int | None = None
+    ) -> list[Transcript]: ...
+
+    def transcribe(
+        self, sounds: Sound | Iterable[Sound], *, sample_rate: int | None = None, channel: int | None = None
+    ) -> Transcript | list[Transcript]:
+        """Transcribe one sound, or several one after another, each chunk by chunk.
+
+        Args:
+            sounds: See `Recognizer.transcribe`.
+            sample_rate: See `Recognizer.transcribe`.
+            channel: See `Recognizer.transcribe`.
+
+        Returns:
+            The transcript of one sound, or a list of transcripts in the order of the sounds.
+
+        Raises:
+            AudioError: A sound cannot be read.
+            ValueError: An object is not a sound.
+        """
+        if is_one_sound(sounds):
+            return self._transcribe(sounds, sample_rate, channel)
+        return [self._transcribe(sound, sample_rate, channel) for sound in cast("Iterable[Sound]", sounds)]
+
+    def _transcribe(self, sound: Sound, sample_rate: int | None, channel: int | None) -> Transcript:
+        warnings: list[str] = []
+        blocks = CountedBlocks(
+            read_sound(sound, self.sample_rate, sample_rate=sample_rate, channel=channel, warn=warnings.append)
+        )
+        segments = tuple(self.recognize_blocks(blocks, self.sample_rate))
+        for warning in warnings:
+            _LOG.warning(warning)
+        text = self.token_table.join(segment.text for segment in segments)
+        return Transcript(text, round(blocks.num_samples / self.sample_rate, 3), segments, tuple(warnings))
+
+    def stream_transcribe(
+        self, sound: Sound, *, sample_rate: int | None = None, channel: int | None = None
+    ) -> Iterator[Segment]:
+        """Yield the segments of one sound in order, each as soon as it has ended; the arguments are `transcribe`'s.
+
+        Raises:
+            AudioError: The sound cannot be read, or not to its end.
+        """
+        blocks = read_sound(sound, self.sample_rate, sample_rate=sample_rate, channel=channel, warn=_LOG.warning)
+        yield from self.recognize_blocks(blocks, self.sample_rate)
+
+    def recognize_blocks(self, blocks: Iterable[np.ndarray], sample_rate: int) -> Iterator[Segment]:
+        """Yield the segments of one sound that comes in blocks, each as soon as it has ended.
+
+        Args:
+            blocks: Samples, see `Stream.accept`. Blocks of any length give the same segments.
+            sample_rate: Rate of the blocks.
+        """
+        stream = self.create_stream()
+
+        def ended() -> Iterator[Segment]:
+            while self.advance([stream]):
+                if stream.is_endpoint:
+                    if stream.result.tokens:
+                        yield stream.result
+                    stream.reset()
+
+        for block in blocks:
+            stream.accept(block, sample_rate)
+            yield from ended()
+        stream.finish()
+        yield from ended()
+        if stream.result.tokens:
+            yield stream.result
+
     def create_stream(self) -> Stream:
-        """A stream that has heard nothing."""
-        return Stream(self._model, self._symbols, self._fbank_config, self._rules)
+        """A stream that has received no sound."""
+        return Stream(self._model, self.token_table, self._fbank_config, self._rules)
 
     def advance(self, streams: Iterable[Stream]) -> int:
         """Decode the next chunk of each stream that is ready, all at once.

@@ -1,4 +1,4 @@
-"""Words out of tokens. Where a script has no blanks, as Chinese has none, each character is one."""
+"""Tokens to words. In a script without blanks, such as Chinese, each character is a word."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from stateless_transducer.text.tokens import SPACE
 
 
 def word_places(tokens: Sequence[str], token_table: Vocabulary) -> list[tuple[int, int]]:
-    """Of each word its first token, and the one behind its last."""
+    """First token of each word, and the one after its last."""
     breaks = [i for i in range(1, len(tokens)) if _may_break(tokens[i - 1], tokens[i], token_table)]
     return list(pairwise([0, *breaks, len(tokens)])) if tokens else []
 
 
 def timed_words(segment: Segment, token_table: Vocabulary) -> tuple[Word, ...]:
     """The words of a segment whose tokens have begins, ends and confidences."""
-    found = []
-    for first, behind in word_places(segment.tokens, token_table):
-        text = token_table.decode(token_table.ids[token] for token in segment.tokens[first:behind])
+    words = []
+    for first, end in word_places(segment.tokens, token_table):
+        text = token_table.decode(token_table.ids[token] for token in segment.tokens[first:end])
         if not text:
             continue
-        # a blank before a word is no part of it
+        # the blank before a word does not belong to it
         first += segment.tokens[first] == SPACE
-        confidence = round(math.prod(segment.confidences[first:behind]), 5)
-        found.append(Word(text, segment.starts[first], segment.ends[behind - 1], confidence))
-    return tuple(found)
+        confidence = round(math.prod(segment.confidences[first:end]), 5)
+        words.append(Word(text, segment.starts[first], segment.ends[end - 1], confidence))
+    return tuple(words)
 
 
 def _may_break(before: str, after: str, token_table: Vocabulary) -> bool:

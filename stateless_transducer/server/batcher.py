@@ -1,4 +1,4 @@
-"""Pieces of many people's sounds, recognized together: one thread does it, any number of others wait for their own."""
+"""Pieces of several clients, recognized together by one thread, for which any number of threads wait."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from stateless_transducer.recognition.transcript import Segment
 
 
 class ClosedError(Exception):
-    """Nothing is recognized any more."""
+    """The batcher is closed."""
 
 
 class _Order(NamedTuple):
@@ -24,15 +24,15 @@ class _Order(NamedTuple):
 
 
 class Batcher:
-    """Recognizes what is submitted, in order, as much at once as is waiting.
+    """Recognizes submitted pieces in order, in batches of those that wait.
 
-    While one batch is worked on, the next one gathers; the thread waits for company only when it has nothing to do.
+    While one batch is recognized, the next one is collected; only an idle thread waits for further pieces.
 
     Args:
-        recognize: the segments of some pieces, in their order.
+        recognize: From pieces to their segments.
         sample_rate: of the pieces.
-        batch_seconds: audio worked on at once.
-        max_wait_ms: how long a piece waits for others when nothing is being worked on.
+        batch_seconds: Seconds of audio per batch.
+        max_wait_ms: Longest wait for further pieces when the thread is idle.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Batcher:
         return self._waiting_s
 
     def submit(self, piece: Piece) -> Future[Segment]:
-        """The segment of a piece, when it is known. Who no longer wants it cancels it.
+        """Submit a piece; the future gives its segment, and may be cancelled.
 
         Raises:
             ClosedError: the batcher is closed.
@@ -70,7 +70,7 @@ class Batcher:
         return order.result
 
     def close(self) -> None:
-        """End behind the batch that is worked on; what waits fails with `ClosedError`. More than once does no harm."""
+        """Stop after the current batch; waiting pieces fail with `ClosedError`. More than once does no harm."""
         with self._lock:
             self._is_closed = True
             self._orders.put(None)
@@ -80,7 +80,7 @@ class Batcher:
         is_last = False
         while not is_last:
             orders, is_last = self._gather()
-            # who has gone away in the meantime
+            # drop pieces cancelled while queued
             self._answer([order for order in orders if order.result.set_running_or_notify_cancel()])
             with self._lock:
                 self._waiting_s = max(0.0, self._waiting_s - sum(order.seconds for order in orders))
@@ -98,7 +98,7 @@ class Batcher:
             if len(orders) == 1:
                 orders[0].result.set_exception(err)
                 return
-            # one bad sound must not spoil the others'
+            # one bad sound must not spoil the whole batch
             for order in orders:
                 self._answer([order])
             return
@@ -106,7 +106,7 @@ class Batcher:
             order.result.set_result(segment)
 
     def _gather(self) -> tuple[list[_Order], bool]:
-        """A batch, and whether nothing comes behind it."""
+        """A batch, and whether it is the last one."""
         first = self._orders.get()
         if first is None:
             return [], True

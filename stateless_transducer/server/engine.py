@@ -1,43 +1,50 @@
-"""One door for the server to models of both kinds: of whole utterances, and streaming."""
+"""A common interface of the server to models of whole utterances and streaming models."""
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, TimeoutError
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+import numpy as np
+
 from stateless_transducer.audio import stream_audio
-from stateless_transducer.export.onnx_graph import Graph, find_graph, find_tokens, is_streaming
-from stateless_transducer.recognition.endpoint import EndpointRules
+from stateless_transducer.export.onnx_graph import Graph, find_graph, is_streaming
 from stateless_transducer.recognition.recognizer import Recognizer
 from stateless_transducer.recognition.segments import Phrases
+from stateless_transducer.recognition.sounds import CountedBlocks
 from stateless_transducer.recognition.streaming import StreamingRecognizer
 from stateless_transducer.recognition.transcript import Segment, Transcript
 from stateless_transducer.server.batcher import Batcher, ClosedError
 from stateless_transducer.server.config import BatchConfig
 from stateless_transducer.server.live import LiveSession, PiecewiseSession, StreamingSession
-from stateless_transducer.text.symbols import Vocabulary, read_vocabulary
+from stateless_transducer.text.symbols import Vocabulary
 
 _PIECES_AHEAD = 8
-"""Of one sound, that wait for the model at a time: who sends an hour does not keep the others waiting for long."""
+"""Pieces of one recording that may be queued at once, so that a long upload cannot starve others."""
 
 _MOST_HOTWORD_TOKENS = 1000
-"""Of one sound: the tables for them are made anew for each batch."""
+"""Most tokens in the hotwords of one sound; their tables are built for every batch."""
 
 _LOOKS_EVERY_S = 0.5
-"""Whether anybody still waits."""
+"""Interval of checks whether the client is still connected."""
 
 
 class AbandonedError(Exception):
-    """Nobody waits for the transcript any more."""
+    """The client has disconnected."""
+
+
+class TooLongError(Exception):
+    """The sound is longer than the server accepts."""
 
 
 @dataclass(frozen=True)
 class SoundFile:
-    """A sound that somebody has sent, and how it is to be heard."""
+    """An uploaded sound, and how to transcribe it."""
 
     file: BinaryIO
     """Open, and may be read from its beginning again; its ``name`` is that of messages."""
@@ -45,6 +52,8 @@ class SoundFile:
     """See `Recognizer.transcribe`."""
     phrases: Phrases = ()
     """Hotwords, as `Engine.spell` gives them."""
+    max_seconds: float = math.inf
+    """Longest duration that is accepted."""
 
 
 Tell = Callable[[Segment], object]
@@ -52,46 +61,47 @@ Tell = Callable[[Segment], object]
 
 
 class Engine(Protocol):
-    """A model that many people use at once; its methods may be called from any threads."""
+    """A model that clients share; its methods may be called from any thread."""
 
     token_table: Vocabulary
     has_hotwords: bool
     """Whether a sound may have hotwords of its own."""
 
     def spell(self, hotwords: Sequence[str]) -> Phrases:
-        """Wanted phrases as `transcribe` and `live` take them.
+        """Hotwords in the form that `transcribe` and `live` take.
 
         Raises:
-            ValueError: the model's tokens cannot spell one, or there can be none.
+            ValueError: The tokens cannot spell a phrase, or the model takes no hotwords.
         """
         ...
 
     def transcribe(self, sound: SoundFile, is_abandoned: Callable[[], bool], tell: Tell) -> Transcript:
-        """All that is said in a sound file.
+        """Transcribe a sound file.
 
         Args:
-            sound: and how it is to be heard.
-            is_abandoned: asked now and then whether to give up.
-            tell: takes the segments.
+            sound: The file and its options.
+            is_abandoned: Called now and then; whether to give up.
+            tell: Called with each segment.
 
         Raises:
-            AudioError: it cannot be read.
-            AbandonedError: it was given up.
-            ClosedError: the engine was closed.
+            AudioError: The sound cannot be read.
+            AbandonedError: The client has disconnected.
+            TooLongError: The sound is longer than ``sound.max_seconds``.
+            ClosedError: The engine was closed.
         """
         ...
 
     def live(self, sample_rate: int, phrases: Phrases = ()) -> LiveSession:
-        """A sound that is still coming in, and its hotwords."""
+        """Start a session for live sound with these hotwords."""
         ...
 
     @property
     def waiting_s(self) -> float:
-        """Seconds of audio that are waiting."""
+        """Seconds of audio that wait for the model."""
         ...
 
     def close(self) -> None:
-        """Give up what has been begun, as soon as that can be. More than once does no harm."""
+        """Give up all work as soon as possible. More than once does no harm."""
         ...
 
 
@@ -99,19 +109,19 @@ class PiecewiseEngine:
     """A model of whole utterances."""
 
     def __init__(self, recognizer: Recognizer, config: BatchConfig) -> None:
-        """A recognizer, and how its users share it."""
-        self._recognizer, self.token_table = recognizer, recognizer.token_table
+        """Set up an engine for a recognizer that clients share."""
+        self._pipeline, self.token_table = recognizer.pipeline, recognizer.token_table
         self._batcher = Batcher(
-            lambda pieces: recognizer.recognize(pieces, config.batch_seconds),
+            lambda pieces: recognizer.pipeline.recognize(pieces, config.batch_seconds),
             recognizer.sample_rate,
             batch_seconds=config.batch_seconds,
             max_wait_ms=config.max_wait_ms,
         )
-        self.has_hotwords = recognizer.has_hotwords
+        self.has_hotwords = recognizer.pipeline.has_hotwords
 
     def spell(self, hotwords: Sequence[str]) -> Phrases:
         """See `Engine`."""
-        phrases = self._recognizer.spell(hotwords)
+        phrases = self._pipeline.spell(hotwords)
         num_tokens = sum(len(tokens) for tokens, _ in phrases)
         if num_tokens > _MOST_HOTWORD_TOKENS:
             raise ValueError(
@@ -130,16 +140,11 @@ class PiecewiseEngine:
             segments.append(_result(waiting.popleft(), is_abandoned))
             tell(segments[-1])
 
-        pieces = self._recognizer.pieces(sound.file, channel=sound.channel, warn=warnings.append)
+        rate = self._pipeline.sample_rate
+        blocks = CountedBlocks(_blocks(sound, rate, is_abandoned, warnings.append))
         try:
-            while True:
-                if is_abandoned():
-                    raise AbandonedError
-                try:
-                    waiting.append(self._batcher.submit(replace(next(pieces), phrases=sound.phrases)))
-                except StopIteration as end:
-                    duration: float = end.value
-                    break
+            for piece in self._pipeline.pieces(blocks):
+                waiting.append(self._batcher.submit(replace(piece, phrases=sound.phrases)))
                 if len(waiting) >= _PIECES_AHEAD:
                     take()
             while waiting:
@@ -147,16 +152,15 @@ class PiecewiseEngine:
         except CancelledError as err:
             raise AbandonedError from err
         finally:
-            # whatever went wrong, nobody wants the rest
-            for each in waiting:
-                each.cancel()
+            # after an error, the rest is not needed
+            for future in waiting:
+                future.cancel()
         text = self.token_table.join(segment.text for segment in segments)
-        return Transcript(text, duration, tuple(segments), tuple(warnings))
+        return Transcript(text, round(blocks.num_samples / rate, 3), tuple(segments), tuple(warnings))
 
     def live(self, sample_rate: int, phrases: Phrases = ()) -> LiveSession:
         """See `Engine`."""
-        recognizer = self._recognizer
-        pieces, model_rate = recognizer.live_pieces(), recognizer.sample_rate
+        pieces, model_rate = self._pipeline.live_pieces(), self._pipeline.sample_rate
         return PiecewiseSession(pieces, self._batcher, phrases, sample_rate=sample_rate, model_rate=model_rate)
 
     @property
@@ -170,14 +174,14 @@ class PiecewiseEngine:
 
 
 class StreamingEngine:
-    """A streaming model: sound files, too, are listened to from front to back."""
+    """A streaming model: sound files are decoded from front to back, too."""
 
     waiting_s = 0.0
     has_hotwords = False
 
-    def __init__(self, recognizer: StreamingRecognizer, token_table: Vocabulary) -> None:
-        """A recognizer and its tokens."""
-        self._recognizer, self.token_table, self._is_closed = recognizer, token_table, False
+    def __init__(self, recognizer: StreamingRecognizer) -> None:
+        """Set up an engine for a recognizer."""
+        self._recognizer, self.token_table, self._is_closed = recognizer, recognizer.token_table, False
 
     def spell(self, hotwords: Sequence[str]) -> Phrases:
         """See `Engine`."""
@@ -187,26 +191,20 @@ class StreamingEngine:
 
     def transcribe(self, sound: SoundFile, is_abandoned: Callable[[], bool], tell: Tell) -> Transcript:
         """See `Engine`."""
-        rate, warnings, num_samples = self._recognizer.sample_rate, [], 0
-        session = self.live(rate)
-
-        def heard() -> Iterator[Segment]:
-            nonlocal num_samples
-            for samples in stream_audio(sound.file, rate, channel=sound.channel, warn=warnings.append, block_s=1.0):
-                if is_abandoned():
-                    raise AbandonedError
-                if self._is_closed:
-                    raise ClosedError("The model is being closed.")
-                num_samples += len(samples)
-                yield from (each.segment for each in session.accept(samples) if each.is_final)
-            yield from (each.segment for each in session.finish() if each.is_final)
-
+        rate, warnings = self._recognizer.sample_rate, []
+        blocks = CountedBlocks(_blocks(sound, rate, is_abandoned, warnings.append))
         segments = []
-        for segment in heard():
+        for segment in self._recognizer.recognize_blocks(self._until_closed(blocks), rate):
             segments.append(segment)
             tell(segment)
         text = self.token_table.join(segment.text for segment in segments)
-        return Transcript(text, round(num_samples / rate, 3), tuple(segments), tuple(warnings))
+        return Transcript(text, round(blocks.num_samples / rate, 3), tuple(segments), tuple(warnings))
+
+    def _until_closed(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        for block in blocks:
+            if self._is_closed:
+                raise ClosedError("The model is being closed.")
+            yield block
 
     def live(self, sample_rate: int, phrases: Phrases = ()) -> LiveSession:
         """See `Engine`."""
@@ -215,6 +213,20 @@ class StreamingEngine:
     def close(self) -> None:
         """See `Engine`."""
         self._is_closed = True
+
+
+def _blocks(
+    sound: SoundFile, rate: int, is_abandoned: Callable[[], bool], warn: Callable[[str], None]
+) -> Iterator[np.ndarray]:
+    """The sound in blocks of a second, until it is too long or the client has disconnected."""
+    seconds = 0.0
+    for block in stream_audio(sound.file, rate, channel=sound.channel, warn=warn, block_s=1.0):
+        if is_abandoned():
+            raise AbandonedError
+        seconds += len(block) / rate
+        if seconds > sound.max_seconds:
+            raise TooLongError(f"The sound is longer than {sound.max_seconds:g} s.")
+        yield block
 
 
 def _result(future: Future[Segment], is_abandoned: Callable[[], bool]) -> Segment:
@@ -227,17 +239,5 @@ def _result(future: Future[Segment], is_abandoned: Callable[[], bool]) -> Segmen
 
 
 def is_streaming_folder(path: Path) -> bool:
-    """Whether a model is a folder of graphs that go on from chunk to chunk."""
+    """Whether a model is a folder of graphs of a streaming model."""
     return path.is_dir() and is_streaming(Graph(find_graph(path, "encoder", prefer_int8=True), 1))
-
-
-def open_streaming_engine(
-    folder: Path, rules: EndpointRules | None = None, *, num_threads: int, prefer_int8: bool = False
-) -> StreamingEngine:
-    """An engine with a streaming model.
-
-    Raises:
-        ValueError: see `StreamingRecognizer.from_pretrained`.
-    """
-    recognizer = StreamingRecognizer.from_pretrained(folder, rules, num_threads=num_threads, prefer_int8=prefer_int8)
-    return StreamingEngine(recognizer, read_vocabulary(find_tokens(folder), recognizer.vocab_size))

@@ -1,4 +1,4 @@
-"""A transcript while it comes into being: server-sent events, named as in OpenAI's API."""
+"""A transcript in server-sent events with the names of OpenAI's API."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ from stateless_transducer.text.symbols import Vocabulary
 
 MEDIA_TYPE = "text/event-stream"
 HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-"""That nothing between the server and the client keeps events back."""
+"""Headers that keep proxies from buffering events."""
 
 
 async def transcript_events(
-    heard: AsyncIterator[Segment | Transcript],
+    results: AsyncIterator[Segment | Transcript],
     tokens: Vocabulary,
     *,
     has_segments: bool,
     describe: Callable[[Transcript], dict[str, Any]],
 ) -> AsyncIterator[str]:
-    """``transcript.text.delta``: what a segment adds to the text; at the end ``transcript.text.done``.
+    """``transcript.text.delta``: the text that a segment adds; at the end ``transcript.text.done``.
 
     Args:
-        heard: segments, and behind the last one the transcript of them all.
+        results: Segments, followed by the transcript.
         tokens: the model's.
-        has_segments: with ``transcript.text.segment`` for each, silent ones included.
-        describe: what is said of the transcript at the end.
+        has_segments: Add ``transcript.text.segment`` for each segment, silent ones included.
+        describe: Fields of the last event.
     """
     text, number = "", 0
-    async for found in heard:
-        if isinstance(found, Transcript):
-            yield event({"type": "transcript.text.done", **describe(found)})
+    async for result in results:
+        if isinstance(result, Transcript):
+            yield event({"type": "transcript.text.done", **describe(result)})
             continue
-        longer = tokens.join([text, found.text])
+        longer = tokens.join([text, result.text])
         if longer != text:
             yield event({"type": "transcript.text.delta", "delta": longer[len(text) :]})
         if has_segments:
-            yield event({"type": "transcript.text.segment", "id": number, **found.known()})
+            yield event({"type": "transcript.text.segment", "id": number, **result.known()})
         text, number = longer, number + 1
 
 

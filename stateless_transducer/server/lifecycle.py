@@ -1,4 +1,4 @@
-"""The server's life: from the first request to an end that loses nothing that can still be answered."""
+"""Run the server, and stop it without losing requests that can still be answered."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import uvicorn
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from stateless_transducer.server.app import Service
 
 _GRACE_S = 30.0
-"""Requests that have begun may take so long to come to their end; then they are given up."""
+"""Seconds that requests in progress have to finish when the server stops."""
 _MOST_BYTES_A_MESSAGE = 2**20
 
 
@@ -27,7 +29,7 @@ def serve(
     has_access_log: bool = False,
     say: Callable[[str], None],
 ) -> None:
-    """Until SIGINT or SIGTERM; a second one gives up what is still being worked on.
+    """Run until SIGINT or SIGTERM; a second one gives up the work in progress.
 
     Args:
         service: the application, which closes its engine at the end.
@@ -36,9 +38,20 @@ def serve(
         has_access_log: print a line for each request.
         say: tells the user a line.
     """
+    config = configure(service, certificate=certificate, has_access_log=has_access_log)
+    # uvicorn raises the interrupt once more when all is closed
+    with contextlib.suppress(KeyboardInterrupt):
+        _Server(config, service, say).run(sockets=[listener])
+
+
+def configure(
+    service: Service, *, certificate: tuple[Path, Path | None] | None = None, has_access_log: bool = False
+) -> uvicorn.Config:
+    """The configuration of uvicorn; the arguments are `serve`'s."""
     file, key = certificate or (None, None)
-    config = uvicorn.Config(
+    return uvicorn.Config(
         service.app,
+        http=_with_timeout(service.idle_timeout_s),
         log_level="info" if has_access_log else "warning",
         access_log=has_access_log,
         ssl_certfile=file,
@@ -46,28 +59,65 @@ def serve(
         ws_max_size=_MOST_BYTES_A_MESSAGE,
         timeout_graceful_shutdown=int(_GRACE_S) + 10,
     )
-    # uvicorn raises the interrupt once more when all is closed
-    with contextlib.suppress(KeyboardInterrupt):
-        _Server(config, service, say).run(sockets=[listener])
+
+
+def _with_timeout(timeout_s: float) -> type[asyncio.Protocol]:
+    """Uvicorn's protocol of HTTP, but it closes connections whose headers take longer than ``timeout_s``."""
+
+    class Protocol(AutoHTTPProtocol):
+        # set by uvicorn's classes
+        cycle: Any
+        loop: asyncio.AbstractEventLoop
+        transport: asyncio.Transport
+        _timer: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            super().connection_made(transport)
+            self._watch()
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            self._watch()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._stop_watching()
+            super().connection_lost(exc)
+
+        def _watch(self) -> None:
+            has_request = self.cycle is not None and not self.cycle.response_complete
+            # a WebSocket has a protocol of its own
+            if has_request or self.transport.get_protocol() is not self:
+                self._stop_watching()
+            elif self._timer is None:
+                self._timer = self.loop.call_later(timeout_s, self.transport.close)
+
+        def _stop_watching(self) -> None:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+
+    return Protocol
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's, but live sound is told what is final before it is closed, and giving up answers with a status."""
+    """uvicorn's server, but it sends the final results of live sounds, and answers given-up requests with a status."""
 
     def __init__(self, config: uvicorn.Config, service: Service, say: Callable[[str], None]) -> None:
         super().__init__(config)
-        self._service, self._say = service, say
+        self._service, self._say, self._was_interrupted = service, say, False
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self._captured_signals.append(sig)
+        self._was_interrupted |= sig == signal.SIGINT
         if self.should_exit:
             self._service.give_up()
-        self.should_exit = True
+        super().handle_exit(sig, frame)
+        # at a second interrupt uvicorn would drop the connections, before they have their answer
+        self.force_exit = False
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         uploads, live = self._service.num_uploads, self._service.num_live
         if uploads or live:
-            again = "Ctrl-C again" if signal.SIGINT in self._captured_signals else "another signal"
+            again = "Ctrl-C again" if self._was_interrupted else "another signal"
             self._say(f"finishing {uploads} sound files and {live} live sounds; {again} gives them up")
         timer = asyncio.get_running_loop().call_later(_GRACE_S, self._service.give_up)
         try:

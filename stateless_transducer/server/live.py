@@ -1,7 +1,7 @@
-"""Sound that comes in while it is said, from a microphone or a network: what has been said so far, and what is final.
+"""Live sound from a microphone or a network: partial and final results.
 
-A model of whole utterances hears each stretch of speech again and again until a pause ends it; a streaming model goes
-on from where it is. Letters: S samples.
+A model of whole utterances decodes the current utterance again and again until a pause ends it; a streaming model
+continues where it stopped. Letters: S samples.
 """
 
 from __future__ import annotations
@@ -20,41 +20,41 @@ from stateless_transducer.recognition.transcript import Segment
 from stateless_transducer.server.batcher import Batcher
 
 _PARTIAL_S = 0.5
-"""Of new sound, at least, between two hearings of an utterance that goes on."""
+"""Least seconds of new sound between two partial results of an utterance."""
 _SHARE_OF_TIME = 0.3
-"""Of the time that passes, what may be spent on hearing it again."""
+"""Share of the time that may be spent on partial results."""
 
 
 @dataclass(frozen=True)
 class Heard:
-    """What is known of an utterance."""
+    """Result of an utterance."""
 
     segment: Segment
     is_final: bool
-    """Whether it has ended. Otherwise it goes on, and may be heard otherwise."""
+    """Whether the utterance has ended; otherwise its text may still change."""
 
 
 class LiveSession(Protocol):
-    """One sound on its way in. For one thread at a time."""
+    """One live sound. For one thread at a time."""
 
     def accept(self, samples: np.ndarray) -> Iterator[Heard]:
         """Take the next samples, (S,): floats in [-1, 1] or int16.
 
         Raises:
-            ValueError: they cannot be.
+            ValueError: The samples are invalid.
         """
         ...
 
     def finish(self) -> Iterator[Heard]:
-        """No more comes; what is left is final."""
+        """End the sound; the rest is final."""
         ...
 
 
 class StreamingSession:
-    """With a streaming model."""
+    """Live sound with a streaming model."""
 
     def __init__(self, recognizer: StreamingRecognizer, sample_rate: int) -> None:
-        """``sample_rate`` is the sound's."""
+        """``sample_rate``: Rate of the sound."""
         self._recognizer, self._sample_rate, self._stream = recognizer, sample_rate, recognizer.create_stream()
         self._text = ""
 
@@ -82,7 +82,7 @@ class StreamingSession:
 
 
 class PiecewiseSession:
-    """With a model of whole utterances."""
+    """Live sound with a model of whole utterances."""
 
     def __init__(
         self,
@@ -94,14 +94,14 @@ class PiecewiseSession:
         model_rate: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """A session.
+        """Set up a session.
 
         Args:
-            pieces: finds pauses, at the model's rate.
+            pieces: Cutter at the model's rate.
             batcher: recognizes.
             phrases: hotwords.
             sample_rate: of the sound.
-            model_rate: what the model hears.
+            model_rate: Rate of the model.
             clock: tells seconds.
         """
         self._pieces, self._batcher, self._phrases, self._clock = pieces, batcher, phrases, clock
@@ -109,8 +109,8 @@ class PiecewiseSession:
         self._resampler = None
         if sample_rate != model_rate:
             self._resampler = soxr.ResampleStream(sample_rate, model_rate, 1, dtype="float32")
-        self._heard_until = 0  # samples, the last time that an unfinished piece was recognized
-        self._free_at = -np.inf  # when the next time may be
+        self._heard_until = 0  # samples, at the last partial result
+        self._free_at = -np.inf  # earliest time of the next partial result
 
     def accept(self, samples: np.ndarray) -> Iterator[Heard]:
         """See `LiveSession`."""
@@ -134,7 +134,7 @@ class PiecewiseSession:
                 yield Heard(segment, is_final=True)
 
     def _so_far(self) -> Iterator[Heard]:
-        """Of the piece that goes on, if there is enough new sound and time."""
+        """Partial result of the current piece, if there is enough new sound and time."""
         piece, now = self._pieces.unfinished, self._clock()
         if piece is None or now < self._free_at:
             return

@@ -159,10 +159,10 @@ def test_file_that_is_there_is_replaced_only_if_that_is_wanted(transcribe, tmp_p
     flags = [tmp_path, "--output-format", wanted, "--output-dir", tmp_path]
     status, lines, errors = transcribe(*flags)
     assert (status, lines) == (1, []) and not (tmp_path / f"a.{wanted}").exists()
-    assert f"{reference} is there already (1 of 3 files are): `--existing skip` does the others" in errors
+    assert f"{reference} exists already (1 of 3 " in errors and "`--existing skip`" in errors
     status, lines, errors = transcribe(*flags, "--existing", "skip")
     assert (status, len(lines)) == (0, 2) and (tmp_path / f"c.{wanted}").exists()
-    assert errors == f"1 of 3 files are in {tmp_path} already - skipping them\n"
+    assert errors == f"1 of 3 files exist in {tmp_path} already; skipping them\n"
     assert reference.read_text() == "by hand"
     status, lines, errors = transcribe(*flags, "--existing", "skip")
     assert (status, lines) == (0, []) and "3 of 3 files" in errors

@@ -25,12 +25,12 @@ from stateless_transducer.recognition.endpoint import EndpointRules
     ],
 )
 def test_rules_end_an_utterance(num_frames, num_silent_frames, wanted):
-    assert EndpointRules().are_met(num_frames, num_silent_frames) is wanted
+    assert EndpointRules().are_met(num_frames, num_silent_frames, 0.01) is wanted
 
 
 def test_rules_can_be_moved():
     rules = EndpointRules(rule1_min_trailing_silence=9, rule2_min_trailing_silence=0.5, rule3_min_utterance_length=5)
-    assert rules.are_met(200, 52) and not rules.are_met(244, 244) and rules.are_met(500, 0)
+    assert rules.are_met(200, 52, 0.01) and not rules.are_met(244, 244, 0.01) and rules.are_met(500, 0, 0.01)
 
 
 def test_rule_without_a_time_is_named():

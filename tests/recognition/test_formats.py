@@ -4,6 +4,7 @@ import json
 import re
 from dataclasses import asdict, replace
 
+import numpy as np
 import pytest
 
 from stateless_transducer.recognition.formats import cues, document
@@ -127,6 +128,54 @@ def test_words_have_begins_ends_and_confidences(table, tokens, words):
     assert known.get("words", []) == [asdict(each) for each in transcript.words]
     rows = [f"my_a 1 {a:.3f} {b - a:.3f} {word} {confidence:.5f}\n" for word, a, b, confidence in words]
     assert document("ctm", "in/my a.wav", transcript, table) == "".join(rows)
+
+
+@pytest.mark.parametrize("is_aligned", [True, False])
+@pytest.mark.parametrize("seed", range(20))
+def test_no_two_entries_of_any_format_overlap_and_each_lasts_a_frame(seed, is_aligned):
+    """Words that follow one another closely, so that cues break between words without a pause."""
+    random, segments, now = np.random.default_rng(seed), [], 0.0
+    for _ in range(3):
+        spans = []
+        start = now
+        for _ in range(int(random.integers(1, 120))):
+            now = round(now + random.choice([0.0, 0.01, 0.04, 0.3, 1.0]) + (0.0 if is_aligned else 0.04), 3)
+            spans.append((now, round(now + 0.04, 3)))
+            now = spans[-1][1] if is_aligned else now
+        now = round(now + 0.1, 3)
+        tokens = random.choice(list("今天气很好"), len(spans)).tolist()
+        segment = _segment(CHARACTERS, start, now, [(token, a) for token, (a, _) in zip(tokens, spans, strict=True)])
+        if is_aligned:
+            segment = _detailed(segment, spans)
+            segment = replace(segment, words=timed_words(segment, CHARACTERS))
+        segments.append(segment)
+    transcript = _transcript(CHARACTERS, now, *segments)
+
+    def check(intervals):
+        borders = [border for interval in intervals for border in interval]
+        assert borders == sorted(borders) and len(borders) > 1
+        assert min(end - start for start, end in intervals) > 0.0399
+
+    check([(cue.start, cue.end) for cue in cues(transcript, CHARACTERS)])
+    check([(segment.start, segment.end) for segment in transcript.segments])
+    if is_aligned:
+        check([(word.start, word.end) for word in transcript.words])
+        rows = [row.split() for row in document("ctm", "a", transcript, CHARACTERS).splitlines()]
+        starts, ends = [float(row[2]) for row in rows], [float(row[2]) + float(row[3]) for row in rows]
+        assert all(end <= start + 1e-6 for end, start in zip(ends[:-1], starts[1:], strict=True))
+        text = document("TextGrid", "a.wav", transcript, CHARACTERS)
+        tier = text[text.index('name = "tokens"') :]
+        found = re.findall(r'xmin = ([\d.]+)\s+xmax = ([\d.]+)\s+text = ".', tier)
+        assert "".join(re.findall(r'text = "(.*)"', tier)) == transcript.text
+        assert len(re.findall(r'text = "."', tier)) == len(transcript.tokens) and found
+
+
+def test_a_cue_does_not_lead_into_the_word_before():
+    """Two words too wide for one cue, the second one right after the first."""
+    long = build_token_table([45 * "a" + " " + 45 * "b"], "word")
+    segment = _detailed(_segment(long, 1.0, 2.0, [(45 * "a", 1.0), (45 * "b", 1.05)]), [(1.0, 1.04), (1.05, 1.5)])
+    first, second = cues(_transcript(long, 2.0, segment), long)
+    assert (first.start, first.end, second.start) == (1.0, 1.05, 1.05)
 
 
 def test_ctm_needs_begins_and_ends():

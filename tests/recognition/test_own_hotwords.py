@@ -18,8 +18,10 @@ from websockets.sync.client import connect
 from stateless_transducer.decoding.config import SearchConfig
 from stateless_transducer.recognition.config import SegmentConfig
 from stateless_transducer.recognition.recognizer import Recognizer
+from stateless_transducer.recognition.sounds import read_sound
+from stateless_transducer.recognition.streaming import StreamingRecognizer
 from stateless_transducer.server.config import BatchConfig
-from stateless_transducer.server.engine import PiecewiseEngine, open_streaming_engine
+from stateless_transducer.server.engine import PiecewiseEngine, StreamingEngine
 
 # so much that it is said whatever the sound is
 CONFIG = SearchConfig("modified_beam_search", hotwords_score=30.0)
@@ -57,9 +59,9 @@ def test_pieces_of_a_batch_have_hotwords_of_their_own(talker, recognizer, wave):
     wanted = [[], ["吗吗"], ["好今", "气吗"]]
     alone = [_recognizer(talker, hotwords=own).transcribe([wave])[0].text for own in wanted]
     assert len(set(alone)) == 3
-    (piece,) = recognizer.pieces(wave, warn=print)
-    pieces = [replace(piece, phrases=recognizer.spell(own)) for own in wanted]
-    assert [segment.text for segment in recognizer.recognize(pieces)] == alone
+    (piece,) = recognizer.pipeline.pieces(read_sound(wave, 16000, warn=print))
+    pieces = [replace(piece, phrases=recognizer.pipeline.spell(own)) for own in wanted]
+    assert [segment.text for segment in recognizer.pipeline.recognize(pieces)] == alone
 
 
 def test_a_call_has_hotwords_of_its_own(talker, recognizer, wave):
@@ -75,8 +77,8 @@ def test_a_call_has_hotwords_of_its_own(talker, recognizer, wave):
 def test_hotwords_of_all_sounds_stay(talker, wave, tmp_path):
     (tmp_path / "names.txt").write_text("吗吗\n", encoding="utf-8")
     common = _recognizer(talker, config=replace(CONFIG, hotwords_file=tmp_path / "names.txt"))
-    (piece,) = common.pieces(wave, warn=print)
-    (found,) = common.recognize([replace(piece, phrases=common.spell(["好今"]))])
+    (piece,) = common.pipeline.pieces(read_sound(wave, 16000, warn=print))
+    (found,) = common.pipeline.recognize([replace(piece, phrases=common.pipeline.spell(["好今"]))])
     (both,) = _recognizer(talker, hotwords=["吗吗", "好今"]).transcribe([wave])
     assert found.text == both.text
 
@@ -114,6 +116,6 @@ def test_what_cannot_be_wanted_is_said(talker, address, tiny_model, sound):
     refused(address, "hotwords: the model's tokens cannot spell `吗狗`: it lacks '狗'.")
     with served(PiecewiseEngine(_recognizer(talker, config=SearchConfig()), BatchConfig())) as greedy:
         refused(greedy, "Hotwords need a search with a beam")
-    with served(open_streaming_engine(tiny_model().folder, num_threads=1)) as streaming:
+    with served(StreamingEngine(StreamingRecognizer.from_pretrained(tiny_model().folder))) as streaming:
         refused(streaming, "A streaming model takes no hotwords")
         assert httpx.get(f"{streaming}/health").json()["hotwords"] is False

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import subprocess
@@ -14,8 +15,10 @@ import soxr
 import torch
 from tiny_streaming import CHUNK_LEN, KINDS, LOOK_AHEAD, SYMBOLS
 
+from stateless_transducer.audio import AudioError
 from stateless_transducer.features import FbankConfig, fbank
 from stateless_transducer.recognition.endpoint import EndpointRules
+from stateless_transducer.recognition.recognizer import Recognizer
 from stateless_transducer.recognition.streaming import FLUSH_S, StreamingRecognizer
 
 # the tiny models talk fast
@@ -278,10 +281,44 @@ def test_streaming_loads_no_torch(tiny_model):
 
 def test_example_of_the_documentation_runs(tiny_model, tmp_path, monkeypatch, capsys):
     text = (Path(__file__).parents[2] / "docs" / "streaming.md").read_text(encoding="utf-8")
-    (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    whole, example = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     soundfile.write(tmp_path / "a.wav", _sound(3.0), 16000, subtype="FLOAT")
     (tmp_path / "model").symlink_to(tiny_model().folder)
     monkeypatch.chdir(tmp_path)
     exec(example, {})
-    wanted = _recognize(StreamingRecognizer.from_pretrained("model"), _sound(3.0))
-    assert capsys.readouterr().out == "".join(f"{each.text} {each.times}\n" for each in wanted)
+    segments = _recognize(StreamingRecognizer.from_pretrained("model"), _sound(3.0))
+    assert capsys.readouterr().out == "".join(f"{segment.text} {segment.times}\n" for segment in segments)
+    exec(whole, {})
+    assert capsys.readouterr().out == "".join(segment.text for segment in segments) + "\n"
+
+
+def test_a_whole_sound_gives_what_its_stream_gives(tiny_model, tmp_path):
+    recognizer = StreamingRecognizer.from_pretrained(str(tiny_model().folder), RULES, precision="fp32", device="cpu")
+    wave = _sound(4.0)
+    expected = [segment for segment in _recognize(recognizer, wave, piece=1600) if segment.tokens]
+    assert len(expected) > 1
+    soundfile.write(tmp_path / "a.wav", wave, 16000, subtype="FLOAT")
+    transcript = recognizer.transcribe(tmp_path / "a.wav")
+    assert (list(transcript.segments), transcript.duration) == (expected, 4.0)
+    assert transcript.text == recognizer.token_table.join(segment.text for segment in expected)
+    assert recognizer.transcribe([str(tmp_path / "a.wav"), (wave, 16000)]) == [transcript, transcript]
+    assert list(recognizer.stream_transcribe(wave)) == expected
+    with pytest.raises(AudioError, match="no.wav: no such file"):
+        recognizer.transcribe(tmp_path / "no.wav")
+
+
+def test_both_recognizers_take_the_same_arguments():
+    """Whoever changes the model changes the class name alone, as far as both can do the same."""
+    for name in ("from_pretrained", "transcribe", "stream_transcribe"):
+        whole, streaming = (
+            list(inspect.signature(getattr(kind, name)).parameters) for kind in (Recognizer, StreamingRecognizer)
+        )
+        shared = [parameter for parameter in whole if parameter in streaming]
+        assert shared == [parameter for parameter in streaming if parameter in whole]
+        assert set(streaming) - set(whole) <= {"rules"}
+
+
+@pytest.mark.parametrize("options", [{"device": "cuda"}, {"precision": "bf16"}], ids=str)
+def test_a_streaming_model_runs_on_the_cpu(tiny_model, options):
+    with pytest.raises(ValueError, match="is a streaming model: it runs on the CPU, in fp32 or int8"):
+        StreamingRecognizer.from_pretrained(tiny_model().folder, **options)

@@ -15,8 +15,10 @@ from tiny_talker import say
 
 from stateless_transducer.recognition.config import SegmentConfig
 from stateless_transducer.recognition.recognizer import Recognizer
+from stateless_transducer.recognition.sounds import read_sound
+from stateless_transducer.recognition.streaming import StreamingRecognizer
 from stateless_transducer.server.config import BatchConfig
-from stateless_transducer.server.engine import PiecewiseEngine, open_streaming_engine
+from stateless_transducer.server.engine import PiecewiseEngine, StreamingEngine
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +77,7 @@ def test_events_are_the_answer_in_parts(address, sound, wanted):
 
 def test_words_are_joined_with_blanks(tiny_model, sound):
     """A model that spells English: what deltas add has the blank before it."""
-    with served(open_streaming_engine(tiny_model().folder, num_threads=1)) as address:
+    with served(StreamingEngine(StreamingRecognizer.from_pretrained(tiny_model().folder))) as address:
         found = _events(ask(address, sound, stream="true").text.split("\n"))
     assert found[-1]["text"] and "".join(each["delta"] for each in _of(found, "delta")) == found[-1]["text"]
 
@@ -108,7 +110,7 @@ def test_a_client_that_has_gone_is_not_worked_for(recognizer, sound):
         wait(lambda: httpx.get(f"{address}/health").json()["uploads"] == 0)
         may_go_on.set()
         wait(lambda: httpx.get(f"{address}/health").json()["waiting_s"] == 0)
-    assert len(seen) < len(list(recognizer.pieces(sound, warn=print)))
+    assert len(seen) < len(list(recognizer.pipeline.pieces(read_sound(sound, 16000, warn=print))))
 
 
 def test_a_sound_that_is_still_read_stays_open(recognizer, sound, monkeypatch):
@@ -166,7 +168,7 @@ def test_an_error_of_the_servers_on_the_way_is_told_too(recognizer, sound):
 
 
 def test_words_of_a_model_that_does_not_know_them_are_an_error(tiny_model, sound):
-    with served(open_streaming_engine(tiny_model().folder, num_threads=1)) as address:
+    with served(StreamingEngine(StreamingRecognizer.from_pretrained(tiny_model().folder))) as address:
         asked = {"response_format": "verbose_json", "timestamp_granularities[]": "word", "stream": "true"}
         found = _events(ask(address, sound, **asked).text.split("\n"))
     assert "not a streaming one" in found[-1]["error"]["message"]

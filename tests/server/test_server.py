@@ -16,7 +16,6 @@ import httpx
 import numpy as np
 import pytest
 import soundfile
-import uvicorn
 from processes import listen_to_sigint
 from served import ask, running, served, slowed, wait
 from tiny_talker import say, some_text
@@ -28,11 +27,12 @@ from stateless_transducer.commands.serve import _listening
 from stateless_transducer.recognition.config import SegmentConfig
 from stateless_transducer.recognition.formats import document
 from stateless_transducer.recognition.recognizer import Recognizer
+from stateless_transducer.recognition.sounds import read_sound
 from stateless_transducer.recognition.streaming import StreamingRecognizer
 from stateless_transducer.server.app import Service
 from stateless_transducer.server.config import BatchConfig
-from stateless_transducer.server.engine import PiecewiseEngine, open_streaming_engine
-from stateless_transducer.server.lifecycle import _Server
+from stateless_transducer.server.engine import PiecewiseEngine, StreamingEngine
+from stateless_transducer.server.lifecycle import _Server, configure
 
 SEGMENTS = SegmentConfig(vad="energy", max_segment_s=5.0)
 
@@ -138,25 +138,27 @@ def test_a_large_request_of_unknown_length_is_refused(address):
 
 def test_pages_of_other_origins_are_let_in_by_name(recognizer, address, sounds, tmp_path):
     (tmp_path / "large.wav").write_bytes(bytes(2**20 + 1))
-    home, path = "https://a.org", "/v1/audio/transcriptions"
+    home, path, other = "https://a.org", "/v1/audio/transcriptions", [403, 403]
     wish = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
 
-    def allowed(where, origin):
+    def allowed(where, origin, expected=(200, 413)):
         """What a browser learns of: its question before, an answer, a refusal."""
         asked = httpx.options(f"{where}{path}", headers={"Origin": origin, **wish})
         answers = []
         for sound in (next(iter(sounds)), tmp_path / "large.wav"):
             with sound.open("rb") as file:
                 answers.append(httpx.post(f"{where}{path}", files={"file": file}, headers={"Origin": origin}))
-        assert [answer.status_code for answer in answers] == [200, 413]
+        assert [answer.status_code for answer in answers] == list(expected)
         return [answer.headers.get("access-control-allow-origin") for answer in (asked, *answers)]
 
     with served(PiecewiseEngine(recognizer, BatchConfig()), origins=[home], max_upload_mb=1) as where:
         assert allowed(where, home) == [home] * 3
-        assert allowed(where, "https://b.org") == [None] * 3
+        assert allowed(where, "https://b.org", other) == [None] * 3
     with served(PiecewiseEngine(recognizer, BatchConfig()), origins=["*"], max_upload_mb=1) as where:
         assert allowed(where, home) == ["*"] * 3
-    assert allowed(address, home) == [None] * 3
+    assert allowed(address, home, other) == [None] * 3
+    # its own page
+    assert allowed(address, address) == [None] * 3
 
 
 @pytest.fixture
@@ -201,7 +203,7 @@ def test_a_client_that_has_gone_is_not_worked_for(slow, recognizer, tmp_path):
         wait(lambda: httpx.get(f"{address}/health").json()["uploads"] == 0)
         may_go_on.set()
         wait(lambda: httpx.get(f"{address}/health").json()["waiting_s"] == 0)
-    assert len(seen) < len(list(recognizer.pieces(tmp_path / "long.wav", warn=print)))
+    assert len(seen) < len(list(recognizer.pipeline.pieces(read_sound(tmp_path / "long.wav", 16000, warn=print))))
 
 
 def test_what_comes_in_live_while_the_model_is_busy_is_kept(slow):
@@ -255,7 +257,7 @@ def test_a_second_signal_gives_up_with_a_status(slow, tmp_path):
     soundfile.write(tmp_path / "long.wav", wave, 16000)
     with _listening("127.0.0.1", 0) as listener, ThreadPoolExecutor(1) as pool:
         service = Service(engine, "talker")
-        server = _Server(uvicorn.Config(service.app, log_level="error"), service, told.append)
+        server = _Server(configure(service), service, told.append)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         answer = pool.submit(ask, f"http://127.0.0.1:{listener.getsockname()[1]}", tmp_path / "long.wav")
@@ -322,7 +324,7 @@ def test_the_page_and_what_it_asks_for(address):
     assert not re.findall(r"(?:src|href)=(?!.data:)|https?://|@import", page.text)
     health = httpx.get(f"{address}/health").json()
     busy = {"waiting_s": 0.0, "uploads": 0, "live": 0}
-    assert health == {"status": "ok", "model": "talker", "hotwords": False, **busy}
+    assert health == {"status": "ok", "model": "talker", "hotwords": False, "api_key": False, **busy}
     assert httpx.get(f"{address}/v1/models").json()["data"][0]["id"] == "talker"
     assert httpx.get(f"{address}/v1/models/talker").json()["object"] == "model"
     assert httpx.get(f"{address}/v1/models/other").status_code == 404
@@ -387,7 +389,7 @@ def test_an_utterance_that_goes_on_is_told_so_far(address):
         ("?sample_rate=10", None, "`sample_rate` must be a whole number in 1000..384000, but is 10."),
         ("?sample_rate=44100.5", None, "but is 44100.5."),
         ("?format=mp3", None, "`format` must be s16le or f32le, but is mp3."),
-        ("?samplerate=8000", None, "There is no option samplerate, but `sample_rate`, `format`"),
+        ("?samplerate=8000", None, "There is no option samplerate, only `sample_rate`, `format`"),
         ("", b"abc", "The sound ends in the middle of a sample of 2 bytes"),
         ("?format=f32le", np.array([np.nan], "<f4").tobytes(), "must be floats in"),
     ],
@@ -412,7 +414,7 @@ def test_so_many_may_speak_at_a_time(address):
             socket.send(bytes(3200))
         wait(lambda: httpx.get(f"{address}/health").json()["live"] == 2)
         with connect(where) as third:
-            assert "2 sounds are coming in already" in json.loads(third.recv())["message"]
+            assert "2 live sounds are in progress" in json.loads(third.recv())["message"]
     wait(lambda: httpx.get(f"{address}/health").json()["live"] == 0)
 
 
@@ -429,7 +431,7 @@ def test_a_streaming_model_is_served_too(tiny_model, tmp_path):
         pass
     wanted = stream.result
     assert wanted.text
-    with served(open_streaming_engine(tiny.folder, num_threads=1)) as address:
+    with served(StreamingEngine(StreamingRecognizer.from_pretrained(tiny.folder))) as address:
         found = ask(address, tmp_path / "a.wav", response_format="verbose_json").json()
         assert found["text"] == wanted.text and found["duration"] == 3.0
         assert found["segments"][0]["times"] == list(wanted.times)
@@ -450,7 +452,7 @@ def test_words_are_given_where_they_are_asked_for(address, sounds, recognizer, t
     assert ask(address, path, response_format="ctm").text == document("ctm", path.name, wanted, recognizer.token_table)
     refused = ask(address, path, **asked)
     assert refused.status_code == 400 and "needs `response_format` verbose_json" in refused.json()["error"]["message"]
-    with served(open_streaming_engine(tiny_model().folder, num_threads=1)) as address:
+    with served(StreamingEngine(StreamingRecognizer.from_pretrained(tiny_model().folder))) as address:
         for how in ({"response_format": "ctm"}, {"response_format": "verbose_json", **asked}):
             refused = ask(address, path, **how)
             assert refused.status_code == 400 and "not a streaming one" in refused.json()["error"]["message"]
@@ -458,7 +460,7 @@ def test_words_are_given_where_they_are_asked_for(address, sounds, recognizer, t
 
 def test_the_command_serves_until_it_is_interrupted(talker, sounds):
     command = [sys.executable, "-m", "stateless_transducer.cli", "serve", str(talker / "onnx"), "--port", "0"]
-    command += ["--allow-origin", "https://a.org"]
+    command += ["--allow-origin", "https://a.org", "--allow-host", "b.org", "--max-seconds", "3"]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=listen_to_sigint
     )
@@ -471,6 +473,9 @@ def test_the_command_serves_until_it_is_interrupted(talker, sounds):
         assert ask(match[1], next(iter(sounds))).json()["text"]
         answer = httpx.get(f"{match[1]}/health", headers={"Origin": "https://a.org"})
         assert answer.headers["access-control-allow-origin"] == "https://a.org"
+        for host, status in (("b.org", 200), ("c.org", 403)):
+            assert httpx.get(f"{match[1]}/health", headers={"Host": host}).status_code == status
+        assert ask(match[1], list(sounds)[-1]).status_code == 413
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0
         assert process.communicate() == ("", "")

@@ -1,0 +1,207 @@
+"""Pieces of sound -> segments of text: cutting, features, search, alignment.
+
+`Recognizer` and the server are built on it. Letters: S samples, T_in feature frames, F mel bins.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from stateless_transducer.decoding.alignment import Alignment, align
+from stateless_transducer.decoding.config import SearchConfig
+from stateless_transducer.decoding.hypothesis import Hypothesis
+from stateless_transducer.decoding.search import Scorers, encode, logit_options, decode_encoder_out
+from stateless_transducer.features import PADDING_VALUE, fbank
+from stateless_transducer.recognition.config import DetailConfig, SegmentConfig
+from stateless_transducer.recognition.model import Model
+from stateless_transducer.recognition.segments import Phrases, Piece, PieceStream, cut, make_voice_activity
+from stateless_transducer.recognition.spans import separate_spans, token_spans
+from stateless_transducer.recognition.transcript import Alternative, Segment
+from stateless_transducer.recognition.words import timed_words
+from stateless_transducer.text.tokens import TokenTable
+
+_LOG = logging.getLogger(__name__)
+# share of its row that the shortest piece of a batch fills at least: padding costs as much as speech
+_LEAST_FILLED = 0.75
+# frames of live sound between two runs of voice activity detection: a quarter of a second
+_LIVE_FRAMES = 8
+
+
+class Pipeline:
+    """A model with its voice activity detector, search and alignment; threads may share it, since it never changes."""
+
+    def __init__(
+        self,
+        model: Model,
+        config: SearchConfig | None = None,
+        *,
+        hotwords: Sequence[str] = (),
+        segments: SegmentConfig | None = None,
+        details: DetailConfig | None = None,
+    ) -> None:
+        """Set up the stages; the arguments are `Recognizer`'s.
+
+        Raises:
+            ValueError: The tokens cannot spell a hotword, the search has no beam, or silero-vad is not installed.
+        """
+        self._config = config or SearchConfig()
+        self._segments = segments or SegmentConfig()
+        self._details = details or DetailConfig()
+        self._voice = make_voice_activity(self._segments.vad)
+        if hotwords and self._config.decoding_method == "greedy_search":
+            raise ValueError('Hotwords need a beam: SearchConfig(decoding_method="modified_beam_search").')
+        self._model = model
+        self.token_table = model.token_table
+        self._scorers = self._read_scorers(hotwords)
+
+    def _read_scorers(self, hotwords: Sequence[str]) -> Scorers | None:
+        config, tokens = self._config, self.token_table
+        if isinstance(tokens, TokenTable):
+            return Scorers(config, tokens, hotwords)
+        if hotwords or config.scorer_files:
+            raise ValueError(
+                "Hotwords and language models need tokens that spell a text: characters, words, or pieces of words "
+                "with their scores in bpe.vocab, <unk> among them; those of this model's tokens.txt do not."
+            )
+        return None
+
+    @property
+    def sample_rate(self) -> int:
+        """Sample rate of pieces, in Hz."""
+        return self._model.fbank_config.sample_rate
+
+    @property
+    def has_hotwords(self) -> bool:
+        """Whether pieces may have hotwords of their own."""
+        return self._scorers is not None and self._config.decoding_method != "greedy_search"
+
+    def spell(self, hotwords: Sequence[str]) -> Phrases:
+        """Token sequences of the phrases, to be attached to pieces.
+
+        Raises:
+            ValueError: The tokens cannot spell a phrase, or the search has no beam.
+        """
+        if not hotwords:
+            return ()
+        if not self.has_hotwords or self._scorers is None:
+            raise ValueError("Hotwords need a search with a beam and a model whose tokens spell a text.")
+        return self._scorers.spell(hotwords)
+
+    def pieces(self, blocks: Iterable[np.ndarray]) -> Iterator[Piece]:
+        """The pieces of one sound that contain speech, in order; blocks are (S,) at `sample_rate`."""
+        return cut(blocks, self.sample_rate, self._segments, self._voice)
+
+    def live_pieces(self) -> PieceStream:
+        """A cutter for live sound at `sample_rate`; pieces end at pauses."""
+        return PieceStream(self.sample_rate, self._segments.max_segment_s, self._voice, _LIVE_FRAMES)
+
+    def features(self, wave: np.ndarray) -> np.ndarray:
+        """The model's input for a wave: (S,) -> (T_in, F)."""
+        return fbank(wave, self._model.fbank_config)
+
+    def recognize(self, pieces: Sequence[Piece], batch_seconds: float = 100.0) -> list[Segment]:
+        """The segment of each piece, of one sound or of several."""
+        segments = dict(result for batch in self.batches(pieces, batch_seconds) for result in batch)
+        return [segments[place] for place in range(len(pieces))]
+
+    def batches(self, pieces: Sequence[Piece], batch_seconds: float) -> Iterator[list[tuple[int, Segment]]]:
+        """Recognize pieces in batches of like length, the longest first.
+
+        Yields:
+            For each batch, the places of its pieces and their segments.
+        """
+        by_length = sorted(range(len(pieces)), key=lambda place: -len(pieces[place].samples))
+        while by_length:
+            longest = len(pieces[by_length[0]].samples)
+            most = max(1, int(batch_seconds * self.sample_rate / longest))
+            size = sum(len(pieces[place].samples) >= _LEAST_FILLED * longest for place in by_length[:most])
+            batch, by_length = by_length[:size], by_length[size:]
+            yield list(zip(batch, self._search([pieces[place] for place in batch]), strict=True))
+
+    def _search(self, pieces: Sequence[Piece]) -> list[Segment]:
+        """The segments of one batch."""
+        features = [self.features(piece.samples) for piece in pieces]
+        model, config = self._model, self._config
+        padded, lens = _padded(features)
+        encoded = encode(model.transducer, model.place(padded), model.place(lens))
+        scorer = None
+        if self._scorers is not None:
+            scorer = self._scorers.for_batch([piece.phrases for piece in pieces])
+        ranked = decode_encoder_out(model.transducer, *encoded, config, scorer)
+        segments = [self._segment(piece, hypotheses) for piece, hypotheses in zip(pieces, ranked, strict=True)]
+        best = [hypotheses[0] for hypotheses in ranked]
+        is_lost = [math.isnan(hypothesis.score) for hypothesis in best]
+        if any(is_lost):
+            _LOG.warning(
+                f"For {sum(is_lost)} of {len(pieces)} pieces of sound the model gives no numbers, and no text."
+            )
+        if not self._details.align:
+            return segments
+        options, per_frame = logit_options(config), 1 if config.is_modified else None
+        aligned = align(model.transducer, *encoded, best, max_symbols_per_frame=per_frame, options=options)
+        return [
+            segment if lost else self._aligned(segment, frames, alignment)
+            for segment, frames, alignment, lost in zip(segments, features, aligned, is_lost, strict=True)
+        ]
+
+    def _segment(self, piece: Piece, ranked: Sequence[Hypothesis]) -> Segment:
+        hypothesis = ranked[0]
+        start = piece.start / self.sample_rate
+        factor = self._model.transducer.subsampling.factor
+        frame_s = factor * self._model.fbank_config.frame_shift_ms / 1000
+        return Segment(
+            start=round(start, 3),
+            end=round((piece.start + len(piece.samples)) / self.sample_rate, 3),
+            text=self.token_table.decode(hypothesis.tokens),
+            tokens=tuple(self.token_table.symbols[token] for token in hypothesis.tokens),
+            times=tuple(round(start + frame * frame_s, 3) for frame in hypothesis.frames),
+            log_probs=tuple(round(log_prob, 5) for log_prob in hypothesis.log_probs),
+            alternatives=tuple(
+                Alternative(self.token_table.decode(other.tokens), round(other.score, 5))
+                for other in ranked[1 : self._details.nbest]
+            ),
+        )
+
+    def _aligned(self, segment: Segment, features: np.ndarray, alignment: Alignment) -> Segment:
+        """The segment with begin, end and confidence of each token and word."""
+        shift_ms = self._model.fbank_config.frame_shift_ms
+        subsampling = self._model.transducer.subsampling
+        moments = [subsampling.center(frame) for frame in alignment.frames]
+        spans = token_spans(features, moments, subsampling.factor)
+        first_ms, last_ms = round(1000 * segment.start), round(1000 * segment.end)
+        spans_ms = separate_spans(
+            [(first_ms + round(start * shift_ms), first_ms + round(end * shift_ms)) for start, end in spans],
+            first=first_ms,
+            last=last_ms,
+            shortest=round(subsampling.factor * shift_ms),
+        )
+        aligned = replace(
+            segment,
+            starts=tuple(start / 1000 for start, _ in spans_ms),
+            ends=tuple(end / 1000 for _, end in spans_ms),
+            confidences=tuple(round(confidence, 5) for confidence in alignment.confidences),
+            confidence=round(_confidence_per_token(alignment), 5),
+        )
+        return replace(aligned, words=timed_words(aligned, self.token_table))
+
+
+def _padded(features: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """N arrays (T_in, F) -> (N, T_in, F) and lengths (N,)."""
+    lens = np.array([len(frames) for frames in features])
+    padded = np.full((len(features), lens.max(), features[0].shape[1]), PADDING_VALUE, np.float32)
+    for row, frames in zip(padded, features, strict=True):
+        row[: len(frames)] = frames
+    return padded, lens
+
+
+def _confidence_per_token(alignment: Alignment) -> float:
+    """The geometric mean, which does not shrink with the length of the text as its probability does."""
+    if not alignment.confidences:
+        return alignment.confidence
+    with np.errstate(divide="ignore"):
+        return float(np.exp(np.log(alignment.confidences).mean()))
