@@ -15,7 +15,7 @@ import numpy as np
 from stateless_transducer.decoding.alignment import Alignment, align
 from stateless_transducer.decoding.config import SearchConfig
 from stateless_transducer.decoding.hypothesis import Hypothesis
-from stateless_transducer.decoding.search import Scorers, encode, logit_options, decode_encoder_out
+from stateless_transducer.decoding.search import Scorers, decode_encoder_out, encode, logit_options
 from stateless_transducer.features import PADDING_VALUE, fbank
 from stateless_transducer.recognition.config import DetailConfig, SegmentConfig
 from stateless_transducer.recognition.model import Model

@@ -99,9 +99,7 @@ class Stream:
         """Whether the recognizer's rules say that an utterance has ended: take `result`, then `reset`."""
         a_frame = self._model.chunk_shift // self._model.encoder_frames
         silent = self._hypothesis.num_trailing_blanks * a_frame
-        return self._rules.are_met(
-            self._num_processed - self._segment_start, silent, self._fbank_config.frame_shift_s
-        )
+        return self._rules.are_met(self._num_processed - self._segment_start, silent, self._fbank_config.frame_shift_s)
 
     def reset(self) -> None:
         """Begin a new segment; encoder and decoder continue from their states."""
