@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from annotated_types import Ge, Interval
 from tyro.conf import Positional, arg
 
 from stateless_transducer.commands.shared.console import complain, say, table
 from stateless_transducer.commands.shared.flags import parse
+from stateless_transducer.options import check_bounds
 
 if TYPE_CHECKING:
     from stateless_transducer.text.bootstrap import Comparison, Estimate
@@ -29,22 +31,17 @@ class Options:
     """recogs-*.txt of the one result, or a folder that holds one for each test set."""
     b: Annotated[Path, Positional, arg(metavar="B")]
     """The same of the other result, for the same utterances."""
-    confidence: float = 0.95
+    confidence: Annotated[float, Interval(gt=0, lt=1)] = 0.95
     """Probability that each interval is to hold the truth with."""
-    num_resamples: int = 10_000
+    num_resamples: Annotated[int, Ge(100)] = 10_000
     """Draws of utterances that the intervals come from."""
-    num_examples: int = 10
+    num_examples: Annotated[int, Ge(0)] = 10
     """Utterances to show, those first whose number of errors changed most."""
     seed: int = 42
     """Of the draws."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.confidence < 1:
-            raise ValueError(f"`--confidence` must be above 0 and below 1, but is {self.confidence}.")
-        if self.num_resamples < 100:
-            raise ValueError(f"`--num-resamples` must be at least 100, but is {self.num_resamples}.")
-        if self.num_examples < 0:
-            raise ValueError(f"`--num-examples` must be at least 0, but is {self.num_examples}.")
+        check_bounds(self)
 
 
 def main(program: str, arguments: list[str]) -> int:

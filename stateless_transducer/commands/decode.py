@@ -9,12 +9,15 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+
+from annotated_types import Ge, Gt, Unit
 
 from stateless_transducer.commands.shared.console import progress_bar, say, table
 from stateless_transducer.commands.shared.flags import parse
 from stateless_transducer.commands.shared.idle import refuse_idle_search
 from stateless_transducer.decoding.config import SearchConfig
+from stateless_transducer.options import check_bounds
 from stateless_transducer.training.averaging import Average
 
 if TYPE_CHECKING:
@@ -46,17 +49,20 @@ class Options:
     """Name of the corpus."""
     test_sets: tuple[str, ...] = ("test",)
     """Splits to decode."""
-    max_duration: float = 100.0
+    max_duration: Annotated[float, Gt(0), Unit("s")] = 100.0
     """Seconds of speech in a batch."""
-    num_workers: int = 0
+    num_workers: Annotated[int, Ge(0)] = 0
     """Processes that load batches."""
     on_the_fly_feats: bool = False
     """Compute features from the sound, instead of reading the stored ones."""
     search: SearchConfig = field(default_factory=SearchConfig)
 
     def __post_init__(self) -> None:
+        check_bounds(self)
         if self.model is not None and self.average != Average():
-            raise ValueError("`--model` is taken as it is: `--epoch`, `--iter`, `--avg`, `--use-ema` choose nothing.")
+            raise ValueError(
+                f"`model` {self.model} is decoded as it is: leave out `epoch`, `iter`, `avg` and `use_ema`."
+            )
 
     @property
     def folder(self) -> Path:

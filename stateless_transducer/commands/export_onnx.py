@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from annotated_types import Gt, Unit
 
 from stateless_transducer.commands.shared.console import complain, progress_bar, say
 from stateless_transducer.commands.shared.flags import parse
+from stateless_transducer.options import check_bounds
 
 if TYPE_CHECKING:
     from stateless_transducer.data.index import CutIndex
@@ -32,16 +35,15 @@ class Options:
     """Name of the corpus."""
     test_set: str = "test"
     """Split to measure on."""
-    max_duration: float = 100.0
+    max_duration: Annotated[float, Gt(0), Unit("s")] = 100.0
     """Seconds of speech in a batch."""
     reject_worse_than: float = 0.3
     """Percentage points of the error rate that int8 may cost; if it costs more, it is not kept, and the status is 1."""
 
     def __post_init__(self) -> None:
+        check_bounds(self)
         if self.manifest_dir is not None and not self.int8:
-            raise ValueError("`--manifest-dir` is for measuring what int8 costs: add `--int8 true`.")
-        if not self.max_duration > 0:
-            raise ValueError(f"`--max-duration` must be above 0 s, but is {self.max_duration:g}.")
+            raise ValueError(f"`manifest_dir` {self.manifest_dir} needs `int8=true`, whose cost is measured on it.")
 
 
 def main(program: str, arguments: list[str]) -> int:

@@ -26,7 +26,7 @@ class Options:
 
     def __post_init__(self) -> None:
         if not self.mirror.startswith(("http://", "https://")):
-            raise ValueError(f"`--mirror` must begin with http:// or https://, but is {self.mirror!r}.")
+            raise ValueError(f"`mirror` must begin with http:// or https://, but is {self.mirror!r}.")
 
 
 def main(program: str, arguments: list[str]) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import socket
 import ssl
@@ -10,12 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
+from annotated_types import Ge, Gt, Interval, Unit
 from tyro.conf import Positional, arg
 
 from stateless_transducer.commands.shared.console import complain, say
 from stateless_transducer.commands.shared.flags import parse
 from stateless_transducer.commands.shared.idle import refuse_idle, refuse_idle_search
 from stateless_transducer.decoding.config import SearchConfig
+from stateless_transducer.options import check_bounds
 from stateless_transducer.recognition.config import DetailConfig, SegmentConfig
 from stateless_transducer.recognition.endpoint import EndpointRules
 from stateless_transducer.server.config import BatchConfig
@@ -32,13 +33,13 @@ class Options:
     """Model file, a checkpoint, or a folder of ONNX graphs and tokens.txt: of whole utterances, or streaming."""
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0: whoever reaches this machine may use it."""
-    port: int = 8000
+    port: Annotated[int, Interval(ge=0, le=65535)] = 8000
     """Port; 0: any that is free, which is printed."""
-    max_upload_mb: float = 1024.0
+    max_upload_mb: Annotated[float, Gt(0), Unit("MiB")] = 1024.0
     """Largest file that is taken, in MiB."""
-    max_uploads: int = 64
+    max_uploads: Annotated[int, Ge(1)] = 64
     """Sound files that may be worked on or waiting at a time; more are refused with status 503."""
-    max_live: int = 100
+    max_live: Annotated[int, Ge(1)] = 100
     """Sounds that may come in live at a time."""
     allow_origin: tuple[str, ...] = ()
     """Other web pages that may ask, as browsers name them (https://example.org); *: all."""
@@ -50,7 +51,7 @@ class Options:
     """Its key."""
     device: str = "auto"
     """Where to compute: cpu, cuda, cuda:1, ...; auto: the first GPU, if there is one."""
-    num_threads: int | None = None
+    num_threads: Annotated[int, Ge(1)] | None = None
     """Threads on the CPU; None: torch or onnxruntime decides."""
     precision: Literal["fp32", "bf16", "int8"] = "fp32"
     """bf16: of a checkpoint, faster on a GPU, and on a CPU with AMX; int8: x.int8.onnx of a folder."""
@@ -61,23 +62,16 @@ class Options:
     rules: EndpointRules = field(default_factory=EndpointRules)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.port <= 65535:
-            raise ValueError(f"`--port` must be in 0..65535, but is {self.port}.")
-        if not 0 < self.max_upload_mb < math.inf:
-            raise ValueError(f"`--max-upload-mb` must be above 0 MiB and finite, but is {self.max_upload_mb:g}.")
-        for name in ("max_uploads", "max_live", "num_threads"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"`--{name.replace('_', '-')}` must be at least 1, but is {value}.")
+        check_bounds(self)
         for origin in self.allow_origin:
             if not re.fullmatch(r"\*|https?://[^/?#\s]+", origin):
-                raise ValueError(f"`--allow-origin` must be like https://example.org (no path), or *, but is {origin}.")
+                raise ValueError(f"`allow_origin` must be like https://example.org (no path), or *, but is {origin}.")
         if self.ssl_keyfile is not None and self.ssl_certfile is None:
-            raise ValueError("`--ssl-keyfile` belongs to a `--ssl-certfile`.")
+            raise ValueError(f"`ssl_keyfile` {self.ssl_keyfile} needs `ssl_certfile`.")
         for name in ("ssl_certfile", "ssl_keyfile"):
             path = getattr(self, name)
             if path is not None and not path.is_file():
-                raise ValueError(f"`--{name.replace('_', '-')}` {path}: no such file.")
+                raise ValueError(f"`{name}` {path}: no such file.")
         refuse_idle_search(self.search, nbest=self.details.nbest, sounds_have_hotwords=True)
 
 

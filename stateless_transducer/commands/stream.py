@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
+from annotated_types import Ge, Unit
 from tyro.conf import Positional, arg
 
 from stateless_transducer.commands.shared.console import LiveLine, complain
 from stateless_transducer.commands.shared.flags import parse
+from stateless_transducer.options import check_bounds
 from stateless_transducer.recognition.endpoint import EndpointRules
 
 if TYPE_CHECKING:
@@ -29,24 +31,21 @@ class Options:
     """Folder with encoder*.onnx, decoder*.onnx, joiner*.onnx and tokens.txt of a streaming transducer."""
     file: Annotated[Path, Positional, arg(metavar="SOUND")]
     """Sound file of any sample rate; `-` reads raw 16-bit samples (little-endian, one channel) from standard input."""
-    sample_rate: int = 16000
+    sample_rate: Annotated[int, Ge(1000), Unit("Hz")] = 16000
     """Samples a second on standard input."""
-    chunk_ms: int = 100
+    chunk_ms: Annotated[int, Ge(1), Unit("ms")] = 100
     """How much sound is read at a time; it does not change what is recognized."""
     output_format: Literal["txt", "json"] = "txt"
     """txt: `start<tab>end<tab>text`, seconds of the first and the last token; json: one object a line, with tokens,
     times and log-probabilities."""
     prefer_int8: bool = False
     """Take x.int8.onnx where x.onnx is there, too."""
-    num_threads: int = 1
+    num_threads: Annotated[int, Ge(1)] = 1
     """Threads of a graph."""
     rules: EndpointRules = field(default_factory=EndpointRules)
 
     def __post_init__(self) -> None:
-        for name, least in (("sample_rate", 1000), ("chunk_ms", 1), ("num_threads", 1)):
-            if getattr(self, name) < least:
-                flag = f"--{name.replace('_', '-')}"
-                raise ValueError(f"`{flag}` must be at least {least}, but is {getattr(self, name)}.")
+        check_bounds(self)
 
 
 def main(program: str, arguments: list[str]) -> int:

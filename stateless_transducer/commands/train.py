@@ -58,7 +58,7 @@ class Options:
 
     def __post_init__(self) -> None:
         if self.encoder not in ENCODER_CONFIGS:
-            raise ValueError(f"`--encoder` must be one of {', '.join(ENCODER_CONFIGS)}, but is {self.encoder!r}.")
+            raise ValueError(f"`encoder` must be one of {', '.join(ENCODER_CONFIGS)}, but is {self.encoder!r}.")
 
 
 TrainOptions = TypeVar("TrainOptions", bound=Options)
@@ -187,8 +187,8 @@ def _task(
             )
         return found
 
-    training_set = usable(data.prefix, "--prefix")
-    mixed_set = None if data.mix_prefix is None else usable(data.mix_prefix, "--mix-prefix")
+    training_set = usable(data.prefix, "prefix")
+    mixed_set = None if data.mix_prefix is None else usable(data.mix_prefix, "mix_prefix")
     dev_set = None
     if cuts_path(data.manifest_dir, data.prefix, options.dev_split) is not None:
         dev_index = load_index(data.manifest_dir, data.prefix, options.dev_split)

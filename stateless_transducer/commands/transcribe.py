@@ -7,13 +7,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
+from annotated_types import Ge, Gt, Unit
 from tyro.conf import Positional, arg
 
 from stateless_transducer.commands.shared.console import complain, hours_bar, say
 from stateless_transducer.commands.shared.flags import parse
 from stateless_transducer.commands.shared.idle import refuse_idle_search
 from stateless_transducer.decoding.config import SearchConfig
-from stateless_transducer.recognition.config import DetailConfig, SegmentConfig, check_batch_seconds
+from stateless_transducer.options import check_bounds
+from stateless_transducer.recognition.config import DetailConfig, SegmentConfig
 
 if TYPE_CHECKING:
     from stateless_transducer.audio import AudioError
@@ -38,13 +40,13 @@ class Options:
     """Write a file for each sound into this folder, too; lines are printed all the same."""
     existing: Literal["stop", "skip", "replace"] = "stop"
     """Where `--output-dir` has a file already: stop before any work, leave out its sound, or write it anew."""
-    channel: int | None = None
+    channel: Annotated[int, Ge(0)] | None = None
     """Channel to listen to, from 0; None: the mean of all."""
-    batch_seconds: float = 100.0
+    batch_seconds: Annotated[float, Gt(0), Unit("s")] = 100.0
     """Seconds of audio worked on at once; more needs more memory."""
     device: str = "auto"
     """Where to compute: cpu, cuda, cuda:1, ...; auto: the first GPU, if there is one."""
-    num_threads: int | None = None
+    num_threads: Annotated[int, Ge(1)] | None = None
     """Threads on the CPU; None: torch or onnxruntime decides."""
     precision: Literal["fp32", "bf16", "int8"] = "fp32"
     """bf16: of a checkpoint, faster on a GPU, and on a CPU with AMX; int8: x.int8.onnx of a folder."""
@@ -60,6 +62,7 @@ class Options:
     search: SearchConfig = field(default_factory=SearchConfig)
 
     def __post_init__(self) -> None:
+        check_bounds(self)
         if self.manifest is None and not self.files:
             raise ValueError("Name at least one sound file.")
         if self.manifest is not None and (self.files or self.output_dir or self.output_format != "txt"):
@@ -68,11 +71,6 @@ class Options:
             raise ValueError("`--manifest` and `--output` belong together; `--dask` needs them.")
         if self.existing != "stop" and self.output_dir is None:
             raise ValueError(f"`--existing` {self.existing} needs `--output-dir`.")
-        if self.channel is not None and self.channel < 0:
-            raise ValueError(f"`--channel` counts from 0, but is {self.channel}.")
-        check_batch_seconds(self.batch_seconds)
-        if self.num_threads is not None and self.num_threads < 1:
-            raise ValueError(f"`--num-threads` must be at least 1, but is {self.num_threads}.")
         if self.output_format == "ctm" and not self.details.align:
             raise ValueError("`--output-format` ctm needs `--align true`.")
         refuse_idle_search(self.search, nbest=self.details.nbest)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
+from annotated_types import Ge, Gt
 from tyro.conf import arg
 
 from stateless_transducer.files import sha256
+from stateless_transducer.options import check_bounds
 
 Method = Literal["greedy_search", "beam_search", "modified_beam_search"]
 
@@ -20,13 +22,13 @@ class SearchConfig:
 
     decoding_method: Annotated[Method, arg(aliases=("--method",))] = "greedy_search"
     """The best symbol of each frame; the best few hypotheses, any number of symbols a frame; the same, one a frame."""
-    max_sym_per_frame: int = 1
+    max_sym_per_frame: Annotated[int, Ge(1)] = 1
     """greedy_search: symbols that one frame may emit."""
-    beam_size: int = 4
+    beam_size: Annotated[int, Ge(1)] = 4
     """beam_search, modified_beam_search: hypotheses kept."""
     blank_penalty: float = 0.0
     """Taken from the logit of the blank: more of it gives fewer deletions and more insertions."""
-    temperature: float = 1.0
+    temperature: Annotated[float, Gt(0)] = 1.0
     """Logits are divided by it: above 1 flattens the model's distribution."""
     hotwords_file: Path | None = None
     """beam_search, modified_beam_search: wanted phrases, one a line; `phrase :3` has a score of its own."""
@@ -45,21 +47,10 @@ class SearchConfig:
     """beam_search, modified_beam_search: hypotheses are ranked by log-probability / length ^ this; 0: by the whole."""
 
     def __post_init__(self) -> None:
-        if self.decoding_method not in get_args(Method):
-            wanted = ", ".join(get_args(Method))
-            raise ValueError(f"`--decoding-method` must be one of {wanted}, but is {self.decoding_method!r}.")
-
-        for name in ("max_sym_per_frame", "beam_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`--{name.replace('_', '-')}` must be at least 1, but is {getattr(self, name)}.")
-
-        if not self.temperature > 0:
-            raise ValueError(f"`--temperature` must be above 0, but is {self.temperature}.")
-
+        check_bounds(self)
         for name, path in self.scorer_files.items():
             if self.decoding_method == "greedy_search":
-                flag = f"`--{name.replace('_', '-')}` {path}"
-                raise ValueError(f"{flag} needs a beam: add `--decoding-method modified_beam_search`.")
+                raise ValueError(f"`{name}` {path} needs a beam: add `decoding_method=modified_beam_search`.")
 
     @property
     def scorer_files(self) -> dict[str, Path]:

@@ -6,10 +6,13 @@ Letters: N utterances, T encoder frames, V vocabulary.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Gt
 
 from stateless_transducer.decoding.arrays import Array, in_float32, like, to_numpy
+from stateless_transducer.options import check_bounds
 
 
 @dataclass(frozen=True)
@@ -18,12 +21,11 @@ class LogitOptions:
 
     blank_penalty: float = 0.0
     """Taken from the logit of the blank: more of it gives fewer deletions and more insertions."""
-    temperature: float = 1.0
+    temperature: Annotated[float, Gt(0)] = 1.0
     """Logits are divided by it: above 1 flattens the distribution."""
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise ValueError(f"`temperature` must be above 0, but is {self.temperature}.")
+        check_bounds(self)
 
     def adjust(self, logits: Array, blank_id: int) -> Array:
         """(..., V) -> (..., V), in float32 at least."""

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Interval, Unit
+
+from stateless_transducer.options import check_bounds
 
 
 @dataclass(frozen=True)
@@ -13,12 +17,11 @@ class DetailConfig:
 
     align: bool = True
     """Where each token begins and ends, and how sure it is."""
-    nbest: int = 1
+    nbest: Annotated[int, Ge(1)] = 1
     """beam_search, modified_beam_search: hypotheses given for each segment, the best one included."""
 
     def __post_init__(self) -> None:
-        if self.nbest < 1:
-            raise ValueError(f"`--nbest` must be at least 1, but is {self.nbest}.")
+        check_bounds(self)
 
 
 Vad = Literal["auto", "silero", "energy", "none"]
@@ -30,15 +33,14 @@ class SegmentConfig:
 
     vad: Vad = "auto"
     """What finds speech in long sound; energy: loudness; none: no silence is left out; auto: silero or else energy."""
-    max_segment_s: float = 20.0
+    max_segment_s: Annotated[float, Interval(ge=2, le=300), Unit("s")] = 20.0
     """Longest sound recognized in one piece, in seconds; sound up to this length is never cut."""
 
     def __post_init__(self) -> None:
-        if not 2 <= self.max_segment_s <= 300:
-            raise ValueError(f"`--max-segment-s` must be in 2..300 s, but is {self.max_segment_s:g}.")
+        check_bounds(self)
 
 
 def check_batch_seconds(batch_seconds: float) -> None:
     """Raises ValueError."""
     if not 0 < batch_seconds < math.inf:
-        raise ValueError(f"`--batch-seconds` must be above 0 s and finite, but is {batch_seconds:g}.")
+        raise ValueError(f"`batch_seconds` must be above 0 s and finite, but is {batch_seconds:g}.")

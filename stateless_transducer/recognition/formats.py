@@ -99,7 +99,7 @@ def check_words(transcript: Transcript) -> None:
     """Raises ValueError if it has tokens, but not where its words begin and end."""
     if any(segment.tokens and segment.confidence is None for segment in transcript.segments):
         raise ValueError(
-            "Begins and ends of words need `--align true` and a model of whole utterances, not a streaming one."
+            "Begins and ends of words need `align=True` and a model of whole utterances, not a streaming one."
         )
 
 

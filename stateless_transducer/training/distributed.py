@@ -266,7 +266,7 @@ def check_gpus(world_size: int) -> None:
     count = torch.cuda.device_count()
     if 0 < count < world_size:
         raise ValueError(
-            f"`--world-size` {world_size} needs as many GPUs, but {count} are visible; see CUDA_VISIBLE_DEVICES."
+            f"`world_size` {world_size} needs as many GPUs, but {count} are visible; see CUDA_VISIBLE_DEVICES."
         )
 
 

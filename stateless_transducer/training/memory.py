@@ -209,7 +209,7 @@ def _searched(task: TransducerTask, rank: Rank, say: Callable[[str], None], long
             fails = duration
         duration = min(2 * duration, largest) if fails is None else (fits + fails) / 2
         if fails is not None and fails <= longest:
-            raise ValueError("Not even one of the longest utterances fits; lower `--max-utterance-s`.")
+            raise ValueError("Not even one of the longest utterances fits; lower `max_utterance_s`.")
     return fits
 
 
@@ -236,7 +236,7 @@ def _extrapolated(
     # what small batches take may be less than what the process had taken before
     found = tried[-1] + (capacity - used[-1]) / max(1.0, slope)
     if found < longest:
-        raise ValueError("Not even one of the longest utterances fits; lower `--max-utterance-s`.")
+        raise ValueError("Not even one of the longest utterances fits; lower `max_utterance_s`.")
     say(f"{slope / 2**20:.1f} MiB a second of speech, {capacity / _GIB:.1f} GiB a process")
     within_reach = _REACH * tried[-1]
     if within_reach < min(found, largest):

@@ -133,7 +133,7 @@ def test_training_without_cuts_says_what_is_there(tmp_path, lang_dir, capsys):
     flags = ["--lang-dir", lang_dir, "--manifest-dir", tmp_path, "--exp-dir", tmp_path / "exp"]
     _fails(capsys, ["train", *flags], r"aishell_cuts_train.jsonl.gz is missing \(found .*: mine_cuts_train.jsonl.gz\)")
     (tmp_path / "mine_cuts_test.jsonl.gz").touch()
-    message = r"aishell_cuts_test.jsonl.gz is missing \(.*\); say `--prefix mine`, or run `transducer prepare` first"
+    message = r"aishell_cuts_test.jsonl.gz is missing \(.*\); pass `--prefix mine`, or run `transducer prepare` first"
     _fails(capsys, ["decode", "--model", "m.pt", "--manifest-dir", tmp_path], message)
     _fails(capsys, ["decode", "--test-sets", "dev", "--manifest-dir", tmp_path], r"is missing \(.*\); run `transducer")
 
@@ -200,7 +200,7 @@ def test_input_is_not_written_over(tmp_path, capsys, command, name):
     given, link = tmp_path / "p.pt", tmp_path / "link.jit.pt"
     given.write_text("kept")
     link.symlink_to(given)
-    message = f"`--output` {link} is the file that `--{name}` {given} names; name another one."
+    message = f"`--output` {link} is the file that `--{name}` {given} names; choose another one."
     _fails(capsys, [*command.split(), f"--{name}", given, "--output", link], message)
     assert given.read_text() == "kept"
 
@@ -228,7 +228,7 @@ def test_average_takes_the_place_of_no_checkpoint(tmp_path, capsys, output):
         (["transcribe", "m.pt", "--blank-penalty", "nan"], "--blank-penalty: must be a finite number, but is 'nan'", 2),
         (["train", "--enable-spec-aug", "maybe"], "must be true or false, but is 'maybe'", 2),
         (["train", "--ctc-loss-scale", "-1"], "`--ctc-loss-scale` must be at least 0, but is -1", 2),
-        (["train", "--gain-range-db", "41"], "`--gain-range-db` must be in 0..40, but is 41", 2),
+        (["train", "--gain-range-db", "41"], "`--gain-range-db` must be in 0..40 dB, but is 41", 2),
         (["demo", "--num-epochs", "0"], "`--num-epochs` must be at least 1, but is 0", 2),
         (["decode", "--beam-size", "0"], "`--beam-size` must be at least 1, but is 0", 2),
         (

@@ -86,7 +86,7 @@ def test_model_of_other_features_is_refused(tmp_path, capsys):
 
 
 def test_nothing_is_averaged_beside_a_model():
-    with pytest.raises(ValueError, match="`--model` is taken as it is: `--epoch`"):
+    with pytest.raises(ValueError, match="`model` model.pt is decoded as it is: leave out `epoch`"):
         Options(model=Path("model.pt"), average=Average(avg=2))
 
 

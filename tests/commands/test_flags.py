@@ -10,16 +10,17 @@ import pytest
 import tyro
 
 from stateless_transducer.cli import _COMMANDS, main
-from stateless_transducer.commands.shared.flags import parse
+from stateless_transducer.commands.shared.flags import in_flags, parse
 
 FROZEN = Path(__file__).parent / "flags.txt"
 
 
 def _flags(command, capsys):
     with pytest.raises(SystemExit):
-        main([*command.split(), "--help"])
-    # a flag begins its line, after the frame, or is the other name of one that does
-    return sorted(set(re.findall(r"(?:^\W*|}, )(--[a-z][a-z0-9-]+)", capsys.readouterr().out, re.MULTILINE)))
+        main([*command.split(), "--help-all"])
+    # a flag begins its line, before its aliases
+    lines = re.findall(r"^  (--[a-z][a-z0-9-]+(?:, --[a-z][a-z0-9-]+)*)", capsys.readouterr().out, re.MULTILINE)
+    return sorted({flag for line in lines for flag in line.split(", ")} - {"--help-all"})
 
 
 def _frozen():
@@ -69,3 +70,29 @@ class _Outer:
 )
 def test_truth_may_be_left_out(line, is_on, deep_truth, names):
     assert parse(_Outer, "test", line.split(), "") == _Outer(names, is_on, _Inner(deep_truth))
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("`deep_truth` must be true", "`--deep-truth` must be true"),
+        ("pass `is_on=False`", "pass `--is-on false`"),
+        ("pass `deep_truth=x y`", "pass `--deep-truth x y`"),
+        ("`names` is empty", "`NAMES` is empty"),
+        ("run `other` or `transducer is_on`", "run `other` or `transducer is_on`"),
+    ],
+)
+def test_arguments_in_messages_become_flags(message, expected):
+    assert in_flags(message, _Outer) == expected
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["decode", "--beam-size", "0"], ["train", "--num-epochs", "0"], ["transcribe", "m.pt", "a.wav", "--nbest", "0"]],
+)
+def test_error_of_a_dataclass_is_one_line_with_the_flag(arguments, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    flag = arguments[-2]
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == f"transducer {arguments[0]}: error: `{flag}` must be at least 1, but is 0.\n"

@@ -130,7 +130,7 @@ def test_words_have_begins_ends_and_confidences(table, tokens, words):
 
 
 def test_ctm_needs_begins_and_ends():
-    with pytest.raises(ValueError, match="Begins and ends of words need `--align true`"):
+    with pytest.raises(ValueError, match="Begins and ends of words need `align=True`"):
         document("ctm", "a.wav", TWO, CHARACTERS)
 
 

@@ -28,7 +28,7 @@ def refuse_idle(config: Any, needs: str, *, names: Sequence[str] = ()) -> None:
     for each in fields(config):
         value = getattr(config, each.name)
         if value != each.default and (not names or each.name in names):
-            raise ValueError(f"`--{each.name.replace('_', '-')}` {_as_written(value)} needs {needs}.")
+            raise ValueError(f"`{each.name}` {_as_written(value)} needs {needs}.")
 
 
 def _as_written(value: Any) -> str:
@@ -53,9 +53,9 @@ def refuse_idle_search(search: SearchConfig, *, nbest: int = 1, sounds_have_hotw
     else:
         refuse_idle(search, A_BEAM, names=["beam_size", "length_norm"])
         if nbest > 1:
-            raise ValueError(f"`--nbest` {nbest} needs {A_BEAM}.")
+            raise ValueError(f"`nbest` {nbest} needs {A_BEAM}.")
     if nbest > search.beam_size:
-        raise ValueError(f"`--nbest` {nbest} is more than `--beam-size` {search.beam_size} holds.")
+        raise ValueError(f"`nbest` {nbest} must be at most `beam_size` {search.beam_size}.")
     if search.hotwords_file is None:
         if not sounds_have_hotwords:
             refuse_idle(search, "`--hotwords-file`", names=["hotwords_score"])

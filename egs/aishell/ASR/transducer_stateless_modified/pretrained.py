@@ -10,4 +10,4 @@ from stateless_transducer.commands import recipe
 LANG_DIR = Path("data/lang_char")
 
 if __name__ == "__main__":
-    sys.exit(run_script(recipe.run_pretrained, LANG_DIR))
+    sys.exit(run_script(recipe.run_pretrained, LANG_DIR, options=recipe.PretrainedOptions))
