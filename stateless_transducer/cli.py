@@ -189,7 +189,7 @@ def _guarded(
         if os.environ.get("TRANSDUCER_TRACEBACK") or not _is_out_of_memory(err):
             raise
         said = f" ({str(err).splitlines()[0]})" if str(err) else ""
-        advice = "lower `--max-duration`, of transcription `--batch-seconds`"
+        advice = "lower `--max-duration`"
         print(f"{program}: error: out of memory{said}; {advice}.", file=sys.stderr)
         return 1
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 from annotated_types import Ge, Gt, Unit
+from tyro.conf import arg
 
 from stateless_transducer.commands.shared.console import progress_bar, say, table
 from stateless_transducer.commands.shared.flags import parse
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 class Options:
     """Options of ``transducer decode``."""
 
-    exp_dir: Path = Path("transducer_stateless_modified/exp")
+    exp_dir: Path = Path("exp")
     """Folder with the checkpoints; results go to <exp-dir>/log/<decoding-method>/."""
     average: Average = field(default_factory=Average)
     model: Path | None = None
@@ -47,7 +48,7 @@ class Options:
     """Folder with the prepared cuts."""
     prefix: str = "aishell"
     """Name of the corpus."""
-    test_sets: tuple[str, ...] = ("test",)
+    test_sets: Annotated[tuple[str, ...], arg(aliases=("--test-set",))] = ("test",)
     """Splits to decode."""
     max_duration: Annotated[float, Gt(0), Unit("s")] = 100.0
     """Seconds of speech in a batch."""

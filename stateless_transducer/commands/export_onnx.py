@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Gt, Unit
+from tyro.conf import arg
 
 from stateless_transducer.commands.shared.console import complain, progress_bar, say
 from stateless_transducer.commands.shared.flags import parse
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 class Options:
     """Options of ``transducer export onnx``."""
 
-    checkpoint: Path
+    model: Annotated[Path, arg(aliases=("--checkpoint",))]
     """Model file, as written by `transducer average` or `transducer import`; a training checkpoint will do as well."""
     output: Path
     """Folder to write: encoder.onnx, decoder.onnx, joiner.onnx, tokens.txt, lang.json, model.json."""
@@ -33,7 +34,7 @@ class Options:
     """Folder with prepared cuts, on which to measure what int8 costs."""
     prefix: str = "aishell"
     """Name of the corpus."""
-    test_set: str = "test"
+    test_set: Annotated[str, arg(aliases=("--test-sets",))] = "test"
     """Split to measure on."""
     max_duration: Annotated[float, Gt(0), Unit("s")] = 100.0
     """Seconds of speech in a batch."""
@@ -63,7 +64,7 @@ def run(options: Options) -> int:
     if options.output.exists() and not options.output.is_dir():
         raise ValueError(f"`--output` {options.output} is a file; name a folder.")
     cuts = _cuts(options)
-    checkpoint = load_checkpoint(options.checkpoint)
+    checkpoint = load_checkpoint(options.model)
     others = differs_from_clients(checkpoint.fbank_config)
     if others:
         complain(f"note: sherpa-onnx and onnx-asr compute other features than this model's ({others}).")

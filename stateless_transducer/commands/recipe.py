@@ -162,7 +162,7 @@ class PretrainedOptions:
 
     sound_files: Annotated[tuple[str, ...], Positional, arg(metavar="SOUND [SOUND ...]")]
     """Sound files of any length and sample rate, and folders of them."""
-    checkpoint: Path
+    model: Annotated[Path, arg(aliases=("--checkpoint",))]
     """pretrained.pt, icefall's or that of export.py; any other model file or checkpoint will do as well."""
     expected: Expected = field(default_factory=Expected)
     search: SearchConfig = field(default_factory=SearchConfig)
@@ -192,7 +192,7 @@ def run_pretrained(script: str, arguments: list[str], lang_dir: Path) -> int:
     from stateless_transducer.icefall import load_either
     from stateless_transducer.recognition.recognizer import Recognizer
 
-    checkpoint = load_either(options.checkpoint, options.expected.lang_dir or lang_dir)
+    checkpoint = load_either(options.model, options.expected.lang_dir or lang_dir)
     options.expected.check(checkpoint)
     sounds, problems = find_sounds(options.sound_files)
     recognizer = Recognizer(checkpoint, options.search, device="auto")

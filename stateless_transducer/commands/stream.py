@@ -14,7 +14,7 @@ from tyro.conf import Positional, arg
 
 from stateless_transducer.commands.shared.console import LiveLine, complain
 from stateless_transducer.commands.shared.flags import parse
-from stateless_transducer.options import check_bounds
+from stateless_transducer.options import HIDDEN, check_bounds
 from stateless_transducer.recognition.endpoint import EndpointRules
 
 if TYPE_CHECKING:
@@ -38,14 +38,21 @@ class Options:
     output_format: Literal["txt", "json"] = "txt"
     """txt: `start<tab>end<tab>text`, seconds of the first and the last token; json: one object a line, with tokens,
     times and log-probabilities."""
-    prefer_int8: bool = False
-    """Take x.int8.onnx where x.onnx is there, too."""
+    precision: Literal["fp32", "int8"] = "fp32"
+    """int8: prefer x.int8.onnx to x.onnx."""
+    prefer_int8: Annotated[bool, HIDDEN] = False
+    """The old spelling of `--precision int8`."""
     num_threads: Annotated[int, Ge(1)] = 1
     """Threads of a graph."""
     rules: EndpointRules = field(default_factory=EndpointRules)
 
     def __post_init__(self) -> None:
         check_bounds(self)
+
+    @property
+    def is_int8(self) -> bool:
+        """Whether int8 graphs are preferred."""
+        return self.prefer_int8 or self.precision == "int8"
 
 
 def main(program: str, arguments: list[str]) -> int:
@@ -59,7 +66,7 @@ def run(options: Options) -> None:
     from stateless_transducer.recognition.streaming import StreamingRecognizer
 
     recognizer = StreamingRecognizer.from_pretrained(
-        options.model, options.rules, num_threads=options.num_threads, prefer_int8=options.prefer_int8
+        options.model, options.rules, num_threads=options.num_threads, prefer_int8=options.is_int8
     )
     stream, line = recognizer.create_stream(), LiveLine()
 

@@ -42,7 +42,7 @@ class Options:
     """Where `--output-dir` has a file already: stop before any work, leave out its sound, or write it anew."""
     channel: Annotated[int, Ge(0)] | None = None
     """Channel to listen to, from 0; None: the mean of all."""
-    batch_seconds: Annotated[float, Gt(0), Unit("s")] = 100.0
+    batch_seconds: Annotated[float, Gt(0), Unit("s"), arg(name="max-duration", aliases=("--batch-seconds",))] = 100.0
     """Seconds of audio worked on at once; more needs more memory."""
     device: str = "auto"
     """Where to compute: cpu, cuda, cuda:1, ...; auto: the first GPU, if there is one."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from annotated_types import Gt, Interval, Unit
+from tyro.conf import arg
 
 from stateless_transducer.options import check_bounds
 
@@ -14,7 +15,7 @@ from stateless_transducer.options import check_bounds
 class BatchConfig:
     """How those who use a server at the same time share the model."""
 
-    batch_seconds: Annotated[float, Gt(0), Unit("s")] = 100.0
+    batch_seconds: Annotated[float, Gt(0), Unit("s"), arg(name="max-duration", aliases=("--batch-seconds",))] = 100.0
     """Seconds of audio worked on at once; more needs more memory."""
     max_wait_ms: Annotated[float, Interval(ge=0, le=1000), Unit("ms")] = 5.0
     """Milliseconds that sound waits for other people's when the model has nothing to do."""

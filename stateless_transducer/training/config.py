@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Interval
+from tyro.conf import arg
 
 from stateless_transducer.options import check_bounds
 
@@ -53,9 +54,9 @@ class PruneConfig:
     """Rows of the lattice that each frame keeps; icefall's recipes keep 5. 0: all, without a simple loss."""
     simple_loss_scale: Annotated[float, Ge(0)] = 0.5
     """Weight of the simple loss."""
-    lm_scale: Annotated[float, Interval(ge=0, le=1)] = 0.25
+    lm_scale: Annotated[float, Interval(ge=0, le=1), arg(name="simple-lm-scale", aliases=("--lm-scale",))] = 0.25
     """Share of the decoder alone in the simple loss."""
-    am_scale: Annotated[float, Interval(ge=0, le=1)] = 0.0
+    am_scale: Annotated[float, Interval(ge=0, le=1), arg(name="simple-am-scale", aliases=("--am-scale",))] = 0.0
     """Share of the encoder alone in the simple loss."""
     prune_warm_step: Annotated[int, Ge(0)] = 2000
     """Batches until the weights are those: of the simple loss from 1 on, of the pruned loss from 0.1 to 1."""
@@ -92,7 +93,7 @@ class FineTuneConfig:
 class TrainConfig:
     """The tutorial's options, and what small data, many machines and a shared cluster want besides."""
 
-    exp_dir: Path = Path("transducer_stateless_modified/exp")
+    exp_dir: Path = Path("exp")
     """Folder for checkpoints, logs and TensorBoard."""
     num_epochs: Annotated[int, Ge(1)] = 30
     """Epochs in all: epoch-0.pt to epoch-<num_epochs - 1>.pt."""

@@ -138,9 +138,7 @@ def test_training_without_cuts_says_what_is_there(tmp_path, lang_dir, capsys):
     _fails(capsys, ["decode", "--test-sets", "dev", "--manifest-dir", tmp_path], r"is missing \(.*\); run `transducer")
 
 
-@pytest.mark.parametrize(
-    "command", ["export onnx --output o --checkpoint", "info", "decode --model", "train --init-from"]
-)
+@pytest.mark.parametrize("command", ["export onnx --output o --model", "info", "decode --model", "train --init-from"])
 def test_folder_of_a_training_in_place_of_a_model_is_explained(tmp_path, capsys, command):
     exp_dir, flags = tmp_path / "exp", []
     exp_dir.mkdir()
@@ -189,9 +187,9 @@ def test_malicious_checkpoint_is_not_executed(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("command", "name"),
     [
-        ("import", "checkpoint"),
-        ("export icefall", "checkpoint"),
-        ("export torch", "checkpoint"),
+        ("import", "model"),
+        ("export icefall", "model"),
+        ("export torch", "model"),
         ("report --exp-dir exp", "model"),
         ("transcribe m.pt", "manifest"),
     ],
@@ -256,7 +254,7 @@ def test_bad_option_is_named(arguments, message, status, capsys):
 def test_memory_that_is_not_there_is_one_line(raised, said, capsys):
     assert _guarded("transducer", raised) == 1
     printed = capsys.readouterr().err
-    assert re.fullmatch(f"transducer: error: out of memory {said}; lower `--max-duration`, .*\n", printed)
+    assert re.fullmatch(f"transducer: error: out of memory {said}; lower `--max-duration`\.\n", printed)
 
 
 def test_another_error_of_torch_is_shown_whole():

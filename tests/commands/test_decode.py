@@ -91,8 +91,8 @@ def test_nothing_is_averaged_beside_a_model():
 
 
 def test_no_folder_of_checkpoints_is_named_beside_a_model(capsys):
-    assert main(["decode", "--model", "/in/model.pt", "--exp-dir", "exp"]) == 1
-    said = "`--exp-dir` exp chooses nothing beside `--model` /in/model.pt, whose results go to /in/log; leave one of"
+    assert main(["decode", "--model", "/in/model.pt", "--exp-dir", "other"]) == 1
+    said = "`--exp-dir` other chooses nothing beside `--model` /in/model.pt, whose results go to /in/log; leave one of"
     assert said in capsys.readouterr().err
 
 

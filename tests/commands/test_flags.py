@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 import tyro
 
 from stateless_transducer.cli import _COMMANDS, main
+from stateless_transducer.commands import stream
 from stateless_transducer.commands.shared.flags import in_flags, parse
+from stateless_transducer.commands.shared.option_groups import options_of
+from stateless_transducer.options import choices_of
 
 FROZEN = Path(__file__).parent / "flags.txt"
 
 
 def _flags(command, capsys):
+    """Flags that the help shows, each with its aliases."""
     with pytest.raises(SystemExit):
         main([*command.split(), "--help-all"])
-    # a flag begins its line, before its aliases
     lines = re.findall(r"^  (--[a-z][a-z0-9-]+(?:, --[a-z][a-z0-9-]+)*)", capsys.readouterr().out, re.MULTILINE)
-    return sorted({flag for line in lines for flag in line.split(", ")} - {"--help-all"})
+    return sorted(line.replace(", ", "=") for line in lines if line != "--help-all")
+
+
+def _options(command):
+    return import_module(f"stateless_transducer.commands.{_COMMANDS[command][0]}").Options
 
 
 def _frozen():
@@ -34,15 +42,50 @@ def test_every_command_is_frozen():
 
 @pytest.mark.parametrize("command", _COMMANDS)
 def test_flags_are_the_frozen_ones(command, capsys):
-    assert _flags(command, capsys) == _frozen()[command]
+    hidden = [option.name for option in options_of(_options(command)) if option.is_hidden]
+    assert sorted(_flags(command, capsys) + hidden) == _frozen()[command]
 
 
 def test_flags_have_the_tutorials_names():
-    frozen = _frozen()
+    frozen = {command: {name for flag in flags for name in flag.split("=")} for command, flags in _frozen().items()}
     wanted = "--exp-dir --num-epochs --start-epoch --world-size --max-duration --lr-factor --context-size"
-    assert set(f"{wanted} --modified-transducer-prob".split()) <= set(frozen["train"])
+    assert set(f"{wanted} --modified-transducer-prob --lm-scale --am-scale".split()) <= frozen["train"]
     wanted = "--epoch --avg --exp-dir --max-duration --decoding-method --beam-size --max-sym-per-frame"
-    assert set(wanted.split()) <= set(frozen["decode"])
+    assert set(wanted.split()) <= frozen["decode"]
+
+
+# arguments without which a command does not start, and values of options that are neither numbers nor choices
+_NEEDED = {
+    "transcribe": "m.pt a.wav",
+    "serve": "m.pt",
+    "stream": "folder a.wav",
+    "import": "--output o.pt --model m.pt",
+    "export icefall": "--output o.pt --model m.pt",
+    "export onnx": "--output o --model m.pt",
+    "export torch": "--output o.pt2 --model m.pt",
+}
+_ALIASES = [
+    (command, flag.split("=")[0], alias)
+    for command, flags in _frozen().items()
+    for flag in flags
+    for alias in flag.split("=")[1:]
+]
+
+
+@pytest.mark.parametrize(("command", "flag", "alias"), _ALIASES, ids=str)
+def test_alias_means_the_same(command, flag, alias):
+    (option,) = (option for option in options_of(_options(command)) if flag in option.names)
+    value = (*choices_of(option.hint)[-1:], 0.125 if option.kind is float else "elsewhere")[0]
+    needed = _NEEDED.get(command, "").replace(f" {flag} m.pt", "").split()
+    parsed = [parse(_options(command), command, [*needed, name, str(value)], "") for name in (flag, alias)]
+    assert parsed[0] == parsed[1]
+    if flag != "--model":
+        assert parsed[0] != parse(_options(command), command, needed, "")
+
+
+def test_old_spelling_of_int8_means_the_same():
+    for flags, is_int8 in (["--prefer-int8"], True), (["--precision", "int8"], True), ([], False):
+        assert parse(stream.Options, "stream", ["m", "a.wav", *flags], "").is_int8 == is_int8
 
 
 @dataclass(frozen=True)

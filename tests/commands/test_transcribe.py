@@ -228,7 +228,7 @@ def test_max_segment_and_channel_reach_the_recognizer(transcribe, tmp_path):
     ("flags", "message", "status"),
     [
         (["a.wav", "--channel", "-1"], "`--channel` must be at least 0, but is -1", 2),
-        (["a.wav", "--batch-seconds", "0"], "`--batch-seconds` must be above 0 s, but is 0", 2),
+        (["a.wav", "--batch-seconds", "0"], "`--max-duration` must be above 0 s, but is 0", 2),
         (["a.wav", "--num-threads", "0"], "`--num-threads` must be at least 1, but is 0", 2),
         (["a.wav", "--max-segment-s", "1000"], "`--max-segment-s` must be in 2..300 s, but is 1000", 2),
         (["a.wav", "--output-format", "doc"], "doc", 2),
