@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -128,8 +129,11 @@ def _complain_about(arguments: list[str]) -> int:
         print("\n".join(f"  transducer {name:18s} {_COMMANDS[name][1]}" for name in members))
         return 0 if len(arguments) > 1 else 2
     said = " ".join(arguments[:2]) if members else arguments[0]
-    known = ", ".join(members or _COMMANDS)
-    print(f"transducer: error: no command {said!r}; there are: {known}.", file=sys.stderr)
+    # "prepare tabel", "trian a.wav", "expotr"
+    candidates = [" ".join(arguments[:2])] if members else [" ".join(arguments[:2]), arguments[0]]
+    alike = [name for word in candidates for name in get_close_matches(word, members or _COMMANDS, n=1, cutoff=0.75)]
+    way_out = f"did you mean `transducer {alike[0]}`?" if alike else f"there are: {', '.join(members or _COMMANDS)}."
+    print(f"transducer: error: no command {said!r}; {way_out}", file=sys.stderr)
     return 2
 
 
@@ -204,7 +208,9 @@ def _help() -> str:
     lines = [
         "transducer: stateless transducer speech recognition, from recordings to text",
         "",
-        "usage: transducer COMMAND [OPTIONS]       transducer COMMAND --help shows the options",
+        "usage: transducer COMMAND [OPTIONS]",
+        "",
+        "transducer COMMAND --help shows the common options of a command, --help-all all of them.",
     ]
     for heading, group in _GROUPS:
         lines += ["", f"{heading}:"]

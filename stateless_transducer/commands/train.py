@@ -13,6 +13,7 @@ from tyro.conf import Suppress, arg
 
 from stateless_transducer.commands.shared.console import complain, say
 from stateless_transducer.commands.shared.flags import parse
+from stateless_transducer.commands.shared.idle import refuse_idle_training
 from stateless_transducer.data.config import DataConfig
 from stateless_transducer.model.config import ENCODER_CONFIGS, ConformerConfig, EncoderConfig, ModelConfig
 from stateless_transducer.training.config import TrainConfig
@@ -104,6 +105,8 @@ def main(program: str, arguments: list[str]) -> int:
     """Parse and run."""
     description = "Train a stateless transducer; defaults are the tutorial's."
     options = parse_options(Options, program, arguments, description, Options())
+    # here, since the scripts of recipes set options for several cases
+    refuse_idle_training(options.train, options.data)
     run(options, command=shlex.join([*program.split(), *arguments]))
     return 0
 
@@ -214,9 +217,22 @@ def _start(options: Options, tokens: TokenTable, tell: Callable[[str], None]) ->
     from stateless_transducer.training.finetune import adapted_config, describe_tokens
 
     checkpoint = load_checkpoint(path)
+    _refuse_other_sizes(options, checkpoint, path)
     config = adapted_config(checkpoint, tokens, dropout=options.model.encoder.dropout)
     tell(f"Starts from {path}, with its sizes: {describe_tokens(checkpoint.token_table, tokens)}")
     return StartingModel(config, checkpoint.fbank_config, tokens, init_from=checkpoint)
+
+
+def _refuse_other_sizes(options: Options, checkpoint: Checkpoint, path: Path) -> None:
+    """Refuse sizes that are set and are not those of the model to start from; dropout is no size."""
+    default = ModelFlags(encoder=type(options.model.encoder)()).sizes() | {"encoder": ConformerConfig.kind}
+    sizes = checkpoint.model_config.sizes()
+    for name, value in options.model.sizes().items():
+        if name != "dropout" and value not in (default.get(name), sizes.get(name)):
+            raise ValueError(
+                f"`{name}` is {value}, but the model of `init_from` {path} has {sizes.get(name, 'no such size')}. "
+                "Leave it out: the sizes are the model's."
+            )
 
 
 def _look_ahead(options: Options, command: str) -> None:

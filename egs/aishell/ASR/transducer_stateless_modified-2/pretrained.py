@@ -4,8 +4,13 @@
 import sys
 from pathlib import Path
 
-from stateless_transducer.cli import run_script
-from stateless_transducer.commands import recipe
+try:
+    from stateless_transducer.cli import run_script
+    from stateless_transducer.commands import recipe
+except ModuleNotFoundError as err:
+    sys.exit(
+        f"{Path(__file__).name}: error: {err}. Activate the environment in which stateless-transducer is installed."
+    )
 
 LANG_DIR = Path("data/lang_char")
 
