@@ -13,7 +13,7 @@ from tyro.conf import Positional, arg
 
 from stateless_transducer.commands.shared.console import complain, say, table
 from stateless_transducer.commands.shared.flags import parse
-from stateless_transducer.options import check_bounds
+from stateless_transducer.options import ADVANCED, check_bounds
 
 if TYPE_CHECKING:
     from stateless_transducer.text.bootstrap import Comparison, Estimate
@@ -28,17 +28,17 @@ class Options:
     """Options of ``transducer compare``."""
 
     a: Annotated[Path, Positional, arg(metavar="A")]
-    """recogs-*.txt of the one result, or a folder that holds one for each test set."""
+    """First result: a recogs-*.txt, or a folder with one per test set."""
     b: Annotated[Path, Positional, arg(metavar="B")]
-    """The same of the other result, for the same utterances."""
+    """Second result, for the same utterances."""
     confidence: Annotated[float, Interval(gt=0, lt=1)] = 0.95
-    """Probability that each interval is to hold the truth with."""
-    num_resamples: Annotated[int, Ge(100)] = 10_000
-    """Draws of utterances that the intervals come from."""
+    """Confidence level of the intervals."""
+    num_resamples: Annotated[int, Ge(100), ADVANCED] = 10_000
+    """Bootstrap resamples of the utterances."""
     num_examples: Annotated[int, Ge(0)] = 10
-    """Utterances to show, those first whose number of errors changed most."""
-    seed: int = 42
-    """Of the draws."""
+    """Utterances to show, those with the largest change in errors first."""
+    seed: Annotated[int, ADVANCED] = 42
+    """Seed of the resamples."""
 
     def __post_init__(self) -> None:
         check_bounds(self)

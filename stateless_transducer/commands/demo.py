@@ -20,7 +20,7 @@ from stateless_transducer.data.config import DataConfig, PrepareConfig, SpecAugm
 from stateless_transducer.data.corpora.synthetic import SyntheticConfig
 from stateless_transducer.decoding.config import SearchConfig
 from stateless_transducer.model.config import ConformerConfig, JoinerConfig, ModelConfig
-from stateless_transducer.options import check_bounds
+from stateless_transducer.options import ADVANCED, check_bounds
 from stateless_transducer.training.averaging import Average
 from stateless_transducer.training.config import OptimConfig, TrainConfig
 
@@ -52,7 +52,7 @@ class Options:
     """Folder for corpus, prepared data, checkpoints, results and report."""
     num_epochs: Annotated[int, Ge(1)] = 11
     """Epochs to train."""
-    corpus: SyntheticConfig = field(default_factory=SyntheticConfig)
+    corpus: Annotated[SyntheticConfig, ADVANCED] = field(default_factory=SyntheticConfig)
     num_jobs: Annotated[int, Ge(1)] = os.cpu_count() or 1
     """Processes for synthesis and features."""
 

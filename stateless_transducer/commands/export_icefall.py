@@ -17,7 +17,7 @@ class Options:
     """Options of ``transducer export icefall``."""
 
     model: Annotated[Path, arg(aliases=("--checkpoint",))]
-    """Model file, as written by `transducer average` or `transducer import`; a training checkpoint will do as well."""
+    """Model file, as written by `transducer average` or `transducer import`, or a training checkpoint."""
     output: Path
     """File to write, in the format of icefall's pretrained.pt."""
 

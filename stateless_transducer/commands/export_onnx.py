@@ -11,7 +11,7 @@ from tyro.conf import arg
 
 from stateless_transducer.commands.shared.console import complain, progress_bar, say
 from stateless_transducer.commands.shared.flags import parse
-from stateless_transducer.options import check_bounds
+from stateless_transducer.options import ADVANCED, check_bounds
 
 if TYPE_CHECKING:
     from stateless_transducer.data.index import CutIndex
@@ -25,21 +25,21 @@ class Options:
     """Options of ``transducer export onnx``."""
 
     model: Annotated[Path, arg(aliases=("--checkpoint",))]
-    """Model file, as written by `transducer average` or `transducer import`; a training checkpoint will do as well."""
+    """Model file, as written by `transducer average` or `transducer import`, or a training checkpoint."""
     output: Path
     """Folder to write: encoder.onnx, decoder.onnx, joiner.onnx, tokens.txt, lang.json, model.json."""
     int8: bool = False
-    """Write x.int8.onnx, too: a quarter of the size, about twice as fast, perhaps less accurate."""
+    """Also write x.int8.onnx: a quarter of the size, about twice as fast, possibly less accurate."""
     manifest_dir: Path | None = None
-    """Folder with prepared cuts, on which to measure what int8 costs."""
+    """Folder with prepared cuts on which to measure the cost of int8."""
     prefix: str = "aishell"
     """Name of the corpus."""
     test_set: Annotated[str, arg(aliases=("--test-sets",))] = "test"
     """Split to measure on."""
-    max_duration: Annotated[float, Gt(0), Unit("s")] = 100.0
-    """Seconds of speech in a batch."""
+    max_duration: Annotated[float, Gt(0), Unit("s"), ADVANCED] = 100.0
+    """Seconds of speech per batch."""
     reject_worse_than: float = 0.3
-    """Percentage points of the error rate that int8 may cost; if it costs more, it is not kept, and the status is 1."""
+    """Largest cost of int8 in percentage points of the error rate; above it, int8 is removed and the status is 1."""
 
     def __post_init__(self) -> None:
         check_bounds(self)

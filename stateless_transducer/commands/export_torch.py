@@ -23,9 +23,9 @@ class Options:
     """Options of ``transducer export torch``."""
 
     model: Annotated[Path, arg(aliases=("--checkpoint",))]
-    """Model file, as written by `transducer average` or `transducer import`; a training checkpoint will do as well."""
+    """Model file, as written by `transducer average` or `transducer import`, or a training checkpoint."""
     output: Path
-    """File to write; its ending says what: .safetensors (weights), .pt2 (torch.export), .jit.pt (TorchScript)."""
+    """File to write; its suffix sets the format: .safetensors (weights), .pt2 (torch.export), .jit.pt (TorchScript)."""
 
     def __post_init__(self) -> None:
         if self.ending is None:

@@ -21,7 +21,7 @@ class Options:
     output: Path
     """Model file to write."""
     lang_dir: Path = Path("data/lang_char")
-    """Folder with the tokens.txt that the model was trained with, or that file."""
+    """Folder with the model's tokens.txt, or that file."""
 
 
 def main(program: str, arguments: list[str]) -> int:

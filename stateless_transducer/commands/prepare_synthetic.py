@@ -23,7 +23,7 @@ class Options:
     """Folder for data_aishell/ and resource_aishell/."""
     corpus: SyntheticConfig = field(default_factory=SyntheticConfig)
     num_jobs: Annotated[int, Ge(1)] = os.cpu_count() or 1
-    """Processes."""
+    """Processes that synthesize."""
 
     def __post_init__(self) -> None:
         check_bounds(self)

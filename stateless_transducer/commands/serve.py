@@ -16,7 +16,7 @@ from stateless_transducer.commands.shared.console import complain, say
 from stateless_transducer.commands.shared.flags import parse
 from stateless_transducer.commands.shared.idle import refuse_idle, refuse_idle_search
 from stateless_transducer.decoding.config import SearchConfig
-from stateless_transducer.options import check_bounds
+from stateless_transducer.options import ADVANCED, check_bounds
 from stateless_transducer.recognition.config import DetailConfig, SegmentConfig
 from stateless_transducer.recognition.endpoint import EndpointRules
 from stateless_transducer.server.config import BatchConfig
@@ -30,36 +30,36 @@ class Options:
     """Options of ``transducer serve``."""
 
     model: Annotated[Path, Positional, arg(metavar="MODEL")]
-    """Model file, a checkpoint, or a folder of ONNX graphs and tokens.txt: of whole utterances, or streaming."""
+    """Model file, training checkpoint, or folder of ONNX graphs and tokens.txt, offline or streaming."""
     host: str = "127.0.0.1"
-    """Address to listen on; 0.0.0.0: whoever reaches this machine may use it."""
+    """Address to listen on; 0.0.0.0: everyone who reaches this machine can use the server."""
     port: Annotated[int, Interval(ge=0, le=65535)] = 8000
-    """Port; 0: any that is free, which is printed."""
-    max_upload_mb: Annotated[float, Gt(0), Unit("MiB")] = 1024.0
-    """Largest file that is taken, in MiB."""
-    max_uploads: Annotated[int, Ge(1)] = 64
-    """Sound files that may be worked on or waiting at a time; more are refused with status 503."""
-    max_live: Annotated[int, Ge(1)] = 100
-    """Sounds that may come in live at a time."""
-    allow_origin: tuple[str, ...] = ()
-    """Other web pages that may ask, as browsers name them (https://example.org); *: all."""
-    access_log: bool = False
-    """Print a line for each request."""
+    """Port; 0: any free port, which is printed."""
+    max_upload_mb: Annotated[float, Gt(0), Unit("MiB"), ADVANCED] = 1024.0
+    """Largest upload, in MiB."""
+    max_uploads: Annotated[int, Ge(1), ADVANCED] = 64
+    """Uploads that may be processed or waiting at once; more are refused with status 503."""
+    max_live: Annotated[int, Ge(1), ADVANCED] = 100
+    """Live connections at once."""
+    allow_origin: Annotated[tuple[str, ...], ADVANCED] = ()
+    """Allowed CORS origins, for example https://example.org; *: all."""
+    access_log: Annotated[bool, ADVANCED] = False
+    """Print a line per request."""
     ssl_certfile: Path | None = None
-    """Certificate, for https: browsers give the microphone to pages from this machine, or over https."""
+    """Certificate, for https. Browsers allow the microphone only on this machine or over https."""
     ssl_keyfile: Path | None = None
-    """Its key."""
+    """Private key for `--ssl-certfile`."""
     device: str = "auto"
-    """Where to compute: cpu, cuda, cuda:1, ...; auto: the first GPU, if there is one."""
-    num_threads: Annotated[int, Ge(1)] | None = None
-    """Threads on the CPU; None: torch or onnxruntime decides."""
+    """Device: cpu, cuda, cuda:1, ...; auto: the first GPU if there is one."""
+    num_threads: Annotated[Annotated[int, Ge(1)] | None, ADVANCED] = None
+    """CPU threads; by default, torch or onnxruntime decides."""
     precision: Literal["fp32", "bf16", "int8"] = "fp32"
-    """bf16: of a checkpoint, faster on a GPU, and on a CPU with AMX; int8: x.int8.onnx of a folder."""
-    batch: BatchConfig = field(default_factory=BatchConfig)
+    """bf16: checkpoints only, faster on GPUs and on CPUs with AMX. int8: x.int8.onnx of ONNX folders."""
+    batch: Annotated[BatchConfig, ADVANCED] = field(default_factory=BatchConfig)
     segments: SegmentConfig = field(default_factory=SegmentConfig)
     details: DetailConfig = field(default_factory=DetailConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
-    rules: EndpointRules = field(default_factory=EndpointRules)
+    rules: Annotated[EndpointRules, ADVANCED] = field(default_factory=EndpointRules)
 
     def __post_init__(self) -> None:
         check_bounds(self)

@@ -14,7 +14,7 @@ from tyro.conf import Positional, arg
 
 from stateless_transducer.commands.shared.console import LiveLine, complain
 from stateless_transducer.commands.shared.flags import parse
-from stateless_transducer.options import HIDDEN, check_bounds
+from stateless_transducer.options import ADVANCED, HIDDEN, check_bounds
 from stateless_transducer.recognition.endpoint import EndpointRules
 
 if TYPE_CHECKING:
@@ -30,21 +30,21 @@ class Options:
     model: Annotated[Path, Positional, arg(metavar="MODEL")]
     """Folder with encoder*.onnx, decoder*.onnx, joiner*.onnx and tokens.txt of a streaming transducer."""
     file: Annotated[Path, Positional, arg(metavar="SOUND")]
-    """Sound file of any sample rate; `-` reads raw 16-bit samples (little-endian, one channel) from standard input."""
+    """Sound file of any sample rate; `-`: raw 16-bit samples (little-endian, one channel) from standard input."""
     sample_rate: Annotated[int, Ge(1000), Unit("Hz")] = 16000
-    """Samples a second on standard input."""
-    chunk_ms: Annotated[int, Ge(1), Unit("ms")] = 100
-    """How much sound is read at a time; it does not change what is recognized."""
+    """Sample rate of standard input, in Hz."""
+    chunk_ms: Annotated[int, Ge(1), Unit("ms"), ADVANCED] = 100
+    """Milliseconds of sound to read at a time; the result does not depend on it."""
     output_format: Literal["txt", "json"] = "txt"
-    """txt: `start<tab>end<tab>text`, seconds of the first and the last token; json: one object a line, with tokens,
-    times and log-probabilities."""
+    """txt: `start<tab>end<tab>text`, seconds of the first and last token. json: one object per line with tokens, times
+    and log-probabilities."""
     precision: Literal["fp32", "int8"] = "fp32"
     """int8: prefer x.int8.onnx to x.onnx."""
     prefer_int8: Annotated[bool, HIDDEN] = False
     """The old spelling of `--precision int8`."""
-    num_threads: Annotated[int, Ge(1)] = 1
-    """Threads of a graph."""
-    rules: EndpointRules = field(default_factory=EndpointRules)
+    num_threads: Annotated[int, Ge(1), ADVANCED] = 1
+    """CPU threads per graph."""
+    rules: Annotated[EndpointRules, ADVANCED] = field(default_factory=EndpointRules)
 
     def __post_init__(self) -> None:
         check_bounds(self)

@@ -16,6 +16,7 @@ from stateless_transducer.commands.shared.flags import parse
 from stateless_transducer.commands.shared.idle import refuse_idle_training
 from stateless_transducer.data.config import DataConfig
 from stateless_transducer.model.config import ENCODER_CONFIGS, ConformerConfig, EncoderConfig, ModelConfig
+from stateless_transducer.options import ADVANCED
 from stateless_transducer.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ModelFlags(ModelConfig):
-    """The sizes that a user chooses; the others follow from tokens and features."""
+    """Model: the sizes that a user chooses; the others follow from tokens and features."""
 
     encoder: EncoderConfig = field(default_factory=ConformerConfig)
     vocab_size: Annotated[int, Suppress] = 4336
@@ -41,18 +42,18 @@ class ModelFlags(ModelConfig):
 class Options:
     """Options of ``transducer train``."""
 
-    encoder: Annotated[str, arg(metavar="{" + ",".join(ENCODER_CONFIGS) + "}")] = ConformerConfig.kind
-    """Kind of encoder, which decides the options of its sizes."""
+    encoder: Annotated[str, arg(metavar="{" + ",".join(ENCODER_CONFIGS) + "}"), ADVANCED] = ConformerConfig.kind
+    """Kind of encoder; it decides which options set its sizes."""
     lang_dir: Path = Path("data/lang_char")
     """Folder with tokens.txt."""
-    train_split: str = "train"
+    train_split: Annotated[str, ADVANCED] = "train"
     """Split to train on."""
-    dev_split: str = "dev"
+    dev_split: Annotated[str, ADVANCED] = "dev"
     """Split to validate on, if it is prepared."""
     dry_run: bool = False
-    """Say what would be done, and how much memory it would take; train nothing."""
+    """Report model, batches and memory of the run, without training."""
     find_max_duration: bool = False
-    """Try the largest batches of several `--max-duration`, propose one, and train nothing."""
+    """Try the largest batches for several values of `--max-duration` and propose one, without training."""
     train: TrainConfig = field(default_factory=TrainConfig)
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelFlags = field(default_factory=ModelFlags)

@@ -10,28 +10,28 @@ from typing import Annotated
 
 from annotated_types import Ge, Gt, Interval, Unit
 
-from stateless_transducer.options import check_bounds
+from stateless_transducer.options import ADVANCED, check_bounds
 from stateless_transducer.text import tokens
 
 
 @dataclass(frozen=True)
 class SpecAugmentConfig:
-    """Masks over features (arXiv 1904.08779), the recipe's numbers."""
+    """SpecAugment: masks over features (arXiv 1904.08779)."""
 
     spec_aug_time_warp_factor: int = 80
-    """Frames that a time warp moves at most; below 1: none."""
+    """Largest shift of a time warp, in frames; below 1: no warp."""
     num_feature_masks: Annotated[int, Ge(0)] = 2
-    """Masks over mel bins."""
+    """Masks over mel bins per utterance."""
     features_mask_size: Annotated[int, Ge(1)] = 27
-    """Bins that a mask stays below."""
+    """Upper limit of a mask's width in mel bins, exclusive."""
     num_frame_masks: Annotated[int, Ge(0)] = 10
-    """Masks over frames."""
+    """Masks over frames per utterance."""
     frames_mask_size: Annotated[int, Ge(1)] = 100
-    """Frames that a mask stays below."""
+    """Upper limit of a mask's length in frames, exclusive."""
     max_frames_mask_fraction: Annotated[float, Interval(ge=0, le=1)] = 0.15
-    """Share of an utterance's frames that all masks together cover at most."""
+    """Largest share of an utterance's frames that all masks cover together."""
     spec_aug_probability: Annotated[float, Interval(ge=0, le=1)] = 0.9
-    """Share of utterances augmented."""
+    """Share of utterances that are augmented."""
 
     def __post_init__(self) -> None:
         check_bounds(self)
@@ -39,55 +39,56 @@ class SpecAugmentConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which features to read and how to batch them."""
+    """Data: features, batches and augmentation."""
 
     manifest_dir: Path = Path("data/fbank")
     """Folder with the prepared cuts."""
     prefix: str = "aishell"
     """Name of the corpus: cuts are read from <prefix>_cuts_<split>.jsonl.gz."""
-    mix_prefix: str | None = None
-    """Name of a second corpus, prepared in the same folder, to mix into training; None: no other."""
-    mix_prob: Annotated[float, Interval(gt=0, lt=1)] = 0.2
-    """Share of an epoch's batches that are of the second corpus; the first one is heard whole, once an epoch."""
+    mix_prefix: Annotated[str | None, ADVANCED] = None
+    """Name of a second corpus in the same folder to mix into training."""
+    mix_prob: Annotated[float, Interval(gt=0, lt=1), ADVANCED] = 0.2
+    """Share of an epoch's batches from the second corpus. The first corpus is read whole, once per epoch."""
     max_duration: Annotated[float, Gt(0), Unit("s")] = 200.0
-    """Seconds of speech in a batch, padding counted: utterances times the longest one. It holds for the mean of all
-    processes; of what they cannot share evenly, some get one utterance more."""
-    max_cells: Annotated[int, Ge(0)] = 2_000_000
-    """Places in the lattices of a batch, T x (U + 1) an utterance, padding counted, at most; 0: any number."""
-    num_buckets: Annotated[int, Ge(1)] = 15
-    """Groups of like length that batches are drawn from."""
+    """Seconds of speech per batch and process, padding included: the longest utterance times the number of utterances. Single
+    processes may get one utterance more."""
+    max_cells: Annotated[int, Ge(0), ADVANCED] = 2_000_000
+    """Largest number of lattice cells per batch: T x (U + 1) per utterance, padding included; 0: no limit."""
+    num_buckets: Annotated[int, Ge(1), ADVANCED] = 15
+    """Groups of utterances of similar length from which batches are drawn."""
     min_utterance_s: float = 1.0
-    """Shorter utterances are left out of training."""
+    """Shortest utterance to train on, in seconds."""
     max_utterance_s: float = 12.0
-    """Longer utterances are left out of training."""
-    shuffle: bool = True
-    """Another order each epoch."""
-    drop_last: bool = False
-    """Leave out the last, smaller batches of an epoch; of small data that is a good part."""
+    """Longest utterance to train on, in seconds."""
+    shuffle: Annotated[bool, ADVANCED] = True
+    """Draw a new order of the batches for each epoch."""
+    drop_last: Annotated[bool, ADVANCED] = False
+    """Drop the last, smaller batches of an epoch; of small data, that is a large share."""
     num_workers: Annotated[int, Ge(0)] = 2
     """Processes that load batches; 0: the training process itself."""
     enable_spec_aug: bool = True
-    """SpecAugment in training."""
-    spec_augment: SpecAugmentConfig = field(default_factory=SpecAugmentConfig)
+    """Apply SpecAugment in training."""
+    spec_augment: Annotated[SpecAugmentConfig, ADVANCED] = field(default_factory=SpecAugmentConfig)
     enable_musan: bool = True
-    """Mix noise into half of the training utterances, at 10 to 20 dB, if MUSAN is prepared."""
-    vtlp_range: Annotated[float, Interval(ge=0, lt=0.5)] = 0.0
-    """Stretch the frequency axis of each training utterance by up to this share, as if others had said it (vocal tract
-    length perturbation); 0.1 to 0.2 for few speakers, 0: none."""
-    gain_range_db: Annotated[float, Interval(ge=0, le=40), Unit("dB")] = 0.0
-    """Make each training utterance louder or softer by up to this many decibels, for level not to matter; 0: none."""
-    equalizer_range_db: Annotated[float, Interval(ge=0, le=40), Unit("dB")] = 0.0
-    """Change its timbre by up to this many decibels, smoothly over frequency, as other microphones would; 0: none."""
-    silence_s: Annotated[float, Interval(ge=0, le=5), Unit("s")] = 0.0
-    """Put silence of up to so many seconds before and behind each training utterance, made of its quietest frames or
-    digital: for corpora that are cut where speech begins and ends; 0: none."""
-    join_up_to_s: Annotated[float, Interval(ge=0, le=300), Unit("s")] = 0.0
-    """In half of the batches, join utterances to longer ones of up to so many seconds, for models that are to hear long
-    sound; 0: never."""
-    lengthen_from_epoch: Annotated[int, Ge(0)] = 0
-    """First epoch with either; at the beginning, a model learns to speak sooner without."""
-    on_the_fly_feats: bool = False
-    """Compute features from the sound while loading, instead of reading the stored ones."""
+    """Mix noise into half of the training utterances at 10 to 20 dB, if MUSAN is prepared."""
+    vtlp_range: Annotated[float, Interval(ge=0, lt=0.5), ADVANCED] = 0.0
+    """Largest stretch of the frequency axis per training utterance, as for another speaker (vocal tract length
+    perturbation). 0.1 to 0.2 for few speakers; 0: none."""
+    gain_range_db: Annotated[float, Interval(ge=0, le=40), Unit("dB"), ADVANCED] = 0.0
+    """Largest random change of loudness per training utterance, in dB; 0: none."""
+    equalizer_range_db: Annotated[float, Interval(ge=0, le=40), Unit("dB"), ADVANCED] = 0.0
+    """Largest random change of timbre per training utterance, in dB, smooth over frequency, as by another microphone;
+    0: none."""
+    silence_s: Annotated[float, Interval(ge=0, le=5), Unit("s"), ADVANCED] = 0.0
+    """Seconds of silence, at most, added before and after each training utterance: its quietest frames or digital
+    silence. For tightly cut corpora; 0: none."""
+    join_up_to_s: Annotated[float, Interval(ge=0, le=300), Unit("s"), ADVANCED] = 0.0
+    """Join utterances up to this length in seconds in half of the batches, for models that transcribe long sound; 0:
+    never."""
+    lengthen_from_epoch: Annotated[int, Ge(0), ADVANCED] = 0
+    """First epoch in which silence padding and joining are applied."""
+    on_the_fly_feats: Annotated[bool, ADVANCED] = False
+    """Compute features from the sound while loading instead of reading the stored ones."""
 
     def __post_init__(self) -> None:
         check_bounds(self)
@@ -97,14 +98,14 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class Limits:
-    """What an utterance must keep to; the others are listed and left out."""
+    """Limits: utterances outside are listed and skipped."""
 
-    min_utterance_s: Annotated[float, Ge(0.1), Unit("s")] = 0.1
-    """Seconds; shorter utterances are left out."""
-    max_utterance_s: float = 60.0
-    """Seconds; longer utterances are left out."""
-    max_chars_per_second: float = 40.0
-    """More text than anybody says: a wrong transcript."""
+    min_utterance_s: Annotated[float, Ge(0.1), Unit("s"), ADVANCED] = 0.1
+    """Shortest utterance, in seconds."""
+    max_utterance_s: Annotated[float, ADVANCED] = 60.0
+    """Longest utterance, in seconds."""
+    max_chars_per_second: Annotated[float, ADVANCED] = 40.0
+    """Most characters per second of speech; more suggests a wrong transcript."""
 
     def __post_init__(self) -> None:
         check_bounds(self)
@@ -117,12 +118,12 @@ class Limits:
 
 @dataclass(frozen=True)
 class TokenConfig:
-    """The model's tokens: those of the training texts."""
+    """Tokens: those of the training texts."""
 
     token: tokens.Unit = "char"
-    """Unit of the model's output; bpe: pieces of words."""
+    """Unit of the model's output: characters, words, or pieces of words (bpe)."""
     vocab_size: Annotated[int, Ge(1)] | None = None
-    """Number of tokens with `--token bpe`; None: 500."""
+    """Number of tokens with `--token bpe`; by default, 500."""
 
     def __post_init__(self) -> None:
         check_bounds(self)
@@ -151,16 +152,17 @@ class TokenConfig:
 
 @dataclass(frozen=True)
 class WorkConfig:
-    """Where prepared data go, and who does the work."""
+    """Output and processes."""
 
     data_dir: Path = Path("data")
     """Folder for manifests/, fbank/ and lang_char/ (or lang_word/)."""
     num_jobs: Annotated[int, Ge(1)] = min(15, os.cpu_count() or 1)
-    """Processes."""
-    dask: str | None = None
-    """Scheduler of a Dask cluster, tcp://HOST:PORT, whose workers compute the features; None: processes here."""
+    """Processes that prepare data."""
+    dask: Annotated[str | None, ADVANCED] = None
+    """Scheduler of a Dask cluster that computes the features, tcp://HOST:PORT; by default, processes of this
+    machine."""
     strict: bool = False
-    """Any problem with the corpus is an error."""
+    """Treat any problem with the corpus as an error."""
 
     def __post_init__(self) -> None:
         check_bounds(self)
@@ -180,12 +182,12 @@ class WorkConfig:
 
 @dataclass(frozen=True)
 class PrepareConfig(WorkConfig):
-    """The same for speech."""
+    """Output, processes and speed perturbation."""
 
     perturb_speed: bool = True
-    """Add the training set at other speeds."""
+    """Add copies of the training set at other speeds."""
     speeds: tuple[Annotated[float, Interval(ge=0.5, le=2)], ...] = (0.9, 1.1)
-    """Those other speeds; with few speakers more of them help, as they shift the formants, too."""
+    """The other speeds. More of them help with few speakers, as they also shift the formants."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -8,17 +8,17 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Interval, Unit
 
-from stateless_transducer.options import check_bounds
+from stateless_transducer.options import ADVANCED, check_bounds
 
 
 @dataclass(frozen=True)
 class DetailConfig:
-    """What is found out besides the text."""
+    """Details of the result."""
 
     align: bool = True
-    """Where each token begins and ends, and how sure it is."""
+    """Compute begin, end and confidence of each token."""
     nbest: Annotated[int, Ge(1)] = 1
-    """beam_search, modified_beam_search: hypotheses given for each segment, the best one included."""
+    """beam_search, modified_beam_search: hypotheses to return per segment, the best one included."""
 
     def __post_init__(self) -> None:
         check_bounds(self)
@@ -29,12 +29,13 @@ Vad = Literal["auto", "silero", "energy", "none"]
 
 @dataclass(frozen=True)
 class SegmentConfig:
-    """How long sound is cut."""
+    """Segmentation of long sound."""
 
     vad: Vad = "auto"
-    """What finds speech in long sound; energy: loudness; none: no silence is left out; auto: silero or else energy."""
-    max_segment_s: Annotated[float, Interval(ge=2, le=300), Unit("s")] = 20.0
-    """Longest sound recognized in one piece, in seconds; sound up to this length is never cut."""
+    """Speech detector for long sound. auto: silero if installed, else energy. energy: by loudness. none: keep
+    silence."""
+    max_segment_s: Annotated[float, Interval(ge=2, le=300), Unit("s"), ADVANCED] = 20.0
+    """Longest segment to recognize at once, in seconds; shorter sound is never cut."""
 
     def __post_init__(self) -> None:
         check_bounds(self)

@@ -15,14 +15,14 @@ Seconds = Annotated[float, Gt(0), Unit("s")]
 
 @dataclass(frozen=True)
 class EndpointRules:
-    """An utterance ends when one of three rules holds. Speech is what gives tokens."""
+    """Endpoint rules: an utterance ends when one of three rules holds. Frames that give tokens are speech."""
 
     rule1_min_trailing_silence: Seconds = 2.4
-    """Seconds of silence that end an utterance, whether anything was said or not."""
+    """Seconds of silence that end an utterance, with or without speech in it."""
     rule2_min_trailing_silence: Seconds = 1.2
     """Seconds of silence after speech that end an utterance."""
     rule3_min_utterance_length: Seconds = 20.0
-    """Seconds after which an utterance ends at any rate."""
+    """Seconds after which an utterance ends in any case."""
 
     def __post_init__(self) -> None:
         check_bounds(self)

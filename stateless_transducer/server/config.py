@@ -13,12 +13,12 @@ from stateless_transducer.options import check_bounds
 
 @dataclass(frozen=True)
 class BatchConfig:
-    """How those who use a server at the same time share the model."""
+    """Batching of requests."""
 
     batch_seconds: Annotated[float, Gt(0), Unit("s"), arg(name="max-duration", aliases=("--batch-seconds",))] = 100.0
-    """Seconds of audio worked on at once; more needs more memory."""
+    """Seconds of audio per batch; more needs more memory."""
     max_wait_ms: Annotated[float, Interval(ge=0, le=1000), Unit("ms")] = 5.0
-    """Milliseconds that sound waits for other people's when the model has nothing to do."""
+    """Milliseconds that sound waits for other requests when the model is idle."""
 
     def __post_init__(self) -> None:
         check_bounds(self)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Ge
 
-from stateless_transducer.options import check_bounds
+from stateless_transducer.options import ADVANCED, check_bounds
 
 if TYPE_CHECKING:
     from stateless_transducer.checkpoint import Checkpoint
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Average:
-    """Which checkpoints of a run make the model."""
+    """Checkpoints to average."""
 
     epoch: int | None = None
-    """Last epoch-<epoch>.pt to average; None: the last there is."""
+    """Last epoch-<epoch>.pt to average; by default, the newest."""
     iter: int | None = None
-    """Instead: last checkpoint-<iter>.pt to average, of those within epochs."""
+    """Last checkpoint-<iter>.pt to average, instead of `--epoch`."""
     avg: Annotated[int, Ge(1)] | None = None
-    """Checkpoints to average, ending with that one; None: ten, but no more than half the epochs."""
-    use_ema: bool = False
-    """Take the running mean of the weights, if training kept one."""
+    """Number of checkpoints to average; by default, ten, but at most half of the epochs."""
+    use_ema: Annotated[bool, ADVANCED] = False
+    """Use the running mean of the weights that `--ema-decay` kept in training."""
 
     def __post_init__(self) -> None:
         check_bounds(self)

@@ -139,3 +139,34 @@ def test_error_of_a_dataclass_is_one_line_with_the_flag(arguments, capsys):
     flag = arguments[-2]
     assert stopped.value.code == 2
     assert capsys.readouterr().err == f"transducer {arguments[0]}: error: `{flag}` must be at least 1, but is 0.\n"
+
+
+def _help(command, flag, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([*command.split(), flag])
+    assert stopped.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_help_shows_common_options_and_help_all_the_rest(capsys):
+    common, whole = (_help("train", flag, capsys) for flag in ("--help", "--help-all"))
+    for flag in ("--num-epochs", "--max-duration", "--optimizer"):
+        assert f"  {flag} " in common and f"  {flag} " in whole
+    for flag in ("--weight-decay", "--num-frame-masks", "--master-port"):
+        assert f"  {flag} " not in common and f"  {flag} " in whole
+    assert len(common.splitlines()) < 0.7 * len(whole.splitlines())
+    assert "\nFine-tuning:\n" in common and "--prefer-int8" not in _help("stream", "--help-all", capsys)
+
+
+def test_help_reflows_docstrings(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    lines = [line for line in _help("train", "--help-all", capsys).splitlines() if line.startswith(" " * 26)]
+    # a text that spans two lines of the source fills a line of the help
+    assert max(map(len, lines)) > 100
+
+
+@pytest.mark.parametrize("command", _COMMANDS)
+def test_every_option_is_explained(command):
+    for option in options_of(_options(command)):
+        # two lines of the source
+        assert option.text.endswith(".") and len(option.text) <= 240, option.name

@@ -40,13 +40,17 @@ def help_text(kind: type, program: str, description: str, *, default: Any = None
         for option in shown:
             lines += _entry(option)
     num_advanced = sum(option.is_advanced for _, options in sections for option in options)
-    lines += ["", "Help:", *_two_columns("-h, --help", "Show the common options.")]
-    lines += _two_columns("--help-all", f"Show all options, {num_advanced} more.")
+    lines += [
+        "",
+        "Help:",
+        *_two_columns("-h, --help", "Show the common options." if num_advanced else "Show the options."),
+    ]
+    lines += _two_columns("--help-all", f"Show all options, {num_advanced} more.") if num_advanced else []
     return "\n".join(lines)
 
 
 def _entry(option: Option) -> Iterator[str]:
-    metavar = option.metavar or _metavar(option)
+    metavar = option.metavar or (_metavar(option) if option.names else option.name)
     text = option.text
     if option.default is REQUIRED and option.names:
         text += " (required)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
@@ -55,7 +56,7 @@ class OptionGroup:
     """The options of one dataclass."""
 
     heading: str
-    """First line of the dataclass's docstring."""
+    """Beginning of the dataclass's docstring, up to a colon, a semicolon or the end of the line."""
     options: tuple[Option, ...]
 
 
@@ -80,7 +81,8 @@ def option_groups(kind: type, default: Any = None, *, is_advanced: bool = False)
             names, metavar = _names(item.name, metadata)
             text = texts.get(item.name, "")
             options.append(Option(item.name, plain[item.name], hints[item.name], names, metavar, value, text, advanced))
-    yield OptionGroup((kind.__doc__ or "").partition("\n")[0].rstrip("."), tuple(options))
+    heading = re.split(r"[:;] |\.?\n|\.$", kind.__doc__ or "")[0]
+    yield OptionGroup(heading, tuple(options))
     yield from inner
 
 

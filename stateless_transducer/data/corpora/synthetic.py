@@ -36,14 +36,14 @@ _HASTY = {"Andrea", "RicishayMax2", "RicishayMax3", "anika", "anikaRobot", "anto
 
 @dataclass(frozen=True)
 class SyntheticConfig:
-    """Size of the corpus."""
+    """Size of the synthetic corpus."""
 
     num_train_speakers: Annotated[int, Ge(1)] = 72
     """Voices of the training set, which differ in variant, pitch and rate."""
     num_dev_speakers: Annotated[int, Ge(1)] = 4
-    """Voices of the dev set."""
+    """Voices in the dev set."""
     num_test_speakers: Annotated[int, Ge(1)] = 6
-    """Voices of the test set."""
+    """Voices in the test set."""
     utterances_per_speaker: Annotated[int, Ge(1)] = 50
     """Sentences per voice; no sentence occurs twice."""
     seed: int = 20220301

@@ -49,9 +49,9 @@ class TableColumns:
     """Column of the ids (id, utt, utt_id, key, ...). Without it, the id is the path without suffix, with `-` for `/`,
     and for a part of a file with its begin and end in milliseconds."""
     path_column: str | None = None
-    """Column of the sound files (path, wav, audio, audio_filepath, file, ...)."""
+    """Column of sound files (path, wav, audio, audio_filepath, file, ...)."""
     text_column: str | None = None
-    """Column of the transcripts (text, sentence, transcript, transcription)."""
+    """Column of transcripts (text, sentence, transcript, transcription)."""
     speaker_column: str | None = None
     """Column of the speakers (speaker, speaker_id, spk, client_id). Without it, all speakers are `unknown`."""
     split_column: str | None = None
