@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from tyro.conf import Suppress, arg
 
@@ -218,16 +218,15 @@ def _start(options: Options, tokens: TokenTable, tell: Callable[[str], None]) ->
     from stateless_transducer.training.finetune import adapted_config, describe_tokens
 
     checkpoint = load_checkpoint(path)
-    _refuse_other_sizes(options, checkpoint, path)
+    _refuse_other_sizes(options, checkpoint.model_config.sizes(), path)
     config = adapted_config(checkpoint, tokens, dropout=options.model.encoder.dropout)
     tell(f"Starts from {path}, with its sizes: {describe_tokens(checkpoint.token_table, tokens)}")
     return StartingModel(config, checkpoint.fbank_config, tokens, init_from=checkpoint)
 
 
-def _refuse_other_sizes(options: Options, checkpoint: Checkpoint, path: Path) -> None:
+def _refuse_other_sizes(options: Options, sizes: Mapping[str, Any], path: Path) -> None:
     """Refuse sizes that are set and are not those of the model to start from; dropout is no size."""
     default = ModelFlags(encoder=type(options.model.encoder)()).sizes() | {"encoder": ConformerConfig.kind}
-    sizes = checkpoint.model_config.sizes()
     for name, value in options.model.sizes().items():
         if name != "dropout" and value not in (default.get(name), sizes.get(name)):
             raise ValueError(

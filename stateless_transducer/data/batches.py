@@ -279,8 +279,8 @@ class TrainingLoader:
         first = self._plan(lengths, 0, self._num_first, (self._seed, epoch))
         if not first:
             raise ValueError(
-                f"An epoch has no batch: `--max-duration` {self._config.max_duration:g} s is more than the training "
-                "set fills; lower it, or say `--drop-last false`."
+                f"An epoch has no batch: `max_duration` {self._config.max_duration:g} s is more than the training "
+                "set fills; lower it, or pass `drop_last=False`."
             )
         if len(self._lengths) == self._num_first:
             return first

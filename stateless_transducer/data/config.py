@@ -50,8 +50,8 @@ class DataConfig:
     mix_prob: Annotated[float, Interval(gt=0, lt=1), ADVANCED] = 0.2
     """Share of an epoch's batches from the second corpus. The first corpus is read whole, once per epoch."""
     max_duration: Annotated[float, Gt(0), Unit("s")] = 200.0
-    """Seconds of speech per batch and process, padding included: the longest utterance times the number of utterances. Single
-    processes may get one utterance more."""
+    """Seconds of speech per batch and process, padding included: the longest utterance times the number of utterances.
+    Single processes may get one utterance more."""
     max_cells: Annotated[int, Ge(0), ADVANCED] = 2_000_000
     """Largest number of lattice cells per batch: T x (U + 1) per utterance, padding included; 0: no limit."""
     num_buckets: Annotated[int, Ge(1), ADVANCED] = 15

@@ -43,9 +43,10 @@ def help_text(kind: type, program: str, description: str, *, default: Any = None
     lines += [
         "",
         "Help:",
-        *_two_columns("-h, --help", "Show the common options." if num_advanced else "Show the options."),
+        *_two_columns("-h, --help", f"Show the {'common ' if num_advanced else ''}options."),
     ]
-    lines += _two_columns("--help-all", f"Show all options, {num_advanced} more.") if num_advanced else []
+    if num_advanced:
+        lines += _two_columns("--help-all", f"Show all options, {num_advanced} more.")
     return "\n".join(lines)
 
 
