@@ -218,9 +218,7 @@ def _fate(name: str, pid: int, exitcode: int) -> str:
         by = f"signal {-exitcode}"
     advice = ""
     if by == "SIGKILL":
-        advice = (
-            " The system does that when memory runs out: lower `max_duration`, `num_workers` or `world_size`."
-        )
+        advice = " The system does that when memory runs out: lower `max_duration`, `num_workers` or `world_size`."
     return f"{name} (pid {pid}) was killed by {by}.{advice} `resume=True` continues from the newest checkpoint."
 
 
