@@ -4,7 +4,7 @@
     python benchmarks/serve.py [--clients 1 4 16] [--threads 2] [--repeats 3] [--checkpoint model.pt --wavs folder]
 
 Two servers run the same exported model on the same threads: one as it is, one that takes a sound at a time
-(`--batch-seconds 0.1`). So many clients send their next sound as soon as the last one is answered; the servers take
+(`--max-duration 0.1`). So many clients send their next sound as soon as the last one is answered; the servers take
 turns at each number of clients. Seconds of sound answered a second, and how long an answer took: the median and the
 slowest twentieth. The gate: both say the same. Model and sounds are those of `transcribe.py`.
 """
@@ -29,7 +29,7 @@ import soundfile
 from about import about, print_about
 from transcribe import prepare
 
-SERVERS = {"together": [], "one at a time": ["--batch-seconds", "0.1", "--max-wait-ms", "0"]}
+SERVERS = {"together": [], "one at a time": ["--max-duration", "0.1", "--max-wait-ms", "0"]}
 
 
 @contextmanager

@@ -40,7 +40,7 @@ def prepare(folder: Path, arguments: argparse.Namespace) -> list[Path]:
         save_checkpoint(folder / "model.pt", random_checkpoint())
     else:
         shutil.copy(arguments.checkpoint, folder / "model.pt")
-    flags = ["--checkpoint", str(folder / "model.pt"), "--output", str(folder / "onnx"), "--int8", "true"]
+    flags = ["--model", str(folder / "model.pt"), "--output", str(folder / "onnx"), "--int8", "true"]
     if transducer(["export", "onnx", *flags]):
         sys.exit("The export failed.")
     return sorted(arguments.wavs.glob("*.wav")) if arguments.wavs else write_noise(folder, arguments.seconds)

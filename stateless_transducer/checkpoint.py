@@ -367,7 +367,7 @@ def _without_training_state(path: Path, use_ema: bool) -> Checkpoint:
         return replace(checkpoint, training_state=None)
     mean = (checkpoint.training_state or {}).get("ema")
     if mean is None:
-        raise ValueError(f"`--use-ema`: {path} holds no running mean of the weights; train with `--ema-decay`.")
+        raise ValueError(f"`use_ema`: {path} holds no running mean of the weights; train with `ema_decay`.")
     provenance = {**checkpoint.provenance, "running_mean": True}
     return replace(checkpoint, weights=mean, provenance=provenance, training_state=None)
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import TypeVar
 
 from stateless_transducer import __version__
@@ -97,15 +99,20 @@ def main(arguments: list[str] | None = None) -> int:
     return _run(name, rest)
 
 
-def run_script(command: Callable[[str, list[str], Options], int], defaults: Options) -> int:
-    """Run a command as a script of a recipe does: on this process's arguments, with numbers of the script's own.
+def run_script(
+    command: Callable[[str, list[str], Options], int], defaults: Options, *, options: type | None = None
+) -> int:
+    """Run a command as a recipe script does: on the arguments of this process, with the script's own defaults.
 
     Args:
         command: called with the script's name, the arguments and the defaults.
-        defaults: what options are that the arguments do not name.
+        defaults: values of options that the arguments do not name.
+        options: dataclass of the options, if it is not the type of the defaults.
     """
     script = sys.argv[0]
-    return _guarded(Path(script).name, lambda: command(script, sys.argv[1:], defaults))
+    return _guarded(
+        Path(script).name, lambda: command(script, sys.argv[1:], defaults), options=lambda: options or type(defaults)
+    )
 
 
 def _find_command(arguments: list[str]) -> tuple[str | None, list[str]]:
@@ -122,26 +129,40 @@ def _complain_about(arguments: list[str]) -> int:
         print("\n".join(f"  transducer {name:18s} {_COMMANDS[name][1]}" for name in members))
         return 0 if len(arguments) > 1 else 2
     said = " ".join(arguments[:2]) if members else arguments[0]
-    known = ", ".join(members or _COMMANDS)
-    print(f"transducer: error: no command {said!r}; there are: {known}.", file=sys.stderr)
+    # "prepare tabel", "trian a.wav", "expotr"
+    candidates = [" ".join(arguments[:2])] if members else [" ".join(arguments[:2]), arguments[0]]
+    alike = [name for word in candidates for name in get_close_matches(word, members or _COMMANDS, n=1, cutoff=0.75)]
+    way_out = f"did you mean `transducer {alike[0]}`?" if alike else f"there are: {', '.join(members or _COMMANDS)}."
+    print(f"transducer: error: no command {said!r}; {way_out}", file=sys.stderr)
     return 2
 
 
 def _run(name: str, arguments: list[str]) -> int:
-    def run() -> int:
-        command = import_module(f"stateless_transducer.commands.{_COMMANDS[name][0]}")
-        return command.main(f"transducer {name}", arguments) or 0
+    def command() -> ModuleType:
+        return import_module(f"stateless_transducer.commands.{_COMMANDS[name][0]}")
 
-    return _guarded("transducer", run, torch_extra=_NEEDS.get(name, "torch"))
+    return _guarded(
+        "transducer",
+        lambda: command().main(f"transducer {name}", arguments) or 0,
+        options=lambda: command().Options,
+        torch_extra=_NEEDS.get(name, "torch"),
+    )
 
 
-def _guarded(program: str, run: Callable[[], int], *, torch_extra: str = "train") -> int:
-    """Status of a run; what users cause is a line that begins with the program's name.
+def _guarded(
+    program: str,
+    run: Callable[[], int],
+    *,
+    options: Callable[[], type] | None = None,
+    torch_extra: str = "train",
+) -> int:
+    """Return the status of a run; an error that the user can mend is one line that begins with the program's name.
 
     Args:
         program: that name.
-        run: gives the status.
-        torch_extra: which extra brings torch and what else the program needs, if torch is missing.
+        run: returns the status.
+        options: returns the dataclass whose flags the line names; None: the line stays as it is.
+        torch_extra: extra that installs torch and what else the program needs, if torch is missing.
     """
     try:
         return run()
@@ -158,6 +179,10 @@ def _guarded(program: str, run: Callable[[], int], *, torch_extra: str = "train"
         if os.environ.get("TRANSDUCER_TRACEBACK") or (isinstance(err, ModuleNotFoundError) and extra is None):
             raise
         message = f"{err}: pip install 'stateless-transducer[{extra}]'." if extra else str(err)
+        if options is not None and not isinstance(err, ModuleNotFoundError):
+            from stateless_transducer.commands.shared.flags import in_flags
+
+            message = in_flags(message, options())
         print(f"{program}: error: {message}", file=sys.stderr)
         return 1
     except (MemoryError, RuntimeError) as err:
@@ -168,7 +193,7 @@ def _guarded(program: str, run: Callable[[], int], *, torch_extra: str = "train"
         if os.environ.get("TRANSDUCER_TRACEBACK") or not _is_out_of_memory(err):
             raise
         said = f" ({str(err).splitlines()[0]})" if str(err) else ""
-        advice = "lower `--max-duration`, of transcription `--batch-seconds`"
+        advice = "lower `--max-duration`"
         print(f"{program}: error: out of memory{said}; {advice}.", file=sys.stderr)
         return 1
 
@@ -183,7 +208,9 @@ def _help() -> str:
     lines = [
         "transducer: stateless transducer speech recognition, from recordings to text",
         "",
-        "usage: transducer COMMAND [OPTIONS]       transducer COMMAND --help shows the options",
+        "usage: transducer COMMAND [OPTIONS]",
+        "",
+        "transducer COMMAND --help shows the common options of a command, --help-all all of them.",
     ]
     for heading, group in _GROUPS:
         lines += ["", f"{heading}:"]

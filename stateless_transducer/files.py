@@ -59,20 +59,18 @@ def _sync(path: Path) -> None:
 
 
 def check_output(output: Path, **inputs: Path) -> None:
-    """Refuse an ``--output`` that is one of the inputs, by whatever name: what is read would be lost.
+    """Refuse an ``output`` that is one of the inputs, by whatever name: what is read would be lost.
 
     Args:
         output: what is to be written.
-        inputs: what is read, by the names of their options.
+        inputs: files that are read, by the names of their arguments.
 
     Raises:
         ValueError: it is one of them.
     """
     for name, path in inputs.items():
         if output.exists() and path.exists() and output.samefile(path):
-            raise ValueError(
-                f"`--output` {output} is the file that `--{name.replace('_', '-')}` {path} names; name another one."
-            )
+            raise ValueError(f"`output` {output} is the file that `{name}` {path} names; choose another one.")
 
 
 def way_from_training(folder: Path) -> str:

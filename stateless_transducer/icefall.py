@@ -119,11 +119,11 @@ def _from_content(path: Path, content: Any, token_table: TokenTable) -> Checkpoi
         raise ValueError(f"{path} is not a checkpoint of icefall's transducer_stateless_modified: {err}") from err
     if len(token_table) != config.vocab_size:
         raise ValueError(
-            f"{path} is a model of {config.vocab_size} tokens, but `--lang-dir` has {len(token_table)}; give the one "
+            f"{path} is a model of {config.vocab_size} tokens, but `lang_dir` has {len(token_table)}; give the one "
             "that it was trained with."
         )
     if token_table.blank_id != config.blank_id:
-        raise ValueError(f"The blank of icefall's models is token 0, but in `--lang-dir` it is {token_table.blank_id}.")
+        raise ValueError(f"The blank of icefall's models is token 0, but in `lang_dir` it is {token_table.blank_id}.")
     return Checkpoint(weights, config, FbankConfig(), token_table, _provenance(path, content))
 
 

@@ -77,11 +77,11 @@ def test_average_is_the_mean(tmp_path):
 @pytest.mark.parametrize(
     ("epoch", "avg", "message"),
     [
-        (5, 2, r"`--epoch` 5 `--avg` 2 needs epoch-4.pt, epoch-5.pt, but .*epoch-4.pt, epoch-5.pt.*epoch-0.pt there"),
-        (0, 3, r"`--avg` must be at most 1, the number of epochs up to 0, but is 3"),
-        (5, 10, r"`--avg` must be at most 6, the number of epochs up to 5, but is 10"),
-        (None, 2, r"`--avg` must be at most 1, the number of epochs up to 0, but is 2"),
-        (0, 0, "`--avg` must be at least 1, but is 0"),
+        (5, 2, r"`epoch` 5 `avg` 2 needs epoch-4.pt, epoch-5.pt, but .*epoch-4.pt, epoch-5.pt.*epoch-0.pt there"),
+        (0, 3, r"`avg` must be at most 1, the number of epochs up to 0, but is 3"),
+        (5, 10, r"`avg` must be at most 6, the number of epochs up to 5, but is 10"),
+        (None, 2, r"`avg` must be at most 1, the number of epochs up to 0, but is 2"),
+        (0, 0, "`avg` must be at least 1, but is 0"),
     ],
 )
 def test_missing_checkpoints_are_named_with_what_is_there(tmp_path, epoch, avg, message):
@@ -103,9 +103,9 @@ def test_checkpoints_within_epochs_are_averaged_by_their_batch(tmp_path):
     for name, value in averaged.weights.items():
         wanted = torch.stack([_checkpoint(step).weights[name].double() for step in (10, 20)]).mean(0)
         torch.testing.assert_close(value.double(), wanted, rtol=1e-7, atol=1e-9)
-    with pytest.raises(ValueError, match=r"`--iter` 25 `--avg` 1 needs checkpoint-25.pt.*checkpoint-30.pt there"):
+    with pytest.raises(ValueError, match=r"`iter` 25 `avg` 1 needs checkpoint-25.pt.*checkpoint-30.pt there"):
         Average(iter=25).of(tmp_path)
-    with pytest.raises(ValueError, match="give one of them"):
+    with pytest.raises(ValueError, match="`epoch` 1 and `iter` 20"):
         Average(epoch=1, iter=20)
 
 
@@ -118,7 +118,7 @@ def test_running_means_are_averaged_where_they_are_wanted(tmp_path):
         wanted = torch.stack([_checkpoint(seed).weights[name].double() for seed in (5, 6)]).mean(0)
         torch.testing.assert_close(value.double(), wanted, rtol=1e-7, atol=1e-9)
     save_checkpoint(epoch_path(tmp_path, 2), _checkpoint())
-    with pytest.raises(ValueError, match="`--use-ema`: .*epoch-2.pt holds no running mean"):
+    with pytest.raises(ValueError, match="`use_ema`: .*epoch-2.pt holds no running mean"):
         Average(epoch=2, avg=1, use_ema=True).of(tmp_path)
 
 

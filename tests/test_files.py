@@ -76,5 +76,5 @@ def test_input_is_found_by_any_name(tmp_path, name):
     given.touch()
     (tmp_path / "link.pt").symlink_to(given)
     (tmp_path / "same.pt").hardlink_to(given)
-    with pytest.raises(ValueError, match=f"`--output` .*{name} is the file that `--lang-dir` .*a.pt names"):
+    with pytest.raises(ValueError, match=f"`output` .*{name} is the file that `lang_dir` .*a.pt names"):
         check_output(tmp_path / name, checkpoint=tmp_path / "none", lang_dir=given)

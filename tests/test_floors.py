@@ -11,16 +11,17 @@ import stateless_transducer
 
 PACKAGE = Path(stateless_transducer.__file__).parent
 FLOORS = (
-    {"files", "audio_files", "processes"},
+    {"files", "audio_files", "processes", "options"},
     {"ops", "text", "audio", "features"},
     {"model"},
     {"checkpoint", "decoding", "data"},
     {"training", "icefall", "export"},
     {"recognition"},
     {"evaluation", "server"},
-    {"commands", "cli"},
+    {"commands"},
+    {"cli"},
 )
-FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or path.name[:2] != "__")
 
 
 def _room(path: Path) -> str:

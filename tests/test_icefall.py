@@ -366,14 +366,14 @@ def test_damaged_pickle_is_refused(tmp_path):
 
 def test_tokens_of_another_model_are_refused(tmp_path):
     torch.save({"model": _weights()}, tmp_path / "p.pt")
-    with pytest.raises(ValueError, match="p.pt is a model of 6 tokens, but `--lang-dir` has 7; give the one"):
+    with pytest.raises(ValueError, match="p.pt is a model of 6 tokens, but `lang_dir` has 7; give the one"):
         load_icefall(tmp_path / "p.pt", _tokens(7))
 
 
 def test_blank_must_be_the_first_token(tmp_path):
     torch.save({"model": _weights()}, tmp_path / "p.pt")
     tokens = TokenTable(tuple(reversed(_tokens(6).symbols)))
-    with pytest.raises(ValueError, match="blank of icefall's models is token 0, but in `--lang-dir` it is 5"):
+    with pytest.raises(ValueError, match="blank of icefall's models is token 0, but in `lang_dir` it is 5"):
         load_icefall(tmp_path / "p.pt", tokens)
 
 

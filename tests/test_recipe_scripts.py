@@ -6,6 +6,7 @@ import json
 import re
 import runpy
 import shutil
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,6 @@ from pathlib import Path
 import pytest
 import soundfile
 import torch
-from model_sizes import conformer_model
 from small_corpus import TINY, TOKENS, write_small_corpus
 
 from stateless_transducer.checkpoint import average_checkpoints, load_checkpoint
@@ -84,9 +84,8 @@ def test_all_options_of_icefalls_are_understood(script, message, tmp_path, monke
 
 def test_numbers_are_the_tutorials():
     numbers = runpy.run_path(str(SCRIPTS / "train.py"))["NUMBERS"]
-    sizes = {name: getattr(numbers.model, name) for name in ModelConfig.__dataclass_fields__}
     with torch.device("meta"):
-        model = build_model(conformer_model(**{**sizes, "vocab_size": 4336}))
+        model = build_model(ModelConfig.from_sizes({**numbers.model.sizes(), "vocab_size": 4336}))
     assert sum(parameter.numel() for parameter in model.parameters()) == 87_939_824
     given = ICEFALLS["train"].split()
     wanted = dict(zip(given[::2], given[1::2], strict=True))
@@ -120,6 +119,18 @@ def test_numbers_of_the_other_recipes_differ_where_they_are_meant_to():
     assert (pruned.train.prune.prune_range, plain.train.prune.prune_range) == (5, 0)
     assert replace(mixed.data, mix_prefix=None) == plain.data and mixed.train.optim == plain.train.optim
     assert mixed.data.mix_prefix == "aidatatang_200zh" and mixed.lang_dir != plain.lang_dir
+
+
+SCRIPTS_OF_ALL_RECIPES = sorted(SCRIPTS.parents[2].glob("*/ASR/**/*.py"))
+
+
+@pytest.mark.parametrize("path", SCRIPTS_OF_ALL_RECIPES, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_script_outside_the_environment_says_so(path):
+    # -S: as a Python without this package
+    ran = subprocess.run([sys.executable, "-S", path], capture_output=True, text=True, env={}, cwd=path.parent)
+    assert ran.returncode == 1
+    message = rf"{path.name}: error: No module named '\w+'. Activate the environment in which .*"
+    assert re.fullmatch(message, ran.stderr.strip())
 
 
 @pytest.mark.parametrize("script", ["train", "decode", "export", "pretrained"])

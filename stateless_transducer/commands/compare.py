@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from annotated_types import Ge, Interval
 from tyro.conf import Positional, arg
 
 from stateless_transducer.commands.shared.console import complain, say, table
 from stateless_transducer.commands.shared.flags import parse
+from stateless_transducer.options import ADVANCED, check_bounds
 
 if TYPE_CHECKING:
     from stateless_transducer.text.bootstrap import Comparison, Estimate
@@ -26,25 +28,20 @@ class Options:
     """Options of ``transducer compare``."""
 
     a: Annotated[Path, Positional, arg(metavar="A")]
-    """recogs-*.txt of the one result, or a folder that holds one for each test set."""
+    """First result: a recogs-*.txt, or a folder with one per test set."""
     b: Annotated[Path, Positional, arg(metavar="B")]
-    """The same of the other result, for the same utterances."""
-    confidence: float = 0.95
-    """Probability that each interval is to hold the truth with."""
-    num_resamples: int = 10_000
-    """Draws of utterances that the intervals come from."""
-    num_examples: int = 10
-    """Utterances to show, those first whose number of errors changed most."""
-    seed: int = 42
-    """Of the draws."""
+    """Second result, for the same utterances."""
+    confidence: Annotated[float, Interval(gt=0, lt=1)] = 0.95
+    """Confidence level of the intervals."""
+    num_resamples: Annotated[int, Ge(100), ADVANCED] = 10_000
+    """Bootstrap resamples of the utterances."""
+    num_examples: Annotated[int, Ge(0)] = 10
+    """Utterances to show, those with the largest change in errors first."""
+    seed: Annotated[int, ADVANCED] = 42
+    """Seed of the resamples."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.confidence < 1:
-            raise ValueError(f"`--confidence` must be above 0 and below 1, but is {self.confidence}.")
-        if self.num_resamples < 100:
-            raise ValueError(f"`--num-resamples` must be at least 100, but is {self.num_resamples}.")
-        if self.num_examples < 0:
-            raise ValueError(f"`--num-examples` must be at least 0, but is {self.num_examples}.")
+        check_bounds(self)
 
 
 def main(program: str, arguments: list[str]) -> int:

@@ -9,12 +9,16 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+
+from annotated_types import Ge, Gt, Unit
+from tyro.conf import arg
 
 from stateless_transducer.commands.shared.console import progress_bar, say, table
 from stateless_transducer.commands.shared.flags import parse
 from stateless_transducer.commands.shared.idle import refuse_idle_search
 from stateless_transducer.decoding.config import SearchConfig
+from stateless_transducer.options import ADVANCED, check_bounds
 from stateless_transducer.training.averaging import Average
 
 if TYPE_CHECKING:
@@ -31,32 +35,36 @@ if TYPE_CHECKING:
 class Options:
     """Options of ``transducer decode``."""
 
-    exp_dir: Path = Path("transducer_stateless_modified/exp")
-    """Folder with the checkpoints; results go to <exp-dir>/log/<decoding-method>/."""
+    exp_dir: Path = Path("exp")
+    """Folder with the checkpoints; results are written to <exp-dir>/log/<decoding-method>/."""
     average: Average = field(default_factory=Average)
     model: Path | None = None
-    """Decode with this model file or folder of ONNX graphs instead; results go to log/<decoding-method>/ beside it."""
+    """Model file or folder of ONNX graphs to decode with instead; results are written to log/<decoding-method>/ beside
+    it."""
     precision: Literal["fp32", "bf16", "int8"] = "fp32"
-    """Of matrix products: fp32; of checkpoints also bf16, of a folder int8."""
+    """Precision of matrix products. bf16: checkpoints only. int8: ONNX folders only."""
     device: str = "auto"
-    """Where to compute: cpu, cuda, cuda:1, ...; auto: the first GPU if there is one. ONNX graphs run on the CPU."""
+    """Device: cpu, cuda, cuda:1, ...; auto: the first GPU if there is one. ONNX graphs run on the CPU."""
     manifest_dir: Path = Path("data/fbank")
     """Folder with the prepared cuts."""
     prefix: str = "aishell"
     """Name of the corpus."""
-    test_sets: tuple[str, ...] = ("test",)
+    test_sets: Annotated[tuple[str, ...], arg(aliases=("--test-set",))] = ("test",)
     """Splits to decode."""
-    max_duration: float = 100.0
-    """Seconds of speech in a batch."""
-    num_workers: int = 0
-    """Processes that load batches."""
-    on_the_fly_feats: bool = False
-    """Compute features from the sound, instead of reading the stored ones."""
+    max_duration: Annotated[float, Gt(0), Unit("s")] = 100.0
+    """Seconds of speech per batch."""
+    num_workers: Annotated[int, Ge(0), ADVANCED] = 0
+    """Processes that load batches; 0: the decoding process itself."""
+    on_the_fly_feats: Annotated[bool, ADVANCED] = False
+    """Compute features from the sound instead of reading the stored ones."""
     search: SearchConfig = field(default_factory=SearchConfig)
 
     def __post_init__(self) -> None:
+        check_bounds(self)
         if self.model is not None and self.average != Average():
-            raise ValueError("`--model` is taken as it is: `--epoch`, `--iter`, `--avg`, `--use-ema` choose nothing.")
+            raise ValueError(
+                f"`model` {self.model} is decoded as it is: leave out `epoch`, `iter`, `avg` and `use_ema`."
+            )
 
     @property
     def folder(self) -> Path:

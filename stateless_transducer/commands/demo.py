@@ -9,6 +9,9 @@ import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
+
+from annotated_types import Ge
 
 from stateless_transducer.commands import average, decode, prepare_aishell, prepare_synthetic, report, train, transcribe
 from stateless_transducer.commands.shared.console import say
@@ -17,6 +20,7 @@ from stateless_transducer.data.config import DataConfig, PrepareConfig, SpecAugm
 from stateless_transducer.data.corpora.synthetic import SyntheticConfig
 from stateless_transducer.decoding.config import SearchConfig
 from stateless_transducer.model.config import ConformerConfig, JoinerConfig, ModelConfig
+from stateless_transducer.options import ADVANCED, check_bounds
 from stateless_transducer.training.averaging import Average
 from stateless_transducer.training.config import OptimConfig, TrainConfig
 
@@ -46,15 +50,14 @@ class Options:
 
     dir: Path = Path("demo")
     """Folder for corpus, prepared data, checkpoints, results and report."""
-    num_epochs: int = 11
+    num_epochs: Annotated[int, Ge(1)] = 11
     """Epochs to train."""
-    corpus: SyntheticConfig = field(default_factory=SyntheticConfig)
-    num_jobs: int = os.cpu_count() or 1
+    corpus: Annotated[SyntheticConfig, ADVANCED] = field(default_factory=SyntheticConfig)
+    num_jobs: Annotated[int, Ge(1)] = os.cpu_count() or 1
     """Processes for synthesis and features."""
 
     def __post_init__(self) -> None:
-        if self.num_epochs < 1:
-            raise ValueError(f"`--num-epochs` must be at least 1, but is {self.num_epochs}.")
+        check_bounds(self)
 
 
 def main(program: str, arguments: list[str]) -> int:

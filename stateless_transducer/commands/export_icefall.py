@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import arg
 
 from stateless_transducer.commands.shared.console import say
 from stateless_transducer.commands.shared.flags import parse
@@ -13,8 +16,8 @@ from stateless_transducer.commands.shared.flags import parse
 class Options:
     """Options of ``transducer export icefall``."""
 
-    checkpoint: Path
-    """Model file, as written by `transducer average` or `transducer import`; a training checkpoint will do as well."""
+    model: Annotated[Path, arg(aliases=("--checkpoint",))]
+    """Model file, as written by `transducer average` or `transducer import`, or a training checkpoint."""
     output: Path
     """File to write, in the format of icefall's pretrained.pt."""
 
@@ -31,8 +34,8 @@ def run(options: Options) -> None:
     from stateless_transducer.files import check_output
     from stateless_transducer.icefall import save_icefall
 
-    check_output(options.output, checkpoint=options.checkpoint)
-    checkpoint = load_checkpoint(options.checkpoint)
+    check_output(options.output, model=options.model)
+    checkpoint = load_checkpoint(options.model)
     save_icefall(options.output, checkpoint)
     context_size = checkpoint.model_config.decoder.context_size
     say(f"{options.output}: {len(checkpoint.weights)} tensors; `--context-size` {context_size}")

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from annotated_types import Gt, Unit
+from tyro.conf import arg
 
 from stateless_transducer.commands.shared.console import complain, progress_bar, say
 from stateless_transducer.commands.shared.flags import parse
+from stateless_transducer.options import ADVANCED, check_bounds
 
 if TYPE_CHECKING:
     from stateless_transducer.data.index import CutIndex
@@ -20,28 +24,27 @@ if TYPE_CHECKING:
 class Options:
     """Options of ``transducer export onnx``."""
 
-    checkpoint: Path
-    """Model file, as written by `transducer average` or `transducer import`; a training checkpoint will do as well."""
+    model: Annotated[Path, arg(aliases=("--checkpoint",))]
+    """Model file, as written by `transducer average` or `transducer import`, or a training checkpoint."""
     output: Path
     """Folder to write: encoder.onnx, decoder.onnx, joiner.onnx, tokens.txt, lang.json, model.json."""
     int8: bool = False
-    """Write x.int8.onnx, too: a quarter of the size, about twice as fast, perhaps less accurate."""
+    """Also write x.int8.onnx: a quarter of the size, about twice as fast, possibly less accurate."""
     manifest_dir: Path | None = None
-    """Folder with prepared cuts, on which to measure what int8 costs."""
+    """Folder with prepared cuts on which to measure the cost of int8."""
     prefix: str = "aishell"
     """Name of the corpus."""
-    test_set: str = "test"
+    test_set: Annotated[str, arg(aliases=("--test-sets",))] = "test"
     """Split to measure on."""
-    max_duration: float = 100.0
-    """Seconds of speech in a batch."""
+    max_duration: Annotated[float, Gt(0), Unit("s"), ADVANCED] = 100.0
+    """Seconds of speech per batch."""
     reject_worse_than: float = 0.3
-    """Percentage points of the error rate that int8 may cost; if it costs more, it is not kept, and the status is 1."""
+    """Largest cost of int8 in percentage points of the error rate; above it, int8 is removed and the status is 1."""
 
     def __post_init__(self) -> None:
+        check_bounds(self)
         if self.manifest_dir is not None and not self.int8:
-            raise ValueError("`--manifest-dir` is for measuring what int8 costs: add `--int8 true`.")
-        if not self.max_duration > 0:
-            raise ValueError(f"`--max-duration` must be above 0 s, but is {self.max_duration:g}.")
+            raise ValueError(f"`manifest_dir` {self.manifest_dir} needs `int8=true`, whose cost is measured on it.")
 
 
 def main(program: str, arguments: list[str]) -> int:
@@ -61,7 +64,7 @@ def run(options: Options) -> int:
     if options.output.exists() and not options.output.is_dir():
         raise ValueError(f"`--output` {options.output} is a file; name a folder.")
     cuts = _cuts(options)
-    checkpoint = load_checkpoint(options.checkpoint)
+    checkpoint = load_checkpoint(options.model)
     others = differs_from_clients(checkpoint.fbank_config)
     if others:
         complain(f"note: sherpa-onnx and onnx-asr compute other features than this model's ({others}).")

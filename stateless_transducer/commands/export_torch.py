@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import arg
 
 from stateless_transducer.commands.shared.console import say
 from stateless_transducer.commands.shared.flags import parse
@@ -19,10 +22,10 @@ _ENDINGS = {
 class Options:
     """Options of ``transducer export torch``."""
 
-    checkpoint: Path
-    """Model file, as written by `transducer average` or `transducer import`; a training checkpoint will do as well."""
+    model: Annotated[Path, arg(aliases=("--checkpoint",))]
+    """Model file, as written by `transducer average` or `transducer import`, or a training checkpoint."""
     output: Path
-    """File to write; its ending says what: .safetensors (weights), .pt2 (torch.export), .jit.pt (TorchScript)."""
+    """File to write; its suffix sets the format: .safetensors (weights), .pt2 (torch.export), .jit.pt (TorchScript)."""
 
     def __post_init__(self) -> None:
         if self.ending is None:
@@ -46,8 +49,8 @@ def run(options: Options) -> None:
     from stateless_transducer.checkpoint import load_checkpoint, save_checkpoint
     from stateless_transducer.files import check_output
 
-    check_output(options.output, checkpoint=options.checkpoint)
-    checkpoint = load_checkpoint(options.checkpoint)
+    check_output(options.output, model=options.model)
+    checkpoint = load_checkpoint(options.model)
     if options.ending == ".safetensors":
         save_checkpoint(options.output, replace(checkpoint, training_state=None))
     else:

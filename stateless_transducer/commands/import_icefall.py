@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import arg
 
 from stateless_transducer.commands.shared.console import say
 from stateless_transducer.commands.shared.flags import parse
@@ -13,12 +16,12 @@ from stateless_transducer.commands.shared.flags import parse
 class Options:
     """Options of ``transducer import``."""
 
-    checkpoint: Path
+    model: Annotated[Path, arg(aliases=("--checkpoint",))]
     """icefall's pretrained.pt, epoch-N.pt or best-*.pt."""
     output: Path
     """Model file to write."""
     lang_dir: Path = Path("data/lang_char")
-    """Folder with the tokens.txt that the model was trained with, or that file."""
+    """Folder with the model's tokens.txt, or that file."""
 
 
 def main(program: str, arguments: list[str]) -> int:
@@ -34,8 +37,8 @@ def run(options: Options) -> None:
     from stateless_transducer.icefall import load_icefall
     from stateless_transducer.text.tokens import TokenTable
 
-    check_output(options.output, checkpoint=options.checkpoint)
-    checkpoint = load_icefall(options.checkpoint, TokenTable.read(options.lang_dir))
+    check_output(options.output, model=options.model)
+    checkpoint = load_icefall(options.model, TokenTable.read(options.lang_dir))
     save_checkpoint(options.output, checkpoint)
     num_parameters = sum(weight.numel() for weight in checkpoint.weights.values())
     say(f"{options.output}: {num_parameters:,} parameters, {checkpoint.model_config.summary}")

@@ -24,9 +24,9 @@ class Options:
     """Options of ``transducer info``."""
 
     model: Annotated[Path, Positional]
-    """Checkpoint (.pt, .safetensors), or a folder of ONNX graphs and tokens.txt."""
+    """Checkpoint (.pt, .safetensors), or folder of ONNX graphs and tokens.txt."""
     output_format: Literal["txt", "json"] = "txt"
-    """txt: to read; json: one object, with all that is known."""
+    """txt: readable lines. json: one object with all facts."""
 
 
 def main(program: str, arguments: list[str]) -> int:

@@ -21,7 +21,7 @@ class Options:
     corpus_dir: Path
     """Folder that holds data_aishell/."""
     step: Literal["all", "manifests", "fbank", "lang"] = "all"
-    """One of the steps alone."""
+    """Step to run alone."""
     prepare: PrepareConfig = field(default_factory=PrepareConfig)
     limits: Limits = field(default_factory=Limits)
 

@@ -18,15 +18,15 @@ class Options:
     corpus: Literal["aishell", "musan"]
     """aishell: 16 GB, and as much again unpacked; musan: 11 GB, and as much again."""
     dl_dir: Path = Path("download")
-    """Folder for the archives and for aishell/ or musan/."""
+    """Folder for the archives and the unpacked corpora."""
     mirror: str = BASE_URL
-    """Where OpenSLR's resources are; another one is https://openslr.elda.org/resources."""
+    """URL of OpenSLR's resources; another one is https://openslr.elda.org/resources."""
     checksum: bool = True
-    """Refuse archives other than the published ones."""
+    """Refuse archives that differ from the published ones."""
 
     def __post_init__(self) -> None:
         if not self.mirror.startswith(("http://", "https://")):
-            raise ValueError(f"`--mirror` must begin with http:// or https://, but is {self.mirror!r}.")
+            raise ValueError(f"`mirror` must begin with http:// or https://, but is {self.mirror!r}.")
 
 
 def main(program: str, arguments: list[str]) -> int:

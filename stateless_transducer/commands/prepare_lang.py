@@ -19,7 +19,7 @@ class Options:
     """Options of ``transducer prepare lang``."""
 
     prefixes: Annotated[tuple[str, ...], Positional, arg(metavar="NAME [NAME ...]")]
-    """Names of the corpora; the manifests of their train splits are read."""
+    """Names of the corpora, whose train splits are read."""
     lang_dir: Path
     """Folder to write."""
     data_dir: Path = Path("data")

@@ -18,7 +18,7 @@ class Options:
     corpus_dir: Path
     """Folder that holds music/, speech/ and noise/."""
     step: Literal["all", "manifests", "fbank"] = "all"
-    """One of the steps alone."""
+    """Step to run alone."""
     work: WorkConfig = field(default_factory=WorkConfig)
 
 

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+from annotated_types import Ge, Interval
 from tyro.conf import Positional, arg
 
 from stateless_transducer.commands.shared.console import say
 from stateless_transducer.commands.shared.flags import parse
 from stateless_transducer.commands.shared.texts import Sentences, check_texts
+from stateless_transducer.options import ADVANCED, check_bounds
 from stateless_transducer.text.arpa import END, START, write_arpa
 from stateless_transducer.text.kneser_ney import MAX_ORDER, estimate
 from stateless_transducer.text.ngram import Ngrams, ngrams_of
@@ -24,25 +26,22 @@ class Options:
     """Options of ``transducer prepare ngram``."""
 
     texts: Annotated[tuple[Path, ...], Positional, arg(metavar="FILE [FILE ...]")]
-    """UTF-8 texts, a sentence a line, or manifests: .jsonl with a "text" in each object. Either may be .gz."""
+    """UTF-8 texts, one sentence per line, or manifests: .jsonl with a "text" per object. Both may be .gz."""
     output: Path
     """ARPA file to write (.arpa, .arpa.gz)."""
     lang_dir: Path = Path("data/lang_char")
-    """Folder with the model's tokens.txt: that of training, or an exported model's."""
-    order: int = 4
-    """Tokens of the longest n-gram: 3 to 5 for characters of Chinese, 6 to 8 for letters."""
-    min_count: int = 1
-    """N-grams of three and more tokens that occur less often are left out."""
+    """Folder with the model's tokens.txt, of training or of an exported model."""
+    order: Annotated[int, Interval(ge=1, le=MAX_ORDER)] = 4
+    """Tokens of the longest n-gram: 3 to 5 for Chinese characters, 6 to 8 for letters."""
+    min_count: Annotated[int, Ge(1), ADVANCED] = 1
+    """Drop n-grams of three and more tokens that occur less often."""
     held_out: Path | None = None
-    """Other sentences, of the same kind as what is to be recognized: says how well they are foreseen."""
+    """Text of the kind to be recognized, on which the perplexity is reported."""
 
     def __post_init__(self) -> None:
+        check_bounds(self)
         if not self.texts:
             raise ValueError("Name at least one text.")
-        if not 1 <= self.order <= MAX_ORDER:
-            raise ValueError(f"`--order` must be in 1..{MAX_ORDER}, but is {self.order}.")
-        if self.min_count < 1:
-            raise ValueError(f"`--min-count` must be at least 1, but is {self.min_count}.")
 
 
 def main(program: str, arguments: list[str]) -> int:

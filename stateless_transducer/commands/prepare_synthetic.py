@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
+
+from annotated_types import Ge
 
 from stateless_transducer.commands.shared.console import progress_bar, say
 from stateless_transducer.commands.shared.flags import parse
 from stateless_transducer.data.corpora.synthetic import SyntheticConfig, is_complete, synthesize_corpus
+from stateless_transducer.options import check_bounds
 
 
 @dataclass(frozen=True)
@@ -18,8 +22,11 @@ class Options:
     corpus_dir: Path
     """Folder for data_aishell/ and resource_aishell/."""
     corpus: SyntheticConfig = field(default_factory=SyntheticConfig)
-    num_jobs: int = os.cpu_count() or 1
-    """Processes."""
+    num_jobs: Annotated[int, Ge(1)] = os.cpu_count() or 1
+    """Processes that synthesize."""
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
 
 
 def main(program: str, arguments: list[str]) -> int:

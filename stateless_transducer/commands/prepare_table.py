@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
+from annotated_types import Interval
 from tyro.conf import Positional
 
 from stateless_transducer.commands.shared.console import progress_bar, say
@@ -19,6 +20,7 @@ from stateless_transducer.data.corpora.kaldi import kaldi_files, kaldi_folders, 
 from stateless_transducer.data.corpora.table import TableColumns, hold_out, paired_files, read_folder, read_table
 from stateless_transducer.data.corpora.utterance import Problem, Utterance
 from stateless_transducer.files import fingerprint, size_and_time
+from stateless_transducer.options import ADVANCED, check_bounds
 from stateless_transducer.text.tokens import TokenTable, build_token_table, has_ideographs, lang_corpus
 
 _NUM_EXAMPLES = 20
@@ -35,24 +37,23 @@ class Options:
     """Options of ``transducer prepare table``."""
 
     source: Annotated[Path, Positional]
-    """Table (.tsv, .csv, .jsonl); folder of sound files with a .txt of the same name beside each; Kaldi's data folder
-    (wav.scp, text, perhaps segments and utt2spk), or a folder of such."""
+    """Table (.tsv, .csv, .jsonl); folder of sound files, each with a .txt of the same name; or data folder of Kaldi
+    (wav.scp, text, optionally segments and utt2spk), or a folder of such."""
     prefix: str = "table"
-    """Name of the corpus: manifests and cuts begin with it."""
+    """Name of the corpus, with which manifests and cuts begin."""
     audio_dir: Path | None = None
-    """What relative paths in the table are relative to; None: the table's folder."""
-    dev_share: float = 0.0
-    """Share of the training utterances to hold out as dev, by speaker, if no dev is there; 0: none."""
+    """Folder that relative paths in the table refer to; by default, the table's folder."""
+    dev_share: Annotated[float, Interval(ge=0, le=0.5)] = 0.0
+    """Share of the training utterances to hold out as dev, by speaker, if there is no dev split; 0: none."""
     tokens: TokenConfig = field(default_factory=TokenConfig)
-    columns: TableColumns = field(default_factory=TableColumns)
+    columns: Annotated[TableColumns, ADVANCED] = field(default_factory=TableColumns)
     prepare: PrepareConfig = field(default_factory=PrepareConfig)
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.dev_share <= 0.5:
-            raise ValueError(f"`--dev-share` must be between 0 and 0.5, but is {self.dev_share:g}.")
+        check_bounds(self)
         if not re.fullmatch(r"[\w.-]+", self.prefix):
-            raise ValueError(f"`--prefix` must be letters, digits and `_.-`, but is {self.prefix!r}.")
+            raise ValueError(f"`prefix` must be letters, digits and `_.-`, but is {self.prefix!r}.")
 
 
 def main(program: str, arguments: list[str]) -> int:

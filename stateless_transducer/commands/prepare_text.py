@@ -23,11 +23,11 @@ class Options:
     """Options of ``transducer prepare text``."""
 
     texts: Annotated[tuple[Path, ...], Positional, arg(metavar="FILE [FILE ...]")]
-    """UTF-8 texts, a sentence a line, or .jsonl with a "text" in each line, as manifests; .gz of either."""
+    """UTF-8 texts, one sentence per line, or manifests: .jsonl with a "text" per object. Both may be .gz."""
     output: Path | None = None
-    """File to write; None: standard output."""
+    """File to write; by default, standard output."""
     lang_dir: Path = Path("data/lang_char")
-    """Folder with the model's tokens.txt: that of training, or an exported model's."""
+    """Folder with the model's tokens.txt, of training or of an exported model."""
 
     def __post_init__(self) -> None:
         if not self.texts:

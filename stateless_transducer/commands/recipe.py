@@ -16,6 +16,7 @@ from stateless_transducer.commands import decode, train
 from stateless_transducer.commands.shared.console import complain, say
 from stateless_transducer.commands.shared.flags import parse
 from stateless_transducer.decoding.config import SearchConfig
+from stateless_transducer.options import ADVANCED
 from stateless_transducer.training.averaging import Average
 
 if TYPE_CHECKING:
@@ -24,16 +25,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class IdleDataOptions:
-    """Options of icefall's data that choose nothing here; they are taken, with a line that says so."""
+    """Options of icefall's data without effect here."""
 
     bucketing_sampler: str | None = None
-    """Batches are always of utterances of like length; see `--num-buckets` of train.py."""
+    """Batches always hold utterances of similar length; see `--num-buckets` of train.py."""
     concatenate_cuts: str | None = None
-    """Utterances are joined to longer ones with `--join-up-to-s` of train.py."""
+    """Use `--join-up-to-s` of train.py to join utterances."""
     duration_factor: str | None = None
-    """See there."""
+    """See `--concatenate-cuts`."""
     gap: str | None = None
-    """Silence is put around utterances with `--silence-s` of train.py."""
+    """Use `--silence-s` of train.py to add silence around utterances."""
     return_cuts: str | None = None
     """A batch always knows its utterances."""
 
@@ -54,10 +55,10 @@ class IdleTrainingOptions:
 
 @dataclass(frozen=True)
 class IdleSoundOptions:
-    """Options of icefall's pretrained.py that choose nothing here."""
+    """Options of icefall's pretrained.py without effect here."""
 
     sample_rate: str | None = None
-    """Sound of any sample rate is taken to that of the model."""
+    """Sound of any sample rate is resampled to the model's."""
 
 
 @dataclass(frozen=True)
@@ -71,12 +72,12 @@ class IdleSearchOptions:
 
 @dataclass(frozen=True)
 class Expected:
-    """What a user says of a model, which knows it itself."""
+    """Expected properties of the model: an error if it has others."""
 
     lang_dir: Annotated[Path | None, arg(aliases=("--tokens",))] = None
-    """Folder with tokens.txt, or that file: the model must have these tokens. None: whichever it has."""
+    """Folder with tokens.txt, or that file, that the model must have; by default, any."""
     context_size: int | None = None
-    """Tokens that the decoder must see. None: however many."""
+    """Context size in tokens that the decoder must have; by default, any."""
 
     def check(self, checkpoint: Checkpoint) -> None:
         """Compare.
@@ -97,7 +98,7 @@ class Expected:
 class TrainOptions(train.Options):
     """Options of train.py."""
 
-    idle_data: IdleDataOptions = field(default_factory=IdleDataOptions)
+    idle_data: Annotated[IdleDataOptions, ADVANCED] = field(default_factory=IdleDataOptions)
 
 
 def run_train(script: str, arguments: list[str], numbers: TrainOptions) -> int:
@@ -113,9 +114,9 @@ class DecodeOptions(decode.Options):
     """Options of decode.py."""
 
     expected: Expected = field(default_factory=Expected)
-    idle_data: IdleDataOptions = field(default_factory=IdleDataOptions)
-    idle_training: IdleTrainingOptions = field(default_factory=IdleTrainingOptions)
-    idle_search: IdleSearchOptions = field(default_factory=IdleSearchOptions)
+    idle_data: Annotated[IdleDataOptions, ADVANCED] = field(default_factory=IdleDataOptions)
+    idle_training: Annotated[IdleTrainingOptions, ADVANCED] = field(default_factory=IdleTrainingOptions)
+    idle_search: Annotated[IdleSearchOptions, ADVANCED] = field(default_factory=IdleSearchOptions)
 
 
 def run_decode(script: str, arguments: list[str], numbers: DecodeOptions) -> int:
@@ -131,12 +132,12 @@ class ExportOptions:
     """Options of export.py."""
 
     exp_dir: Path
-    """Folder with the checkpoints; the file is written there."""
+    """Folder with the checkpoints; the result is written there."""
     average: Average = field(default_factory=Average)
     expected: Expected = field(default_factory=Expected)
     jit: bool = False
-    """Write TorchScript into cpu_jit.pt instead, with methods encode, predict and join; `transducer export --help`
-    lists what else a model can become."""
+    """Write TorchScript with methods encode, predict and join to cpu_jit.pt instead; see `transducer export --help` for
+    other formats."""
 
 
 def run_export(script: str, arguments: list[str], numbers: ExportOptions) -> int:
@@ -161,13 +162,13 @@ class PretrainedOptions:
     """Options of pretrained.py."""
 
     sound_files: Annotated[tuple[str, ...], Positional, arg(metavar="SOUND [SOUND ...]")]
-    """Sound files of any length and sample rate, and folders of them."""
-    checkpoint: Path
-    """pretrained.pt, icefall's or that of export.py; any other model file or checkpoint will do as well."""
+    """Sound files of any length and sample rate, or folders of them."""
+    model: Annotated[Path, arg(aliases=("--checkpoint",))]
+    """pretrained.pt of icefall or export.py, or any other model file or checkpoint."""
     expected: Expected = field(default_factory=Expected)
     search: SearchConfig = field(default_factory=SearchConfig)
-    idle_sound: IdleSoundOptions = field(default_factory=IdleSoundOptions)
-    idle_search: IdleSearchOptions = field(default_factory=IdleSearchOptions)
+    idle_sound: Annotated[IdleSoundOptions, ADVANCED] = field(default_factory=IdleSoundOptions)
+    idle_search: Annotated[IdleSearchOptions, ADVANCED] = field(default_factory=IdleSearchOptions)
 
     def __post_init__(self) -> None:
         if not self.sound_files:
@@ -192,7 +193,7 @@ def run_pretrained(script: str, arguments: list[str], lang_dir: Path) -> int:
     from stateless_transducer.icefall import load_either
     from stateless_transducer.recognition.recognizer import Recognizer
 
-    checkpoint = load_either(options.checkpoint, options.expected.lang_dir or lang_dir)
+    checkpoint = load_either(options.model, options.expected.lang_dir or lang_dir)
     options.expected.check(checkpoint)
     sounds, problems = find_sounds(options.sound_files)
     recognizer = Recognizer(checkpoint, options.search, device="auto")

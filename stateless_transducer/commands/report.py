@@ -22,9 +22,9 @@ class Options:
     sounds: tuple[Path, ...] = ()
     """Sound files to transcribe on the page; the first one is drawn."""
     references: tuple[str, ...] = ()
-    """What is said in them, if known: as many as sound files, or none."""
+    """Reference texts of `--sounds`: one per file, or none."""
     title: str = "Stateless transducer"
-    """Head of the page."""
+    """Title of the page."""
 
     def __post_init__(self) -> None:
         if self.references and len(self.references) != len(self.sounds):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import socket
 import ssl
@@ -10,12 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
+from annotated_types import Ge, Gt, Interval, Unit
 from tyro.conf import Positional, arg
 
 from stateless_transducer.commands.shared.console import complain, say
 from stateless_transducer.commands.shared.flags import parse
 from stateless_transducer.commands.shared.idle import refuse_idle, refuse_idle_search
 from stateless_transducer.decoding.config import SearchConfig
+from stateless_transducer.options import ADVANCED, check_bounds
 from stateless_transducer.recognition.config import DetailConfig, SegmentConfig
 from stateless_transducer.recognition.endpoint import EndpointRules
 from stateless_transducer.server.config import BatchConfig
@@ -29,76 +30,65 @@ class Options:
     """Options of ``transducer serve``."""
 
     model: Annotated[Path, Positional, arg(metavar="MODEL")]
-    """Model file, a checkpoint, or a folder of ONNX graphs and tokens.txt: of whole utterances, or streaming."""
+    """Model file, training checkpoint, or folder of ONNX graphs and tokens.txt, offline or streaming."""
     host: str = "127.0.0.1"
-    """Address to listen on; 0.0.0.0: whoever reaches this machine may use it."""
-    port: int = 8000
-    """Port; 0: any that is free, which is printed."""
-    max_upload_mb: float = 1024.0
-    """Largest file that is taken, in MiB."""
-    max_uploads: int = 64
-    """Sound files that may be worked on or waiting at a time; more are refused with status 503."""
-    max_live: int = 100
-    """Sounds that may come in live at a time."""
-    allow_origin: tuple[str, ...] = ()
+    """Address to listen on; 0.0.0.0: everyone who reaches this machine can use the server."""
+    port: Annotated[int, Interval(ge=0, le=65535)] = 8000
+    """Port; 0: any free port, which is printed."""
+    max_upload_mb: Annotated[float, Gt(0), Unit("MiB"), ADVANCED] = 1024.0
+    """Largest upload, in MiB."""
+    max_uploads: Annotated[int, Ge(1), ADVANCED] = 64
+    """Uploads that may be processed or waiting at once; more are refused with status 503."""
+    max_live: Annotated[int, Ge(1), ADVANCED] = 100
+    """Live connections at once."""
+    allow_origin: Annotated[tuple[str, ...], ADVANCED] = ()
     """Allowed CORS origins, for example https://example.org; *: all. They may also use live sound."""
-    allow_host: tuple[str, ...] = ()
+    allow_host: Annotated[tuple[str, ...], ADVANCED] = ()
     """Host names under which the server is reached, besides localhost, `--host` and IP addresses; *: all."""
-    api_key: str | None = None
+    api_key: Annotated[str | None, ADVANCED] = None
     """Key that clients must send, as `Authorization: Bearer KEY`."""
-    max_seconds: float = 21600.0
+    max_seconds: Annotated[float, Gt(0), Unit("s"), ADVANCED] = 21600.0
     """Longest sound file, in seconds."""
-    idle_timeout_s: float = 30.0
+    idle_timeout_s: Annotated[float, Gt(0), Unit("s"), ADVANCED] = 30.0
     """Longest wait for the next part of a request, in seconds."""
-    upload_timeout_s: float = 3600.0
+    upload_timeout_s: Annotated[float, Gt(0), Unit("s"), ADVANCED] = 3600.0
     """Longest time for a whole request to arrive, in seconds."""
-    live_timeout_s: float = 300.0
+    live_timeout_s: Annotated[float, Gt(0), Unit("s"), ADVANCED] = 300.0
     """Longest wait for the next samples of a live sound, in seconds."""
-    access_log: bool = False
-    """Print a line for each request."""
+    access_log: Annotated[bool, ADVANCED] = False
+    """Print a line per request."""
     ssl_certfile: Path | None = None
-    """Certificate, for https: browsers give the microphone to pages from this machine, or over https."""
+    """Certificate, for https. Browsers allow the microphone only on this machine or over https."""
     ssl_keyfile: Path | None = None
-    """Its key."""
+    """Private key for `--ssl-certfile`."""
     device: str = "auto"
-    """Where to compute: cpu, cuda, cuda:1, ...; auto: the first GPU, if there is one."""
-    num_threads: int | None = None
-    """Threads on the CPU; None: torch or onnxruntime decides."""
+    """Device: cpu, cuda, cuda:1, ...; auto: the first GPU if there is one."""
+    num_threads: Annotated[Annotated[int, Ge(1)] | None, ADVANCED] = None
+    """CPU threads; by default, torch or onnxruntime decides."""
     precision: Literal["fp32", "bf16", "int8"] = "fp32"
-    """bf16: of a checkpoint, faster on a GPU, and on a CPU with AMX; int8: x.int8.onnx of a folder."""
-    batch: BatchConfig = field(default_factory=BatchConfig)
+    """bf16: checkpoints only, faster on GPUs and on CPUs with AMX. int8: x.int8.onnx of ONNX folders."""
+    batch: Annotated[BatchConfig, ADVANCED] = field(default_factory=BatchConfig)
     segments: SegmentConfig = field(default_factory=SegmentConfig)
     details: DetailConfig = field(default_factory=DetailConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
-    rules: EndpointRules = field(default_factory=EndpointRules)
+    rules: Annotated[EndpointRules, ADVANCED] = field(default_factory=EndpointRules)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.port <= 65535:
-            raise ValueError(f"`--port` must be in 0..65535, but is {self.port}.")
-        if not 0 < self.max_upload_mb < math.inf:
-            raise ValueError(f"`--max-upload-mb` must be above 0 MiB and finite, but is {self.max_upload_mb:g}.")
-        for name in ("max_uploads", "max_live", "num_threads"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"`--{name.replace('_', '-')}` must be at least 1, but is {value}.")
+        check_bounds(self)
         for origin in self.allow_origin:
             if not re.fullmatch(r"\*|https?://[^/?#\s]+", origin):
-                raise ValueError(f"`--allow-origin` must be like https://example.org (no path), or *, but is {origin}.")
-        for name in ("max_seconds", "idle_timeout_s", "upload_timeout_s", "live_timeout_s"):
-            if not 0 < getattr(self, name) < math.inf:
-                flag = f"--{name.replace('_', '-')}"
-                raise ValueError(f"`{flag}` must be above 0 s and finite, but is {getattr(self, name):g}.")
+                raise ValueError(f"`allow_origin` must be like https://example.org (no path), or *, but is {origin}.")
         for host in self.allow_host:
             if not re.fullmatch(r"\*|[A-Za-z0-9.-]+", host):
-                raise ValueError(f"`--allow-host` must be a host name without a port, or *, but is {host!r}.")
+                raise ValueError(f"`allow_host` must be a host name without a port, or *, but is {host!r}.")
         if self.api_key is not None and not re.fullmatch(r"[!-~]+", self.api_key):
-            raise ValueError("`--api-key` must be printable ASCII without blanks, and not empty.")
+            raise ValueError("`api_key` must be printable ASCII without blanks, and not empty.")
         if self.ssl_keyfile is not None and self.ssl_certfile is None:
-            raise ValueError("`--ssl-keyfile` belongs to a `--ssl-certfile`.")
+            raise ValueError(f"`ssl_keyfile` {self.ssl_keyfile} needs `ssl_certfile`.")
         for name in ("ssl_certfile", "ssl_keyfile"):
             path = getattr(self, name)
             if path is not None and not path.is_file():
-                raise ValueError(f"`--{name.replace('_', '-')}` {path}: no such file.")
+                raise ValueError(f"`{name}` {path}: no such file.")
         refuse_idle_search(self.search, nbest=self.details.nbest, sounds_have_hotwords=True)
 
 

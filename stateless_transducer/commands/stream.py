@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
+from annotated_types import Ge, Unit
 from tyro.conf import Positional, arg
 
 from stateless_transducer.commands.shared.console import LiveLine, complain
 from stateless_transducer.commands.shared.flags import parse
+from stateless_transducer.options import ADVANCED, HIDDEN, check_bounds
 from stateless_transducer.recognition.endpoint import EndpointRules
 
 if TYPE_CHECKING:
@@ -28,25 +30,29 @@ class Options:
     model: Annotated[Path, Positional, arg(metavar="MODEL")]
     """Folder with encoder*.onnx, decoder*.onnx, joiner*.onnx and tokens.txt of a streaming transducer."""
     file: Annotated[Path, Positional, arg(metavar="SOUND")]
-    """Sound file of any sample rate; `-` reads raw 16-bit samples (little-endian, one channel) from standard input."""
-    sample_rate: int = 16000
-    """Samples a second on standard input."""
-    chunk_ms: int = 100
-    """How much sound is read at a time; it does not change what is recognized."""
+    """Sound file of any sample rate; `-`: raw 16-bit samples (little-endian, one channel) from standard input."""
+    sample_rate: Annotated[int, Ge(1000), Unit("Hz")] = 16000
+    """Sample rate of standard input, in Hz."""
+    chunk_ms: Annotated[int, Ge(1), Unit("ms"), ADVANCED] = 100
+    """Milliseconds of sound to read at a time; the result does not depend on it."""
     output_format: Literal["txt", "json"] = "txt"
-    """txt: `start<tab>end<tab>text`, seconds of the first and the last token; json: one object a line, with tokens,
-    times and log-probabilities."""
-    prefer_int8: bool = False
-    """Take x.int8.onnx where x.onnx is there, too."""
-    num_threads: int = 1
-    """Threads of a graph."""
-    rules: EndpointRules = field(default_factory=EndpointRules)
+    """txt: `start<tab>end<tab>text`, seconds of the first and last token. json: one object per line with tokens, times
+    and log-probabilities."""
+    precision: Literal["fp32", "int8"] = "fp32"
+    """int8: prefer x.int8.onnx to x.onnx."""
+    prefer_int8: Annotated[bool, HIDDEN] = False
+    """The old spelling of `--precision int8`."""
+    num_threads: Annotated[int, Ge(1), ADVANCED] = 1
+    """CPU threads per graph."""
+    rules: Annotated[EndpointRules, ADVANCED] = field(default_factory=EndpointRules)
 
     def __post_init__(self) -> None:
-        for name, least in (("sample_rate", 1000), ("chunk_ms", 1), ("num_threads", 1)):
-            if getattr(self, name) < least:
-                flag = f"--{name.replace('_', '-')}"
-                raise ValueError(f"`{flag}` must be at least {least}, but is {getattr(self, name)}.")
+        check_bounds(self)
+
+    @property
+    def is_int8(self) -> bool:
+        """Whether int8 graphs are preferred."""
+        return self.prefer_int8 or self.precision == "int8"
 
 
 def main(program: str, arguments: list[str]) -> int:
@@ -62,7 +68,7 @@ def run(options: Options) -> None:
     recognizer = StreamingRecognizer.from_pretrained(
         options.model,
         options.rules,
-        precision="int8" if options.prefer_int8 else "fp32",
+        precision="int8" if options.is_int8 else "fp32",
         num_threads=options.num_threads,
     )
     stream, line = recognizer.create_stream(), LiveLine()

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from tyro.conf import Suppress, arg
 
 from stateless_transducer.commands.shared.console import complain, say
 from stateless_transducer.commands.shared.flags import parse
+from stateless_transducer.commands.shared.idle import refuse_idle_training
 from stateless_transducer.data.config import DataConfig
 from stateless_transducer.model.config import ENCODER_CONFIGS, ConformerConfig, EncoderConfig, ModelConfig
+from stateless_transducer.options import ADVANCED
 from stateless_transducer.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ModelFlags(ModelConfig):
-    """The sizes that a user chooses; the others follow from tokens and features."""
+    """Model: the sizes that a user chooses; the others follow from tokens and features."""
 
     encoder: EncoderConfig = field(default_factory=ConformerConfig)
     vocab_size: Annotated[int, Suppress] = 4336
@@ -40,25 +42,25 @@ class ModelFlags(ModelConfig):
 class Options:
     """Options of ``transducer train``."""
 
-    encoder: Annotated[str, arg(metavar="{" + ",".join(ENCODER_CONFIGS) + "}")] = ConformerConfig.kind
-    """Kind of encoder, which decides the options of its sizes."""
+    encoder: Annotated[str, arg(metavar="{" + ",".join(ENCODER_CONFIGS) + "}"), ADVANCED] = ConformerConfig.kind
+    """Kind of encoder; it decides which options set its sizes."""
     lang_dir: Path = Path("data/lang_char")
     """Folder with tokens.txt."""
-    train_split: str = "train"
+    train_split: Annotated[str, ADVANCED] = "train"
     """Split to train on."""
-    dev_split: str = "dev"
+    dev_split: Annotated[str, ADVANCED] = "dev"
     """Split to validate on, if it is prepared."""
     dry_run: bool = False
-    """Say what would be done, and how much memory it would take; train nothing."""
+    """Report model, batches and memory of the run, without training."""
     find_max_duration: bool = False
-    """Try the largest batches of several `--max-duration`, propose one, and train nothing."""
+    """Try the largest batches for several values of `--max-duration` and propose one, without training."""
     train: TrainConfig = field(default_factory=TrainConfig)
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelFlags = field(default_factory=ModelFlags)
 
     def __post_init__(self) -> None:
         if self.encoder not in ENCODER_CONFIGS:
-            raise ValueError(f"`--encoder` must be one of {', '.join(ENCODER_CONFIGS)}, but is {self.encoder!r}.")
+            raise ValueError(f"`encoder` must be one of {', '.join(ENCODER_CONFIGS)}, but is {self.encoder!r}.")
 
 
 TrainOptions = TypeVar("TrainOptions", bound=Options)
@@ -104,6 +106,8 @@ def main(program: str, arguments: list[str]) -> int:
     """Parse and run."""
     description = "Train a stateless transducer; defaults are the tutorial's."
     options = parse_options(Options, program, arguments, description, Options())
+    # here, since the scripts of recipes set options for several cases
+    refuse_idle_training(options.train, options.data)
     run(options, command=shlex.join([*program.split(), *arguments]))
     return 0
 
@@ -187,8 +191,8 @@ def _task(
             )
         return found
 
-    training_set = usable(data.prefix, "--prefix")
-    mixed_set = None if data.mix_prefix is None else usable(data.mix_prefix, "--mix-prefix")
+    training_set = usable(data.prefix, "prefix")
+    mixed_set = None if data.mix_prefix is None else usable(data.mix_prefix, "mix_prefix")
     dev_set = None
     if cuts_path(data.manifest_dir, data.prefix, options.dev_split) is not None:
         dev_index = load_index(data.manifest_dir, data.prefix, options.dev_split)
@@ -214,9 +218,21 @@ def _start(options: Options, tokens: TokenTable, tell: Callable[[str], None]) ->
     from stateless_transducer.training.finetune import adapted_config, describe_tokens
 
     checkpoint = load_checkpoint(path)
+    _refuse_other_sizes(options, checkpoint.model_config.sizes(), path)
     config = adapted_config(checkpoint, tokens, dropout=options.model.encoder.dropout)
     tell(f"Starts from {path}, with its sizes: {describe_tokens(checkpoint.token_table, tokens)}")
     return StartingModel(config, checkpoint.fbank_config, tokens, init_from=checkpoint)
+
+
+def _refuse_other_sizes(options: Options, sizes: Mapping[str, Any], path: Path) -> None:
+    """Refuse sizes that are set and are not those of the model to start from; dropout is no size."""
+    default = ModelFlags(encoder=type(options.model.encoder)()).sizes() | {"encoder": ConformerConfig.kind}
+    for name, value in options.model.sizes().items():
+        if name != "dropout" and value not in (default.get(name), sizes.get(name)):
+            raise ValueError(
+                f"`{name}` is {value}, but the model of `init_from` {path} has {sizes.get(name, 'no such size')}. "
+                "Leave it out: the sizes are the model's."
+            )
 
 
 def _look_ahead(options: Options, command: str) -> None:

@@ -7,13 +7,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
+from annotated_types import Ge, Gt, Unit
 from tyro.conf import Positional, arg
 
 from stateless_transducer.commands.shared.console import complain, hours_bar, say
 from stateless_transducer.commands.shared.flags import parse
 from stateless_transducer.commands.shared.idle import refuse_idle_search
 from stateless_transducer.decoding.config import SearchConfig
-from stateless_transducer.recognition.config import DetailConfig, SegmentConfig, check_batch_seconds
+from stateless_transducer.options import ADVANCED, check_bounds
+from stateless_transducer.recognition.config import DetailConfig, SegmentConfig
 
 if TYPE_CHECKING:
     from stateless_transducer.audio import AudioError
@@ -28,38 +30,39 @@ class Options:
     """Options of ``transducer transcribe``."""
 
     model: Annotated[Path, Positional, arg(metavar="MODEL")]
-    """Model file, as written by `transducer average`, a checkpoint, or a folder of ONNX graphs and tokens.txt."""
+    """Model file, training checkpoint, or folder of ONNX graphs and tokens.txt."""
     files: Annotated[tuple[str, ...], Positional, arg(metavar="[SOUND ...]")]
-    """Sounds and videos of any length and sample rate: files, folders, patterns, `-` for standard input."""
+    """Sound and video files of any length and sample rate, folders, patterns; `-`: standard input."""
     output_format: Literal["txt", "json", "srt", "vtt", "TextGrid", "tsv", "ctm"] = "txt"
-    """txt: `file<tab>text`; json: an object a sound; srt, vtt: subtitles; TextGrid: Praat's; tsv: a row a segment;
-    ctm: Kaldi's, a row a word."""
+    """txt: `file<tab>text`. json: one object per file. srt, vtt: subtitles. TextGrid: Praat. tsv: one row per segment.
+    ctm: Kaldi, one row per word."""
     output_dir: Path | None = None
-    """Write a file for each sound into this folder, too; lines are printed all the same."""
+    """Folder for one result file per sound; lines are printed as well."""
     existing: Literal["stop", "skip", "replace"] = "stop"
-    """Where `--output-dir` has a file already: stop before any work, leave out its sound, or write it anew."""
-    channel: int | None = None
-    """Channel to listen to, from 0; None: the mean of all."""
-    batch_seconds: float = 100.0
-    """Seconds of audio worked on at once; more needs more memory."""
+    """If a file in `--output-dir` exists: stop before any work, skip its sound, or replace it."""
+    channel: Annotated[int, Ge(0)] | None = None
+    """Channel to transcribe, from 0; by default, the mean of all."""
+    batch_seconds: Annotated[float, Gt(0), Unit("s"), arg(name="max-duration", aliases=("--batch-seconds",))] = 100.0
+    """Seconds of audio per batch; more needs more memory."""
     device: str = "auto"
-    """Where to compute: cpu, cuda, cuda:1, ...; auto: the first GPU, if there is one."""
-    num_threads: int | None = None
-    """Threads on the CPU; None: torch or onnxruntime decides."""
+    """Device: cpu, cuda, cuda:1, ...; auto: the first GPU if there is one."""
+    num_threads: Annotated[Annotated[int, Ge(1)] | None, ADVANCED] = None
+    """CPU threads; by default, torch or onnxruntime decides."""
     precision: Literal["fp32", "bf16", "int8"] = "fp32"
-    """bf16: of a checkpoint, faster on a GPU, and on a CPU with AMX; int8: x.int8.onnx of a folder."""
+    """bf16: checkpoints only, faster on GPUs and on CPUs with AMX. int8: x.int8.onnx of ONNX folders."""
     manifest: Path | None = None
-    """In place of files: a table as of `prepare table`, for example a .jsonl of objects with id, path, and for part of
-    a file start, and end or duration (seconds)."""
+    """Table of sounds instead of files, as for `prepare table`: for example .jsonl with id, path, and for parts of
+    files start and end or duration (seconds)."""
     output: Path | None = None
-    """Of a manifest: a .jsonl with an object a sound; ids that it already holds are skipped."""
-    dask: str | None = None
-    """Of a manifest: address of the scheduler of a Dask cluster (tcp://...) whose workers do it; they see the files."""
+    """Result of `--manifest`: .jsonl with one object per sound; ids that it already holds are skipped."""
+    dask: Annotated[str | None, ADVANCED] = None
+    """Scheduler of a Dask cluster that works on `--manifest`, tcp://HOST:PORT; its workers must see the files."""
     segments: SegmentConfig = field(default_factory=SegmentConfig)
     details: DetailConfig = field(default_factory=DetailConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
 
     def __post_init__(self) -> None:
+        check_bounds(self)
         if self.manifest is None and not self.files:
             raise ValueError("Name at least one sound file.")
         if self.manifest is not None and (self.files or self.output_dir or self.output_format != "txt"):
@@ -68,11 +71,6 @@ class Options:
             raise ValueError("`--manifest` and `--output` belong together; `--dask` needs them.")
         if self.existing != "stop" and self.output_dir is None:
             raise ValueError(f"`--existing` {self.existing} needs `--output-dir`.")
-        if self.channel is not None and self.channel < 0:
-            raise ValueError(f"`--channel` counts from 0, but is {self.channel}.")
-        check_batch_seconds(self.batch_seconds)
-        if self.num_threads is not None and self.num_threads < 1:
-            raise ValueError(f"`--num-threads` must be at least 1, but is {self.num_threads}.")
         if self.output_format == "ctm" and not self.details.align:
             raise ValueError("`--output-format` ctm needs `--align true`.")
         refuse_idle_search(self.search, nbest=self.details.nbest)

@@ -127,14 +127,14 @@ def make_batch(
     )
 
 
-def load_index(manifest_dir: Path, prefix: str, split: str, *, option: str = "--prefix") -> CutIndex:
+def load_index(manifest_dir: Path, prefix: str, split: str, *, option: str = "prefix") -> CutIndex:
     """The prepared cuts of a split.
 
     Args:
         manifest_dir: folder with the cuts.
         prefix: name of the corpus.
         split: name of the split.
-        option: what the user names the corpus with.
+        option: name of the argument that names the corpus.
 
     Raises:
         ValueError: not prepared; the message lists what is.
@@ -145,9 +145,9 @@ def load_index(manifest_dir: Path, prefix: str, split: str, *, option: str = "--
         there = ", ".join(sorted(p.name for p in manifest_dir.glob("*_cuts_*.jsonl.gz"))) or "nothing"
         tail = f"_cuts_{split}.jsonl.gz"
         others = sorted(path.name.removesuffix(tail) for path in manifest_dir.glob(f"*{tail}"))
-        way_out = f"say `{option} {others[0]}`, or " if others else ""
+        way_out = f"pass `{option}={others[0]}`, or " if others else ""
         raise ValueError(
-            f"{wanted} is missing (found in `--manifest-dir`: {there}); {way_out}run `transducer prepare` first."
+            f"{wanted} is missing (found in `manifest_dir`: {there}); {way_out}run `transducer prepare` first."
         )
     return open_index(path)
 
@@ -279,8 +279,8 @@ class TrainingLoader:
         first = self._plan(lengths, 0, self._num_first, (self._seed, epoch))
         if not first:
             raise ValueError(
-                f"An epoch has no batch: `--max-duration` {self._config.max_duration:g} s is more than the training "
-                "set fills; lower it, or say `--drop-last false`."
+                f"An epoch has no batch: `max_duration` {self._config.max_duration:g} s is more than the training "
+                "set fills; lower it, or pass `drop_last=False`."
             )
         if len(self._lengths) == self._num_first:
             return first
@@ -288,9 +288,7 @@ class TrainingLoader:
         for time in count(1):
             again = self._plan(lengths, self._num_first, len(lengths), (self._seed, epoch, time))
             if not again:
-                raise ValueError(
-                    f"`--mix-prefix` {self._config.mix_prefix} does not fill a batch; lower `--max-duration`."
-                )
+                raise ValueError(f"`mix_prefix` {self._config.mix_prefix} does not fill a batch; lower `max_duration`.")
             second += again
             if len(second) >= wanted:
                 break

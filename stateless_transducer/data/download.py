@@ -65,7 +65,7 @@ def fetch(
         if actual != md5:
             raise ValueError(
                 f"{part} is damaged, or the mirror serves another file: its MD5 is {actual}, but should be {md5}. "
-                "Remove it to download it again, or set `--checksum false` if the file is right."
+                "Remove it to download it again, or set `checksum=False` if the file is right."
             )
     os.replace(part, path)
 
@@ -85,7 +85,7 @@ def _download(
             if failures > num_retries:
                 raise OSError(
                     f"{url}: {err}. Given up after {num_retries} retries; run the command again to resume, or choose "
-                    f"another `--mirror`. {_size(part)} bytes are kept in {part}."
+                    f"another `mirror`. {_size(part)} bytes are kept in {part}."
                 ) from err
             wait = wait_s * 2 ** max(0, failures - 1)
             say(f"{url}: {err}; retrying in {wait:g} s")
@@ -103,7 +103,7 @@ def _get(url: str, part: Path, say: Callable[[str], None], progress: Progress) -
             say(f"{url}: the server cannot resume a download; starting again from the beginning")
             start = 0
         elif start and not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
-            raise OSError(f"{url}: the server did not send the bytes from {start} on; choose another `--mirror`.")
+            raise OSError(f"{url}: the server did not send the bytes from {start} on; choose another `mirror`.")
         length = response.headers.get("Content-Length")
         total = None if length is None else start + int(length)
         free = shutil.disk_usage(part.parent).free
@@ -139,7 +139,7 @@ def _open(url: str, start: int) -> HTTPResponse | None:
         # busy, or a temporary failure
         if err.code in (408, 429) or err.code >= 500:
             raise _Interrupted(f"the server answered {err.code} ({err.reason})") from err
-        raise OSError(f"{url}: the server answered {err.code} ({err.reason}); choose another `--mirror`.") from err
+        raise OSError(f"{url}: the server answered {err.code} ({err.reason}); choose another `mirror`.") from err
     except (OSError, HTTPException) as err:
         raise _Interrupted(_reason(err)) from err
 

@@ -37,7 +37,7 @@ def executor(config: WorkConfig, *shared: Path) -> Iterator[Executor]:
         yield pool
     except BrokenProcessPool as err:
         raise ValueError(
-            f"One of {config.num_jobs} processes died; if memory was short, lower `--num-jobs`. Run the command again "
+            f"One of {config.num_jobs} processes died; if memory was short, lower `num_jobs`. Run the command again "
             "to resume."
         ) from err
     finally:
@@ -49,7 +49,7 @@ def _dask(address: str, shared: Sequence[Path]) -> Iterator[Executor]:
     try:
         from distributed import Client, KilledWorker
     except ImportError:
-        raise ValueError("`--dask` needs distributed: pip install 'stateless-transducer[dask]'.") from None
+        raise ValueError("`dask` needs distributed: pip install 'stateless-transducer[dask]'.") from None
     _knock(address)
     with Client(address, timeout=_TIMEOUT_S, set_as_default=False) as client:
         _check_workers(client, address, shared)
@@ -58,16 +58,16 @@ def _dask(address: str, shared: Sequence[Path]) -> Iterator[Executor]:
             yield pool
         except KilledWorker as err:
             raise ValueError(
-                f"`--dask` {address}: the same task ended several workers ({err.last_worker.address} was the last). "
+                f"`dask` {address}: the same task ended several workers ({err.last_worker.address} was the last). "
                 "Check their logs and their memory, then run the command again to resume."
             ) from err
         except CancelledError as err:
             raise ValueError(
-                f"`--dask` {address}: the connection to the scheduler was lost; run the command again to resume."
+                f"`dask` {address}: the connection to the scheduler was lost; run the command again to resume."
             ) from err
         except ModuleNotFoundError as err:
             raise ValueError(
-                f"`--dask` {address}: a worker has no module {err.name}; install stateless-transducer[train] on it."
+                f"`dask` {address}: a worker has no module {err.name}; install stateless-transducer[train] on it."
             ) from err
         finally:
             pool.shutdown(wait=False)
@@ -79,7 +79,7 @@ def _knock(address: str) -> None:
     try:
         socket.create_connection((host, int(port)), timeout=_TIMEOUT_S).close()
     except (OSError, OverflowError) as err:
-        raise ValueError(f"`--dask` {address}: no scheduler answers ({err}).") from err
+        raise ValueError(f"`dask` {address}: no scheduler answers ({err}).") from err
 
 
 def _check_workers(client, address: str, shared: Sequence[Path]) -> None:
@@ -87,13 +87,13 @@ def _check_workers(client, address: str, shared: Sequence[Path]) -> None:
         client.wait_for_workers(1, timeout=_TIMEOUT_S)
     except TimeoutError as err:
         raise ValueError(
-            f"`--dask` {address}: the scheduler has no workers; start some with `dask worker {address}`."
+            f"`dask` {address}: the scheduler has no workers; start some with `dask worker {address}`."
         ) from err
     for path in shared:
         answers = client.run(os.path.exists, str(path.resolve()))
         workers = [worker for worker, exists in answers.items() if exists is not True]
         if workers:
             raise ValueError(
-                f"`--dask` {address}: {', '.join(workers)} cannot read {path.resolve()}; data and sound must have the "
+                f"`dask` {address}: {', '.join(workers)} cannot read {path.resolve()}; data and sound must have the "
                 "same path on all machines."
             )

@@ -130,7 +130,7 @@ def write_manifests(
                 progress(done, len(utterances))
     write_text(problems_path(manifest_dir, prefix), "kind\tid\tdetail\n" + problem_rows(problems))
     if problems and strict:
-        raise ValueError(f"`--strict`: {len(problems)} problems:\n{describe_problems(problems)}")
+        raise ValueError(f"`strict`: {len(problems)} problems:\n{describe_problems(problems)}")
     if not checked:
         raise ValueError(f"No utterance is usable:\n{describe_problems(problems)}")
     splits = [split for split in SPLITS if split in checked] + sorted(set(checked) - set(SPLITS))

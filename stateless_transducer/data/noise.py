@@ -57,7 +57,7 @@ def prepare_noise_manifests(corpus_dir: Path, config: WorkConfig, *, say: Say, b
     if problems:
         say(f"left out: {len(problems)}\n{describe_problems(problems)}")
         if config.strict:
-            raise ValueError(f"`--strict`: {len(problems)} problems:\n{describe_problems(problems)}")
+            raise ValueError(f"`strict`: {len(problems)} problems:\n{describe_problems(problems)}")
     for part in PARTS:
         readable = {path: result for path in files[part] if not isinstance(result := checked[path], Problem)}
         rows = [(path.stem, path, duration, rate) for path, (duration, rate) in readable.items()]
@@ -85,7 +85,7 @@ def prepare_noise_features(config: WorkConfig, *, say: Say, bar: Bar) -> None:
         say(f"{cuts}: already there - skipping")
         return
     if not manifests_stamp(config.manifest_dir, PREFIX).exists():
-        raise ValueError(f"{config.manifest_dir} has no manifests of {PREFIX}; make them first (`--step manifests`).")
+        raise ValueError(f"{config.manifest_dir} has no manifests of {PREFIX}; make them first (`step=manifests`).")
     recordings = [
         recording
         for part in PARTS

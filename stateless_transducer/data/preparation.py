@@ -116,7 +116,7 @@ def manifests_are_there(
     if before["source"] != now["source"]:
         raise ValueError(
             f"{name} were made from {before['source']}, not from {now['source']}. Choose another "
-            f"`--prefix` or `--data-dir`, or remove {done} to make them anew."
+            f"`prefix` or `data_dir`, or remove {done} to make them anew."
         )
     # earlier versions recorded fewer values
     changed = [key for key in now if key in before and before[key] != now[key]]
@@ -151,7 +151,7 @@ def prepare_features(prefix: str, config: PrepareConfig, *, say: Say, bar: Bar) 
     """
     splits = prepared_splits(config.manifest_dir, prefix)
     if not splits or not manifests_stamp(config.manifest_dir, prefix).exists():
-        raise ValueError(f"{config.manifest_dir} has no manifests of {prefix}; make them first (`--step manifests`).")
+        raise ValueError(f"{config.manifest_dir} has no manifests of {prefix}; make them first (`step=manifests`).")
     done = config.fbank_dir / f".{prefix}.done"
     before = _read_stamp(done)
     cuts = {split: manifest_path(config.fbank_dir, prefix, "cuts", split) for split in splits}
@@ -219,4 +219,4 @@ def compute_features(
     say(f"{cuts_path}: done" + (f", left out:\n{describe_problems(problems)}" if problems else ""))
     if problems and config.strict:
         cuts_path.unlink()
-        raise ValueError(f"`--strict`: {describe_problems(problems)}")
+        raise ValueError(f"`strict`: {describe_problems(problems)}")

@@ -6,61 +6,54 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
+from annotated_types import Ge, Gt
 from tyro.conf import arg
 
 from stateless_transducer.files import sha256
+from stateless_transducer.options import ADVANCED, check_bounds
 
 Method = Literal["greedy_search", "beam_search", "modified_beam_search"]
 
 
 @dataclass(frozen=True)
 class SearchConfig:
-    """How hypotheses are found."""
+    """Search."""
 
     decoding_method: Annotated[Method, arg(aliases=("--method",))] = "greedy_search"
-    """The best symbol of each frame; the best few hypotheses, any number of symbols a frame; the same, one a frame."""
-    max_sym_per_frame: int = 1
-    """greedy_search: symbols that one frame may emit."""
-    beam_size: int = 4
-    """beam_search, modified_beam_search: hypotheses kept."""
-    blank_penalty: float = 0.0
-    """Taken from the logit of the blank: more of it gives fewer deletions and more insertions."""
-    temperature: float = 1.0
-    """Logits are divided by it: above 1 flattens the model's distribution."""
+    """greedy_search: best symbol per frame. beam_search: any number of symbols per frame. modified_beam_search: at most
+    one."""
+    max_sym_per_frame: Annotated[int, Ge(1)] = 1
+    """greedy_search: most symbols per frame."""
+    beam_size: Annotated[int, Ge(1)] = 4
+    """beam_search, modified_beam_search: hypotheses to keep."""
+    blank_penalty: Annotated[float, ADVANCED] = 0.0
+    """Subtracted from the logit of the blank: a higher value gives fewer deletions and more insertions."""
+    temperature: Annotated[float, Gt(0), ADVANCED] = 1.0
+    """Divisor of the logits: a value above 1 flattens the model's distribution."""
     hotwords_file: Path | None = None
-    """beam_search, modified_beam_search: wanted phrases, one a line; `phrase :3` has a score of its own."""
-    hotwords_score: float = 2.0
-    """What each token of a hotword adds to the log-probability of a hypothesis."""
+    """beam_search, modified_beam_search: phrases to boost, one per line; `phrase :3` sets a score of its own."""
+    hotwords_score: Annotated[float, ADVANCED] = 2.0
+    """Added to the log-probability of a hypothesis per token of a hotword."""
     ngram_lm: Path | None = None
-    """beam_search, modified_beam_search: ARPA file (or .arpa.gz) of a language model whose words are the tokens."""
+    """beam_search, modified_beam_search: language model over the model's tokens, an ARPA file (.arpa, .arpa.gz)."""
     lm_scale: float = 0.3
     """Weight of the language model's log-probabilities."""
-    lodr_lm: Path | None = None
-    """ARPA file of a short model (2 or 3 tokens) of the transcripts of training, to take away what the transducer has
-    learnt of them (low-order density ratio)."""
-    lodr_scale: float = 0.2
-    """Weight of its log-probabilities, which are subtracted."""
-    length_norm: float = 1.0
-    """beam_search, modified_beam_search: hypotheses are ranked by log-probability / length ^ this; 0: by the whole."""
+    lodr_lm: Annotated[Path | None, ADVANCED] = None
+    """ARPA file of a short language model (2 or 3 tokens) of the training transcripts, whose influence is subtracted
+    (low-order density ratio)."""
+    lodr_scale: Annotated[float, ADVANCED] = 0.2
+    """Weight of the log-probabilities that `--lodr-lm` subtracts."""
+    length_norm: Annotated[float, ADVANCED] = 1.0
+    """beam_search, modified_beam_search: hypotheses are ranked by log-probability / length ^ this; 0: by log-
+    probability."""
 
     def __post_init__(self) -> None:
-        if self.decoding_method not in get_args(Method):
-            wanted = ", ".join(get_args(Method))
-            raise ValueError(f"`--decoding-method` must be one of {wanted}, but is {self.decoding_method!r}.")
-
-        for name in ("max_sym_per_frame", "beam_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`--{name.replace('_', '-')}` must be at least 1, but is {getattr(self, name)}.")
-
-        if not self.temperature > 0:
-            raise ValueError(f"`--temperature` must be above 0, but is {self.temperature}.")
-
+        check_bounds(self)
         for name, path in self.scorer_files.items():
             if self.decoding_method == "greedy_search":
-                flag = f"`--{name.replace('_', '-')}` {path}"
-                raise ValueError(f"{flag} needs a beam: add `--decoding-method modified_beam_search`.")
+                raise ValueError(f"`{name}` {path} needs a beam: add `decoding_method=modified_beam_search`.")
 
     @property
     def scorer_files(self) -> dict[str, Path]:

@@ -6,10 +6,13 @@ Letters: N utterances, T encoder frames, V vocabulary.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Gt
 
 from stateless_transducer.decoding.arrays import Array, in_float32, like, to_numpy
+from stateless_transducer.options import check_bounds
 
 
 @dataclass(frozen=True)
@@ -18,12 +21,11 @@ class LogitOptions:
 
     blank_penalty: float = 0.0
     """Subtracted from the blank's logit; higher values give fewer deletions and more insertions."""
-    temperature: float = 1.0
+    temperature: Annotated[float, Gt(0)] = 1.0
     """Divisor of the logits; above 1 flattens the distribution."""
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise ValueError(f"`temperature` must be above 0, but is {self.temperature}.")
+        check_bounds(self)
 
     def adjust(self, logits: Array, blank_id: int) -> Array:
         """Return the adjusted logits, (..., V), in float32 at least."""

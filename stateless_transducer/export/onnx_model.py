@@ -81,8 +81,8 @@ class OnnxTransducer:
         if found != precision:
             _refuse_streaming(Graph(paths["encoder"], 1))
             raise ValueError(
-                f"{folder}: holds no encoder of `--precision` {precision}, but {paths['encoder'].name}: "
-                f"`--precision {found}`."
+                f"{folder}: holds no encoder of `precision` {precision}, but {paths['encoder'].name}: "
+                f"`precision={found}`."
             )
         return cls(**paths, num_threads=num_threads)
 

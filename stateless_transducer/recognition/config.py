@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Interval, Unit
+
+from stateless_transducer.options import ADVANCED, check_bounds
 
 
 @dataclass(frozen=True)
 class DetailConfig:
-    """What is found out besides the text."""
+    """Details of the result."""
 
     align: bool = True
-    """Where each token begins and ends, and how sure it is."""
-    nbest: int = 1
-    """beam_search, modified_beam_search: hypotheses given for each segment, the best one included."""
+    """Compute begin, end and confidence of each token."""
+    nbest: Annotated[int, Ge(1)] = 1
+    """beam_search, modified_beam_search: hypotheses to return per segment, the best one included."""
 
     def __post_init__(self) -> None:
-        if self.nbest < 1:
-            raise ValueError(f"`--nbest` must be at least 1, but is {self.nbest}.")
+        check_bounds(self)
 
 
 Vad = Literal["auto", "silero", "energy", "none"]
@@ -26,19 +29,19 @@ Vad = Literal["auto", "silero", "energy", "none"]
 
 @dataclass(frozen=True)
 class SegmentConfig:
-    """How long sound is cut."""
+    """Segmentation of long sound."""
 
     vad: Vad = "auto"
-    """What finds speech in long sound; energy: loudness; none: no silence is left out; auto: silero or else energy."""
-    max_segment_s: float = 20.0
-    """Longest sound recognized in one piece, in seconds; sound up to this length is never cut."""
+    """Speech detector for long sound. auto: silero if installed, else energy. energy: by loudness. none: keep
+    silence."""
+    max_segment_s: Annotated[float, Interval(ge=2, le=300), Unit("s"), ADVANCED] = 20.0
+    """Longest segment to recognize at once, in seconds; shorter sound is never cut."""
 
     def __post_init__(self) -> None:
-        if not 2 <= self.max_segment_s <= 300:
-            raise ValueError(f"`--max-segment-s` must be in 2..300 s, but is {self.max_segment_s:g}.")
+        check_bounds(self)
 
 
 def check_batch_seconds(batch_seconds: float) -> None:
     """Raises ValueError."""
     if not 0 < batch_seconds < math.inf:
-        raise ValueError(f"`--batch-seconds` must be above 0 s and finite, but is {batch_seconds:g}.")
+        raise ValueError(f"`batch_seconds` must be above 0 s and finite, but is {batch_seconds:g}.")

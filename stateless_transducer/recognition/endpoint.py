@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Gt, Unit
+
+from stateless_transducer.options import check_bounds
+
+Seconds = Annotated[float, Gt(0), Unit("s")]
 
 
 @dataclass(frozen=True)
 class EndpointRules:
-    """An utterance ends when one of three rules holds. Speech is what gives tokens."""
+    """Endpoint rules: an utterance ends when one of three rules holds. Frames that give tokens are speech."""
 
-    rule1_min_trailing_silence: float = 2.4
-    """Seconds of silence that end an utterance, whether anything was said or not."""
-    rule2_min_trailing_silence: float = 1.2
+    rule1_min_trailing_silence: Seconds = 2.4
+    """Seconds of silence that end an utterance, with or without speech in it."""
+    rule2_min_trailing_silence: Seconds = 1.2
     """Seconds of silence after speech that end an utterance."""
-    rule3_min_utterance_length: float = 20.0
-    """Seconds after which an utterance ends at any rate."""
+    rule3_min_utterance_length: Seconds = 20.0
+    """Seconds after which an utterance ends in any case."""
 
     def __post_init__(self) -> None:
-        for each in fields(self):
-            if not getattr(self, each.name) > 0:
-                name = each.name.replace("_", "-")
-                raise ValueError(f"`--{name}` must be above 0 s, but is {getattr(self, each.name)}.")
+        check_bounds(self)
 
     def are_met(self, num_frames: int, num_silent_frames: int, frame_shift_s: float) -> bool:
         """Whether an utterance ends here.

@@ -74,10 +74,10 @@ def read_manifest(path: Path) -> list[Row]:
         ValueError: no such file, or a line that cannot be; ids must differ.
     """
     if not path.is_file():
-        raise ValueError(f"`--manifest` {path}: no such file.")
+        raise ValueError(f"`manifest` {path}: no such file.")
     utterances, problems = read_table(path, TableColumns(), audio_dir=path.parent.absolute(), wants_text=False)
     if problems:
-        raise ValueError(f"`--manifest` {path}: {problems[0].kind}, {problems[0].id}: {problems[0].detail}.")
+        raise ValueError(f"`manifest` {path}: {problems[0].kind}, {problems[0].id}: {problems[0].detail}.")
     return [Row(one.id, Stretch(one.path, one.start_s, one.duration_s)) for one in utterances]
 
 
@@ -97,7 +97,7 @@ def finished_ids(path: Path) -> set[str]:
                 ids.add(_id_of_transcript(line))
             except (ValueError, TypeError, KeyError) as err:
                 if is_ended or not _may_be_half(line):
-                    raise ValueError(f"`--output` {path}:{number} is no transcript; name another file.") from err
+                    raise ValueError(f"`output` {path}:{number} is no transcript; name another file.") from err
                 file.truncate(file.seek(-len(line), 2))
                 break
             if not is_ended:

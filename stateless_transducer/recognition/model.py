@@ -82,7 +82,7 @@ def model_of(checkpoint: Checkpoint, *, device: str | torch.device = "cpu", prec
 
     if precision == "int8":
         raise ValueError(
-            "`--precision` int8 is one of ONNX folders (`transducer export onnx --int8 true`); "
+            "`precision` int8 is one of ONNX folders (`transducer export onnx --int8 true`); "
             "a checkpoint has fp32 and bf16."
         )
     chosen = choose_device(device)
@@ -100,9 +100,9 @@ def _open_folder(folder: Path, device: str | torch.device, precision: Precision,
     from stateless_transducer.export.onnx_model import OnnxTransducer
 
     if str(device) not in ("auto", "cpu"):
-        raise ValueError(f"`--device` {device}: ONNX models run on the CPU here; a checkpoint runs on a GPU, too.")
+        raise ValueError(f"`device` {device}: ONNX models run on the CPU here; a checkpoint runs on a GPU, too.")
     if precision == "bf16":
-        raise ValueError(f"`--precision` bf16 is one of checkpoints; {folder} is an ONNX folder: fp32, perhaps int8.")
+        raise ValueError(f"`precision` bf16 is one of checkpoints; {folder} is an ONNX folder: fp32, perhaps int8.")
     model = OnnxTransducer.open(folder, precision=precision, num_threads=num_threads)
     tokens = read_vocabulary(find_tokens(folder), model.vocab_size)
     return Model(model, model.fbank_config, tokens, lambda array: array)
@@ -121,7 +121,7 @@ def choose_device(name: str | torch.device) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as err:
-        raise ValueError(f"`--device` must be auto, cpu, cuda or cuda:N, but is {name!r}.") from err
+        raise ValueError(f"`device` must be auto, cpu, cuda or cuda:N, but is {name!r}.") from err
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"`--device` {name}: torch sees {torch.cuda.device_count()} GPUs.")
+        raise ValueError(f"`device` {name}: torch sees {torch.cuda.device_count()} GPUs.")
     return device

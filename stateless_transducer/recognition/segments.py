@@ -76,7 +76,7 @@ def make_voice_activity(name: Vad) -> VoiceActivity:
     if not lacking:
         return Silero()
     if name == "silero":
-        raise ValueError(f"`--vad silero`: {lacking}: pip install 'stateless-transducer[vad]'.")
+        raise ValueError(f"`vad=silero`: {lacking}: pip install 'stateless-transducer[vad]'.")
     return Energy(f"{lacking}, so long sound is cut by loudness; better: pip install 'stateless-transducer[vad]'.")
 
 

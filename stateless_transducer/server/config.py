@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from stateless_transducer.recognition.config import check_batch_seconds
+from annotated_types import Gt, Interval, Unit
+from tyro.conf import arg
+
+from stateless_transducer.options import check_bounds
 
 
 @dataclass(frozen=True)
 class BatchConfig:
-    """How those who use a server at the same time share the model."""
+    """Batching of requests."""
 
-    batch_seconds: float = 100.0
-    """Seconds of audio worked on at once; more needs more memory."""
-    max_wait_ms: float = 5.0
-    """Milliseconds that sound waits for other people's when the model has nothing to do."""
+    batch_seconds: Annotated[float, Gt(0), Unit("s"), arg(name="max-duration", aliases=("--batch-seconds",))] = 100.0
+    """Seconds of audio per batch; more needs more memory."""
+    max_wait_ms: Annotated[float, Interval(ge=0, le=1000), Unit("ms")] = 5.0
+    """Milliseconds that sound waits for other requests when the model is idle."""
 
     def __post_init__(self) -> None:
-        check_batch_seconds(self.batch_seconds)
-        if not 0 <= self.max_wait_ms <= 1000:
-            raise ValueError(f"`--max-wait-ms` must be in 0..1000, but is {self.max_wait_ms:g}.")
+        check_bounds(self)

@@ -73,17 +73,17 @@ def learn_pieces(texts: Iterable[str], vocab_size: int, special: tuple[str, ...]
     Raises:
         ValueError: sentencepiece is not installed, the texts are empty, or have more characters than ``vocab_size``.
     """
-    sentencepiece = _sentencepiece("`--token bpe`")
+    sentencepiece = _sentencepiece("`token=bpe`")
     # JSON can hold half of a surrogate pair, which is no text
     texts = [text.translate(_DROPPED).encode("utf-8", "ignore").decode() for text in texts]
     characters = {c for text in texts for c in text if not c.isspace()}
     # every character is a token, and so is the sign for a blank
     least = len(characters | {SPACE}) + len(special)
     if not characters:
-        raise ValueError("`--token bpe`: the training texts are empty.")
+        raise ValueError("`token=bpe`: the training texts are empty.")
     if vocab_size < least:
         raise ValueError(
-            f"`--vocab-size` must be at least {least}, the number of characters of the training texts and "
+            f"`vocab_size` must be at least {least}, the number of characters of the training texts and "
             f"{len(special)} special tokens, but is {vocab_size}."
         )
     model = io.BytesIO()

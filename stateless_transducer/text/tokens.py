@@ -176,7 +176,7 @@ class TokenTable:
         """
         path = lang_dir if lang_dir.is_file() else lang_dir / "tokens.txt"
         if not path.is_file():
-            raise ValueError(f"`--lang-dir` {lang_dir} holds no tokens.txt; make it with `transducer prepare`.")
+            raise ValueError(f"`lang_dir` {lang_dir} holds no tokens.txt; make it with `transducer prepare`.")
         settings = path.parent / "lang.json"
         unit = _read_unit(settings) if settings.is_file() else None
         by_id = read_symbols(path)

@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from annotated_types import Ge
+
+from stateless_transducer.options import ADVANCED, check_bounds
 
 if TYPE_CHECKING:
     from stateless_transducer.checkpoint import Checkpoint
@@ -13,22 +17,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Average:
-    """Which checkpoints of a run make the model."""
+    """Checkpoints to average."""
 
     epoch: int | None = None
-    """Last epoch-<epoch>.pt to average; None: the last there is."""
+    """Last epoch-<epoch>.pt to average; by default, the newest."""
     iter: int | None = None
-    """Instead: last checkpoint-<iter>.pt to average, of those within epochs."""
-    avg: int | None = None
-    """Checkpoints to average, ending with that one; None: ten, but no more than half the epochs."""
-    use_ema: bool = False
-    """Take the running mean of the weights, if training kept one."""
+    """Last checkpoint-<iter>.pt to average, instead of `--epoch`."""
+    avg: Annotated[int, Ge(1)] | None = None
+    """Number of checkpoints to average; by default, ten, but at most half of the epochs."""
+    use_ema: Annotated[bool, ADVANCED] = False
+    """Use the running mean of the weights that `--ema-decay` kept in training."""
 
     def __post_init__(self) -> None:
-        if self.avg is not None and self.avg < 1:
-            raise ValueError(f"`--avg` must be at least 1, but is {self.avg}.")
+        check_bounds(self)
         if self.epoch is not None and self.iter is not None:
-            raise ValueError("`--epoch` and `--iter` both name the last checkpoint: give one of them.")
+            raise ValueError(
+                f"`epoch` {self.epoch} and `iter` {self.iter} both name the last checkpoint: pass one of them."
+            )
 
     def of(self, exp_dir: Path) -> Checkpoint:
         """The mean of the checkpoints.
@@ -44,8 +49,8 @@ class Average:
             kind = "epoch" if self.iter is None else "iter"
             names, absent, found = ([path(exp_dir, n).name for n in each] for each in (numbers, missing, there))
             raise ValueError(
-                f"`--{kind}` {numbers[-1]} `--avg` {len(numbers)} needs {_listed(names)}, but {_listed(absent)} is not "
-                f"in `--exp-dir` {exp_dir} ({_listed(found) or 'no checkpoint'} there)."
+                f"`{kind}` {numbers[-1]} `avg` {len(numbers)} needs {_listed(names)}, but {_listed(absent)} is not "
+                f"in `exp_dir` {exp_dir} ({_listed(found) or 'no checkpoint'} there)."
             )
         return average_checkpoints((path(exp_dir, number) for number in numbers), use_ema=self.use_ema)
 
@@ -62,12 +67,12 @@ class Average:
             return before[-avg:], there, batch_path
         there = saved_epochs(exp_dir)
         if self.epoch is None and not there:
-            raise ValueError(f"`--exp-dir` {exp_dir} holds no epoch-*.pt; train first.")
+            raise ValueError(f"`exp_dir` {exp_dir} holds no epoch-*.pt; train first.")
         epoch = there[-1] if self.epoch is None else self.epoch
         # the first epochs do an average no good
         avg = self.avg or max(1, min(10, (epoch + 1) // 2))
         if avg > epoch + 1:
-            raise ValueError(f"`--avg` must be at most {epoch + 1}, the number of epochs up to {epoch}, but is {avg}.")
+            raise ValueError(f"`avg` must be at most {epoch + 1}, the number of epochs up to {epoch}, but is {avg}.")
         return range(epoch - avg + 1, epoch + 1), there, epoch_path
 
 

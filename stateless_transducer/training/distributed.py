@@ -122,7 +122,7 @@ def _run_ranks(function: Callable[..., None], args: tuple, world_size: int, mast
             raise
         except RendezvousConnectionError as err:
             raise ValueError(
-                f"`--master-port` {master_port} is in use. Leave the option out to get a free port, or choose another."
+                f"`master_port` {master_port} is in use. Leave the option out to get a free port, or choose another."
             ) from err
         except ChildFailedError as err:
             number, failure = err.get_first_failure()
@@ -218,10 +218,8 @@ def _fate(name: str, pid: int, exitcode: int) -> str:
         by = f"signal {-exitcode}"
     advice = ""
     if by == "SIGKILL":
-        advice = (
-            " The system does that when memory runs out: lower `--max-duration`, `--num-workers` or `--world-size`."
-        )
-    return f"{name} (pid {pid}) was killed by {by}.{advice} `--resume true` continues from the newest checkpoint."
+        advice = " The system does that when memory runs out: lower `max_duration`, `num_workers` or `world_size`."
+    return f"{name} (pid {pid}) was killed by {by}.{advice} `resume=True` continues from the newest checkpoint."
 
 
 def _run_rank(function: Callable[..., None], args: tuple, queue: SimpleQueue) -> None:
@@ -266,7 +264,7 @@ def check_gpus(world_size: int) -> None:
     count = torch.cuda.device_count()
     if 0 < count < world_size:
         raise ValueError(
-            f"`--world-size` {world_size} needs as many GPUs, but {count} are visible; see CUDA_VISIBLE_DEVICES."
+            f"`world_size` {world_size} needs as many GPUs, but {count} are visible; see CUDA_VISIBLE_DEVICES."
         )
 
 

@@ -205,9 +205,9 @@ def _out_of_memory(batch: Batch, precision: str) -> str:
     N, T_in, _ = batch.features.shape
     longest_s = T_in * batch.frame_shift_s
     tokens = int(batch.token_lens.max())
-    also = "" if precision in ("auto", "bf16") else ", try `--precision bf16`"
+    also = "" if precision in ("auto", "bf16") else ", try `precision=bf16`"
     return (
         f"CUDA out of memory in a batch of {N} utterances, {longest_s:.1f} s and {tokens} tokens each at most "
-        f"({', '.join(batch.ids[:5])}{', ...' if N > 5 else ''}). Lower `--max-duration` or `--max-cells`, say "
-        f"`--recompute-layers true`{also}; `--find-max-duration true` looks for the largest that fits."
+        f"({', '.join(batch.ids[:5])}{', ...' if N > 5 else ''}). Lower `max_duration` or `max_cells`, say "
+        f"`recompute_layers=True`{also}; `find_max_duration=True` looks for the largest that fits."
     )

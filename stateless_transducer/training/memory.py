@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import math
 import os
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -187,7 +188,7 @@ def find_max_duration(task: TransducerTask, rank: Rank, say: Callable[[str], Non
 def _largest_s(task: TransducerTask) -> float:
     """Seconds of the largest batch of an epoch if ``--max-duration`` did not end it, padding counted."""
     # with the last ones left out, there would be none
-    endless = replace(task, data_config=replace(task.data.config, max_duration=math.inf, drop_last=False))
+    endless = replace(task, data_config=replace(task.data.config, max_duration=sys.float_info.max, drop_last=False))
     parts = task.config.world_size * task.config.optim.accumulate_grad
     batches = endless.loader(Rank(0, task.config.world_size, torch.device("cpu"))).plan(0)
     largest = max((len(own) * float(task.data.lengths.seconds[own].max()) / parts for own in batches), default=0.0)
@@ -209,7 +210,7 @@ def _searched(task: TransducerTask, rank: Rank, say: Callable[[str], None], long
             fails = duration
         duration = min(2 * duration, largest) if fails is None else (fits + fails) / 2
         if fails is not None and fails <= longest:
-            raise ValueError("Not even one of the longest utterances fits; lower `--max-utterance-s`.")
+            raise ValueError("Not even one of the longest utterances fits; lower `max_utterance_s`.")
     return fits
 
 
@@ -236,7 +237,7 @@ def _extrapolated(
     # what small batches take may be less than what the process had taken before
     found = tried[-1] + (capacity - used[-1]) / max(1.0, slope)
     if found < longest:
-        raise ValueError("Not even one of the longest utterances fits; lower `--max-utterance-s`.")
+        raise ValueError("Not even one of the longest utterances fits; lower `max_utterance_s`.")
     say(f"{slope / 2**20:.1f} MiB a second of speech, {capacity / _GIB:.1f} GiB a process")
     within_reach = _REACH * tried[-1]
     if within_reach < min(found, largest):

@@ -98,7 +98,7 @@ def freeze(objective: Objective, num_layers: int) -> None:
     """
     stages = objective.stages
     if num_layers >= len(stages):
-        raise ValueError(f"`--freeze-layers` {num_layers} is more than the {len(stages) - 1} layers of the encoder.")
+        raise ValueError(f"`freeze_layers` {num_layers} is more than the {len(stages) - 1} layers of the encoder.")
     if num_layers:
         for stage in stages[: num_layers + 1]:
             stage.requires_grad_(False)

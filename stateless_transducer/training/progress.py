@@ -68,7 +68,7 @@ def make_log_dir(log_dir: Path) -> None:
         with tempfile.TemporaryFile(dir=log_dir):
             pass
     except OSError as err:
-        raise ValueError(f"`--exp-dir` {log_dir.parent} cannot be written: {err.strerror}.") from err
+        raise ValueError(f"`exp_dir` {log_dir.parent} cannot be written: {err.strerror}.") from err
 
 
 class _ConsoleHandler(logging.Handler):
@@ -120,8 +120,8 @@ class TrainingDisplay:
                 from torch.utils.tensorboard.writer import SummaryWriter
             except ImportError:
                 raise ValueError(
-                    "`--tensorboard true` needs tensorboard: pip install 'stateless-transducer[train]', "
-                    "or say `--tensorboard false`."
+                    "`tensorboard=True` needs tensorboard: pip install 'stateless-transducer[train]', "
+                    "or say `tensorboard=False`."
                 ) from None
             self._writer = SummaryWriter(str(exp_dir / "tensorboard"))
         self._bar = Progress(

@@ -113,4 +113,4 @@ def _refusal(exp_dir: Path, holder: dict[str, Any]) -> str:
         name = (
             f"process {holder.get('pid')} on {holder.get('host')} since {holder.get('since')} ({holder.get('command')})"
         )
-    return f"`--exp-dir` {exp_dir} is in use by {name}. Wait for that run, stop it, or choose another folder."
+    return f"`exp_dir` {exp_dir} is in use by {name}. Wait for that run, stop it, or choose another folder."

@@ -149,7 +149,7 @@ def _check_same_epoch(before: Mapping[str, Any], now: Mapping[str, Any], epoch: 
         if before.get(name, 0) != now.get(name, 0)
     ]
     if changed:
-        again = f"`--start-epoch {epoch}` (from the end of the epoch before)" if epoch else "another `--exp-dir`"
+        again = f"`start_epoch={epoch}` (from the end of the epoch before)" if epoch else "another `exp_dir`"
         raise ValueError(
             f"The checkpoint is from the middle of epoch {epoch}, which cannot go on with other batches: "
             f"{'; '.join(changed)}. Give what was given before, or {again}."
@@ -207,7 +207,7 @@ def find_resumable(config: TrainConfig) -> Resumable | None:
         if config.start_epoch - 1 not in there:
             found = ", ".join(epoch_path(folder, n).name for n in there) or "no checkpoint"
             raise ValueError(
-                f"`--start-epoch` {config.start_epoch} needs epoch-{config.start_epoch - 1}.pt in `--exp-dir` "
+                f"`start_epoch` {config.start_epoch} needs epoch-{config.start_epoch - 1}.pt in `exp_dir` "
                 f"{folder}, which holds {found}."
             )
         return Resumable(epoch_path(folder, config.start_epoch - 1), config.start_epoch)
@@ -215,9 +215,9 @@ def find_resumable(config: TrainConfig) -> Resumable | None:
     newest = [epoch_path(folder, n) for n in there[-1:]] + [batch_path(folder, n) for n in within[-1:]]
     if not config.resume:
         if newest:
-            again = f"or with `--start-epoch {there[-1] + 1}` " if there else ""
+            again = f"or with `start_epoch={there[-1] + 1}` " if there else ""
             raise ValueError(
-                f"`--exp-dir` {folder} holds {newest[0].name} of an earlier run; go on with `--resume true` {again}"
+                f"`exp_dir` {folder} holds {newest[0].name} of an earlier run; go on with `resume=True` {again}"
                 "or choose another folder."
             )
         return None
@@ -242,7 +242,7 @@ def load_resumable(path: Path, start_epoch: int = 0) -> Checkpoint:
     if state is None:
         raise ValueError(f"{path} holds a model without its training state; training cannot go on with it.")
     if "means" not in state["position"]:
-        raise ValueError(f"{path} was written by an earlier version; train on with that, or `--init-from` it.")
+        raise ValueError(f"{path} was written by an earlier version; train on with that, or `init_from` it.")
     epoch, batch = state["position"]["epoch"], state["position"]["batch"]
     if start_epoch and (epoch, batch) != (start_epoch, 0):
         raise ValueError(f"{path} was another file: it goes on with epoch {epoch}, not {start_epoch}.")

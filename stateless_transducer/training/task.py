@@ -194,5 +194,5 @@ class TransducerTask:
         if changed:
             raise ValueError(
                 f"{name} holds another model than the options ask for: {'; '.join(changed)}. Give the options and the "
-                "`--lang-dir` that it was trained with, or another `--exp-dir`."
+                "`lang_dir` that it was trained with, or another `exp_dir`."
             )

@@ -152,8 +152,8 @@ class Trainer:
             raise ValueError(
                 f"{position.num_bad} batches in a row without a finite loss or gradient, the last one with {what}"
                 f"{whose}. If few utterances are to blame, look at their sound and text; if all are, lower "
-                "`--lr-factor` or `--peak-lr`, or raise `--warm-step`, and go on from an earlier "
-                "checkpoint with `--start-epoch`."
+                "`lr_factor` or `peak_lr`, or raise `warm_step`, and go on from an earlier "
+                "checkpoint with `start_epoch`."
             )
 
     def _log_batch(self, result: UpdateResult, num_utterances: int, display: TrainingDisplay | None) -> None:

@@ -12,6 +12,7 @@ import soundfile
 import torch
 from small_corpus import write_small_corpus
 
+from stateless_transducer import __version__
 from stateless_transducer.cli import _guarded, main
 from stateless_transducer.text.tokens import build_token_table
 
@@ -133,14 +134,12 @@ def test_training_without_cuts_says_what_is_there(tmp_path, lang_dir, capsys):
     flags = ["--lang-dir", lang_dir, "--manifest-dir", tmp_path, "--exp-dir", tmp_path / "exp"]
     _fails(capsys, ["train", *flags], r"aishell_cuts_train.jsonl.gz is missing \(found .*: mine_cuts_train.jsonl.gz\)")
     (tmp_path / "mine_cuts_test.jsonl.gz").touch()
-    message = r"aishell_cuts_test.jsonl.gz is missing \(.*\); say `--prefix mine`, or run `transducer prepare` first"
+    message = r"aishell_cuts_test.jsonl.gz is missing \(.*\); pass `--prefix mine`, or run `transducer prepare` first"
     _fails(capsys, ["decode", "--model", "m.pt", "--manifest-dir", tmp_path], message)
     _fails(capsys, ["decode", "--test-sets", "dev", "--manifest-dir", tmp_path], r"is missing \(.*\); run `transducer")
 
 
-@pytest.mark.parametrize(
-    "command", ["export onnx --output o --checkpoint", "info", "decode --model", "train --init-from"]
-)
+@pytest.mark.parametrize("command", ["export onnx --output o --model", "info", "decode --model", "train --init-from"])
 def test_folder_of_a_training_in_place_of_a_model_is_explained(tmp_path, capsys, command):
     exp_dir, flags = tmp_path / "exp", []
     exp_dir.mkdir()
@@ -189,9 +188,9 @@ def test_malicious_checkpoint_is_not_executed(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("command", "name"),
     [
-        ("import", "checkpoint"),
-        ("export icefall", "checkpoint"),
-        ("export torch", "checkpoint"),
+        ("import", "model"),
+        ("export icefall", "model"),
+        ("export torch", "model"),
         ("report --exp-dir exp", "model"),
         ("transcribe m.pt", "manifest"),
     ],
@@ -200,7 +199,7 @@ def test_input_is_not_written_over(tmp_path, capsys, command, name):
     given, link = tmp_path / "p.pt", tmp_path / "link.jit.pt"
     given.write_text("kept")
     link.symlink_to(given)
-    message = f"`--output` {link} is the file that `--{name}` {given} names; name another one."
+    message = f"`--output` {link} is the file that `--{name}` {given} names; choose another one."
     _fails(capsys, [*command.split(), f"--{name}", given, "--output", link], message)
     assert given.read_text() == "kept"
 
@@ -228,7 +227,7 @@ def test_average_takes_the_place_of_no_checkpoint(tmp_path, capsys, output):
         (["transcribe", "m.pt", "--blank-penalty", "nan"], "--blank-penalty: must be a finite number, but is 'nan'", 2),
         (["train", "--enable-spec-aug", "maybe"], "must be true or false, but is 'maybe'", 2),
         (["train", "--ctc-loss-scale", "-1"], "`--ctc-loss-scale` must be at least 0, but is -1", 2),
-        (["train", "--gain-range-db", "41"], "`--gain-range-db` must be in 0..40, but is 41", 2),
+        (["train", "--gain-range-db", "41"], "`--gain-range-db` must be in 0..40 dB, but is 41", 2),
         (["demo", "--num-epochs", "0"], "`--num-epochs` must be at least 1, but is 0", 2),
         (["decode", "--beam-size", "0"], "`--beam-size` must be at least 1, but is 0", 2),
         (
@@ -240,6 +239,31 @@ def test_average_takes_the_place_of_no_checkpoint(tmp_path, capsys, output):
         (["prepare", "wikipedia"], "no command 'prepare wikipedia'; there are: prepare aishell", 2),
         (["prepare", "download", "--corpus", "aishell", "--mirror", "ftp://x"], "`--mirror` must begin with http", 2),
         (["teach"], "no command 'teach'; there are: demo", 2),
+        (["trian"], "no command 'trian'; did you mean `transducer train`?", 2),
+        (["transcribee", "m.pt", "a.wav"], "no command 'transcribee'; did you mean `transducer transcribe`?", 2),
+        (["prepare", "tabel"], "no command 'prepare tabel'; did you mean `transducer prepare table`?", 2),
+        (["expotr", "onnx"], "no command 'expotr'; did you mean `transducer export onnx`?", 2),
+        (["train", "--optimizer", "adamw", "--lr-factor", "3"], "`--lr-factor` 3 needs `--optimizer noam`", 1),
+        (["train", "--peak-lr", "0.01"], "`--peak-lr` 0.01 needs `--optimizer adamw`", 1),
+        (["train", "--weight-decay", "0"], "`--weight-decay` 0 needs `--optimizer adamw`", 1),
+        (["train", "--decay-epochs", "3"], "`--decay-epochs` 3 needs `--optimizer adamw`", 1),
+        (["train", "--ctc-epochs", "3"], "`--ctc-epochs` 3 needs `--ctc-loss-scale` above 0", 1),
+        (["train", "--prune-warm-step", "3"], "`--prune-warm-step` 3 needs `--prune-range` above 0", 1),
+        (["train", "--lm-scale", "0.5"], "`--simple-lm-scale` 0.5 needs `--prune-range` above 0", 1),
+        (["train", "--master-port", "3"], "`--master-port` 3 needs `--world-size` above 1", 1),
+        (["train", "--save-every", "0", "--keep-last", "9"], "`--keep-last` 9 needs `--save-every` above 0", 1),
+        (["train", "--mix-prob", "0.5"], "`--mix-prob` 0.5 needs `--mix-prefix`", 1),
+        (["train", "--lengthen-from-epoch", "2"], "`--lengthen-from-epoch` 2 needs `--silence-s` or `--join-", 1),
+        (
+            ["train", "--enable-spec-aug", "false", "--num-frame-masks", "2"],
+            "`--num-frame-masks` 2 needs `--enable-spec-aug true`",
+            1,
+        ),
+        (
+            ["train", "--num-frame-masks", "0", "--frames-mask-size", "9"],
+            "`--frames-mask-size` 9 needs `--num-frame-masks` above 0",
+            1,
+        ),
     ],
 )
 def test_bad_option_is_named(arguments, message, status, capsys):
@@ -256,7 +280,12 @@ def test_bad_option_is_named(arguments, message, status, capsys):
 def test_memory_that_is_not_there_is_one_line(raised, said, capsys):
     assert _guarded("transducer", raised) == 1
     printed = capsys.readouterr().err
-    assert re.fullmatch(f"transducer: error: out of memory {said}; lower `--max-duration`, .*\n", printed)
+    assert re.fullmatch(rf"transducer: error: out of memory {said}; lower `--max-duration`\.\n", printed)
+
+
+def test_package_is_a_program():
+    ran = subprocess.run([sys.executable, "-m", "stateless_transducer", "--version"], capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout) == (0, f"transducer {__version__}\n")
 
 
 def test_another_error_of_torch_is_shown_whole():

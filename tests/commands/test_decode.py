@@ -86,13 +86,13 @@ def test_model_of_other_features_is_refused(tmp_path, capsys):
 
 
 def test_nothing_is_averaged_beside_a_model():
-    with pytest.raises(ValueError, match="`--model` is taken as it is: `--epoch`"):
+    with pytest.raises(ValueError, match="`model` model.pt is decoded as it is: leave out `epoch`"):
         Options(model=Path("model.pt"), average=Average(avg=2))
 
 
 def test_no_folder_of_checkpoints_is_named_beside_a_model(capsys):
-    assert main(["decode", "--model", "/in/model.pt", "--exp-dir", "exp"]) == 1
-    said = "`--exp-dir` exp chooses nothing beside `--model` /in/model.pt, whose results go to /in/log; leave one of"
+    assert main(["decode", "--model", "/in/model.pt", "--exp-dir", "other"]) == 1
+    said = "`--exp-dir` other chooses nothing beside `--model` /in/model.pt, whose results go to /in/log; leave one of"
     assert said in capsys.readouterr().err
 
 

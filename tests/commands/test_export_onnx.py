@@ -108,4 +108,4 @@ def test_bad_choices_are_named(talker, tmp_path, capsys):
     assert "file is a file; name a folder" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["export", "onnx", *flags, "--manifest-dir", str(tmp_path)])
-    assert "add `--int8 true`" in " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert "needs `--int8 true`" in " ".join(capsys.readouterr().err.replace("│", " ").split())

@@ -67,7 +67,7 @@ def test_pieces_of_words(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--token", "word", "--vocab-size", "50"], "`--vocab-size` is for `--token bpe`"),
+        (["--token", "word", "--vocab-size", "50"], "`--vocab-size` 50 needs `--token bpe`"),
         (["--token", "bpe", "--vocab-size", "0"], "`--vocab-size` must be at least 1, but is 0."),
     ],
 )

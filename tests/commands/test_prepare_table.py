@@ -383,9 +383,9 @@ def test_another_source_with_the_same_prefix_is_refused(prepared, corpus, data_d
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"dev_share": 0.6}, "`--dev-share` must be between 0 and 0.5, but is 0.6."),
-        ({"dev_share": float("nan")}, "`--dev-share` must be between 0 and 0.5, but is nan."),
-        ({"prefix": "a/b"}, "`--prefix` must be letters, digits and `_.-`, but is 'a/b'."),
+        ({"dev_share": 0.6}, "`dev_share` must be in 0..0.5, but is 0.6."),
+        ({"dev_share": float("nan")}, "`dev_share` must be a finite number, but is nan."),
+        ({"prefix": "a/b"}, "`prefix` must be letters, digits and `_.-`, but is 'a/b'."),
     ],
     ids=["share", "no number", "prefix"],
 )

@@ -186,8 +186,8 @@ def test_what_is_missing_is_named(tiny_model, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("flag", "value", "message"),
     [
-        ("--chunk-ms", "0", "`--chunk-ms` must be at least 1, but is 0"),
-        ("--sample-rate", "16", "`--sample-rate` must be at least 1000, but is 16"),
+        ("--chunk-ms", "0", "`--chunk-ms` must be at least 1 ms, but is 0"),
+        ("--sample-rate", "16", "`--sample-rate` must be at least 1000 Hz, but is 16"),
         ("--num-threads", "0", "`--num-threads` must be at least 1, but is 0"),
         ("--rule3-min-utterance-length", "0", "`--rule3-min-utterance-length` must be above 0 s, but is 0"),
     ],

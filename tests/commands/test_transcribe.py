@@ -227,8 +227,8 @@ def test_max_segment_and_channel_reach_the_recognizer(transcribe, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message", "status"),
     [
-        (["a.wav", "--channel", "-1"], "`--channel` counts from 0, but is -1", 2),
-        (["a.wav", "--batch-seconds", "0"], "`--batch-seconds` must be above 0 s and finite, but is 0", 2),
+        (["a.wav", "--channel", "-1"], "`--channel` must be at least 0, but is -1", 2),
+        (["a.wav", "--batch-seconds", "0"], "`--max-duration` must be above 0 s, but is 0", 2),
         (["a.wav", "--num-threads", "0"], "`--num-threads` must be at least 1, but is 0", 2),
         (["a.wav", "--max-segment-s", "1000"], "`--max-segment-s` must be in 2..300 s, but is 1000", 2),
         (["a.wav", "--output-format", "doc"], "doc", 2),
@@ -250,7 +250,7 @@ def test_max_segment_and_channel_reach_the_recognizer(transcribe, tmp_path):
         (["a.wav", "--nbest", "4"], "`--nbest` 4 needs a beam: add `--decoding-method modified_beam_search`", 2),
         (
             ["a.wav", "--nbest", "8", "--method", "beam_search", "--beam-size", "4", "--output-format", "json"],
-            "`--nbest` 8 is more than `--beam-size` 4 holds",
+            "`--nbest` 8 must be at most `--beam-size` 4",
             2,
         ),
         (["a.wav", "--nbest", "2", "--method", "beam_search"], "`--nbest` 2 needs `--output-format json`", 2),

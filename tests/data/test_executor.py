@@ -85,5 +85,5 @@ def test_unreachable_scheduler_is_one_line(prepared, tmp_path, capsys):
 
 
 def test_address_that_is_none_is_refused():
-    with pytest.raises(ValueError, match="`--dask` must look like tcp://HOST:PORT, but is 'myhost'"):
+    with pytest.raises(ValueError, match="`dask` must look like tcp://HOST:PORT, but is 'myhost'"):
         WorkConfig(dask="myhost")

@@ -154,9 +154,9 @@ def _cells(N, T_in, U):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"silence_s": -0.1}, "`--silence-s` must be in 0..5, but is -0.1"),
-        ({"join_up_to_s": 301.0}, "`--join-up-to-s` must be in 0..300, but is 301"),
-        ({"lengthen_from_epoch": -1}, "`--lengthen-from-epoch` must be at least 0, but is -1"),
+        ({"silence_s": -0.1}, "`silence_s` must be in 0..5 s, but is -0.1"),
+        ({"join_up_to_s": 301.0}, "`join_up_to_s` must be in 0..300 s, but is 301"),
+        ({"lengthen_from_epoch": -1}, "`lengthen_from_epoch` must be at least 0, but is -1"),
     ],
 )
 def test_impossible_lengths_are_refused(options, said):

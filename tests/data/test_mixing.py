@@ -102,15 +102,15 @@ def test_updates_know_the_seconds_of_their_corpus(sets):
 
 def test_other_corpus_without_a_full_batch_is_an_error(sets):
     config = replace(PLAIN, max_duration=200.0, drop_last=True, shuffle=False)
-    with pytest.raises(ValueError, match="`--mix-prefix` other does not fill a batch; lower `--max-duration`"):
+    with pytest.raises(ValueError, match="`mix_prefix` other does not fill a batch; lower `max_duration`"):
         TrainingLoader(sets[0], TOKENS, config, seed=1, mixed=sets[1]).plan(0)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"mix_prob": 1.0}, "`--mix-prob` must be above 0 and below 1, but is 1"),
-        ({"mix_prefix": "aishell"}, "`--mix-prefix` must be another corpus than `--prefix`, but both are aishell"),
+        ({"mix_prob": 1.0}, "`mix_prob` must be above 0 and below 1, but is 1"),
+        ({"mix_prefix": "aishell"}, "`mix_prefix` must name another corpus than `prefix`, but both are aishell"),
     ],
 )
 def test_wrong_options_are_named(options, message):
@@ -145,7 +145,7 @@ def test_training_with_two_corpora_goes_on_bit_equal(corpus, tmp_path, capsys):
 def test_other_corpus_that_is_not_prepared_is_named(corpus, tmp_path, capsys):
     assert main([*corpus, "--exp-dir", str(tmp_path), "--mix-prefix", "third"]) == 1
     printed = capsys.readouterr().err
-    assert "third_cuts_train.jsonl.gz is missing" in printed and "say `--mix-prefix " in printed
+    assert "third_cuts_train.jsonl.gz is missing" in printed and "pass `--mix-prefix " in printed
 
 
 def test_dry_run_counts_both_corpora(corpus, tmp_path, capsys):

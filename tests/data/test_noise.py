@@ -162,7 +162,7 @@ def _die():
 
 def test_process_that_dies_is_explained(tmp_path):
     with (
-        pytest.raises(ValueError, match="One of 1 processes died; if memory was short, lower `--num-jobs`. Run"),
+        pytest.raises(ValueError, match="One of 1 processes died; if memory was short, lower `num_jobs`. Run"),
         executor(WorkConfig(num_jobs=1), tmp_path) as pool,
     ):
         pool.submit(_die).result()

@@ -86,12 +86,12 @@ def test_read_table_has_defaults_for_empty_cells(tmp_path):
 @pytest.mark.parametrize("lacking", ["path", "text"])
 def test_read_table_names_missing_column_and_flag(tmp_path, lacking):
     names = ["path" if lacking == "text" else "text", "Größe", "x"]
-    with pytest.raises(ValueError, match=rf"its columns are: {', '.join(names)}\. .* `--{lacking}-column`"):
+    with pytest.raises(ValueError, match=rf"its columns are: {', '.join(names)}\. .* `{lacking}_column`"):
         _read(tmp_path / "t.csv", f"{','.join(names)}\n1,2,3\n")
 
 
 def test_read_table_refuses_flag_for_missing_column(tmp_path):
-    with pytest.raises(ValueError, match="`--speaker-column` who: .* no such column; its columns are: path, text"):
+    with pytest.raises(ValueError, match="`speaker_column` who: .* no such column; its columns are: path, text"):
         _read(tmp_path / "t.csv", "path,text\na.wav,a\n", TableColumns(speaker_column="who"))
 
 
@@ -172,7 +172,7 @@ def test_read_table_takes_audio_dir(tmp_path):
 
 
 def test_read_table_refuses_missing_audio_dir(tmp_path):
-    with pytest.raises(ValueError, match="`--audio-dir` .*nowhere: no such folder"):
+    with pytest.raises(ValueError, match="`audio_dir` .*nowhere: no such folder"):
         _read(tmp_path / "t.csv", "path,text\na.wav,a\n", audio_dir=tmp_path / "nowhere")
 
 
@@ -292,7 +292,7 @@ def test_read_table_takes_columns_of_parts_of_flags(tmp_path):
     table = "path,text,from,lasts,start\ntalk.wav,a,2,3,soon\n"
     utterances, _ = _read(tmp_path / "t.csv", table, columns)
     assert (utterances[0].start_s, utterances[0].duration_s) == (2.0, 3.0)
-    with pytest.raises(ValueError, match="`--end-column` till needs a column of starts \\(`--start-column`\\)"):
+    with pytest.raises(ValueError, match="`end_column` till needs a column of starts \\(`start_column`\\)"):
         _read(tmp_path / "t.csv", "path,text,till\ntalk.wav,a,2\n", TableColumns(end_column="till"))
 
 

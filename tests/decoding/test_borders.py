@@ -174,7 +174,7 @@ def test_sizes_below_one_are_refused(size):
 
 
 def test_a_method_that_is_none_is_refused():
-    with pytest.raises(ValueError, match="`--decoding-method` must be one of greedy_search, .*, but is 'beam'"):
+    with pytest.raises(ValueError, match="`decoding_method` must be one of greedy_search, .*, but is 'beam'"):
         SearchConfig(decoding_method="beam")  # pyright: ignore
 
 

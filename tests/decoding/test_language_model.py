@@ -175,5 +175,5 @@ def test_what_is_never_said_is_not_taken_away(tmp_path, never):
 
 
 def test_language_model_without_a_beam_is_refused(arpa):
-    with pytest.raises(ValueError, match="`--ngram-lm` .* needs a beam"):
+    with pytest.raises(ValueError, match="`ngram_lm` .* needs a beam"):
         SearchConfig("greedy_search", ngram_lm=arpa)

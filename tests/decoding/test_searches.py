@@ -198,7 +198,7 @@ def test_results_with_other_files_have_other_names(tmp_path, option, files):
 
 @pytest.mark.parametrize("setting", ["beam_size", "max_sym_per_frame", "temperature"])
 def test_bad_setting_is_named(setting):
-    with pytest.raises(ValueError, match=rf"`--{setting.replace('_', '-')}` must be (at least 1|above 0), but is 0"):
+    with pytest.raises(ValueError, match=rf"`{setting}` must be (at least 1|above 0), but is 0"):
         SearchConfig(**{setting: 0})
 
 

@@ -96,14 +96,12 @@ def test_folder_may_hold_folders(foreign, tmp_path, layout):
 
 
 def test_precisions_are_told_apart(folder):
-    with pytest.raises(
-        ValueError, match="holds no encoder of `--precision` int8, but encoder-epoch-99-avg-1.onnx: `--p"
-    ):
+    with pytest.raises(ValueError, match="holds no encoder of `precision` int8, but encoder-epoch-99-avg-1.onnx: `p"):
         OnnxTransducer.open(folder, precision="int8")
     (folder / "encoder-epoch-99-avg-1.onnx").rename(folder / "encoder-epoch-99-avg-1.int8.onnx")
     # decoder and joiner are taken as they are
     assert OnnxTransducer.open(folder, precision="int8").vocab_size == VOCAB_SIZE
-    with pytest.raises(ValueError, match="holds no encoder of `--precision` fp32, but .*int8.onnx: `--precision int8`"):
+    with pytest.raises(ValueError, match="holds no encoder of `precision` fp32, but .*int8.onnx: `precision=int8`"):
         OnnxTransducer.open(folder)
 
 
@@ -199,8 +197,8 @@ def test_missing_onnxruntime_is_named_with_its_extra(foreign, monkeypatch):
 @pytest.mark.parametrize(
     ("choice", "message"),
     [
-        ({"precision": "bf16"}, "`--precision` bf16 is one of checkpoints; .* is an ONNX folder: fp32, perhaps int8"),
-        ({"device": "cuda"}, "`--device` cuda: ONNX models run on the CPU here"),
+        ({"precision": "bf16"}, "`precision` bf16 is one of checkpoints; .* is an ONNX folder: fp32, perhaps int8"),
+        ({"device": "cuda"}, "`device` cuda: ONNX models run on the CPU here"),
     ],
 )
 def test_what_a_folder_cannot_do_is_named(foreign, choice, message):
@@ -209,5 +207,5 @@ def test_what_a_folder_cannot_do_is_named(foreign, choice, message):
 
 
 def test_int8_of_a_checkpoint_is_explained(talker):
-    with pytest.raises(ValueError, match="`--precision` int8 is one of ONNX folders"):
+    with pytest.raises(ValueError, match="`precision` int8 is one of ONNX folders"):
         open_model(talker / "model.pt", precision="int8")

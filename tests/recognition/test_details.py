@@ -81,5 +81,5 @@ def test_alternatives_are_other_texts_of_lower_rank(method):
 
 
 def test_no_hypothesis_is_refused():
-    with pytest.raises(ValueError, match="`--nbest` must be at least 1, but is 0"):
+    with pytest.raises(ValueError, match="`nbest` must be at least 1, but is 0"):
         DetailConfig(nbest=0)

@@ -34,5 +34,5 @@ def test_rules_can_be_moved():
 
 
 def test_rule_without_a_time_is_named():
-    with pytest.raises(ValueError, match="`--rule2-min-trailing-silence` must be above 0 s, but is -1"):
+    with pytest.raises(ValueError, match="`rule2_min_trailing_silence` must be above 0 s, but is -1"):
         EndpointRules(rule2_min_trailing_silence=-1)

@@ -179,7 +179,7 @@ def test_a_cue_does_not_lead_into_the_word_before():
 
 
 def test_ctm_needs_begins_and_ends():
-    with pytest.raises(ValueError, match="Begins and ends of words need `--align true`"):
+    with pytest.raises(ValueError, match="Begins and ends of words need `align=True`"):
         document("ctm", "a.wav", TWO, CHARACTERS)
 
 

@@ -172,7 +172,7 @@ def test_hotwords_that_are_one_text_are_refused(checkpoint):
 
 @pytest.mark.parametrize("batch_seconds", [0.0, float("inf"), float("nan")])
 def test_batches_must_have_a_length(recognizer, batch_seconds):
-    with pytest.raises(ValueError, match="`--batch-seconds` must be above 0 s and finite, but is"):
+    with pytest.raises(ValueError, match="`batch_seconds` must be above 0 s and finite, but is"):
         recognizer.transcribe([_noise(0.1)], batch_seconds=batch_seconds)
 
 
@@ -358,9 +358,9 @@ def test_bfloat16_is_near_float32(checkpoint):
 
 def test_absent_device_is_named():
     assert choose_device("auto").type in ("cpu", "cuda")
-    with pytest.raises(ValueError, match="`--device` must be auto, cpu, cuda or cuda:N, but is 'gpu'"):
+    with pytest.raises(ValueError, match="`device` must be auto, cpu, cuda or cuda:N, but is 'gpu'"):
         choose_device("gpu")
-    with pytest.raises(ValueError, match=r"`--device` cuda:99: torch sees \d+ GPUs"):
+    with pytest.raises(ValueError, match=r"`device` cuda:99: torch sees \d+ GPUs"):
         choose_device("cuda:99")
 
 

@@ -165,11 +165,11 @@ def test_without_silero_the_loudness_decides_and_says_so_once(monkeypatch, caplo
             list(cut([_noise(21.0)], RATE, SegmentConfig(), voice))
     (record,) = caplog.records
     assert record.getMessage().startswith("silero-vad is not installed, so long sound is cut by loudness")
-    with pytest.raises(ValueError, match="`--vad silero`: silero-vad is not installed: pip install .*vad"):
+    with pytest.raises(ValueError, match="`vad=silero`: silero-vad is not installed: pip install .*vad"):
         make_voice_activity("silero")
     assert isinstance(make_voice_activity("none"), Everything)
 
 
 def test_bad_limit_is_named():
-    with pytest.raises(ValueError, match=r"`--max-segment-s` must be in 2..300 s, but is 0.5"):
+    with pytest.raises(ValueError, match=r"`max_segment_s` must be in 2..300 s, but is 0.5"):
         SegmentConfig(max_segment_s=0.5)

@@ -116,7 +116,7 @@ def test_fewer_tokens_where_the_texts_offer_no_more():
 @pytest.mark.parametrize(
     ("texts", "vocab_size", "message"),
     [
-        (["abc"], 6, r"`--vocab-size` must be at least 7, .* 3 special tokens, but is 6"),
+        (["abc"], 6, r"`vocab_size` must be at least 7, .* 3 special tokens, but is 6"),
         (["", " "], 50, "the training texts are empty"),
     ],
 )

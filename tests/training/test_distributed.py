@@ -77,7 +77,7 @@ def test_port_in_use_is_refused_by_name():
         server.bind(("127.0.0.1", 0))
         server.listen()
         port = server.getsockname()[1]
-        with pytest.raises(ValueError, match=rf"`--master-port` {port} is in use"):
+        with pytest.raises(ValueError, match=rf"`master_port` {port} is in use"):
             launch(_fail_on_rank_1, world_size=2, master_port=port)
 
 

@@ -119,3 +119,11 @@ def test_model_without_training_state_cannot_go_on_but_can_be_started_from(corpu
     flags = ["--exp-dir", str(tmp_path / "exp"), "--num-epochs", "2", "--start-epoch", "1"]
     assert main([*corpus, *flags]) == 1
     assert "holds a model without its training state" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("size", ["--attention-dim 20", "--num-layers 7", "--context-size 1", "--feature-norm level"])
+def test_sizes_other_than_the_models_are_refused(corpus, trained, tmp_path, capsys, size):
+    flag, value = size.split()
+    assert main([*corpus, "--exp-dir", str(tmp_path), "--init-from", str(trained), flag, value]) == 1
+    message = rf"`{flag}` is {value}, but the model of `--init-from` {trained} has \w+\. Leave it out"
+    assert re.search(message, capsys.readouterr().err)

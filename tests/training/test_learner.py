@@ -166,7 +166,7 @@ def test_infinite_gradient_is_skipped(device):
 def test_full_gpu_names_the_batch_and_what_to_do(error, device, monkeypatch):
     learner = _learner(device, precision="fp32")
     monkeypatch.setattr(learner.objective, "forward", lambda *args: (_ for _ in ()).throw(error))
-    found = r"a batch of 2 utterances, 0.6 s and 3 tokens each at most \(u0, u1\)\. Lower `--max-duration`"
+    found = r"a batch of 2 utterances, 0.6 s and 3 tokens each at most \(u0, u1\)\. Lower `max_duration`"
     with pytest.raises(ValueError, match=found):
         _learn(learner, _batch([60, 50], [3, 2]))
 
@@ -266,5 +266,5 @@ def test_frozen_layers_stay_and_lower_ones_learn_slower(device):
 
 
 def test_more_frozen_layers_than_there_are_is_refused():
-    with pytest.raises(ValueError, match="`--freeze-layers` 3 is more than the 2 layers"):
+    with pytest.raises(ValueError, match="`freeze_layers` 3 is more than the 2 layers"):
         freeze(TransducerObjective(build_model(SIZES), TrainConfig()), 3)

@@ -197,11 +197,11 @@ def test_going_on_without_pruning_is_refused(corpus, exp, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"prune_range": -1}, "`--prune-range` must be at least 0, but is -1"),
-        ({"prune_warm_step": -1}, "`--prune-warm-step` must be at least 0, but is -1"),
-        ({"simple_loss_scale": -0.5}, "`--simple-loss-scale` must be at least 0, but is -0.5"),
-        ({"lm_scale": 1.5}, "`--lm-scale` must be in 0..1, but is 1.5"),
-        ({"lm_scale": 0.6, "am_scale": 0.5}, "`--lm-scale` and `--am-scale` must be at most 1 together, but are 1.1"),
+        ({"prune_range": -1}, "`prune_range` must be at least 0, but is -1"),
+        ({"prune_warm_step": -1}, "`prune_warm_step` must be at least 0, but is -1"),
+        ({"simple_loss_scale": -0.5}, "`simple_loss_scale` must be at least 0, but is -0.5"),
+        ({"lm_scale": 1.5}, "`lm_scale` must be in 0..1, but is 1.5"),
+        ({"lm_scale": 0.6, "am_scale": 0.5}, "`lm_scale` and `am_scale` must be at most 1 together, but are 1.1"),
     ],
 )
 def test_wrong_options_are_named(options, message):

@@ -15,11 +15,16 @@ import itertools
 import sys
 from pathlib import Path
 
-import numpy as np
-import soundfile
+try:
+    import numpy as np
+    import soundfile
 
-from stateless_transducer.audio import resample
-from stateless_transducer.data.corpora.espeak import Espeak, Voice
+    from stateless_transducer.audio import resample
+    from stateless_transducer.data.corpora.espeak import Espeak, Voice
+except ModuleNotFoundError as err:
+    sys.exit(
+        f"{Path(__file__).name}: error: {err}. Activate the environment in which stateless-transducer is installed."
+    )
 
 SAMPLE_RATE = 16000
 CITIES = "北京 上海 天津 重庆 广州 深圳 成都 杭州 武汉 西安 南京 苏州 青岛 大连 厦门 昆明 长沙 沈阳 郑州 哈尔滨".split()

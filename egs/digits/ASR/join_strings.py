@@ -17,11 +17,16 @@ import sys
 import zlib
 from pathlib import Path
 
-import numpy as np
-import soundfile
-from make_noise import RATE, colored_noise
+try:
+    import numpy as np
+    import soundfile
+    from make_noise import RATE, colored_noise
 
-from stateless_transducer.audio import AudioError, read_audio, resample
+    from stateless_transducer.audio import AudioError, read_audio, resample
+except ModuleNotFoundError as err:
+    sys.exit(
+        f"{Path(__file__).name}: error: {err}. Activate the environment in which stateless-transducer is installed."
+    )
 
 
 def main() -> int:

@@ -11,10 +11,16 @@ recordings of the digits: noise above 4 kHz would drown nothing.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
-import numpy as np
-import soundfile
+try:
+    import numpy as np
+    import soundfile
+except ModuleNotFoundError as err:
+    sys.exit(
+        f"{Path(__file__).name}: error: {err}. Activate the environment in which stateless-transducer is installed."
+    )
 
 RATE, SECONDS, COUNT = 8000, 10, 15
 

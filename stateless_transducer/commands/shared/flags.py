@@ -1,14 +1,22 @@
-"""Command lines from dataclasses: flat flags, true/false values, the tutorial's spelling."""
+"""Command lines from dataclasses: flat flags, true/false values, the tutorial's spelling.
+
+The library names Python arguments in its errors; `in_flags` turns them into the flags of a command.
+"""
 
 from __future__ import annotations
 
+import io
 import math
-from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
-from typing import TypeVar, get_type_hints
+import re
+import sys
+from contextlib import redirect_stderr
+from typing import TypeVar
 
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+from stateless_transducer.commands.shared.help import help_text
+from stateless_transducer.commands.shared.option_groups import options_of
 
 # icefall's spelling of true and false
 _TRUE, _FALSE = ("true", "yes", "t", "y", "1"), ("false", "no", "f", "n", "0")
@@ -19,7 +27,7 @@ Options = TypeVar("Options")
 def parse(
     options: type[Options], program: str, arguments: list[str], description: str, *, default: Options | None = None
 ) -> Options:
-    """Options from arguments; exits with status 2 and a message if they are wrong, bounds of the dataclasses included.
+    """Options from arguments; exits with status 2 and a message if they are invalid, also for the dataclasses.
 
     Args:
         options: a dataclass; those inside it give flat flags, too.
@@ -28,31 +36,65 @@ def parse(
         description: head of the help.
         default: values in place of the dataclass's own.
     """
-    found = tyro.cli(
-        options,
-        prog=program,
-        args=_with_truths(arguments, _boolean_flags(options)),
-        description=description,
-        default=default,
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff),
-        registry=_registry(),
-    )
-    assert found is not None
-    return found
+    asked = [word for word in arguments if word in ("-h", "--help", "--help-all")]
+    if asked:
+        print(help_text(options, program, description, default=default, is_all="--help-all" in asked))
+        raise SystemExit(0)
+    complaint = io.StringIO()
+    truths = {name for option in options_of(options, default) if option.kind is bool for name in option.names}
+    try:
+        with redirect_stderr(complaint):
+            result = tyro.cli(
+                options,
+                prog=program,
+                args=_with_truths(arguments, truths),
+                description=description,
+                default=default,
+                config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff),
+                registry=_registry(),
+            )
+    except SystemExit as stopped:
+        refusal = _refusal(stopped)
+        shown = f"{program}: error: {in_flags(refusal, options)}\n" if refusal else complaint.getvalue()
+        print(shown, end="", file=sys.stderr)
+        raise
+    assert result is not None
+    return result
 
 
-def _boolean_flags(options: type) -> set[str]:
-    """Of a dataclass and those inside it."""
+def _refusal(stopped: SystemExit) -> str:
+    """Message of the dataclass that refused its values; empty if one of tyro's own checks ended the program.
 
-    def names(kind: type) -> Iterator[str]:
-        hints = get_type_hints(kind)
-        for each in fields(kind):
-            if hints[each.name] is bool:
-                yield each.name
-            elif is_dataclass(hints[each.name]):
-                yield from names(hints[each.name])
+    tyro chains the error of a dataclass, or its own error that names the place of an inner dataclass.
+    """
+    cause = stopped.__context__
+    if isinstance(getattr(cause, "arg", None), str):
+        cause = cause.__context__ if cause else None
+    return str(cause) if isinstance(cause, ValueError) else ""
 
-    return {f"--{name.replace('_', '-')}" for name in names(options)}
+
+def in_flags(message: str, options: type) -> str:
+    """A message with the flags of a command in place of Python's arguments.
+
+    `` `beam_size` 0 `` becomes `` `--beam-size` 0 ``, `` `drop_last=False` `` becomes `` `--drop-last false` ``.
+
+    Args:
+        message: names arguments in backquotes; names of other things stay.
+        options: dataclass of the command's options.
+    """
+    names: dict[str, str] = {}
+    for option in options_of(options):
+        for spelling in (option.field, *(name.removeprefix("--").replace("-", "_") for name in option.names)):
+            names.setdefault(spelling, option.name)
+
+    def as_flag(match: re.Match[str]) -> str:
+        name, value = match.groups()
+        if name not in names:
+            return match[0]
+        written = {"=True": " true", "=False": " false"}.get(value, value.replace("=", " ", 1).replace('"', ""))
+        return f"`{names[name]}{written}`"
+
+    return re.sub(r"`([a-z][a-z0-9_]*)(=[^`]*|)`", as_flag, message)
 
 
 def _with_truths(arguments: list[str], flags: set[str]) -> list[str]:

@@ -17,11 +17,11 @@ def read_aishell(corpus_dir: Path) -> tuple[list[Utterance], list[Problem]]:
     transcript = corpus_dir / "data_aishell" / "transcript" / "aishell_transcript_v0.8.txt"
     wav_dir = corpus_dir / "data_aishell" / "wav"
     if not corpus_dir.is_dir():
-        raise ValueError(f"`--corpus-dir` {corpus_dir}: no such folder.")
+        raise ValueError(f"`corpus_dir` {corpus_dir}: no such folder.")
     for path in (transcript, wav_dir):
         if not path.exists():
             raise ValueError(
-                f"`--corpus-dir` {corpus_dir} is not AISHELL's: {path.relative_to(corpus_dir)} is missing. "
+                f"`corpus_dir` {corpus_dir} is not AISHELL's: {path.relative_to(corpus_dir)} is missing. "
                 "Pass the folder that holds data_aishell/."
             )
     texts, problems = read_id_lines(transcript)
@@ -36,7 +36,7 @@ def read_aishell(corpus_dir: Path) -> tuple[list[Utterance], list[Problem]]:
     problems += [Problem("text without audio", id_, text) for id_, text in texts.items()]
     if not utterances:
         raise ValueError(
-            f"`--corpus-dir` {corpus_dir}: no utterance has both audio and text. Expected wav files like "
+            f"`corpus_dir` {corpus_dir}: no utterance has both audio and text. Expected wav files like "
             "data_aishell/wav/train/S0002/BAC009S0002W0122.wav; the speakers' archives in wav/ must be unpacked."
         )
     return utterances, problems

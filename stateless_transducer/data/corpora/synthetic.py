@@ -12,14 +12,17 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import soundfile
+from annotated_types import Ge
 
 from stateless_transducer.audio import resample
 from stateless_transducer.data.corpora.espeak import Espeak, Voice
 from stateless_transducer.data.corpora.grammar import sentences
 from stateless_transducer.files import write_text
+from stateless_transducer.options import check_bounds
 
 SAMPLE_RATE = 16000
 
@@ -33,23 +36,21 @@ _HASTY = {"Andrea", "RicishayMax2", "RicishayMax3", "anika", "anikaRobot", "anto
 
 @dataclass(frozen=True)
 class SyntheticConfig:
-    """Size of the corpus."""
+    """Size of the synthetic corpus."""
 
-    num_train_speakers: int = 72
+    num_train_speakers: Annotated[int, Ge(1)] = 72
     """Voices of the training set, which differ in variant, pitch and rate."""
-    num_dev_speakers: int = 4
-    """Voices of the dev set."""
-    num_test_speakers: int = 6
-    """Voices of the test set."""
-    utterances_per_speaker: int = 50
+    num_dev_speakers: Annotated[int, Ge(1)] = 4
+    """Voices in the dev set."""
+    num_test_speakers: Annotated[int, Ge(1)] = 6
+    """Voices in the test set."""
+    utterances_per_speaker: Annotated[int, Ge(1)] = 50
     """Sentences per voice; no sentence occurs twice."""
     seed: int = 20220301
     """Seed of sentences, voices and noise."""
 
     def __post_init__(self) -> None:
-        for name in ("num_train_speakers", "num_dev_speakers", "num_test_speakers", "utterances_per_speaker"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be at least 1, but is {getattr(self, name)}.")
+        check_bounds(self)
 
 
 @dataclass(frozen=True)

@@ -49,9 +49,9 @@ class TableColumns:
     """Column of the ids (id, utt, utt_id, key, ...). Without it, the id is the path without suffix, with `-` for `/`,
     and for a part of a file with its begin and end in milliseconds."""
     path_column: str | None = None
-    """Column of the sound files (path, wav, audio, audio_filepath, file, ...)."""
+    """Column of sound files (path, wav, audio, audio_filepath, file, ...)."""
     text_column: str | None = None
-    """Column of the transcripts (text, sentence, transcript, transcription)."""
+    """Column of transcripts (text, sentence, transcript, transcription)."""
     speaker_column: str | None = None
     """Column of the speakers (speaker, speaker_id, spk, client_id). Without it, all speakers are `unknown`."""
     split_column: str | None = None
@@ -81,7 +81,7 @@ def read_table(
         ValueError: the table does not exist, has no row, or has no column of paths or texts.
     """
     if audio_dir is not None and not audio_dir.is_dir():
-        raise ValueError(f"`--audio-dir` {audio_dir}: no such folder.")
+        raise ValueError(f"`audio_dir` {audio_dir}: no such folder.")
     names, rows = _open_table(path, wants_text)
     # without any name, every row is reported as bad
     chosen = _choose_columns(names, columns, path, wants_text) if names else {}
@@ -264,11 +264,11 @@ def _choose_columns(names: Sequence[str], columns: TableColumns, path: Path, wan
     for role in _USUAL_NAMES if wants_text else _SOUND_ROLES:
         usual, named = _USUAL_NAMES[role], asdict(columns)[f"{role}_column"]
         if named is not None and named not in names:
-            raise ValueError(f"`--{role}-column` {named}: {path} has no such column; {listing}.")
+            raise ValueError(f"`{role}_column` {named}: {path} has no such column; {listing}.")
         if wants_text and role in _PART_ROLES[1:] and "start" not in chosen:
             # for whole files, the table has it as information
             if named is not None:
-                raise ValueError(f"`--{role}-column` {named} needs a column of starts (`--start-column`); {listing}.")
+                raise ValueError(f"`{role}_column` {named} needs a column of starts (`start_column`); {listing}.")
             continue
         detected = [name for usual_name in usual for name in names if name.lower() == usual_name]
         name = next(iter(detected), None) if named is None else named
@@ -281,7 +281,7 @@ def _choose_columns(names: Sequence[str], columns: TableColumns, path: Path, wan
                 raise ValueError(f"{path} has more than one column `{name}`; rename all but one.")
             chosen[role] = name
         elif role in ("path", "text"):
-            way_out = f" Pass the name of the column with the {role} as `--{role}-column`." if wants_text else ""
+            way_out = f" Pass the name of the column with the {role} as `{role}_column`." if wants_text else ""
             raise ValueError(f"{path} has no column called {', '.join(usual)}; {listing}.{way_out}")
     return chosen
 

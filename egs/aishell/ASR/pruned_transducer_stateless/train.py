@@ -4,9 +4,14 @@
 import sys
 from pathlib import Path
 
-from stateless_transducer.cli import run_script
-from stateless_transducer.commands import recipe
-from stateless_transducer.training.config import OptimConfig, PruneConfig, TrainConfig
+try:
+    from stateless_transducer.cli import run_script
+    from stateless_transducer.commands import recipe
+    from stateless_transducer.training.config import OptimConfig, PruneConfig, TrainConfig
+except ModuleNotFoundError as err:
+    sys.exit(
+        f"{Path(__file__).name}: error: {err}. Activate the environment in which stateless-transducer is installed."
+    )
 
 # the numbers that are not here are those of transducer_stateless_modified
 NUMBERS = recipe.TrainOptions(

@@ -7,9 +7,14 @@
 import sys
 from pathlib import Path
 
-from stateless_transducer.cli import run_script
-from stateless_transducer.commands import recipe
-from stateless_transducer.decoding.config import SearchConfig
+try:
+    from stateless_transducer.cli import run_script
+    from stateless_transducer.commands import recipe
+    from stateless_transducer.decoding.config import SearchConfig
+except ModuleNotFoundError as err:
+    sys.exit(
+        f"{Path(__file__).name}: error: {err}. Activate the environment in which stateless-transducer is installed."
+    )
 
 NUMBERS = recipe.DecodeOptions(
     # that of the recipe in whose folder the script, or a link to it, is

@@ -4,8 +4,13 @@
 import sys
 from pathlib import Path
 
-from stateless_transducer.cli import run_script
-from stateless_transducer.commands import recipe
+try:
+    from stateless_transducer.cli import run_script
+    from stateless_transducer.commands import recipe
+except ModuleNotFoundError as err:
+    sys.exit(
+        f"{Path(__file__).name}: error: {err}. Activate the environment in which stateless-transducer is installed."
+    )
 
 # exp_dir: that of the recipe in whose folder the script, or a link to it, is
 NUMBERS = recipe.ExportOptions(exp_dir=Path(Path(__file__).parent.name, "exp"))

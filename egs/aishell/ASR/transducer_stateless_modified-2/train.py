@@ -10,10 +10,15 @@ The second corpus is aidatatang_200zh (OpenSLR 62), or another one that --mix-pr
 import sys
 from pathlib import Path
 
-from stateless_transducer.cli import run_script
-from stateless_transducer.commands import recipe
-from stateless_transducer.data.config import DataConfig
-from stateless_transducer.training.config import TrainConfig
+try:
+    from stateless_transducer.cli import run_script
+    from stateless_transducer.commands import recipe
+    from stateless_transducer.data.config import DataConfig
+    from stateless_transducer.training.config import TrainConfig
+except ModuleNotFoundError as err:
+    sys.exit(
+        f"{Path(__file__).name}: error: {err}. Activate the environment in which stateless-transducer is installed."
+    )
 
 # the numbers that are not here are those of transducer_stateless_modified
 NUMBERS = recipe.TrainOptions(

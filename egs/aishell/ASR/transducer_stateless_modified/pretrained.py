@@ -4,10 +4,15 @@
 import sys
 from pathlib import Path
 
-from stateless_transducer.cli import run_script
-from stateless_transducer.commands import recipe
+try:
+    from stateless_transducer.cli import run_script
+    from stateless_transducer.commands import recipe
+except ModuleNotFoundError as err:
+    sys.exit(
+        f"{Path(__file__).name}: error: {err}. Activate the environment in which stateless-transducer is installed."
+    )
 
 LANG_DIR = Path("data/lang_char")
 
 if __name__ == "__main__":
-    sys.exit(run_script(recipe.run_pretrained, LANG_DIR))
+    sys.exit(run_script(recipe.run_pretrained, LANG_DIR, options=recipe.PretrainedOptions))

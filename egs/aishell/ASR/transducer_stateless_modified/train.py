@@ -4,12 +4,17 @@
 import sys
 from pathlib import Path
 
-from stateless_transducer.cli import run_script
-from stateless_transducer.commands import recipe
-from stateless_transducer.commands.train import ModelFlags
-from stateless_transducer.data.config import DataConfig, SpecAugmentConfig
-from stateless_transducer.model.config import ConformerConfig, DecoderConfig, JoinerConfig
-from stateless_transducer.training.config import OptimConfig, TrainConfig
+try:
+    from stateless_transducer.cli import run_script
+    from stateless_transducer.commands import recipe
+    from stateless_transducer.commands.train import ModelFlags
+    from stateless_transducer.data.config import DataConfig, SpecAugmentConfig
+    from stateless_transducer.model.config import ConformerConfig, DecoderConfig, JoinerConfig
+    from stateless_transducer.training.config import OptimConfig, TrainConfig
+except ModuleNotFoundError as err:
+    sys.exit(
+        f"{Path(__file__).name}: error: {err}. Activate the environment in which stateless-transducer is installed."
+    )
 
 NUMBERS = recipe.TrainOptions(
     lang_dir=Path("data/lang_char"),

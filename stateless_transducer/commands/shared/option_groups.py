@@ -1,0 +1,134 @@
+"""The options of a command, as its dataclass and the dataclasses inside it declare them."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from tyro.conf import Positional, Suppress
+
+from stateless_transducer.options import ADVANCED, HIDDEN, metadata_of, type_hints
+
+REQUIRED = object()
+"""Default of an option without a default."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option of a command line."""
+
+    field: str
+    """Name of the dataclass's field."""
+    kind: Any
+    """Type of the value, without metadata."""
+    hint: Any
+    """Annotation of the field, metadata included."""
+    names: tuple[str, ...]
+    """``--max-duration``, then its aliases; empty: the option is positional."""
+    metavar: str | None
+    """Placeholder of the value, if the annotation sets one."""
+    default: Any
+    """`REQUIRED` if there is none."""
+    text: str
+    """Docstring of the field, on one line."""
+    is_advanced: bool
+    """Whether ``--help`` leaves it to ``--help-all``."""
+
+    @property
+    def name(self) -> str:
+        """The option as a user writes it."""
+        return self.names[0] if self.names else (self.metavar or self.field.upper()).split()[0].strip("[")
+
+    @property
+    def is_hidden(self) -> bool:
+        """Whether no help shows it."""
+        return HIDDEN in metadata_of(self.hint)
+
+
+@dataclass(frozen=True)
+class OptionGroup:
+    """The options of one dataclass."""
+
+    heading: str
+    """Beginning of the dataclass's docstring, up to a colon, a semicolon or the end of the line."""
+    options: tuple[Option, ...]
+
+
+def option_groups(kind: type, default: Any = None, *, is_advanced: bool = False) -> Iterator[OptionGroup]:
+    """The group of a dataclass, then those of the dataclasses inside it, whose types are those of their defaults.
+
+    Args:
+        kind: the dataclass.
+        default: instance that holds the defaults; None: those of the fields.
+        is_advanced: whether all of its options are advanced.
+    """
+    plain, hints, texts = get_type_hints(kind), type_hints(kind), _texts(kind)
+    options: list[Option] = []
+    inner: list[OptionGroup] = []
+    for item in fields(kind):
+        metadata = metadata_of(hints[item.name])
+        value = _default(item) if default is None else getattr(default, item.name)
+        advanced = is_advanced or ADVANCED in metadata
+        if is_dataclass(plain[item.name]):
+            inner += option_groups(type(value), value, is_advanced=advanced)
+        elif Suppress not in metadata:
+            names, metavar = _names(item.name, metadata)
+            text = texts.get(item.name, "")
+            options.append(Option(item.name, plain[item.name], hints[item.name], names, metavar, value, text, advanced))
+    heading = re.split(r"[:;] |\.?\n|\.$", kind.__doc__ or "")[0]
+    yield OptionGroup(heading, tuple(options))
+    yield from inner
+
+
+def options_of(kind: type, default: Any = None) -> Iterator[Option]:
+    """All options of a dataclass and of those inside it."""
+    return (option for group in option_groups(kind, default) for option in group.options)
+
+
+def _default(item: Field[Any]) -> Any:
+    if item.default_factory is not MISSING:
+        return item.default_factory()
+    return REQUIRED if item.default is MISSING else item.default
+
+
+def _names(name: str, metadata: list[Any]) -> tuple[tuple[str, ...], str | None]:
+    """Flags and metavar, with what `tyro.conf.arg` sets."""
+    settings = [entry for entry in metadata if hasattr(entry, "aliases")]
+    flag = next((entry.name for entry in settings if entry.name), name).replace("_", "-")
+    aliases = [alias for entry in settings for alias in entry.aliases or ()]
+    metavar = next((entry.metavar for entry in settings if entry.metavar), None)
+    return (() if Positional in metadata else (f"--{flag}", *aliases)), metavar
+
+
+def _texts(kind: type) -> dict[str, str]:
+    """Docstrings of fields, inherited ones included, each on one line."""
+    texts: dict[str, str] = {}
+    for ancestor in reversed(kind.__mro__):
+        texts |= _module_texts(ancestor.__module__).get(ancestor.__qualname__, {})
+    return texts
+
+
+@cache
+def _module_texts(module: str) -> dict[str, dict[str, str]]:
+    """Docstrings of the fields of a module's classes; Python keeps those of classes and functions alone."""
+    path = getattr(sys.modules[module], "__file__", None)
+    if path is None or not path.endswith(".py"):
+        return {}
+    tree = ast.parse(Path(path).read_text(encoding="utf-8"))
+    texts: dict[str, dict[str, str]] = {}
+    for node in tree.body:
+        if not isinstance(node, ast.ClassDef):
+            continue
+        texts[node.name] = members = {}
+        for field, after in zip(node.body, node.body[1:], strict=False):
+            if not isinstance(field, ast.AnnAssign) or not isinstance(field.target, ast.Name):
+                continue
+            if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
+                members[field.target.id] = " ".join(str(after.value.value).split())
+    return texts

@@ -1,0 +1,107 @@
+"""Metadata of options, declared in the annotation of a dataclass's field: bounds, and how common the option is.
+
+``Annotated[float, Interval(gt=0, le=1)]`` bounds a number, or each number of a tuple; ``Literal`` lists the choices;
+`ADVANCED` leaves the option to ``--help-all``.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import types
+from collections.abc import Callable, Iterable
+from functools import cache
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from annotated_types import Ge, GroupedMetadata, Gt, Le, Lt, Unit
+
+ADVANCED = "advanced option"
+"""Mark of an option, or of a dataclass of options, that ``--help`` leaves to ``--help-all``."""
+HIDDEN = "hidden option"
+"""Mark of an option that no help shows: an old spelling."""
+
+
+# kind of bound: its attribute, what must hold, how it reads
+_BOUNDS: dict[type, tuple[str, Callable[[Any, Any], bool], str]] = {
+    Ge: ("ge", operator.ge, "at least"),
+    Gt: ("gt", operator.gt, "above"),
+    Le: ("le", operator.le, "at most"),
+    Lt: ("lt", operator.lt, "below"),
+}
+
+
+def check_bounds(config: Any) -> None:
+    """Check the fields of a dataclass against the bounds of their annotations; floats must also be finite.
+
+    Fields that are None are not checked.
+
+    Raises:
+        ValueError: names the field, its bounds and the value.
+    """
+    hints = type_hints(type(config))
+    for name in config.__dataclass_fields__:
+        value, hint = getattr(config, name), hints[name]
+        for member in value if isinstance(value, tuple) else (value,):
+            requirement = _broken(member, hint)
+            if requirement:
+                raise ValueError(f"`{name}` must be {requirement}, but is {_spell(member)}.")
+
+
+@cache
+def type_hints(kind: type) -> dict[str, Any]:
+    """Annotations of a dataclass's fields, metadata included."""
+    return get_type_hints(kind, include_extras=True)
+
+
+def metadata_of(hint: Any) -> list[Any]:
+    """Metadata of an annotation: ``Annotated[int, Ge(1)] | None`` has ``Ge(1)``."""
+    origin = get_origin(hint)
+    if origin is Annotated:
+        inner, *metadata = get_args(hint)
+        return [*metadata_of(inner), *metadata]
+    if origin in (Union, types.UnionType, tuple):
+        return [item for member in get_args(hint) for item in metadata_of(member)]
+    return []
+
+
+def choices_of(hint: Any) -> tuple[Any, ...]:
+    """The values of a ``Literal``; none for other types."""
+    origin = get_origin(hint)
+    if origin is Literal:
+        return get_args(hint)
+    if origin in (Annotated, Union, types.UnionType, tuple):
+        return tuple(choice for member in get_args(hint) for choice in choices_of(member))
+    return ()
+
+
+def _broken(value: Any, hint: Any) -> str:
+    """What the value must be and is not; empty if it keeps to its annotation."""
+    if value is None:
+        return ""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "a finite number"
+    choices = choices_of(hint)
+    if choices:
+        return "" if value in choices else f"one of {', '.join(map(str, choices))}"
+    metadata = list(_flat(metadata_of(hint)))
+    limits = {type(item): getattr(item, _BOUNDS[type(item)][0]) for item in metadata if type(item) in _BOUNDS}
+    if all(_BOUNDS[kind][1](value, limit) for kind, limit in limits.items()):
+        return ""
+    unit = next((f" {item.unit}" for item in metadata if isinstance(item, Unit)), "")
+    if Ge in limits and Le in limits:
+        return f"in {limits[Ge]}..{limits[Le]}{unit}"
+    return " and ".join(f"{_BOUNDS[kind][2]} {limit}{unit}" for kind, limit in limits.items())
+
+
+def _flat(metadata: Iterable[Any]) -> Iterable[Any]:
+    for item in metadata:
+        if isinstance(item, GroupedMetadata):
+            yield from _flat(item)
+        else:
+            yield item
+
+
+def _spell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    return repr(value) if isinstance(value, str) else str(value)
