@@ -26,6 +26,10 @@ from stateless_transducer.features import FbankConfig as FbankConfig
 from stateless_transducer.features import fbank as fbank
 from stateless_transducer.icefall import load_icefall as load_icefall
 from stateless_transducer.icefall import save_icefall as save_icefall
+from stateless_transducer.model.config import ConformerConfig as ConformerConfig
+from stateless_transducer.model.config import DecoderConfig as DecoderConfig
+from stateless_transducer.model.config import EncoderConfig as EncoderConfig
+from stateless_transducer.model.config import JoinerConfig as JoinerConfig
 from stateless_transducer.model.config import ModelConfig as ModelConfig
 from stateless_transducer.model.transducer import Transducer as Transducer
 from stateless_transducer.model.transducer import build_model as build_model

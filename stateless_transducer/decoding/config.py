@@ -50,6 +50,9 @@ class SearchConfig:
     probability."""
 
     def __post_init__(self) -> None:
+        # from Python, paths may be strings
+        for name, path in self.scorer_files.items():
+            object.__setattr__(self, name, Path(path))
         check_bounds(self)
         for name, path in self.scorer_files.items():
             if self.decoding_method == "greedy_search":

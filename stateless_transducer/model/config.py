@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal
+
+from annotated_types import Ge, Interval
 
 from stateless_transducer.ops.subsampling import Subsampling
+from stateless_transducer.options import check_bounds
 
 FeatureNorm = Literal["none", "mean", "level"]
 
@@ -22,12 +25,11 @@ class EncoderConfig:
     kind: ClassVar[str]
     """Name of the encoder in flags and checkpoints."""
 
-    dropout: float = 0.1
+    dropout: Annotated[float, Interval(ge=0, lt=1)] = 0.1
     """Share of activations dropped in training."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"`dropout` must be in [0, 1), but is {self.dropout}.")
+        check_bounds(self)
 
     @property
     def subsampling(self) -> Subsampling:
@@ -46,24 +48,21 @@ class ConformerConfig(EncoderConfig):
 
     kind: ClassVar[str] = "conformer"
 
-    num_layers: int = 12
+    num_layers: Annotated[int, Ge(1)] = 12
     """Conformer layers."""
-    attention_dim: int = 512
+    attention_dim: Annotated[int, Ge(1)] = 512
     """Width of the encoder."""
-    num_heads: int = 8
+    num_heads: Annotated[int, Ge(1)] = 8
     """Attention heads; divides the width."""
-    feedforward_dim: int = 2048
+    feedforward_dim: Annotated[int, Ge(1)] = 2048
     """Width inside the feed-forward modules."""
-    conv_kernel: int = 31
+    conv_kernel: Annotated[int, Ge(1)] = 31
     """Frames that a convolution module sees; odd."""
-    subsampling_channels: int | None = None
+    subsampling_channels: Annotated[int, Ge(1)] | None = None
     """Channels of the two subsampling convolutions; None: the width of the encoder."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_at_least_1(self, "num_layers", "attention_dim", "num_heads", "feedforward_dim", "conv_kernel")
-        if self.subsampling_channels is not None:
-            _check_at_least_1(self, "subsampling_channels")
         if self.attention_dim % self.num_heads:
             raise ValueError(
                 f"`num_heads` must divide `attention_dim`, but {self.attention_dim} / {self.num_heads} is not whole."
@@ -92,34 +91,34 @@ ENCODER_CONFIGS: dict[str, type[EncoderConfig]] = {ConformerConfig.kind: Conform
 class DecoderConfig:
     """Sizes of the decoder, the prediction network."""
 
-    context_size: int = 2
+    context_size: Annotated[int, Ge(1)] = 2
     """Tokens that the decoder sees."""
 
     def __post_init__(self) -> None:
-        _check_at_least_1(self, "context_size")
+        check_bounds(self)
 
 
 @dataclass(frozen=True)
 class JoinerConfig:
     """Sizes of the joiner."""
 
-    joiner_dim: int = 512
+    joiner_dim: Annotated[int, Ge(1)] = 512
     """Width of encoder output, decoder output and joiner."""
 
     def __post_init__(self) -> None:
-        _check_at_least_1(self, "joiner_dim")
+        check_bounds(self)
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """A stateless transducer; the defaults are the tutorial's, 87,939,824 parameters at vocabulary 4336."""
 
-    vocab_size: int
+    vocab_size: Annotated[int, Ge(1)]
     """Number of tokens, blank included."""
     encoder: EncoderConfig = field(default_factory=ConformerConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     joiner: JoinerConfig = field(default_factory=JoinerConfig)
-    feature_dim: int = 80
+    feature_dim: Annotated[int, Ge(7)] = 80
     """Mel bins of a feature frame."""
     feature_norm: FeatureNorm = "none"
     """Normalization of the features of each utterance. level: subtract the loudness, for small data in which a level
@@ -128,11 +127,7 @@ class ModelConfig:
     """Id of the blank."""
 
     def __post_init__(self) -> None:
-        _check_at_least_1(self, "vocab_size")
-        if self.feature_norm not in get_args(FeatureNorm):
-            raise ValueError(f'`feature_norm` must be "none", "mean" or "level", but is {self.feature_norm!r}.')
-        if self.feature_dim < 7:
-            raise ValueError(f"`feature_dim` must be at least 7, but is {self.feature_dim}.")
+        check_bounds(self)
         if not 0 <= self.blank_id < self.vocab_size:
             raise ValueError(f"`blank_id` must be in 0..{self.vocab_size - 1}, but is {self.blank_id}.")
 
@@ -173,9 +168,3 @@ _PARTS = ("encoder", "decoder", "joiner")
 
 def _names(config: type) -> list[str]:
     return [field.name for field in fields(config)]
-
-
-def _check_at_least_1(config: object, *names: str) -> None:
-    for name in names:
-        if getattr(config, name) < 1:
-            raise ValueError(f"`{name}` must be at least 1, but is {getattr(config, name)}.")

@@ -96,13 +96,13 @@ class Ngrams:
         return place + 1 if place < len(self.keys) and self.keys[place] == key else 0
 
 
-def read_arpa(path: Path, token_table: TokenTable) -> Ngrams:
+def read_arpa(path: str | Path, token_table: TokenTable) -> Ngrams:
     """Read an ARPA file (or .gz) whose words are the model's tokens; n-grams with other words are skipped.
 
     Raises:
         ValueError: the file cannot be read, is truncated or no ARPA file, or has fewer than half of the tokens.
     """
-    V = len(token_table)
+    path, V = Path(path), len(token_table)
     ids = {**token_table.ids, START: V, END: V + 1, "<UNK>": token_table.unknown_id}
     try:
         ngrams = ngrams_of(read_levels(path, ids), vocab_size=V, unknown_id=token_table.unknown_id)

@@ -124,7 +124,7 @@ class TokenTable:
         return close_gaps(text) if self.spells_words or self.unit == "bpe" else text.replace(" ", "")
 
     def write(
-        self, lang_dir: Path, extra: tuple[str, ...] = (), *, mark_words: bool = False, corpus: str | None = None
+        self, lang_dir: str | Path, extra: tuple[str, ...] = (), *, mark_words: bool = False, corpus: str | None = None
     ) -> None:
         """Write ``tokens.txt`` (icefall's format) and ``lang.json`` (the unit, the corpus) into a folder.
 
@@ -137,6 +137,7 @@ class TokenTable:
             mark_words: begin each word with `SPACE`: programs that only join symbols then put blanks between words.
             corpus: name of the prepared corpus that the tokens are from.
         """
+        lang_dir = Path(lang_dir)
         mark = SPACE if mark_words and self.unit == "word" else ""
         symbols = (symbol if symbol in SPECIAL else mark + symbol for symbol in (*self.symbols, *extra))
         lines = (f"{symbol} {i}\n" for i, symbol in enumerate(symbols))
@@ -161,7 +162,7 @@ class TokenTable:
         return cls(tuple(facts["symbols"]), facts["unit"], tuple(facts.get("scores", ())))
 
     @classmethod
-    def read(cls, lang_dir: Path) -> TokenTable:
+    def read(cls, lang_dir: str | Path) -> TokenTable:
         """Read a folder with ``tokens.txt``.
 
         Without ``lang.json`` (icefall writes none), tokens are pieces of words if a ``bpe.vocab`` or sentencepiece's
@@ -174,6 +175,7 @@ class TokenTable:
         Raises:
             ValueError: there is no such file, or a line, symbol or id is invalid.
         """
+        lang_dir = Path(lang_dir)
         path = lang_dir if lang_dir.is_file() else lang_dir / "tokens.txt"
         if not path.is_file():
             raise ValueError(f"`lang_dir` {lang_dir} holds no tokens.txt; make it with `transducer prepare`.")
