@@ -9,14 +9,9 @@ from oracle import nll_by_enumeration
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from stateless_transducer import joint_transducer_loss
+from stateless_transducer import joint_transducer_loss, prune_joiner_inputs, prune_ranges
 from stateless_transducer.ops.lattice import lattice_nll
-from stateless_transducer.ops.pruned_loss import (
-    prune_joiner_inputs,
-    prune_ranges,
-    pruned_transducer_loss,
-    simple_transducer_loss,
-)
+from stateless_transducer.ops.pruned_loss import pruned_transducer_loss, simple_transducer_loss
 
 TOPOLOGIES = {
     "standard": {},
@@ -101,10 +96,8 @@ class _Golden:
         )
 
     def pruned(self, starts, width):
-        encoder_logits, decoder_logits = prune_joiner_inputs(
-            self.encoder_logits, self.decoder_logits, starts, width=width
-        )
-        logits = 3 * torch.tanh(encoder_logits + decoder_logits)
+        joiner_inputs = prune_joiner_inputs(self.encoder_logits, self.decoder_logits, starts, width=width)
+        logits = 3 * torch.tanh(joiner_inputs[0] + joiner_inputs[1])
         return pruned_transducer_loss(logits, starts, **self.tokens, blank=self.case["blank"], **self.topology)
 
     def check(self, ours, name):
