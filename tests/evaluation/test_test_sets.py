@@ -98,7 +98,7 @@ def test_spelt_words_are_counted_in_characters_and_in_words(monkeypatch):
         frame_shift_s=0.01,
     )
     found = [Hypothesis(tuple(table.encode(text)), (), ()) for _, text in said.values()]
-    monkeypatch.setattr("stateless_transducer.evaluation.test_sets.search", lambda *_: found)
+    monkeypatch.setattr("stateless_transducer.evaluation.test_sets.decode_features", lambda *_: found)
     model: Any = None
     result = evaluate(model, [batch], table, SearchConfig(), device=torch.device("cpu"))
     assert (result.report.num_errors, result.report.num_reference) == (1 + 1, 17)
@@ -123,7 +123,7 @@ def test_blanks_beside_ideographs_are_no_errors(monkeypatch):
         frame_shift_s=0.01,
     )
     found = [Hypothesis(tuple(table.encode(text)), (), ())]
-    monkeypatch.setattr("stateless_transducer.evaluation.test_sets.search", lambda *_: found)
+    monkeypatch.setattr("stateless_transducer.evaluation.test_sets.decode_features", lambda *_: found)
     model: Any = None
     result = evaluate(model, [batch], table, SearchConfig(), device=torch.device("cpu"))
     assert result.in_words is not None and result.in_words.report.num_errors == 0 == result.report.num_errors
