@@ -31,6 +31,7 @@ from stateless_transducer.model.decoder import StatelessDecoder
 from stateless_transducer.model.frozen import FrozenTransducer
 from stateless_transducer.model.joiner import Joiner
 from stateless_transducer.model.transducer import Transducer
+from stateless_transducer.ops.subsampling import Subsampling
 
 WIDTH, BEAM, NUM_FRAMES = 512, 4, 150
 
@@ -41,7 +42,9 @@ def random_model(vocab_size: int) -> Transducer:
     with torch.no_grad():
         joiner.output_linear.weight *= 8
         joiner.output_linear.bias[0] += 13.5
-    return Transducer(torch.nn.Identity(), decoder, joiner)  # pyright: ignore[reportArgumentType]
+    encoder = torch.nn.Identity()
+    encoder.subsampling = Subsampling(factor=4, min_frames=7)  # pyright: ignore[reportAttributeAccessIssue]
+    return Transducer(encoder, decoder, joiner)  # pyright: ignore[reportArgumentType]
 
 
 @torch.inference_mode()
