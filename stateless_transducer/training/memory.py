@@ -188,7 +188,8 @@ def find_max_duration(task: TransducerTask, rank: Rank, say: Callable[[str], Non
 def _largest_s(task: TransducerTask) -> float:
     """Seconds of the largest batch of an epoch if ``--max-duration`` did not end it, padding counted."""
     # with the last ones left out, there would be none
-    endless = replace(task, data_config=replace(task.data.config, max_duration=sys.float_info.max, drop_last=False))
+    config = replace(task.data.config, max_duration=sys.float_info.max, drop_last=False)
+    endless = replace(task, data=replace(task.data, config=config))
     parts = task.config.world_size * task.config.optim.accumulate_grad
     batches = endless.loader(Rank(0, task.config.world_size, torch.device("cpu"))).plan(0)
     largest = max((len(own) * float(task.data.lengths.seconds[own].max()) / parts for own in batches), default=0.0)

@@ -51,7 +51,7 @@ def _die_on_rank_1(rank: Rank) -> None:
 
 
 def test_killed_rank_is_named_with_its_signal():
-    with pytest.raises(ChildProcessError, match=r"Process 1 of 2 \(pid \d+\) .*SIGKILL.*`--max-duration`"):
+    with pytest.raises(ChildProcessError, match=r"Process 1 of 2 \(pid \d+\) .*SIGKILL.*`max_duration`"):
         launch(_die_on_rank_1, world_size=2)
 
 

@@ -190,6 +190,8 @@ def test_resumed_pruned_training_is_bit_equal(corpus, exp, tmp_path):
 
 def test_going_on_without_pruning_is_refused(corpus, exp, capsys):
     flags = ["--exp-dir", str(exp), "--num-epochs", "3", "--start-epoch", "2", "--prune-range", "0"]
+    # options of the pruned loss would be refused without it
+    flags += ["--prune-warm-step", "2000"]
     assert main([*corpus, *flags]) == 1
     assert "`--prune-range above 0` was True before; going on, it cannot become False." in capsys.readouterr().err
 
