@@ -86,7 +86,7 @@ def parse_options(
 def _encoder_kind(arguments: list[str], default: str) -> str:
     """Value of ``--encoder``: it must be known before the other options can be."""
     kind = default
-    for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for word, following in zip(arguments, [*arguments, ""][1:], strict=True):
         flag, is_joined, value = word.partition("=")
         if flag == "--encoder":
             kind = value if is_joined else following
