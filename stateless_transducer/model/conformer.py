@@ -1,6 +1,6 @@
 """Conformer encoder (Gulati et al. 2020, arXiv 2005.08100), as icefall's: LayerNorm in the convolution module.
 
-Letters: N utterances, T_in feature frames, F mel bins, T encoder frames, D width.
+Letters: N utterances, T_in feature frames, F mel bins, T encoder frames, C channels, D width.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from torch.utils.checkpoint import checkpoint
 
 from stateless_transducer.model.attention import RelativeSelfAttention, relative_positions
 from stateless_transducer.model.encoder import Encoder
-from stateless_transducer.model.subsampling import Conv2dSubsampling
 from stateless_transducer.ops.masks import padding_mask
 from stateless_transducer.ops.subsampling import Subsampling
 
@@ -64,6 +63,28 @@ class Conformer(Encoder):
             else:
                 x = layer(x, positions, padding)
         return self.output(self.after_norm(x)), lens
+
+
+class Conv2dSubsampling(nn.Module):
+    """(N, T_in, F) -> (N, T, D), with T = (T_in - 7) // 4 + 1.
+
+    No padding: frame t sees exactly the feature frames 4t .. 4t+6, so an utterance is never touched by what
+    is padded behind it.
+    """
+
+    def __init__(self, feature_dim: int, num_channels: int, output_dim: int) -> None:
+        super().__init__()
+        self.conv = nn.Sequential(
+            nn.Conv2d(1, num_channels, kernel_size=3, stride=2),
+            nn.ReLU(),
+            nn.Conv2d(num_channels, num_channels, kernel_size=3, stride=2),
+            nn.ReLU(),
+        )
+        self.out = nn.Linear(num_channels * (((feature_dim - 1) // 2 - 1) // 2), output_dim)
+
+    def forward(self, features: Tensor) -> Tensor:  # noqa: D102
+        x = self.conv(features[:, None])  # (N, C, T, F')
+        return self.out(x.transpose(1, 2).flatten(2))  # (N, T, C * F')
 
 
 class ConformerLayer(nn.Module):
