@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -60,11 +61,17 @@ def test_folder_is_complete_and_nothing_else_is_left(export, tmp_path):
 def test_cost_of_int8_is_measured_printed_and_kept(export, cuts, tmp_path):
     status, printed, _, names = export("--int8", "true", "--manifest-dir", cuts)
     assert status == 0 and names == sorted(FP32 + INT8)
-    line = "CER of aishell test, 6 utterances: fp32 0.00 %, int8 0.00 %: +0.00 points (95 % interval +0.00..+0.00)\n"
-    assert printed.startswith(line)
-    found = _card(tmp_path / "onnx")["int8"]
-    assert (found["error_rate_fp32"], found["error_rate_int8"], found["difference"], found["kept"]) == (0, 0, 0, True)
-    assert found["utterances"] == 6 and found["difference_interval"] == {"confidence": 0.95, "low": 0.0, "high": 0.0}
+    # the tiny model makes an error or none, depending on the processor that trained it
+    line = r"CER of aishell test, 6 utterances: fp32 (\S+) %, int8 (\S+) %: (\S+) points "
+    match = re.match(line + r"\(95 % interval (\S+)\.\.(\S+)\)\n", printed)
+    assert match is not None
+    fp32, int8, difference, low, high = map(float, match.groups())
+    assert fp32 < 10 and difference == pytest.approx(int8 - fp32, abs=0.011) and low <= difference <= high
+    cost = _card(tmp_path / "onnx")["int8"]
+    shown = (round(cost["error_rate_fp32"], 2), round(cost["error_rate_int8"], 2), round(cost["difference"], 2))
+    assert shown == (fp32, int8, difference) and cost["kept"] is True and cost["utterances"] == 6
+    interval = cost["difference_interval"]
+    assert (interval["confidence"], round(interval["low"], 2), round(interval["high"], 2)) == (0.95, low, high)
     assert main(["info", str(tmp_path / "onnx")]) == 0
 
 

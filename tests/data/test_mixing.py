@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from lhotse import CutSet
@@ -101,9 +102,17 @@ def test_updates_know_the_seconds_of_their_corpus(sets):
 
 
 def test_other_corpus_without_a_full_batch_is_an_error(sets):
-    config = replace(PLAIN, max_duration=200.0, drop_last=True, shuffle=False)
+    longest = sets[0].lengths.seconds.sum() / 3
+    config = replace(PLAIN, max_duration=float(longest), drop_last=True, shuffle=False, num_buckets=1)
+    few = replace(sets[1], numbers=sets[1].numbers[:1], lengths=sets[1].lengths.of(np.array([0])))
     with pytest.raises(ValueError, match="`mix_prefix` other does not fill a batch; lower `max_duration`"):
-        TrainingLoader(sets[0], TOKENS, config, seed=1, mixed=sets[1]).plan(0)
+        TrainingLoader(sets[0], TOKENS, config, seed=1, mixed=few).plan(0)
+
+
+def test_corpus_without_a_full_batch_is_an_error(sets):
+    config = replace(PLAIN, max_duration=200.0, drop_last=True, shuffle=False)
+    with pytest.raises(ValueError, match="An epoch has no batch: `max_duration` 200 s is more"):
+        TrainingLoader(sets[0], TOKENS, config, seed=1).plan(0)
 
 
 @pytest.mark.parametrize(
