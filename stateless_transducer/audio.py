@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-import soxr
+import soxr  # pyright: ignore[reportMissingTypeStubs]
 
 from stateless_transducer.audio_files import AudioError, Block, Damaged, Warn, open_blocks, wav_or_flac_length
 

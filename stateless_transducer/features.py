@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import kaldi_native_fbank as knf
 import numpy as np
-import soxr
+import soxr  # pyright: ignore[reportMissingTypeStubs]
 
 SILENCE_VALUE = float(np.log(np.finfo(np.float32).eps))
 """Of every bin where all samples are 0: Kaldi's smallest energy."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -201,7 +201,7 @@ def _state_dict(content: object) -> dict[str, Tensor]:
         raise ValueError(f"it holds a {type(content).__name__} instead of a dict.")
     if "model" not in content:
         raise ValueError(f"it has no `model` (but {first_of([repr(name) for name in content]) or 'nothing'}).")
-    weights = content["model"]
+    weights: Any = cast("dict[Any, Any]", content)["model"]
     if not isinstance(weights, dict) or not all(isinstance(name, str) for name in weights):
         raise ValueError("its `model` is no state dict.")
     return weights

@@ -200,7 +200,7 @@ class _Node:
     """Score that a hypothesis ending with the prefix has in advance, for the phrase that may follow."""
     matched: float = 0.0
     """Sum of the scores of the phrases that end here, including those that are a tail of the prefix."""
-    children: dict[int, int] = field(default_factory=dict)
+    children: dict[int, int] = field(default_factory=dict[int, int])
     """Number of the next node by token."""
 
 

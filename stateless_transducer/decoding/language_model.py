@@ -107,7 +107,7 @@ class NeuralScorer:
 
     def advance(self, states: Array, tokens: Array) -> Array:
         """See `Scorer`."""
-        after = []
+        after: list[list[int]] = []
         for pair in zip(to_numpy(states)[:, 0].tolist(), to_numpy(tokens).tolist(), strict=True):
             if pair not in self._numbers:
                 self._numbers[pair] = len(self._origins)
@@ -123,7 +123,7 @@ class NeuralScorer:
         """Return the scores after each history, (V + 1,); new histories are evaluated in one call."""
         numbers = to_numpy(states)[:, 0].tolist()
         self._evaluate({number for number in numbers if number not in self._kept})
-        rows = []
+        rows: list[np.ndarray] = []
         for number in numbers:
             self._kept.move_to_end(number)
             rows.append(self._kept[number][0])

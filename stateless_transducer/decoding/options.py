@@ -5,14 +5,17 @@ Letters: N utterances, T encoder frames, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import numpy as np
 from annotated_types import Gt
 
 from stateless_transducer.decoding.arrays import Array, in_float32, like, to_numpy
 from stateless_transducer.options import check_bounds
+
+Row = TypeVar("Row")
 
 
 @dataclass(frozen=True)
@@ -69,9 +72,7 @@ class Schedule:
         ended = np.bincount(lens, minlength=longest + 1)[:longest].cumsum()
         return cls(like(order, encoder_out_lens), (len(lens) - ended).tolist(), lens[order])
 
-    def unsort(self, rows: list) -> list:
+    def unsort(self, rows: Sequence[Row]) -> list[Row]:
         """Return sorted rows in the caller's order."""
-        result = [None] * len(rows)
-        for place, row in zip(self.order.tolist(), rows, strict=True):
-            result[place] = row
-        return result
+        by_place = dict(zip(self.order.tolist(), rows, strict=True))
+        return [by_place[place] for place in range(len(rows))]

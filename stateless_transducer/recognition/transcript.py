@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class Transcript:
 def _without_nan(value: Any) -> Any:
     """The value with None in place of NaN and infinity, which JSON lacks."""
     if isinstance(value, dict):
-        return {name: _without_nan(item) for name, item in value.items()}
+        return {name: _without_nan(item) for name, item in cast("dict[str, Any]", value).items()}
     if isinstance(value, tuple):
-        return tuple(_without_nan(item) for item in value)
+        return tuple(_without_nan(item) for item in cast("tuple[Any, ...]", value))
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -31,7 +31,7 @@ def read_hotwords(path: Path, token_table: TokenTable, score: float) -> list[Hot
         lines = read_lines(path)
     except (OSError, UnicodeDecodeError) as err:
         raise ValueError(f"{path}: cannot be read as a list of hotwords: {err}") from err
-    scored = []
+    scored: list[tuple[str, float]] = []
     for number, line in enumerate(lines, start=1):
         phrase, colon, suffix = line.strip().rpartition(" :")
         if not colon:
@@ -58,7 +58,7 @@ def spell_hotwords(
     Raises:
         ValueError: the token table cannot spell a phrase, so that it could never be recognized.
     """
-    hotwords = []
+    hotwords: list[HotwordPhrase] = []
     for phrase, score in scored:
         # the form of training texts
         phrase = unicodedata.normalize("NFC", phrase)

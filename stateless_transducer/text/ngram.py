@@ -60,7 +60,7 @@ class Ngrams:
 
     def row(self, context: int) -> np.ndarray:
         """Return the log-probability of each token in a context: (V + 2,), float32."""
-        chain = []
+        chain: list[int] = []
         while context:
             chain.append(context)
             context = int(self.suffixes[context])
@@ -74,7 +74,8 @@ class Ngrams:
 
     def log_probs_of(self, tokens: Sequence[int]) -> np.ndarray:
         """Return the natural log-probabilities of a sentence's U tokens and of its end: (U + 1,)."""
-        context, scores = self.start, []
+        context = self.start
+        scores: list[float] = []
         for token in (*tokens, self.vocab_size + 1):
             scores.append(self._log_prob(context, token))
             context = self.advance(context, token)

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from stateless_transducer.files import read_lines, write_text
 from stateless_transducer.text.bpe import SPACE, Segmenter, learn_pieces, model_scores, read_scores
@@ -238,10 +238,10 @@ def _read_unit(settings: Path) -> Unit:
 def lang_corpus(lang_dir: Path) -> str | None:
     """Return the name of the corpus in a folder's ``lang.json``; None if there is none, or the file is not ours."""
     try:
-        settings = json.loads((lang_dir / "lang.json").read_bytes())
+        settings: Any = json.loads((lang_dir / "lang.json").read_bytes())
     except (FileNotFoundError, ValueError):
         return None
-    return settings.get("corpus") if isinstance(settings, dict) else None
+    return cast("dict[str, Any]", settings).get("corpus") if isinstance(settings, dict) else None
 
 
 def piece_scores(folder: Path, symbols: Sequence[str]) -> tuple[float, ...] | None:
