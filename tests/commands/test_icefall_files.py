@@ -31,7 +31,9 @@ def test_model_goes_there_and_back(golden, lang_dir, tmp_path, capsys, tokens):
     given, model, back = golden / "r" / "pretrained.pt", tmp_path / "m" / "model.pt", tmp_path / "i" / "pretrained.pt"
     assert _run("import", "--checkpoint", given, "--lang-dir", lang_dir / tokens, "--output", model) == 0
     printed = " ".join(capsys.readouterr().out.split())
-    assert printed.endswith("model.pt: 155,173 parameters, 2 layers of width 48, 3 heads; 29 tokens, context 2")
+    assert printed.endswith(
+        "model.pt: 155,173 parameters, conformer, 2 layers of width 48, 3 heads; 29 tokens, context 2"
+    )
     checkpoint = load_checkpoint(model)
     assert checkpoint.token_table.decode([3, 4, 28]) == "一二在"
     assert checkpoint.provenance["imported"]["file"] == "pretrained.pt"
@@ -83,7 +85,7 @@ def test_icefalls_file_is_no_input_of_the_export(golden, tmp_path, capsys):
     assert _run("export", "icefall", "--checkpoint", tmp_path / "p.pt", "--output", tmp_path / "q.pt") == 1
     printed = " ".join(capsys.readouterr().err.split())
     assert "p.pt is not a checkpoint of stateless-transducer" in printed
-    assert "one of icefall's becomes a model with `transducer import`" in printed
+    assert "`transducer import` converts a checkpoint of icefall" in printed
 
 
 def test_output_that_cannot_be_written_is_named(golden, lang_dir, tmp_path, capsys):

@@ -222,7 +222,7 @@ def test_earlier_run_is_not_overwritten(world, capsys):
     [
         (["--optimizer", "noam"], "`--optimizer` was adamw before; going on, it cannot become noam."),
         (["--ctc-loss-scale", "0"], "`--ctc-loss-scale above 0` was True before; going on, it cannot become False."),
-        (["--num-layers", "2"], "epoch-1.pt holds a model of other sizes or tokens than asked for"),
+        (["--num-layers", "2"], "epoch-1.pt holds another model than the options ask for: num_layers was 1 and is 2"),
     ],
 )
 def test_resuming_with_other_options_is_refused(world, capsys, change, message):
@@ -299,7 +299,9 @@ def _shape(log):
 def test_model_of_icefalls_is_decoded_as_in_the_tutorial(world, tmp_path):
     """An exported file is taken as epoch-9999.pt."""
     lang_dir = world.data / "lang_char"
-    sizes = conformer_model(len(TokenTable.read(lang_dir)), 80, 1, 16, 2, feedforward_dim=16, joiner_dim=16)
+    sizes = conformer_model(
+        len(TokenTable.read(lang_dir)), num_layers=1, attention_dim=16, num_heads=2, feedforward_dim=16, joiner_dim=16
+    )
     weights = {icefall_name(name): value for name, value in build_model(sizes).state_dict().items()}
     torch.save({"model": weights}, tmp_path / "pretrained.pt")
     flags = ["--lang-dir", str(lang_dir), "--output", str(tmp_path / "exp" / "epoch-9999.pt")]
@@ -367,7 +369,7 @@ def test_demo_goes_on_where_it_stopped(tmp_path, capsys):
     (tmp_path / "exp" / "epoch-1.pt").unlink()
     assert main(command) == 0
     printed = capsys.readouterr().out
-    assert f"{tmp_path}/exp: goes on from epoch-0.pt" in printed and "All done in" in printed
+    assert f"{tmp_path}/exp: resumes from epoch-0.pt" in printed and "All done in" in printed
     assert (tmp_path / "exp" / "epoch-0.pt").read_bytes() == first
     assert main(command) == 0
     assert "all 2 epochs are trained already - skipping" in capsys.readouterr().out
