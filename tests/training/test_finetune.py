@@ -14,7 +14,7 @@ from stateless_transducer.checkpoint import load_checkpoint, save_checkpoint
 from stateless_transducer.cli import main
 from stateless_transducer.model.transducer import build_model
 from stateless_transducer.text.tokens import TokenTable, build_token_table
-from stateless_transducer.training.finetune import adapted_weights
+from stateless_transducer.training.finetune import adapted_weights, describe_tokens
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +57,8 @@ def test_tokens_that_are_known_keep_their_rows(trained):
     table = TokenTable((*TOKENS.symbols[:3], "新", "c", "a", "二"))
     config = resized(old.model_config, vocab_size=len(table))
     fresh = build_model(config).state_dict()
-    weights, line = adapted_weights(old, table, fresh)
-    assert line == "5 of 7 tokens keep their rows, 2 are new (新 二), 6 of the model's tokens are not used"
+    weights = adapted_weights(old, table, fresh)
+    assert describe_tokens(old.token_table, table) == "5 of 7 tokens keep their rows, 2 are new (新 二), 6 of the model's tokens are not used"
     for name in ("decoder.embedding.weight", "joiner.output_linear.weight", "joiner.output_linear.bias"):
         for symbol, row in table.ids.items():
             wanted = old.weights[name][TOKENS.ids[symbol]] if symbol in TOKENS.ids else fresh[name][row]
