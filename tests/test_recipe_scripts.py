@@ -152,7 +152,7 @@ def test_training_goes_on_from_an_epoch(exp, tmp_path, capsys):
     shutil.copy(exp / "epoch-1.pt", tmp_path)
     corpus = "--manifest-dir", exp.parent, "--lang-dir", exp.parent / "lang", *TINY, "--subsampling-channels", 16
     assert _run("train", *corpus, "--exp-dir", tmp_path, "--num-epochs", 3, "--start-epoch", 2) == 0
-    assert f"Loading checkpoint from {tmp_path}/epoch-1.pt: goes on with epoch 2, batch 0," in capsys.readouterr().err
+    assert f"Loading checkpoint from {tmp_path}/epoch-1.pt: resumes with epoch 2, batch 0," in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.glob("epoch-*.pt")) == ["epoch-1.pt", "epoch-2.pt"]
 
 

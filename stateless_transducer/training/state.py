@@ -1,6 +1,6 @@
-"""All that a run must know to go on, in a checkpoint and back.
+"""Training state: save it in a checkpoint, find the checkpoint to resume from, and restore it.
 
-Random numbers are drawn from seed and number of the batch, so no generator's state is among it.
+Random numbers are drawn from the seed and the number of the batch, so a checkpoint holds no generator state.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from stateless_transducer.training.learner import Learner
 
 
 class Mean:
-    """Mean of totals over weights, old ones fading by ``decay`` at each addition."""
+    """Weighted mean; each addition multiplies the weight of earlier values by ``decay``."""
 
     def __init__(self, decay: float = 1.0) -> None:
         self.total, self.weight, self._decay = 0.0, 0.0, decay
 
     def add(self, total: float, weight: float) -> None:
-        """One more."""
+        """Add a total and its weight."""
         self.total = self.total * self._decay + total
         self.weight = self.weight * self._decay + weight
 
     @property
     def value(self) -> float:
-        """NaN without any."""
+        """Total per weight; NaN before the first addition."""
         return self.total / self.weight if self.weight else math.nan
 
 
@@ -52,48 +52,57 @@ def _recent() -> Mean:
 
 @dataclass
 class Position:
-    """Where a run is."""
+    """Position of a run in its training data, and the losses up to it."""
 
     step: int = 0
-    """Batches so far, over all epochs."""
+    """Number of batches done, over all epochs."""
     epoch: int = 0
-    """That is going on."""
+    """Epoch in progress, from 0."""
     batch: int = 0
-    """Batches of it that are done."""
+    """Number of batches done in this epoch."""
     best: dict[str, float] = field(default_factory=lambda: {"train": math.inf, "valid": math.inf})
-    """Lowest losses of an epoch."""
+    """Lowest loss of an epoch, for training and validation."""
     best_epoch: dict[str, int] = field(default_factory=dict)
-    """Which epoch had each of them."""
+    """Epoch of each lowest loss."""
     num_bad: int = 0
-    """Batches in a row without a finite loss."""
+    """Number of consecutive batches without a finite loss."""
     recent: Mean = field(default_factory=_recent)
-    """Loss of the batches of late."""
+    """Mean loss of roughly the last 200 batches."""
     whole: Mean = field(default_factory=Mean)
-    """Loss of the batches of this epoch."""
+    """Mean loss of this epoch."""
 
     def next_epoch(self) -> None:
-        """One is done."""
+        """Move to the beginning of the next epoch."""
         self.epoch, self.batch, self.recent, self.whole = self.epoch + 1, 0, _recent(), Mean()
 
     def state_dict(self) -> dict[str, Any]:
-        """As plain values."""
-        means = {name: [mean.total, mean.weight] for name, mean in (("recent", self.recent), ("whole", self.whole))}
-        numbers = {name: getattr(self, name) for name in ("step", "epoch", "batch", "num_bad")}
-        return {**numbers, "best": dict(self.best), "best_epoch": dict(self.best_epoch), "means": means}
+        """Return the position as plain values."""
+        return {
+            "step": self.step,
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "num_bad": self.num_bad,
+            "best": dict(self.best),
+            "best_epoch": dict(self.best_epoch),
+            "means": {
+                "recent": [self.recent.total, self.recent.weight],
+                "whole": [self.whole.total, self.whole.weight],
+            },
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The inverse of `state_dict`."""
-        for name in ("step", "epoch", "batch", "num_bad"):
-            setattr(self, name, state[name])
+        """Set the position to the one that `state_dict` returned."""
+        self.step, self.epoch, self.batch = state["step"], state["epoch"], state["batch"]
+        self.num_bad = state["num_bad"]
         self.best, self.best_epoch = dict(state["best"]), dict(state.get("best_epoch", {}))
-        for name, mean in (("recent", self.recent), ("whole", self.whole)):
-            mean.total, mean.weight = state["means"][name]
+        self.recent.total, self.recent.weight = state["means"]["recent"]
+        self.whole.total, self.whole.weight = state["means"]["whole"]
 
 
 def training_state(
     learner: Learner, position: Position, config: TrainConfig, contents: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What `restore` takes."""
+    """Return the state of a run, for a checkpoint that `restore` reads."""
     return {
         "optimizer": learner.optimizer.state_dict(),
         "scaler": learner.scaler.state_dict(),
@@ -108,56 +117,58 @@ def training_state(
 def restore(
     checkpoint: Checkpoint, learner: Learner, position: Position, config: TrainConfig, contents: Mapping[str, Any]
 ) -> None:
-    """Go on where a checkpoint was written.
+    """Resume where a checkpoint was written.
 
     Args:
-        checkpoint: with its training state.
-        learner: gets the weights, and the optimizer's state.
-        position: becomes the checkpoint's.
-        config: of the run that goes on.
-        contents: what its epochs consist of, see `TrainingLoader.contents`.
+        checkpoint: checkpoint with training state.
+        learner: receives the weights and the optimizer's state.
+        position: receives the checkpoint's position.
+        config: options of the resumed run.
+        contents: contents of its epochs, see `TrainingLoader.contents`.
 
     Raises:
-        ValueError: options have changed on which the optimizer's state depends; or, in the middle of an epoch, what
-            the epoch consists of.
+        ValueError: options on which the optimizer's state depends have changed; or, in the middle of an epoch, the
+            contents of the epoch.
     """
     state: Mapping[str, Any] = checkpoint.training_state or {}
     for flag, value in _options_of_state(learner, config).items():
         if state["options"].get(flag, value) != value:
-            raise ValueError(f"`{flag}` was {state['options'][flag]} before; going on, it cannot become {value}.")
+            raise ValueError(
+                f"`{flag}` was {state['options'][flag]} before; a resumed run cannot change it to {value}."
+            )
     if state["position"]["batch"]:
         _check_same_epoch(state.get("contents", {}), contents, state["position"]["epoch"])
     objective = learner.objective
     objective.model.load_state_dict(checkpoint.weights)
     objective.load_head_state(state["heads"])
     learner.optimizer.load_state_dict(state["optimizer"])
-    # empty if the run did without: fp16 then begins with its own scale
+    # empty if the run used no scaler: fp16 then starts with its default scale
     if state["scaler"]:
         learner.scaler.load_state_dict(state["scaler"])
     if learner.mean is not None:
-        # from here on, if the run had none before
+        # a run that had no running mean starts one here
         learner.mean.module.load_state_dict(state["ema"] or checkpoint.weights)
     position.load_state_dict(state["position"])
 
 
-def _check_same_epoch(before: Mapping[str, Any], now: Mapping[str, Any], epoch: int) -> None:
-    """The batches that are done must be the first ones of the same plan: others would be skipped, or heard twice."""
+def _check_same_epoch(saved: Mapping[str, Any], current: Mapping[str, Any], epoch: int) -> None:
+    """Check that the plan of the epoch is unchanged; otherwise utterances would be skipped or used twice."""
     changed = [
-        f"`{name}` was {before.get(name, 0)} and is {now.get(name, 0)}"
-        for name in ({**before, **now} if before else ())
-        # what a plan does not follow from is absent
-        if before.get(name, 0) != now.get(name, 0)
+        f"`{name}` was {saved.get(name, 0)} and is {current.get(name, 0)}"
+        for name in ({**saved, **current} if saved else ())
+        # options without influence on the plan are absent
+        if saved.get(name, 0) != current.get(name, 0)
     ]
     if changed:
-        again = f"`start_epoch={epoch}` (from the end of the epoch before)" if epoch else "another `exp_dir`"
+        alternative = f"`start_epoch={epoch}` (from the end of the previous epoch)" if epoch else "another `exp_dir`"
         raise ValueError(
-            f"The checkpoint is from the middle of epoch {epoch}, which cannot go on with other batches: "
-            f"{'; '.join(changed)}. Give what was given before, or {again}."
+            f"The checkpoint is from the middle of epoch {epoch}, which cannot resume with other batches: "
+            f"{'; '.join(changed)}. Restore the earlier values, or pass {alternative}."
         )
 
 
 def _options_of_state(learner: Learner, config: TrainConfig) -> dict[str, Any]:
-    """Options on which the optimizer's state depends: what is trained, and by what."""
+    """Options on which the optimizer's state depends: its kind and the set of parameters."""
     return {
         "--optimizer": config.optim.optimizer,
         **learner.objective.options_of_heads,
@@ -197,74 +208,76 @@ class Resumable:
 
 
 def find_resumable(config: TrainConfig) -> Resumable | None:
-    """The checkpoint that ``--start-epoch`` or ``--resume`` goes on from; None: start from nothing.
+    """Return the checkpoint that ``--start-epoch`` or ``--resume`` asks for; None: train from the beginning.
 
     Raises:
-        ValueError: it is not there, or cannot be resumed.
+        ValueError: the checkpoint does not exist, or cannot be resumed.
     """
-    folder, there = config.exp_dir, saved_epochs(config.exp_dir)
+    folder, epochs = config.exp_dir, saved_epochs(config.exp_dir)
     if config.start_epoch:
-        if config.start_epoch - 1 not in there:
-            found = ", ".join(epoch_path(folder, n).name for n in there) or "no checkpoint"
+        if config.start_epoch - 1 not in epochs:
+            names = ", ".join(epoch_path(folder, n).name for n in epochs) or "no checkpoint"
             raise ValueError(
                 f"`start_epoch` {config.start_epoch} needs epoch-{config.start_epoch - 1}.pt in `exp_dir` "
-                f"{folder}, which holds {found}."
+                f"{folder}, which holds {names}."
             )
         return Resumable(epoch_path(folder, config.start_epoch - 1), config.start_epoch)
-    within = saved_batches(folder)
-    newest = [epoch_path(folder, n) for n in there[-1:]] + [batch_path(folder, n) for n in within[-1:]]
+    steps = saved_batches(folder)
+    newest = [epoch_path(folder, n) for n in epochs[-1:]] + [batch_path(folder, n) for n in steps[-1:]]
     if not config.resume:
         if newest:
-            again = f"or with `start_epoch={there[-1] + 1}` " if there else ""
+            alternative = f"or with `start_epoch={epochs[-1] + 1}` " if epochs else ""
             raise ValueError(
-                f"`exp_dir` {folder} holds {newest[0].name} of an earlier run; go on with `resume=True` {again}"
+                f"`exp_dir` {folder} holds {newest[0].name} of an earlier run; resume with `resume=True` {alternative}"
                 "or choose another folder."
             )
         return None
-    # later ones are of a run that was longer, before `--start-epoch` went back
-    reached = [n for n in there if n < config.num_epochs]
-    newest = [epoch_path(folder, n) for n in reached[-1:]] + [batch_path(folder, n) for n in within[-1:]]
+    # epochs beyond `--num-epochs` belong to a longer run, before `--start-epoch` went back
+    reached = [n for n in epochs if n < config.num_epochs]
+    newest = [epoch_path(folder, n) for n in reached[-1:]] + [batch_path(folder, n) for n in steps[-1:]]
     if len(newest) < 2:
         return Resumable(newest[0]) if newest else None
-    read = [(path, load_resumable(path)) for path in newest]
-    path, checkpoint = max(read, key=lambda pair: pair[1].provenance["step"])
+    candidates = [(path, load_resumable(path)) for path in newest]
+    path, checkpoint = max(candidates, key=lambda candidate: candidate[1].provenance["step"])
     return Resumable(path, checkpoint=checkpoint)
 
 
 def load_resumable(path: Path, start_epoch: int = 0) -> Checkpoint:
-    """A checkpoint to go on from.
+    """Read a checkpoint to resume from.
 
     Raises:
-        ValueError: it holds a model without training state, or belongs to another epoch than its name says.
+        ValueError: the checkpoint holds a model without training state, or another epoch than its name says.
     """
     checkpoint = load_checkpoint(path)
     state = checkpoint.training_state
     if state is None:
-        raise ValueError(f"{path} holds a model without its training state; training cannot go on with it.")
+        raise ValueError(f"{path} holds a model without its training state, so training cannot resume from it.")
     if "means" not in state["position"]:
-        raise ValueError(f"{path} was written by an earlier version; train on with that, or `init_from` it.")
+        raise ValueError(
+            f"{path} was written by an earlier version; resume with that version, or pass it as `init_from`."
+        )
     epoch, batch = state["position"]["epoch"], state["position"]["batch"]
     if start_epoch and (epoch, batch) != (start_epoch, 0):
-        raise ValueError(f"{path} was another file: it goes on with epoch {epoch}, not {start_epoch}.")
+        raise ValueError(f"{path} resumes at epoch {epoch}, not {start_epoch}. Was it renamed?")
     return checkpoint
 
 
 def set_aside_later(exp_dir: Path, position: Position, num_epochs: int) -> Path | None:
-    """Move away what a run wrote behind a position that ``--start-epoch`` has gone back to.
+    """Move away the checkpoints that a run wrote after the position to which ``--start-epoch`` has gone back.
 
-    It would be overwritten, and `--resume` would take it for the newest. Epochs that the new run does not come to stay.
-    The best epochs become those of what was before the position.
+    Otherwise the new run would overwrite them, and `--resume` would take one of them for the newest. Epochs that the
+    new run does not reach stay. The best epochs become the best ones before the position.
 
     Returns:
-        The new folder with all of it; None if there was nothing.
+        The new folder with these checkpoints; None if there were none.
     """
-    later = [epoch_path(exp_dir, n) for n in saved_epochs(exp_dir) if position.epoch <= n < num_epochs]
-    later += [batch_path(exp_dir, step) for step in saved_batches(exp_dir) if step > position.step]
-    if not later:
+    paths = [epoch_path(exp_dir, n) for n in saved_epochs(exp_dir) if position.epoch <= n < num_epochs]
+    paths += [batch_path(exp_dir, step) for step in saved_batches(exp_dir) if step > position.step]
+    if not paths:
         return None
     folder = next(path for n in count(1) if not (path := exp_dir / f"abandoned-{n}").exists())
     folder.mkdir()
-    for path in later:
+    for path in paths:
         path.rename(folder / path.name)
     for name in position.best:
         path = best_path(exp_dir, name)
@@ -281,13 +294,13 @@ def set_aside_later(exp_dir: Path, position: Position, num_epochs: int) -> Path 
 
 
 def best_path(exp_dir: Path, name: str) -> Path:
-    """``best-train-loss.pt``, ``best-valid-loss.pt``."""
+    """Path of ``best-train-loss.pt`` or ``best-valid-loss.pt``."""
     return exp_dir / f"best-{name}-loss.pt"
 
 
-def link_or_copy(path: Path, to: Path) -> None:
-    """A second name for the same file, where the file system has that: checkpoints are a gigabyte each."""
-    with replacing(to) as temporary:
+def link_or_copy(path: Path, target: Path) -> None:
+    """Give a file a second name, as a hard link where possible: checkpoints are a gigabyte each."""
+    with replacing(target) as temporary:
         try:
             os.link(path, temporary)
         except OSError:
@@ -295,5 +308,5 @@ def link_or_copy(path: Path, to: Path) -> None:
 
 
 def on_cpu(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A copy."""
+    """Copy weights to the CPU."""
     return {name: value.detach().cpu().clone() for name, value in weights.items()}

@@ -212,7 +212,7 @@ def test_error_on_a_rank_is_one_line(world, tmp_path, capsys):
 def test_earlier_run_is_not_overwritten(world, capsys):
     assert main([*world.train, "--exp-dir", str(world.exp)]) == 1
     message = (
-        "epoch-1.pt of an earlier run; go on with `--resume true` or with `--start-epoch 2` or choose another folder."
+        "epoch-1.pt of an earlier run; resume with `--resume true` or with `--start-epoch 2` or choose another folder."
     )
     assert message in capsys.readouterr().err
 
@@ -220,9 +220,12 @@ def test_earlier_run_is_not_overwritten(world, capsys):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (["--optimizer", "noam"], "`--optimizer` was adamw before; going on, it cannot become noam."),
-        (["--ctc-loss-scale", "0"], "`--ctc-loss-scale above 0` was True before; going on, it cannot become False."),
-        (["--num-layers", "2"], "epoch-1.pt holds another model than the options ask for: num_layers was 1 and is 2"),
+        (["--optimizer", "noam"], "`--optimizer` was adamw before; a resumed run cannot change it to noam."),
+        (
+            ["--ctc-loss-scale", "0"],
+            "`--ctc-loss-scale above 0` was True before; a resumed run cannot change it to False.",
+        ),
+        (["--num-layers", "2"], "num_layers was 1 and is 2"),
     ],
 )
 def test_resuming_with_other_options_is_refused(world, capsys, change, message):
@@ -234,7 +237,7 @@ def test_resuming_with_other_options_is_refused(world, capsys, change, message):
 def test_renamed_checkpoint_is_not_gone_on_with(world, tmp_path, capsys):
     shutil.copy(world.exp / "epoch-0.pt", tmp_path / "epoch-3.pt")
     assert main([*world.train, "--exp-dir", str(tmp_path), "--num-epochs", "9", "--start-epoch", "4"]) == 1
-    assert "epoch-3.pt was another file: it goes on with epoch 1, not 4." in capsys.readouterr().err
+    assert "epoch-3.pt resumes at epoch 1, not 4." in capsys.readouterr().err
 
 
 def test_changed_corpus_is_prepared_anew(world, tmp_path, capsys):

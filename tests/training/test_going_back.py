@@ -116,8 +116,8 @@ def test_the_middle_of_an_epoch_does_not_go_on_with_other_batches(corpus, halfwa
     names = set(os.listdir(halfway))
     assert main([*corpus, *flags, *change]) == 1
     printed = capsys.readouterr().err.splitlines()[-1]
-    assert "from the middle of epoch 0, which cannot go on with other batches" in printed
-    assert re.search(message, printed) and printed.endswith("Give what was given before, or another `--exp-dir`.")
+    assert "from the middle of epoch 0, which cannot resume with other batches" in printed
+    assert re.search(message, printed) and printed.endswith("or pass another `--exp-dir`.")
     assert set(os.listdir(halfway)) == names
 
 

@@ -193,7 +193,9 @@ def test_going_on_without_pruning_is_refused(corpus, exp, capsys):
     # options of the pruned loss would be refused without it
     flags += ["--prune-warm-step", "2000"]
     assert main([*corpus, *flags]) == 1
-    assert "`--prune-range above 0` was True before; going on, it cannot become False." in capsys.readouterr().err
+    assert (
+        "`--prune-range above 0` was True before; a resumed run cannot change it to False." in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(
