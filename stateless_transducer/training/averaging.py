@@ -1,4 +1,4 @@
-"""Which checkpoints of a run make a model. Free of torch until it averages, so that ``--help`` need not load it."""
+"""Averages of a run's checkpoints. Imports torch only when it averages, so that ``--help`` stays fast."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Average:
     avg: Annotated[int, Ge(1)] | None = None
     """Number of checkpoints to average; by default, ten, but at most half of the epochs."""
     use_ema: Annotated[bool, ADVANCED] = False
-    """Use the running mean of the weights that `--ema-decay` kept in training."""
+    """Use the running mean of the weights, stored with `--ema-decay`."""
 
     def __post_init__(self) -> None:
         check_bounds(self)
@@ -36,44 +36,46 @@ class Average:
             )
 
     def of(self, exp_dir: Path) -> Checkpoint:
-        """The mean of the checkpoints.
+        """Return the mean of the checkpoints in a folder.
 
         Raises:
-            ValueError: one is missing; the message lists what is there.
+            ValueError: a checkpoint is missing; the message lists the existing ones.
         """
         from stateless_transducer.checkpoint import average_checkpoints
 
-        numbers, there, path = self._wanted(exp_dir)
-        missing = [number for number in numbers if number not in there]
+        numbers, existing, path = self._select(exp_dir)
+        missing = [number for number in numbers if number not in existing]
         if missing:
             kind = "epoch" if self.iter is None else "iter"
-            names, absent, found = ([path(exp_dir, n).name for n in each] for each in (numbers, missing, there))
+            needed_names = _listed([path(exp_dir, number).name for number in numbers])
+            missing_names = _listed([path(exp_dir, number).name for number in missing])
+            existing_names = _listed([path(exp_dir, number).name for number in existing])
             raise ValueError(
-                f"`{kind}` {numbers[-1]} `avg` {len(numbers)} needs {_listed(names)}, but {_listed(absent)} is not "
-                f"in `exp_dir` {exp_dir} ({_listed(found) or 'no checkpoint'} there)."
+                f"`{kind}` {numbers[-1]} `avg` {len(numbers)} needs {needed_names}, but {missing_names} is not "
+                f"in `exp_dir` {exp_dir}, which holds {existing_names or 'no checkpoint'}."
             )
         return average_checkpoints((path(exp_dir, number) for number in numbers), use_ema=self.use_ema)
 
-    def _wanted(self, exp_dir: Path) -> tuple[Sequence[int], list[int], Callable[[Path, int], Path]]:
-        """Numbers of the checkpoints, numbers of those that there are, and how they are named."""
+    def _select(self, exp_dir: Path) -> tuple[Sequence[int], list[int], Callable[[Path, int], Path]]:
+        """Return the numbers of the checkpoints to average, those of all existing ones, and the function to a path."""
         from stateless_transducer.checkpoint import batch_path, epoch_path, saved_batches, saved_epochs
 
         if self.iter is not None:
-            there, avg = saved_batches(exp_dir), self.avg or 1
-            if self.iter not in there:
-                return [self.iter], there, batch_path
-            before = [number for number in there if number <= self.iter]
-            # as many as there are do: older ones are removed as training goes on
-            return before[-avg:], there, batch_path
-        there = saved_epochs(exp_dir)
-        if self.epoch is None and not there:
+            steps, avg = saved_batches(exp_dir), self.avg or 1
+            if self.iter not in steps:
+                return [self.iter], steps, batch_path
+            candidates = [step for step in steps if step <= self.iter]
+            # fewer than `avg` are enough: training removes old ones
+            return candidates[-avg:], steps, batch_path
+        epochs = saved_epochs(exp_dir)
+        if self.epoch is None and not epochs:
             raise ValueError(f"`exp_dir` {exp_dir} holds no epoch-*.pt; train first.")
-        epoch = there[-1] if self.epoch is None else self.epoch
-        # the first epochs do an average no good
+        epoch = epochs[-1] if self.epoch is None else self.epoch
+        # the first epochs make an average worse
         avg = self.avg or max(1, min(10, (epoch + 1) // 2))
         if avg > epoch + 1:
             raise ValueError(f"`avg` must be at most {epoch + 1}, the number of epochs up to {epoch}, but is {avg}.")
-        return range(epoch - avg + 1, epoch + 1), there, epoch_path
+        return range(epoch - avg + 1, epoch + 1), epochs, epoch_path
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""What the user chooses about training. Free of torch, so that ``--help`` need not load it."""
+"""Options of training. Free of torch, so that ``--help`` stays fast."""
 
 from __future__ import annotations
 
@@ -72,9 +72,9 @@ class PruneConfig:
             )
 
     def weights(self, step: int) -> tuple[float, float]:
-        """Of the pruned and of the simple loss in a batch, counted from 1 over all epochs."""
-        done = min(1.0, (step - 1) / self.prune_warm_step) if self.prune_warm_step else 1.0
-        return 0.1 + 0.9 * done, 1.0 - done * (1.0 - self.simple_loss_scale)
+        """Return the weights of the pruned and the simple loss in a batch, counted from 1 over all epochs."""
+        progress = min(1.0, (step - 1) / self.prune_warm_step) if self.prune_warm_step else 1.0
+        return 0.1 + 0.9 * progress, 1.0 - progress * (1.0 - self.simple_loss_scale)
 
 
 @dataclass(frozen=True)

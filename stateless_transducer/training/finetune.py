@@ -1,4 +1,4 @@
-"""Starting from a trained model, with its tokens or with others."""
+"""Initialization from a trained model, with the same tokens or different ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NUM_EXAMPLES = 10
 
 
 def adapted_config(checkpoint: Checkpoint, token_table: TokenTable, *, dropout: float) -> ModelConfig:
-    """Sizes of the trained model, for as many tokens as the table has."""
+    """Return the sizes of the trained model, for the number of tokens in the table."""
     sizes = checkpoint.model_config
     return replace(
         sizes,
@@ -28,12 +28,12 @@ def adapted_config(checkpoint: Checkpoint, token_table: TokenTable, *, dropout: 
 
 
 def adapted_weights(checkpoint: Checkpoint, token_table: TokenTable, fresh: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The trained weights with a row for each token of the table.
+    """Return the trained weights with a row for each token of the table.
 
     Args:
-        checkpoint: of the trained model.
-        token_table: of the new one.
-        fresh: weights of a new model of `adapted_config`: rows of tokens that the trained model does not know.
+        checkpoint: checkpoint of the trained model.
+        token_table: tokens of the new model.
+        fresh: initial weights of a model of `adapted_config`, for tokens that the trained model lacks.
     """
     old = checkpoint.token_table
     known = [symbol for symbol in token_table.symbols if symbol in old.ids]
@@ -47,7 +47,7 @@ def adapted_weights(checkpoint: Checkpoint, token_table: TokenTable, fresh: Mapp
 
 
 def describe_tokens(old: TokenTable, new: TokenTable) -> str:
-    """One phrase for the log: which tokens keep the rows of the trained model."""
+    """Describe for the log which tokens keep the rows of the trained model."""
     if new == old:
         return f"all {len(old)} tokens are the model's own"
     unknown = [symbol for symbol in new.symbols if symbol not in old.ids]

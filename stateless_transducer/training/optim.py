@@ -12,53 +12,55 @@ from stateless_transducer.training.config import FineTuneConfig, OptimConfig, Tr
 from stateless_transducer.training.objective import Objective
 
 Schedule = Callable[[int, float], float]
-"""(Number of the step, from 1; share done of the epochs over which the rate falls) -> learning rate."""
+"""(Number of the step, from 1; progress through the epochs of decay, from 0) -> learning rate."""
 
 
 def noam_schedule(*, factor: float, model_size: int, warm_step: int) -> Schedule:
     """``factor * model_size^-0.5 * min(step^-0.5, step * warm_step^-1.5)`` (arXiv 1706.03762, section 5.3)."""
-    return lambda step, done: factor * model_size**-0.5 * min(step**-0.5, step * warm_step**-1.5)
+    return lambda step, progress: factor * model_size**-0.5 * min(step**-0.5, step * warm_step**-1.5)
 
 
 def cosine_schedule(*, peak: float, warm_step: int) -> Schedule:
-    """Half a cosine from ``peak`` down to a hundredth of it, where it stays, and a linear start of ``warm_step``."""
+    """Linear warm-up over ``warm_step`` steps, and half a cosine from ``peak`` to a hundredth of it."""
 
-    def rate(step: int, done: float) -> float:
-        cosine = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+    def rate(step: int, progress: float) -> float:
+        cosine = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
         return peak * cosine * min(1.0, step / warm_step)
 
     return rate
 
 
 def build_schedule(config: OptimConfig, *, model_size: int) -> Schedule:
-    """Of the learning rate, as `build_optimizer` takes it."""
+    """Return the schedule that the options choose."""
     if config.optimizer == "noam":
         return noam_schedule(factor=config.lr_factor, model_size=model_size, warm_step=config.warm_step)
     return cosine_schedule(peak=config.peak_lr, warm_step=config.warm_step)
 
 
 def warm_up_fault(config: TrainConfig, num_batches: int, *, model_size: int) -> str:
-    """What to say where the learning rate does not even come to half of its peak; empty: it does.
+    """Describe a warm-up so long that the learning rate stays below half of its peak; empty if it is not.
 
     Args:
-        config: how it rises, and for how many epochs.
-        num_batches: of an epoch.
+        config: options of the learning rate, and the number of epochs.
+        num_batches: number of batches per epoch.
         model_size: width of the encoder, for noam.
     """
     optim, total = config.optim, num_batches * config.num_epochs
-    over = num_batches * (optim.decay_epochs or config.num_epochs)
+    decay_steps = num_batches * (optim.decay_epochs or config.num_epochs)
     rate_at = build_schedule(optim, model_size=model_size)
-    # a thousand places are enough to find the highest
-    highest = max((rate_at(step, step / over) for step in range(1, total + 1, 1 + total // 1000)), default=math.inf)
+    # a thousand steps are enough to find the highest rate
+    highest = max(
+        (rate_at(step, step / decay_steps) for step in range(1, total + 1, 1 + total // 1000)), default=math.inf
+    )
     peak = rate_at(optim.warm_step, 0.0)
     if highest >= peak / 2:
         return ""
-    # noam's peak is the higher, the sooner it comes
+    # with noam, an earlier peak is a higher one: propose adamw
     adamw = "" if optim.optimizer == "adamw" else "--optimizer adamw "
     return (
         f"`--warm-step` {optim.warm_step} is too long for {total} batches ({config.num_epochs} epochs of "
-        f"{num_batches}): the learning rate does not rise above {highest:.2g}, and its peak would be {peak:.2g}. Say "
-        f"`{adamw}--warm-step {max(1, total // 10)}`, or make more batches of the data: `--num-epochs`, or a smaller "
+        f"{num_batches}): the learning rate does not rise above {highest:.2g}, and its peak would be {peak:.2g}. Pass "
+        f"`{adamw}--warm-step {max(1, total // 10)}`, or train on more batches: raise `--num-epochs`, or lower "
         "`--max-duration`."
     )
 
@@ -66,12 +68,12 @@ def warm_up_fault(config: TrainConfig, num_batches: int, *, model_size: int) -> 
 def build_optimizer(
     objective: Objective, config: OptimConfig, fine_tune: FineTuneConfig
 ) -> tuple[torch.optim.Optimizer, Schedule]:
-    """The optimizer and its schedule; `set_rate` sets the learning rate before each step.
+    """Build the optimizer and its schedule; `set_rate` sets the learning rate before each step.
 
     Args:
-        objective: what is trained; parameters that `freeze` has frozen are left out.
-        config: chooses.
-        fine_tune: which layers learn slower.
+        objective: parameters to train; those that `freeze` has frozen are skipped.
+        config: kind and options of the optimizer.
+        fine_tune: decay of the learning rate over the layers.
     """
     groups = _groups(objective, fine_tune.layer_lr_decay)
     schedule = build_schedule(config, model_size=objective.width)
@@ -83,7 +85,7 @@ def build_optimizer(
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float, config: OptimConfig) -> None:
-    """Learning rate of each group; a resumed optimizer brings the old settings, the present ones count."""
+    """Set the learning rate of each group, and the weight decay: a resumed optimizer has those of the earlier run."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["rate_scale"]
         if config.optimizer == "adamw":
@@ -91,7 +93,7 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float, config: OptimConfig)
 
 
 def freeze(objective: Objective, num_layers: int) -> None:
-    """Freeze the input stage and the first layers of the encoder; 0: nothing.
+    """Freeze the input stage and the first layers of the encoder; with 0 layers, freeze nothing.
 
     Raises:
         ValueError: the encoder has fewer layers.
@@ -105,14 +107,16 @@ def freeze(objective: Objective, num_layers: int) -> None:
 
 
 def _groups(objective: Objective, decay: float) -> list[dict]:
-    """Parameters by how fast they learn, in a fixed order."""
+    """Group the parameters by learning rate, in a fixed order."""
     stages = objective.stages
     top = len(stages)
     depth_of = {parameter: depth for depth, stage in enumerate(stages) for parameter in stage.parameters()}
     groups: dict[int, list[nn.Parameter]] = {}
     for parameter in objective.parameters():
         if parameter.requires_grad:
-            # without a decay all are one group
+            # without a decay, all parameters form one group
             depth = top if decay == 1 else depth_of.get(parameter, top)
             groups.setdefault(depth, []).append(parameter)
-    return [{"params": own, "rate_scale": decay ** (top - depth)} for depth, own in sorted(groups.items())]
+    return [
+        {"params": parameters, "rate_scale": decay ** (top - depth)} for depth, parameters in sorted(groups.items())
+    ]

@@ -1,4 +1,4 @@
-"""The training loop: epochs of updates, validation, checkpoints; stops when told to, and goes on where it was."""
+"""Training loop: epochs of updates, validation and checkpoints. It stops on request and resumes from a checkpoint."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from stateless_transducer.training.task import Task
 
 
 class Trainer:
-    """Carries out a task on one of the ranks."""
+    """Train a task on one rank."""
 
     def __init__(
         self, task: Task, rank: Rank, logger: logging.Logger, stop: StopRequest, resumable: Resumable | None = None
@@ -56,20 +56,20 @@ class Trainer:
         if self._config.start_epoch and self._rank.is_main:
             folder = set_aside_later(self._config.exp_dir, position, self._config.num_epochs)
             if folder is not None:
-                self._logger.warning(f"The checkpoints that were written after {name} are now in {folder}")
+                self._logger.warning(f"Moved the checkpoints written after {name} to {folder}")
         self._logger.info(
             f"Loading checkpoint from {name}: resumes with epoch {position.epoch}, batch {position.batch}, "
             f"{position.step} in all"
         )
 
     def run(self) -> bool:
-        """All that is left of the epochs; returns whether that is done, or training was told to stop before."""
+        """Train the remaining epochs; return whether all are done, and not stopped on request."""
         config, position = self._config, self._position
         if position.epoch >= config.num_epochs:
-            self._logger.info(f"All {config.num_epochs} epochs are trained already")
+            self._logger.info(f"All {config.num_epochs} epochs are already trained")
         display = contextlib.nullcontext()
         if self._rank.is_main:
-            # other epochs are as long, more or less
+            # all epochs are about equally long
             batches = self._loader.plan(position.epoch)
             seconds = self._loader.seconds(batches)
             if fault := warm_up_fault(config, len(batches), model_size=self._learner.objective.width):
@@ -90,22 +90,22 @@ class Trainer:
         return True
 
     def _train_epoch(self, display: TrainingDisplay | None) -> bool:
-        """What is left of one pass over the training set; returns whether it came to its end."""
+        """Train the rest of an epoch; return whether it was completed."""
         config, position = self._config, self._position
         plan = self._loader.plan(position.epoch)
         self._logger.info(f"epoch {position.epoch}, learning rate {self._learner.rate:g}")
-        heard, whole = self._loader.seconds(plan[: position.batch]), self._loader.seconds(plan)
+        done_s, total_s = self._loader.seconds(plan[: position.batch]), self._loader.seconds(plan)
         if display is not None:
-            display.advance(heard, where=f"epoch {position.epoch}", loss=position.recent.value)
+            display.advance(done_s, where=f"epoch {position.epoch}", loss=position.recent.value)
         for update in self._loader.updates(position.epoch, first=position.batch, plan=plan):
             result = self._learner.learn(
                 update,
                 step=position.step + 1,
                 epoch=position.epoch,
-                done=(position.epoch + heard / whole) / (config.optim.decay_epochs or config.num_epochs),
+                done=(position.epoch + done_s / total_s) / (config.optim.decay_epochs or config.num_epochs),
                 wants_stop=self._stop.name is not None,
             )
-            heard += update.seconds
+            done_s += update.seconds
             position.step, position.batch = position.step + 1, position.batch + 1
             self._note(result)
             if display is not None:
@@ -113,27 +113,27 @@ class Trainer:
                 display.advance(update.seconds, where=f"{where} of {len(plan)}", loss=position.recent.value)
             if position.step % config.log_interval == 0:
                 self._log_batch(result, sum(len(batch.ids) for batch in update.batches), display)
-            # behind the last one, the epoch's own validation and checkpoint follow
+            # validation and checkpoint of the epoch follow its last batch
             if position.batch < len(plan) and not self._between_batches(result, display):
                 return False
         return True
 
     def _between_batches(self, result: UpdateResult, display: TrainingDisplay | None) -> bool:
-        """Validation and checkpoints within an epoch; returns whether training goes on."""
+        """Validate and save within an epoch; return whether training continues."""
         config, step = self._config, self._position.step
         if step % config.valid_interval == 0:
             self._validate(display)
         if result.is_told_to_stop:
             self._save_batch()
             by = f" by {self._stop.name}" if self._stop.name else ""
-            self._logger.info(f"Stopped{by}; go on with `--resume true`")
+            self._logger.info(f"Stopped{by}; resume with `--resume true`")
             return False
         if config.save_every and step % config.save_every == 0:
             self._save_batch()
         return True
 
     def _note(self, result: UpdateResult) -> None:
-        """Of a loss, or of its absence."""
+        """Note the loss of an update, or that it was skipped."""
         position = self._position
         if not result.is_skipped:
             position.num_bad = 0
@@ -141,19 +141,19 @@ class Trainer:
             position.whole.add(result.total, result.weight)
             return
         if not result.num_bad and self._learner.scaler.get_scale() > 1:
-            # fp16 looks for a scale at which no gradient is infinite
+            # fp16: the scaler searches for a scale without infinite gradients
             self._logger.debug(f"Batch {position.step}: gradient scale lowered to {self._learner.scaler.get_scale():g}")
             return
         position.num_bad += 1
-        what = f"the loss of {result.num_bad} utterances" if result.num_bad else "the gradient"
-        whose = f": {', '.join(result.bad_ids)}" if result.bad_ids else ""
-        self._logger.warning(f"Batch {position.step} is skipped, {what} is not finite{whose}")
+        cause = f"the loss of {result.num_bad} utterances" if result.num_bad else "the gradient"
+        ids = f": {', '.join(result.bad_ids)}" if result.bad_ids else ""
+        self._logger.warning(f"Batch {position.step} is skipped, {cause} is not finite{ids}")
         if position.num_bad >= self._config.max_bad_batches:
             raise ValueError(
-                f"{position.num_bad} batches in a row without a finite loss or gradient, the last one with {what}"
-                f"{whose}. If few utterances are to blame, look at their sound and text; if all are, lower "
-                "`lr_factor` or `peak_lr`, or raise `warm_step`, and go on from an earlier "
-                "checkpoint with `start_epoch`."
+                f"{position.num_bad} consecutive batches without a finite loss or gradient; in the last one, {cause} "
+                f"is not finite{ids}. If few utterances are affected, check their sound and text. If all are, lower "
+                "`lr_factor` or `peak_lr`, or raise `warm_step`, and resume from an earlier checkpoint with "
+                "`start_epoch`."
             )
 
     def _log_batch(self, result: UpdateResult, num_utterances: int, display: TrainingDisplay | None) -> None:
@@ -177,7 +177,7 @@ class Trainer:
             )
 
     def _validate(self, display: TrainingDisplay | None) -> float:
-        """Nll a frame on the dev set; NaN without one."""
+        """Return the loss per frame on the dev set; NaN without a dev set."""
         if self._validation is None:
             return math.nan
         position = self._position
@@ -186,17 +186,18 @@ class Trainer:
         self._logger.info(f"Epoch {position.epoch}, validation: loss={loss:.4g}, over {num_frames:.2f} frames. ")
         if display is not None:
             samples = self._validation.samples()
-            for id_, said, found in samples.texts:
-                self._logger.debug(f"{id_} said: {said} | found: {found}")
-            rows = "".join(f"| {id_} | {said} | {found} |\n" for id_, said, found in samples.texts)
-            display.show_samples(position.step, f"| id | said | found |\n|---|---|---|\n{rows}", samples.occupations)
+            for id_, text, result in samples.texts:
+                self._logger.debug(f"{id_} transcript: {text} | result: {result}")
+            rows = "".join(f"| {id_} | {text} | {result} |\n" for id_, text, result in samples.texts)
+            table = f"| id | transcript | result |\n|---|---|---|\n{rows}"
+            display.show_samples(position.step, table, samples.occupations)
             display.record(
                 position.step, epoch=position.epoch, valid_loss=loss, share_of_cells_kept=samples.share_of_cells
             )
         return loss
 
     def _save_epoch(self, valid_loss: float) -> None:
-        """``epoch-N.pt``, and what is the best so far; the run goes on with the next epoch."""
+        """Save ``epoch-N.pt``, link it if it is the best so far, and move to the next epoch."""
         position, train_loss = self._position, self._position.whole.value
         losses = {"train": train_loss, "valid": valid_loss}
         is_best = {name: loss < position.best[name] for name, loss in losses.items()}
@@ -216,7 +217,7 @@ class Trainer:
                 link_or_copy(path, best_path(self._config.exp_dir, name))
 
     def _save_batch(self) -> None:
-        """``checkpoint-N.pt`` within the epoch; older ones than are wanted are removed."""
+        """Save ``checkpoint-N.pt`` within the epoch, and remove the oldest beyond `--keep-last`."""
         if not self._rank.is_main:
             return
         config, position = self._config, self._position

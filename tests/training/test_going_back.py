@@ -33,7 +33,7 @@ def test_going_back_moves_what_was_written_later_out_of_the_way(corpus, tmp_path
     # another rate, so that the second run is another one; stopped after an epoch
     flags = ["--exp-dir", str(tmp_path), "--save-every", "1", "--keep-last", "2", "--peak-lr", "1e-3"]
     assert main([*corpus, *flags, "--num-epochs", "2", "--start-epoch", "1"]) == 0
-    assert f"The checkpoints that were written after {tmp_path}/epoch-0.pt are now in {tmp_path}/abandoned-1" in (
+    assert f"Moved the checkpoints written after {tmp_path}/epoch-0.pt to {tmp_path}/abandoned-1" in (
         capsys.readouterr().err
     )
     aside = tmp_path / "abandoned-1"

@@ -218,7 +218,7 @@ def test_fp16_without_a_finite_gradient_at_any_scale_stops(tmp_path, capsys, mon
     monkeypatch.setattr(TransducerTask, "build_objective", build_with_infinite_gradient)
     flags = ["--exp-dir", str(tmp_path / "exp"), "--precision", "fp16", "--num-epochs", "15", "--max-bad-batches", "4"]
     assert main(["train", *corpus, *flags]) == 1
-    assert "4 batches in a row without a finite loss or gradient, the last one with the gradient" in (
+    assert "4 consecutive batches without a finite loss or gradient; in the last one, the gradient" in (
         capsys.readouterr().err
     )
 

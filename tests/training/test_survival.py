@@ -105,7 +105,7 @@ def test_a_run_told_to_stop_saves_and_says_how_to_go_on(corpus, whole, tmp_path,
             process.send_signal(number)
     assert process.wait() == 0
     process.stderr.close()
-    assert f"Stopped by {number.name}; go on with `--resume true`" in lines[-1]
+    assert f"Stopped by {number.name}; resume with `--resume true`" in lines[-1]
     (left,) = tmp_path.glob("checkpoint-*.pt")
     assert load_checkpoint(left).training_state["position"]["batch"] >= 2
     assert main([*corpus, *map(str, flags), "--resume", "true"]) == 0
