@@ -1,4 +1,4 @@
-"""One process or many: the same function on every rank."""
+"""Run a function on one rank or on many."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from stateless_transducer.training.stopping import StopRequest
 
 _POLL_S = 0.1
 _GRACE_S = 5.0
-"""Time that ranks have to end after another one has failed."""
+"""Time for ranks to end after another one has failed."""
 _CONSEQUENCE_S = 1.0
-"""Delay of unexpected errors. They may follow from the end of another rank, which the launcher must see first."""
+"""Delay of unexpected errors. They may be caused by another rank's failure, which the launcher must see first."""
 
 
 @dataclass(frozen=True)
 class Rank:
-    """Which of the processes this is, and where it computes."""
+    """One of the processes of a run, and its device."""
 
     rank: int
     world_size: int
@@ -40,7 +40,7 @@ class Rank:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes files and talks to the user."""
+        """Whether this process writes files and reports to the user."""
         return self.rank == 0
 
 
@@ -51,8 +51,8 @@ def launch(function: Callable[..., None], *args: Any, world_size: int, master_po
     `StopRequest`; a second SIGINT ends them.
 
     Args:
-        function: defined in a module, so that new processes can import it.
-        *args: its arguments after the rank; picklable.
+        function: function at the top level of a module, so that new processes can import it.
+        *args: picklable arguments of the function after the rank.
         world_size: number of processes.
         master_port: port on which new processes meet; 0: a free one.
 
@@ -71,7 +71,7 @@ def launch(function: Callable[..., None], *args: Any, world_size: int, master_po
 
 
 def is_first_process() -> bool:
-    """Whether this is the first process of the run: any but those with a higher rank that torchrun started."""
+    """Whether this is the first process of the run, that is, not a higher rank under torchrun."""
     return not _is_under_torchrun() or os.environ.get("RANK", "0") == "0"
 
 
@@ -83,7 +83,7 @@ def _run_under_torchrun(function: Callable[..., None], args: tuple) -> None:
     from torch.distributed.elastic.multiprocessing.errors import record
 
     try:
-        # torchrun reports the error that `record` writes down
+        # torchrun reports the error that `record` writes to a file
         record(_run_in_group)(function, args)
     except BaseException:
         atexit.register(_exit_at_once)
@@ -106,12 +106,12 @@ def _run_ranks(function: Callable[..., None], args: tuple, world_size: int, mast
         rdzv_endpoint=f"127.0.0.1:{master_port}",
         rdzv_configs={"is_host": True},
         local_addr="127.0.0.1",
-        # errors come through a queue, as exceptions
+        # exceptions arrive through a queue
         logs_specs=DefaultLogsSpecs(log_dir=os.devnull),
     )
     errors = _Errors()
     other_children = multiprocessing.active_children()
-    # in the main thread, the launcher would take the signals for itself, and kill the ranks after 30 seconds
+    # in the main thread, the launcher would install signal handlers, and kill the ranks after 30 seconds
     with _without_elastic_log(), StopRequest(is_announced=True) as stop, ThreadPoolExecutor(1) as pool:
         launched = pool.submit(_launch, elastic_launch(config, _run_rank), function, args, errors.queue)
         try:
@@ -133,19 +133,19 @@ def _run_ranks(function: Callable[..., None], args: tuple, world_size: int, mast
 
 
 class _Errors:
-    """The exceptions of the ranks, as they arrive."""
+    """Exceptions of the ranks, as they arrive."""
 
     def __init__(self) -> None:
         self.queue: SimpleQueue[tuple[int, CarriedError]] = multiprocessing.get_context("spawn").SimpleQueue()
         self._arrived: dict[int, CarriedError] = {}
 
     def of(self, rank: int) -> Exception | None:
-        """The exception of a rank, if it had one."""
+        """Return the exception that a rank raised, or None."""
         self.arrive()
         return self._arrived[rank].unpack() if rank in self._arrived else None
 
     def arrive(self) -> bool:
-        """Read what has come; returns whether there is an error."""
+        """Read the exceptions that have arrived; return whether there is one."""
         while not self.queue.empty():
             rank, error = self.queue.get()
             self._arrived[rank] = error
@@ -153,7 +153,7 @@ class _Errors:
 
 
 def _launch(launch_ranks: Callable[..., Any], *args: Any) -> None:
-    # the ranks inherit it: what arrives while they start waits until they have their handlers
+    # the ranks inherit the mask: signals that arrive while they start wait for their handlers
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
     launch_ranks(*args)
 
@@ -161,11 +161,11 @@ def _launch(launch_ranks: Callable[..., Any], *args: Any) -> None:
 def _supervise(
     launched: Future, stop: StopRequest, errors: _Errors, other_children: list[BaseProcess], world_size: int
 ) -> None:
-    """Wait for the ranks; hand on a request to stop; end those that stay when another one has failed."""
+    """Wait for the ranks, forward a request to stop, and end the remaining ranks after one has failed."""
     stopped: set[int | None] = set()
     kill_at = float("inf")
     while not wait([launched], timeout=_POLL_S).done:
-        # listing children collects exit codes, which the launcher must not miss: only until all ranks are told
+        # listing children collects exit codes that the launcher needs, so list them only until all ranks are signalled
         if stop.name is not None and len(stopped) < world_size:
             for child in _ranks(other_children):
                 if child.pid not in stopped:
@@ -173,13 +173,13 @@ def _supervise(
                     child.terminate()
         if errors.arrive():
             kill_at = min(kill_at, time.monotonic() + _GRACE_S)
-        # the launcher gives them 30 seconds
+        # sooner than the launcher, which waits 30 seconds
         if time.monotonic() > kill_at:
             _kill(launched, other_children)
 
 
 def _kill(launched: Future, other_children: list[BaseProcess]) -> None:
-    """Kill all ranks, those that are only just started too."""
+    """Kill all ranks, including those that are still starting."""
     while True:
         for child in _ranks(other_children):
             child.kill()
@@ -193,41 +193,43 @@ def _ranks(other_children: list[BaseProcess]) -> list[BaseProcess]:
 
 @contextmanager
 def _without_elastic_log() -> Iterator[None]:
-    """The launcher logs a traceback for each failure, which becomes an exception here."""
+    """Silence the launcher's log: its failures become exceptions here."""
     loggers = [logging.getLogger(f"torch.distributed.{name}") for name in ("elastic", "launcher")]
     null = logging.NullHandler()
-    before = [logger.propagate for logger in loggers]
+    propagates = [logger.propagate for logger in loggers]
     for logger in loggers:
         logger.propagate = False
         logger.addHandler(null)
     try:
         yield
     finally:
-        for logger, propagate in zip(loggers, before, strict=True):
+        for logger, propagate in zip(loggers, propagates, strict=True):
             logger.propagate = propagate
             logger.removeHandler(null)
 
 
 def _fate(name: str, pid: int, exitcode: int) -> str:
-    """How a process ended that left no error."""
+    """Describe how a process ended that reported no error."""
     if exitcode >= 0:
         return f"{name} (pid {pid}) ended with status {exitcode} and no message."
     try:
-        by = signal.Signals(-exitcode).name
+        signal_name = signal.Signals(-exitcode).name
     except ValueError:
-        by = f"signal {-exitcode}"
+        signal_name = f"signal {-exitcode}"
     advice = ""
-    if by == "SIGKILL":
+    if signal_name == "SIGKILL":
         advice = " The system does that when memory runs out: lower `max_duration`, `num_workers` or `world_size`."
-    return f"{name} (pid {pid}) was killed by {by}.{advice} `resume=True` continues from the newest checkpoint."
+    return (
+        f"{name} (pid {pid}) was killed by {signal_name}.{advice} `resume=True` continues from the newest checkpoint."
+    )
 
 
 def _run_rank(function: Callable[..., None], args: tuple, queue: SimpleQueue) -> None:
-    """Run as one of the processes of `launch`."""
+    """Run a function as one of the processes of `launch`."""
     end_with_parent()
-    # Ctrl-C reaches all processes of a terminal; the parent hands it on
+    # Ctrl-C reaches all processes of a terminal; the parent forwards it as SIGTERM
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # SIGTERM is blocked until the function enters a `StopRequest`; after that, the work is done
+    # SIGTERM is blocked until the function enters a `StopRequest`, and without effect after it has left that
     signal.signal(signal.SIGTERM, lambda number, frame: None)
     # the ranks of this machine share its cores
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ["WORLD_SIZE"])))
@@ -244,22 +246,22 @@ def _run_in_group(function: Callable[..., None], args: tuple) -> None:
     device = device_of(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     function(Rank(dist.get_rank(), dist.get_world_size(), device), *args)
-    # not after an error: nccl would wait there for the other ranks, which wait for this one
+    # skipped after an error: nccl would wait for the other ranks, which wait for this one
     dist.destroy_process_group()
 
 
 def _exit_at_once() -> None:
-    """End this process without destructors: nccl's wait for the other ranks."""
+    """End this process without destructors: those of nccl wait for the other ranks."""
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     os._exit(1)
 
 
 def check_gpus(world_size: int) -> None:
-    """Refuse more processes than GPUs, where there are any.
+    """Check that there is a GPU per process, on a machine with GPUs.
 
     Raises:
-        ValueError: too many.
+        ValueError: there are fewer GPUs than processes.
     """
     count = torch.cuda.device_count()
     if 0 < count < world_size:
@@ -269,10 +271,10 @@ def check_gpus(world_size: int) -> None:
 
 
 def device_of(local_rank: int) -> torch.device:
-    """The GPU of a rank of this machine, or the CPU.
+    """Return the GPU of a rank of this machine, or the CPU.
 
     Raises:
-        ValueError: there are fewer GPUs.
+        ValueError: there are fewer GPUs than ranks.
     """
     if not torch.cuda.is_available():
         return torch.device("cpu")
@@ -287,7 +289,7 @@ def device_of(local_rank: int) -> torch.device:
 
 
 def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
-    """Sum of a tensor over all ranks; itself where there is one."""
+    """Sum a tensor over all ranks in place, and return it."""
     if dist.is_initialized():
         dist.all_reduce(values)
     return values

@@ -1,7 +1,7 @@
 """One update of the weights: forward, backward, step; on one process or many, in any precision.
 
-What is random in an update (dropout, which loss) is drawn from the seed and the number of the update alone. So a run
-that goes on from a checkpoint needs no state of generators, and all processes draw the same loss.
+Random choices in an update (dropout, topology of the loss) depend on the seed and the number of the update alone.
+So a resumed run needs no generator states, and all processes draw the same loss.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _FULL = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATU
 
 @dataclass(frozen=True)
 class UpdateResult:
-    """Result of an update, over all ranks unless said otherwise."""
+    """Result of an update, over all ranks unless noted."""
 
     total: float
     """Sum of the loss over the utterances whose loss is finite."""
     weight: float
-    """What the sum is divided by: encoder frames of all utterances."""
+    """Divisor of the sum: encoder frames of all utterances."""
     metrics: Mapping[str, float]
     """Further sums by name, see `Losses.metrics`."""
     grad_norm: float
@@ -81,10 +81,10 @@ class Learner:
         """Make one update.
 
         Args:
-            update: what to learn from.
-            step: its number over all epochs, from 1.
-            epoch: from 0.
-            done: share of the epochs over which the rate falls that is done, 0..1 and beyond.
+            update: batches of this rank.
+            step: number of the update over all epochs, from 1.
+            epoch: number of the epoch, from 0.
+            done: progress through the epochs of learning rate decay, 0..1 and beyond.
             wants_stop: whether this rank was asked to stop.
 
         Raises:
@@ -125,8 +125,8 @@ class Learner:
         try:
             with self.autocast():
                 losses: Losses = self._module(batch, step, epoch)
-            # noam: summed, as the recipe whose learning rates it takes; adamw: the mean over tokens. DDP's mean over
-            # ranks is made a sum, so that their number does not matter
+            # noam: the sum, as in the recipe that its learning rates are from; adamw: the mean over tokens. The factor
+            # turns DDP's mean over ranks into a sum, so that their number does not matter
             divisor = 1 if self._config.optim.optimizer == "noam" else max(1, num_tokens)
             self.scaler.scale(losses.loss * (self._rank.world_size / divisor)).backward()
         except RuntimeError as err:
@@ -136,7 +136,7 @@ class Learner:
         return losses
 
     def _step(self, rate: float, *, is_wanted: bool) -> float:
-        """Clip and step, unless something is not finite; the norm of the gradient."""
+        """Clip the gradient and step, unless the loss or the gradient is not finite; return the gradient's norm."""
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self._parameters, self._config.optim.max_grad_norm).item()
         if is_wanted and math.isfinite(norm):
@@ -145,7 +145,7 @@ class Learner:
             if self.mean is not None:
                 # the objective's model has changed in place
                 self.mean.update_parameters(self.objective.model)
-        # of fp16: backs off where gradients were not finite, and never below 1
+        # fp16: the scale falls after gradients that are not finite, but never below 1
         if self.scaler.is_enabled():
             self.scaler.update()
             if self.scaler.get_scale() < 1:
@@ -160,12 +160,12 @@ class Learner:
         return dict(zip(values, summed.tolist(), strict=True))
 
     def _without_exchange(self) -> contextlib.AbstractContextManager:
-        """Gradients stay with this process until the last batch of an update."""
+        """Context in which gradients are not exchanged: before the last batch of an update."""
         module = self._module
         return module.no_sync() if isinstance(module, DistributedDataParallel) else contextlib.nullcontext()
 
     def autocast(self) -> contextlib.AbstractContextManager:
-        """The precision of matrix products."""
+        """Context of the chosen precision of matrix products."""
         if self._dtype is None:
             return contextlib.nullcontext()
         return torch.autocast(self._rank.device.type, self._dtype)
@@ -174,13 +174,13 @@ class Learner:
 def running_mean(model: nn.Module, decay: float) -> AveragedModel:
     """Exponential moving average of the weights: ``mean = decay * mean + (1 - decay) * weights`` after each update."""
     mean = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
-    # the mean begins with the initial weights; torch's would begin with those after the first update
+    # start from the initial weights; torch would start from those after the first update
     mean.n_averaged.fill_(1)
     return mean
 
 
 def _read(losses: Losses) -> tuple[list[float], dict[str, float]]:
-    """Losses of the utterances, and sums by name: everything in one wait for the device."""
+    """Read the losses of the utterances, and the sums by name, in one transfer from the device."""
     metrics = [value[None] for value in losses.metrics.values()]
     values = torch.cat([losses.utterance_losses, *metrics]).tolist()
     N = len(values) - len(metrics)
@@ -188,16 +188,16 @@ def _read(losses: Losses) -> tuple[list[float], dict[str, float]]:
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    """Of ``--precision``; None: float32."""
+    """Return the dtype of ``--precision``; None: float32."""
     if precision == "auto":
-        # Ampere or later; `is_bf16_supported` is true of older ones, too, which emulate it, slower than float32
+        # Ampere or later; `is_bf16_supported` is true on older GPUs as well, which emulate it, slower than float32
         has_bf16 = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
         precision = "bf16" if has_bf16 else "fp32"
     return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
 
 def is_out_of_memory(err: RuntimeError) -> bool:
-    """Whether a GPU's memory is full: torch's part of it, or what CUDA and its libraries take beside."""
+    """Whether an error means that a GPU's memory is full, in torch's allocator or in CUDA's libraries."""
     return isinstance(err, torch.cuda.OutOfMemoryError) or any(reason in str(err) for reason in _FULL)
 
 
@@ -205,9 +205,9 @@ def _out_of_memory(batch: Batch, precision: str) -> str:
     N, T_in, _ = batch.features.shape
     longest_s = T_in * batch.frame_shift_s
     tokens = int(batch.token_lens.max())
-    also = "" if precision in ("auto", "bf16") else ", try `precision=bf16`"
+    bf16_advice = "" if precision in ("auto", "bf16") else ", pass `precision=bf16`"
     return (
         f"CUDA out of memory in a batch of {N} utterances, {longest_s:.1f} s and {tokens} tokens each at most "
-        f"({', '.join(batch.ids[:5])}{', ...' if N > 5 else ''}). Lower `max_duration` or `max_cells`, say "
-        f"`recompute_layers=True`{also}; `find_max_duration=True` looks for the largest that fits."
+        f"({', '.join(batch.ids[:5])}{', ...' if N > 5 else ''}). Lower `max_duration` or `max_cells`, or pass "
+        f"`recompute_layers=True`{bf16_advice}; `find_max_duration=True` searches for the largest batch that fits."
     )

@@ -1,4 +1,4 @@
-"""How much memory training takes, before it starts: estimated, or tried out.
+"""Memory that training needs, estimated or measured before it starts.
 
 Letters: N utterances, T_in feature frames, U tokens.
 """
@@ -29,22 +29,23 @@ from stateless_transducer.training.task import TransducerTask
 
 _GIB = 2**30
 _SHARE_OF_MEMORY = 0.9
-"""Beyond it, memory in pieces too small to use is likely to end a long run."""
+"""Beyond this share, fragmentation is likely to end a long run."""
 _REACH = 4
-"""So much larger than the largest batch that was tried is the largest that is proposed, on a CPU."""
+"""Largest batch proposed on a CPU, as a multiple of the largest one measured."""
 _PATIENCE_S = 20.0
-"""A batch that takes longer is the last one that is tried on a CPU."""
+"""A batch that takes longer is the last one measured on a CPU."""
 
 
 def describe_task(task: TransducerTask, rank: Rank) -> str:
-    """What ``--dry-run`` prints."""
+    """Describe a run for ``--dry-run``."""
     config, objective = task.config, task.build_objective()
     loader = task.loader(Rank(0, config.world_size, rank.device))
     lengths, batches = task.data.lengths, loader.plan(0)
+    batch_size = np.mean([len(batch) for batch in batches])
     num_all = sum(parameter.numel() for parameter in objective.model.parameters())
-    num_learning = sum(parameter.numel() for parameter in objective.model.parameters() if parameter.requires_grad)
+    num_trainable = sum(parameter.numel() for parameter in objective.model.parameters() if parameter.requires_grad)
     num_heads = sum(parameter.numel() for parameter in objective.parameters()) - num_all
-    heads = f", and {num_heads:,} in heads that training alone needs" if num_heads else ""
+    heads = f", and {num_heads:,} in heads for training only" if num_heads else ""
     fixed = fixed_bytes(objective, has_mean=config.optim.ema_decay > 0)
     worst = _worst(task, task.data.config.max_duration)
     activations = max(activation_bytes(task, objective, *shape) for shape in worst)
@@ -52,10 +53,10 @@ def describe_task(task: TransducerTask, rank: Rank) -> str:
     fault = warm_up_fault(config, len(batches), model_size=objective.width)
     return "\n".join(
         [
-            f"model         {num_all:,} parameters, {num_learning:,} of them learn{heads}; {sizes.summary}",
+            f"model         {num_all:,} parameters, {num_trainable:,} of them trainable{heads}; {sizes.summary}",
             f"data          {len(lengths)} utterances, {lengths.seconds.sum() / 3600:.2f} h, "
             f"{lengths.seconds.min():.1f} to {lengths.seconds.max():.1f} s each",
-            f"epoch         {len(batches)} batches of about {np.mean([len(own) for own in batches]):.0f} utterances, "
+            f"epoch         {len(batches)} batches of about {batch_size:.0f} utterances, "
             f"{config.world_size} processes together",
             f"training      {config.num_epochs} epochs, {len(batches) * config.num_epochs} batches, "
             f"{loader.seconds(batches) * config.num_epochs / 3600:.1f} h of speech",
@@ -70,10 +71,10 @@ def describe_task(task: TransducerTask, rank: Rank) -> str:
 
 
 def fixed_bytes(objective: Objective, *, has_mean: bool) -> int:
-    """Weights; of those that learn gradients and two moments of the optimizer, too."""
+    """Bytes of the weights, and of the gradients and two optimizer moments of those that are trained."""
     parameters = list(objective.parameters())
-    learning = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
-    return 4 * (sum(parameter.numel() for parameter in parameters) * (2 if has_mean else 1) + 3 * learning)
+    num_trainable = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
+    return 4 * (sum(parameter.numel() for parameter in parameters) * (2 if has_mean else 1) + 3 * num_trainable)
 
 
 def _worst(task: TransducerTask, max_duration: float) -> list[tuple[int, int, int]]:
@@ -89,31 +90,31 @@ def _worst(task: TransducerTask, max_duration: float) -> list[tuple[int, int, in
 def worst_batches(
     lengths: Lengths, limits: BatchLimits, parts: int, join_up_to_s: float = 0.0
 ) -> list[tuple[int, int, int]]:
-    """(N, T_in, U) of the largest batches that a plan may hold: of the longest utterances, of the largest lattices, and
-    of those that are joined.
+    """Return (N, T_in, U) of the largest batches that a plan may hold.
 
-    The limits are kept by all parts together: of what does not divide evenly, some get an utterance more.
+    They consist of the longest utterances, of those with the largest lattices, and of joined ones. The limits hold for
+    all parts together: after an uneven division, some parts have one utterance more.
     """
-    found, keys = [], [lengths.seconds, lengths.num_cells, lengths.num_tokens]
+    shapes, keys = [], [lengths.seconds, lengths.num_cells, lengths.num_tokens]
     if join_up_to_s:
-        # whose chains are the longest, and say most
-        keys += [each * (join_up_to_s // lengths.seconds) for each in (lengths.seconds, lengths.num_tokens)]
+        # the utterances with the longest chains, and those with the most tokens in a chain
+        keys += [values * (join_up_to_s // lengths.seconds) for values in (lengths.seconds, lengths.num_tokens)]
     for key in keys:
         i = int(key.argmax())
         seconds, num_frames, num_tokens = lengths.seconds[i], int(lengths.num_frames[i]), int(lengths.num_tokens[i])
-        together = int(limits.max_duration * parts / seconds)
+        count = int(limits.max_duration * parts / seconds)
         if limits.max_cells:
-            together = min(together, limits.max_cells * parts // max(1, int(lengths.num_cells[i])))
-        N = max(1, math.ceil(together / parts))
+            count = min(count, limits.max_cells * parts // max(1, int(lengths.num_cells[i])))
+        N = max(1, math.ceil(count / parts))
         for rows in (N, *chain_counts(lengths.of(np.full(N, i)), limits, join_up_to_s)):
             k = math.ceil(N / rows)
-            found.append((rows, k * num_frames, k * num_tokens))
-    return sorted(set(found))
+            shapes.append((rows, k * num_frames, k * num_tokens))
+    return sorted(set(shapes))
 
 
 def made_up_batch(N: int, T_in: int, U: int, task: TransducerTask) -> Batch:
-    """A batch of noise of the given size."""
-    # the modified loss needs a frame for each token, and one more
+    """Return a batch of noise of the given size."""
+    # the modified loss needs one frame more than tokens
     subsampling = task.start.model_config.encoder.subsampling
     while int(subsampling.lens(torch.tensor(T_in))) <= U:
         T_in += subsampling.min_frames
@@ -133,121 +134,127 @@ def made_up_batch(N: int, T_in: int, U: int, task: TransducerTask) -> Batch:
 
 
 def activation_bytes(task: TransducerTask, objective: TransducerObjective, N: int, T_in: int, U: int) -> float:
-    """What the encoder keeps for the gradient of a batch.
+    """Estimate the bytes of activations that a batch stores for its gradient.
 
-    Counted for one utterance of two lengths, on the CPU: a part grows with the frames, attention with their square.
+    Measured on the CPU for one utterance of two lengths: a part grows with the frames, attention with their square.
     """
     objective = objective.cpu().train()
     subsampling = task.start.model_config.encoder.subsampling
-    least = subsampling.min_frames
-    lengths = sorted({max(least, T_in // 4), max(2 * least, T_in // 2)})
-    counted = np.array([_kept_bytes(task, objective, frames) for frames in lengths], dtype=float)
+    min_frames = subsampling.min_frames
+    lengths = sorted({max(min_frames, T_in // 4), max(2 * min_frames, T_in // 2)})
+    sizes = np.array([_saved_bytes(task, objective, frames) for frames in lengths], dtype=float)
     powers = np.array([[frames, frames**2] for frames in lengths], dtype=float)
-    linear, square = np.linalg.solve(powers, counted)
+    linear, square = np.linalg.solve(powers, sizes)
     encoder = N * (linear * T_in + square * T_in**2)
     losses = objective.extra_bytes(N, int(subsampling.lens(torch.tensor(T_in))), U)
     dtype = autocast_dtype(task.config.precision, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     return encoder * (0.6 if dtype is not None else 1.0) + losses
 
 
-def _kept_bytes(task: TransducerTask, objective: TransducerObjective, num_frames: int) -> int:
-    batch, kept = made_up_batch(1, num_frames, 1, task), {}
+def _saved_bytes(task: TransducerTask, objective: TransducerObjective, num_frames: int) -> int:
+    """Bytes of the tensors, parameters excluded, that the encoder saves for the gradient of one utterance."""
+    batch, saved = made_up_batch(1, num_frames, 1, task), {}
 
     def note(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
+        saved[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    own = {parameter.untyped_storage().data_ptr() for parameter in objective.parameters()}
+    parameters = {parameter.untyped_storage().data_ptr() for parameter in objective.parameters()}
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        # what is kept stays as long as the result
+        # the result keeps the saved tensors alive
         result = objective.model.encode(batch.features, batch.feature_lens)
-    total = sum(size for place, size in kept.items() if place not in own)
+    total = sum(size for address, size in saved.items() if address not in parameters)
     del result
     return total
 
 
 def find_max_duration(task: TransducerTask, rank: Rank, say: Callable[[str], None]) -> str:
-    """Try the worst batches of larger and larger ``--max-duration``; the proposal as a line.
+    """Train on the worst batches of growing ``--max-duration``; return the proposal as an option.
 
-    A model of its own is trained on noise, so no weights are touched. On a GPU the largest that fits is searched for;
-    on a CPU, where too much memory would end other programs, what is larger than half of it is computed, within reach
-    of what was tried. Nothing is proposed beyond the largest batch that the data make.
+    The function trains a separate model on noise. On a GPU, it searches for the largest batch that fits. On a CPU,
+    where a lack of memory would end other programs, it measures up to half of the memory and extrapolates from there.
+    The proposal never exceeds the largest batch of the data.
     """
     longest = float(task.data.lengths.seconds.max())
     largest = max(longest, _largest_s(task))
-    search = _extrapolated if rank.device.type == "cpu" else _searched
-    found = search(task, rank, say, longest, largest)
-    if found >= largest:
-        whole = "a group of like length"
-        share = f"half of {whole}, for `--drop-last`" if task.data.config.drop_last else whole
-        say(f"{largest:.1f} s are as much as these data fill: {share} (`--num-buckets` {task.data.config.num_buckets})")
-    return f"--max-duration {math.ceil(largest) if found >= largest else max(1, math.floor(found))}"
+    search = _extrapolate if rank.device.type == "cpu" else _search
+    duration = search(task, rank, say, longest, largest)
+    if duration >= largest:
+        group = "a group of similar length"
+        share = f"half of {group}, for `--drop-last`" if task.data.config.drop_last else group
+        say(f"The data fill at most {largest:.1f} s: {share} (`--num-buckets` {task.data.config.num_buckets})")
+    return f"--max-duration {math.ceil(largest) if duration >= largest else max(1, math.floor(duration))}"
 
 
 def _largest_s(task: TransducerTask) -> float:
-    """Seconds of the largest batch of an epoch if ``--max-duration`` did not end it, padding counted."""
-    # with the last ones left out, there would be none
+    """Return the seconds of the largest batch of an epoch without ``--max-duration``, padding included."""
+    # with drop_last, such an epoch would have no batch
     config = replace(task.data.config, max_duration=sys.float_info.max, drop_last=False)
-    endless = replace(task, data=replace(task.data, config=config))
+    unlimited = replace(task, data=replace(task.data, config=config))
     parts = task.config.world_size * task.config.optim.accumulate_grad
-    batches = endless.loader(Rank(0, task.config.world_size, torch.device("cpu"))).plan(0)
-    largest = max((len(own) * float(task.data.lengths.seconds[own].max()) / parts for own in batches), default=0.0)
-    # a group must fill more than one batch if its last one is left out
+    batches = unlimited.loader(Rank(0, task.config.world_size, torch.device("cpu"))).plan(0)
+    seconds = task.data.lengths.seconds
+    largest = max((len(batch) * float(seconds[batch].max()) / parts for batch in batches), default=0.0)
+    # with drop_last, a group must fill more than one batch
     return largest / 2 if task.data.config.drop_last else largest
 
 
-def _searched(task: TransducerTask, rank: Rank, say: Callable[[str], None], longest: float, largest: float) -> float:
-    """The largest that fits into the GPU's memory."""
+def _search(task: TransducerTask, rank: Rank, say: Callable[[str], None], longest: float, largest: float) -> float:
+    """Return the largest duration that fits into the GPU's memory."""
     capacity = torch.cuda.get_device_properties(rank.device).total_memory * _SHARE_OF_MEMORY
     fits, fails, duration = 0.0, None, longest
     while fits < largest and (fails is None or fails - fits > 0.1 * fails):
-        needed = _needed(task, rank, duration)
-        shown = "does not fit" if needed is None else f"{needed / _GIB:.1f} GiB"
-        say(f"--max-duration {duration:.0f}: {shown} of {capacity / _GIB:.1f}")
-        if needed is not None and needed <= capacity:
+        used = _measure(task, rank, duration)
+        size = "does not fit" if used is None else f"{used / _GIB:.1f} GiB"
+        say(f"--max-duration {duration:.0f}: {size} of {capacity / _GIB:.1f}")
+        if used is not None and used <= capacity:
             fits = duration
         else:
             fails = duration
         duration = min(2 * duration, largest) if fails is None else (fits + fails) / 2
         if fails is not None and fails <= longest:
-            raise ValueError("Not even one of the longest utterances fits; lower `max_utterance_s`.")
+            raise _too_long(longest)
     return fits
 
 
-def _extrapolated(
-    task: TransducerTask, rank: Rank, say: Callable[[str], None], longest: float, largest: float
-) -> float:
-    """Twice as large each time, until the next one might take half of the memory, or its time; from there computed."""
+def _extrapolate(task: TransducerTask, rank: Rank, say: Callable[[str], None], longest: float, largest: float) -> float:
+    """Double the duration while memory and time permit, and extrapolate from there; return the largest that fits."""
     capacity = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * _SHARE_OF_MEMORY / rank.world_size
-    tried, used, slope, took_s = [], [], 0.0, 0.0
+    durations, sizes, slope, took_s = [], [], 0.0, 0.0
     duration = longest
-    while len(tried) < 2 or (used[-1] + slope * (duration - tried[-1]) < capacity / 2 and took_s < _PATIENCE_S):
+    while len(durations) < 2 or (
+        sizes[-1] + slope * (duration - durations[-1]) < capacity / 2 and took_s < _PATIENCE_S
+    ):
         started = time.monotonic()
-        needed = _needed(task, rank, duration)
-        assert needed is not None
+        used = _measure(task, rank, duration)
+        assert used is not None
         took_s = time.monotonic() - started
-        say(f"--max-duration {duration:.0f}: {needed / _GIB:.2f} GiB")
-        if tried:
-            slope = (needed - used[-1]) / (duration - tried[-1])
-        tried.append(duration)
-        used.append(needed)
-        if duration >= largest and needed <= capacity:
+        say(f"--max-duration {duration:.0f}: {used / _GIB:.2f} GiB")
+        if durations:
+            slope = (used - sizes[-1]) / (duration - durations[-1])
+        durations.append(duration)
+        sizes.append(used)
+        if duration >= largest and used <= capacity:
             return largest
-        duration = 2 * duration if len(tried) < 2 else min(2 * duration, largest)
-    # what small batches take may be less than what the process had taken before
-    found = tried[-1] + (capacity - used[-1]) / max(1.0, slope)
-    if found < longest:
-        raise ValueError("Not even one of the longest utterances fits; lower `max_utterance_s`.")
-    say(f"{slope / 2**20:.1f} MiB a second of speech, {capacity / _GIB:.1f} GiB a process")
-    within_reach = _REACH * tried[-1]
-    if within_reach < min(found, largest):
-        say(f"larger ones may fit; no more than {_REACH} times what was tried is proposed")
-    return min(found, largest, within_reach)
+        duration = 2 * duration if len(durations) < 2 else min(2 * duration, largest)
+    # the slope may be 0: small batches may need less than the earlier peak of the process
+    limit = durations[-1] + (capacity - sizes[-1]) / max(1.0, slope)
+    if limit < longest:
+        raise _too_long(longest)
+    say(f"{slope / 2**20:.1f} MiB per second of speech, {capacity / _GIB:.1f} GiB per process")
+    reach = _REACH * durations[-1]
+    if reach < min(limit, largest):
+        say(f"Larger batches may fit; the proposal is at most {_REACH} times the largest one measured")
+    return min(limit, largest, reach)
 
 
-def _needed(task: TransducerTask, rank: Rank, duration: float) -> float | None:
-    """Most bytes that two updates with the worst batches take; None: more than there is."""
+def _too_long(longest: float) -> ValueError:
+    return ValueError(f"One utterance of {longest:.1f} s, the longest, does not fit; lower `max_utterance_s`.")
+
+
+def _measure(task: TransducerTask, rank: Rank, duration: float) -> float | None:
+    """Return the peak bytes of two updates with the worst batches; None if they do not fit."""
     config = replace(task.config, world_size=1)
     learner = Learner(task.build_objective().to(rank.device), config, Rank(0, 1, rank.device))
     is_gpu = rank.device.type == "cuda"
@@ -262,7 +269,7 @@ def _needed(task: TransducerTask, rank: Rank, duration: float) -> float | None:
     except ValueError:
         return None
     except RuntimeError as err:
-        # in the optimizer, which asks for its moments at the first step
+        # in the optimizer, which allocates its moments at the first step
         if not is_out_of_memory(err):
             raise
         return None

@@ -1,4 +1,4 @@
-"""What training differentiates: losses, their weights, and the numbers that the log shows of them.
+"""Objectives: the losses that training differentiates, their weights, and the metrics for the log.
 
 The learner and the trainer know an `Objective` alone. `TransducerObjective` is the transducer's nll, whole or pruned,
 and for the first epochs a CTC nll beside it.
@@ -25,27 +25,27 @@ Topology = Literal[1] | None
 
 
 class Losses(NamedTuple):
-    """What an objective makes of a batch."""
+    """Losses of a batch."""
 
     loss: Tensor
-    """(), the weighted sum to differentiate, of the utterances whose loss is finite."""
+    """(), the weighted sum to differentiate, over the utterances whose loss is finite."""
     utterance_losses: Tensor
-    """(N,), float64, detached: what the log shows the sum of. An update with one that is not finite is skipped."""
+    """(N,), float64, detached. The log shows their sum; an update with a loss that is not finite is skipped."""
     weight: Tensor
-    """(), what that sum is divided by: encoder frames, for example."""
+    """(), the divisor of that sum in the log: encoder frames, for example."""
     metrics: dict[str, Tensor]
-    """Further sums for the log by name, each a (), float64."""
+    """Further sums for the log by name, (), float64."""
 
 
 class Objective(nn.Module):
     """A model and the losses that train it, under one forward, so that DDP sees one module.
 
     A subclass sets the model and overrides the methods below. Parameters outside of ``model`` are heads: training saves
-    them in its checkpoints, and a released model does without.
+    them in its checkpoints; a released model has none.
     """
 
     model: nn.Module
-    """What a released model consists of."""
+    """The model to release."""
 
     @property
     def stages(self) -> Sequence[nn.Module]:
@@ -71,9 +71,9 @@ class Objective(nn.Module):
         """Compute the losses of a batch.
 
         Args:
-            batch: may be on the CPU: lengths and tokens are looked at, which would wait for a GPU.
+            batch: the batch, on the CPU or the device. Reading lengths and tokens on a GPU would synchronize.
             step: number of the update over all epochs, from 1.
-            epoch: from 0.
+            epoch: number of the epoch, from 0.
         """
         raise NotImplementedError
 
@@ -82,15 +82,15 @@ class Objective(nn.Module):
         raise NotImplementedError
 
     def extra_bytes(self, N: int, T: int, U: int) -> float:
-        """Estimate the memory that the losses take beside the activations of the model."""
+        """Estimate the memory of the losses, without the activations of the model."""
         raise NotImplementedError
 
     def head_state(self) -> dict[str, Tensor]:
-        """Parameters and buffers that are no part of the model, by name."""
+        """Return the parameters and buffers of the heads by name."""
         return {name: value for name, value in self.state_dict().items() if not name.startswith("model.")}
 
     def load_head_state(self, state: Mapping[str, Tensor]) -> None:
-        """Set those that the objective has; heads of an earlier run that it lacks are dropped."""
+        """Load the heads that the objective has; drop those of an earlier run that it lacks."""
         names = self.head_state().keys()
         self.load_state_dict({name: value for name, value in state.items() if name in names}, strict=False)
 
@@ -99,13 +99,13 @@ class UtteranceLosses(NamedTuple):
     """Losses of the utterances of a batch, each (N,)."""
 
     nll: Tensor
-    """Transducer: of all paths, or of those in the band."""
+    """Transducer loss over all paths, or over those in the band."""
     encoder_lens: Tensor
-    """Encoder frames."""
+    """Number of encoder frames."""
     ctc_nll: Tensor | None
-    """None: not asked for."""
+    """CTC loss; None if it was not requested."""
     simple_nll: Tensor | None
-    """Loss of the simple joiner that chose the band; None: nothing is pruned."""
+    """Loss of the simple joiner that selects the band; None without pruning."""
 
     @property
     def is_finite(self) -> Tensor:
@@ -114,11 +114,11 @@ class UtteranceLosses(NamedTuple):
 
 
 class TransducerObjective(Objective):
-    """The transducer's nll, standard or modified by chance, perhaps pruned, perhaps with a CTC nll beside it.
+    """Transducer nll, at random standard or modified, optionally pruned, optionally with an auxiliary CTC nll.
 
     An untrained transducer first learns to emit blanks, and stays there for long. CTC (Graves 2006) on a linear head
-    over the encoder finds the alignment sooner. The pruned loss needs logits of encoder and decoder apart, two linear
-    maps. Both are heads.
+    over the encoder finds the alignment sooner. The pruned loss needs separate logits of encoder and decoder, from two
+    linear maps. Both are heads.
     """
 
     def __init__(self, model: Transducer, config: TrainConfig) -> None:
@@ -131,7 +131,7 @@ class TransducerObjective(Objective):
 
     @property
     def stages(self) -> Sequence[nn.Module]:
-        """Those of the encoder."""
+        """Stages of the encoder."""
         return self.model.encoder.stages
 
     @property
@@ -146,7 +146,7 @@ class TransducerObjective(Objective):
 
     @property
     def options_of_heads(self) -> dict[str, bool | int | str]:
-        """Which heads there are."""
+        """Options that add a head."""
         return {
             "--ctc-loss-scale above 0": self.ctc_head is not None,
             "--prune-range above 0": self.simple_joiner is not None,
@@ -167,16 +167,16 @@ class TransducerObjective(Objective):
         if losses.ctc_nll is not None:
             loss = loss + optim.ctc_loss_scale * losses.ctc_nll.sum()
             metrics["ctc_loss"] = losses.ctc_nll.detach().double().sum()
-        shown = torch.where(losses.is_finite, losses.nll.detach(), torch.nan).double()
-        return Losses(loss, shown, losses.encoder_lens.sum(), metrics)
+        utterance_losses = torch.where(losses.is_finite, losses.nll.detach(), torch.nan).double()
+        return Losses(loss, utterance_losses, losses.encoder_lens.sum(), metrics)
 
     @property
     def validation_topology(self) -> Topology:
-        """Modified if training knows no other, else standard."""
+        """Topology of the validation loss: modified if all training is, else standard."""
         return 1 if self.config.optim.modified_transducer_prob == 1 else None
 
     def evaluate(self, batch: Batch) -> Losses:
-        """The nll of all paths in one topology."""
+        """Return the nll of all paths in one topology."""
         batch = batch.to(self.model.device)
         encoder_out, lens = self.model.encode(batch.features, batch.feature_lens)
         nll = self.model.nll(
@@ -186,7 +186,7 @@ class TransducerObjective(Objective):
         return Losses(nll[is_finite].sum(), nll.double(), lens[is_finite].sum(), {})
 
     def utterance_losses(self, batch: Batch, topology: Topology, *, with_ctc: bool) -> UtteranceLosses:
-        """The losses of each utterance, unweighted."""
+        """Compute the unweighted losses of each utterance."""
         on_device = batch.to(self.model.device)
         encoder_out, _ = self.model.encode(on_device.features, on_device.feature_lens)
         lens = self.model.subsampling.lens(batch.feature_lens)
@@ -215,13 +215,13 @@ class TransducerObjective(Objective):
         return UtteranceLosses(nll, lens, ctc_nll, simple_nll)
 
     def extra_bytes(self, N: int, T: int, U: int) -> float:
-        """Scores, sums and occupations of each cell in float64; with a band, two sets of logits and their gradients."""
+        """Bytes of scores, sums and occupations per cell in float64; with a band, of two logits and their gradients."""
         lattice = N * T * (U + 1) * 80
         return lattice + (N * (T + U + 1) * self.model.vocab_size * 8 if self.simple_joiner is not None else 0)
 
 
 class SimpleJoiner(nn.Module):
-    """The sum of two linear maps in the joiner's place: its loss, and the rows of each frame that matter to it."""
+    """Sum of two linear maps in place of the joiner; it selects the lattice rows of each frame for the pruned loss."""
 
     def __init__(self, dim: int, vocab_size: int, config: PruneConfig) -> None:
         super().__init__()
@@ -231,7 +231,7 @@ class SimpleJoiner(nn.Module):
     def forward(
         self, encoder_out: Tensor, lens: Tensor, decoder_out: Tensor, batch: Batch, *, blank: int, topology: Topology
     ) -> tuple[Tensor, PruneRanges]:
-        """(N, T, D), (N,) and (N, U+1, D) -> simple nll (N,), and the band."""
+        """Map (N, T, D), (N,) and (N, U+1, D) to the simple nll (N,) and the band."""
         simple = simple_transducer_loss(
             self.from_encoder(encoder_out),
             lens,
@@ -252,5 +252,5 @@ class SimpleJoiner(nn.Module):
             width=self._config.prune_range,
             max_symbols_per_frame=topology,
         )
-        # the band's cells are counted on the CPU: one wait instead of several
+        # the cells of the band are counted on the CPU: one synchronization instead of several
         return simple.nll, band._replace(starts=band.starts.cpu())

@@ -1,4 +1,4 @@
-"""What a person sees of a training run: bar, log file, metrics file, TensorBoard, and a folder that explains itself."""
+"""Progress of a training run: bar, log file, metrics file, TensorBoard, and a README in the folder."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from stateless_transducer.files import write_text
 
 
 def peak_bytes() -> float:
-    """The most of the machine's memory that this process has taken."""
-    kept = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return float(kept if sys.platform == "darwin" else kept * 1024)
+    """Return the peak memory of this process, without that of a GPU."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return float(peak if sys.platform == "darwin" else peak * 1024)
 
 
 def open_log(
     log_dir: Path, stem: str, *, rank: int = 0, world_size: int = 1, to_console: bool = True
 ) -> logging.Logger:
-    """A logger into ``<log_dir>/<stem>-<date>[-<rank>]`` and perhaps onto the console; lines look as icefall's.
+    """Open a logger to ``<log_dir>/<stem>-<date>[-<rank>]``, optionally also to the console, in icefall's line format.
 
-    Lines about single batches (level DEBUG) stay off a terminal, where the bar tells the same.
+    Lines about single batches (level DEBUG) are not shown on a terminal, where the bar reports the same.
 
     Raises:
-        ValueError: the folder cannot be written.
+        ValueError: the folder is not writable.
     """
     logger = logging.getLogger(f"stateless_transducer.{stem}.{rank}")
     logger.setLevel(logging.DEBUG)
@@ -45,12 +45,12 @@ def open_log(
         handler.close()
         logger.removeHandler(handler)
     date = datetime.now().strftime("%Y-%m-%d-%H-%M-%S")
-    suffix, whose = (f"-{rank}", f" ({rank}/{world_size})") if world_size > 1 else ("", "")
+    suffix, rank_note = (f"-{rank}", f" ({rank}/{world_size})") if world_size > 1 else ("", "")
     make_log_dir(log_dir)
     handlers: list[logging.Handler] = [logging.FileHandler(log_dir / f"{stem}-{date}{suffix}", encoding="utf-8")]
     if to_console:
         handlers.append(_ConsoleHandler(logging.INFO if sys.stderr.isatty() else logging.DEBUG))
-    line = f"%(asctime)s %(levelname)s [%(filename)s:%(lineno)d]{whose} %(message)s"
+    line = f"%(asctime)s %(levelname)s [%(filename)s:%(lineno)d]{rank_note} %(message)s"
     for handler in handlers:
         handler.setFormatter(logging.Formatter(line))
         logger.addHandler(handler)
@@ -58,10 +58,10 @@ def open_log(
 
 
 def make_log_dir(log_dir: Path) -> None:
-    """The folder for logs in that of an experiment.
+    """Create the folder for logs.
 
     Raises:
-        ValueError: it cannot be written.
+        ValueError: the folder is not writable.
     """
     try:
         log_dir.mkdir(parents=True, exist_ok=True)
@@ -72,42 +72,42 @@ def make_log_dir(log_dir: Path) -> None:
 
 
 class _ConsoleHandler(logging.Handler):
-    """Looks standard error up each time: while a bar is shown, it is the bar's own, which prints above it."""
+    """Log to the current standard error: while a bar is shown, that is the bar's stream, which prints above it."""
 
     def emit(self, record: logging.LogRecord) -> None:  # noqa: D102
         print(self.format(record), file=sys.stderr, flush=True)
 
 
 def describe_run(exp_dir: Path, config: Mapping[str, Any], command: str) -> None:
-    """Write ``config.json``, all options of the run, and ``README``, what made the folder and what to do with it."""
+    """Write ``config.json``, the options of the run, and ``README``, the origin and contents of the folder."""
     write_text(exp_dir / "config.json", json.dumps(config, indent=2, ensure_ascii=False, default=str) + "\n")
-    made = datetime.now().strftime("%Y-%m-%d %H:%M")
-    again = "the same command" if config["train"]["resume"] else "the same command with --resume true"
+    date = datetime.now().strftime("%Y-%m-%d %H:%M")
+    resume_command = "the same command" if config["train"]["resume"] else "the same command with --resume true"
     data = f"--manifest-dir {config['data']['manifest_dir']} --prefix {config['data']['prefix']}"
     write_text(
         exp_dir / "README",
-        f"Made by stateless-transducer {__version__} (torch {torch.__version__}), {made}, with\n\n    {command}\n\n"
-        "epoch-N.pt, checkpoint-N.pt  checkpoints: model, front end, tokens, and the state to go on with\n"
-        "best-*-loss.pt               those with the lowest training and validation loss\n"
-        "abandoned-N/                 what was written later, when --start-epoch went back\n"
+        f"Made by stateless-transducer {__version__} (torch {torch.__version__}), {date}, with\n\n    {command}\n\n"
+        "epoch-N.pt, checkpoint-N.pt  checkpoints: model, front end, tokens, and training state\n"
+        "best-*-loss.pt               checkpoints with the lowest training and validation loss\n"
+        "abandoned-N/                 later checkpoints, moved away when --start-epoch went back\n"
         "config.json                  all options\n"
-        "log/log-train-*              the log; log/metrics.jsonl the same in numbers\n"
+        "log/log-train-*              log; log/metrics.jsonl: its numbers\n"
         "tensorboard/                 tensorboard --logdir tensorboard\n\n"
-        f"Go on after an interruption: {again}\n"
+        f"Resume after an interruption: {resume_command}\n"
         f"Error rates:                 transducer decode --exp-dir {exp_dir} {data}\n"
         f"One model file:              transducer average --exp-dir {exp_dir} --output model.pt\n",
     )
 
 
 class TrainingDisplay:
-    """Bar on a terminal, lines of the log elsewhere; numbers to TensorBoard and ``<exp_dir>/log/metrics.jsonl``.
+    """Progress bar on a terminal; numbers to TensorBoard and ``<exp_dir>/log/metrics.jsonl``.
 
     Args:
-        exp_dir: of the run.
-        total_seconds: speech in all epochs together.
-        done_seconds: speech that a resumed run has behind it.
-        tensorboard: whether to write there.
-        device: whose memory is shown.
+        exp_dir: folder of the run.
+        total_seconds: seconds of speech in all epochs together.
+        done_seconds: seconds of speech in the completed epochs of a resumed run.
+        tensorboard: whether to write to TensorBoard.
+        device: device whose memory is reported.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class TrainingDisplay:
             except ImportError:
                 raise ValueError(
                     "`tensorboard=True` needs tensorboard: pip install 'stateless-transducer[train]', "
-                    "or say `tensorboard=False`."
+                    "or pass `tensorboard=False`."
                 ) from None
             self._writer = SummaryWriter(str(exp_dir / "tensorboard"))
         self._bar = Progress(
@@ -148,24 +148,24 @@ class TrainingDisplay:
 
     @property
     def speed(self) -> float:
-        """Seconds of speech trained on in a second, since the start."""
+        """Seconds of speech per second since the start."""
         return self._seconds / max(1e-9, time.monotonic() - self._started)
 
     @property
     def memory(self) -> float:
-        """GiB, the most that this process has taken: of the GPU, or of the machine."""
+        """Peak memory of this process in GiB, on the GPU or on the machine."""
         if self._device.type == "cuda":
             return torch.cuda.max_memory_reserved(self._device) / 2**30
         return peak_bytes() / 2**30
 
     def advance(self, seconds: float, *, where: str, loss: float) -> None:
-        """A batch is done; ``where`` names epoch and batch."""
+        """Advance the bar by a batch; ``where`` names epoch and batch."""
         self._seconds += seconds
-        numbers = f"loss {loss:.3f} a frame  {self.speed:.0f} s of speech/s  {self.memory:.1f} GiB"
+        numbers = f"loss {loss:.3f} per frame  {self.speed:.0f} s of speech/s  {self.memory:.1f} GiB"
         self._bar.update(self._task, advance=seconds, description=where, numbers=numbers)
 
     def record(self, step: int, **numbers: Any) -> None:
-        """Numbers at a step (batches so far) to the files."""
+        """Write numbers at a step, counted in batches, to the files."""
         self._metrics.write(json.dumps({"step": step, **numbers}) + "\n")
         self._metrics.flush()
         if self._writer is not None:
@@ -174,9 +174,9 @@ class TrainingDisplay:
                     self._writer.add_scalar(f"train/{name}", value, step)
 
     def show_samples(self, step: int, text: str, picture: np.ndarray) -> None:
-        """Transcripts (Markdown) and an alignment (U+1, T), 0..1, to TensorBoard."""
+        """Write transcripts (Markdown) and an alignment (U+1, T), 0..1, to TensorBoard."""
         if self._writer is not None:
             self._writer.add_text("valid/transcripts", text, step)
-            # small lattices are hard to see: four pixels a cell, the first token at the bottom
+            # small lattices are hard to see: 4 x 4 pixels per cell, the first token at the bottom
             pixels = np.kron(picture[::-1].clip(0, 1), np.ones((4, 4)))
             self._writer.add_image("valid/alignment", pixels[None].astype(np.float32), step)

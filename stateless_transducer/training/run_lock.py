@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 _PATIENCE_S = 5.0
-"""Time that the data workers of a killed run have to end: they share its lock."""
+"""Time for the data workers of a killed run to end: they share its lock."""
 
 
 @contextmanager
@@ -62,7 +62,7 @@ def _acquire(path: Path, exp_dir: Path) -> TextIO:
         except OSError:
             file.close()
             raise
-        # the run that held the lock removes the file when it ends, perhaps after it was opened here
+        # the previous run removes the file when it ends, perhaps after it was opened here
         if _is_at(file, path):
             return file
         file.close()
@@ -84,7 +84,7 @@ def _write_holder(file: TextIO, command: str) -> None:
 
 
 def _read_holder(file: TextIO) -> dict[str, Any]:
-    """What the holder wrote; nothing if it has not come to it."""
+    """Read the facts about the holder; empty if it has not written them yet."""
     file.seek(0)
     try:
         holder = json.loads(file.read())
@@ -102,7 +102,7 @@ def _is_dead(holder: dict[str, Any]) -> bool:
     except ProcessLookupError:
         return True
     except OSError:
-        # of another user
+        # the process belongs to another user
         return False
     return False
 

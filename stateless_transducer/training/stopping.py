@@ -12,7 +12,7 @@ from typing import Any
 _PATIENCE_S = 2.0
 """Time that a second Ctrl-C leaves the main thread to be interrupted."""
 _END = 0
-"""Number that is no signal's."""
+"""Byte that ends the answering thread; no signal has this number."""
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _ANNOUNCEMENTS = {
     signal.SIGINT: "Finishing this batch, then saving a checkpoint. Press Ctrl-C again to quit at once.",
@@ -23,7 +23,7 @@ _ANNOUNCEMENTS = {
 class StopRequest:
     """Note SIGTERM and SIGINT inside a ``with`` block of the main thread; a second SIGINT quits at once.
 
-    A SIGINT that this process was started to ignore stays ignored.
+    If SIGINT is ignored on entry, it stays ignored.
 
     Args:
         is_announced: whether a signal is answered on standard error. That happens at once, even while the main thread
@@ -88,10 +88,10 @@ class StopRequest:
 def _write_line(text: str) -> None:
     """Write to standard error past Python's buffers, whose locks the main thread may hold."""
     is_terminal = sys.__stderr__ is not None and sys.__stderr__.isatty()
-    # on a terminal, over what is left of a progress bar, which hides the cursor
+    # on a terminal, overwrite the rest of a progress bar, and show the cursor that it hides
     line = f"\r\x1b[K{text}\x1b[?25h\n" if is_terminal else f"{text}\n"
     try:
         os.write(2, line.encode())
     except OSError:
-        # nobody reads it: the terminal is closed
+        # the terminal is closed
         pass

@@ -1,6 +1,6 @@
-"""What is trained, on what, and how: all that a training run needs to know, the same on every rank.
+"""Tasks: model, data and options of a training run, the same on every rank.
 
-The trainer knows a `Task` alone, so that another kind of model (a language model, for example) is another task.
+The trainer only knows a `Task`, so another kind of model (a language model, for example) is another task.
 """
 
 from __future__ import annotations
@@ -31,40 +31,40 @@ from stateless_transducer.training.validation import Samples, TransducerValidati
 
 
 class Loader(Protocol):
-    """The updates of each epoch, for one rank."""
+    """Loader of the updates of each epoch, for one rank."""
 
     @property
     def contents(self) -> Mapping[str, Any]:
-        """What the epochs consist of, by the user's names; a run that resumes within an epoch must have the same."""
+        """Contents of the epochs by the user's names; a run that resumes within an epoch must have the same."""
         ...
 
     def plan(self, epoch: int) -> list[np.ndarray]:
-        """Contents of each update of an epoch."""
+        """Plan the contents of each update of an epoch."""
         ...
 
     def seconds(self, plan: Sequence[np.ndarray]) -> float:
-        """Seconds of speech in a plan, or another measure of its size."""
+        """Return the seconds of speech in a plan, or another measure of its size."""
         ...
 
     def updates(self, epoch: int, *, first: int, plan: Sequence[np.ndarray]) -> Iterator[Update]:
-        """Updates of an epoch from number ``first`` on."""
+        """Load the updates of an epoch from number ``first`` on."""
         ...
 
 
 class Validation(Protocol):
-    """The dev set."""
+    """Validation on the dev set."""
 
     def loss(self, autocast: contextlib.AbstractContextManager) -> tuple[float, float]:
-        """Loss per frame, and the number of frames."""
+        """Return the loss per frame, and the number of frames."""
         ...
 
     def samples(self) -> Samples:
-        """A few examples of what the model makes of the dev set."""
+        """Return a few results of the model on the dev set."""
         ...
 
 
 class Task(Protocol):
-    """What the trainer must know."""
+    """Interface of the trainer to a model and its data."""
 
     @property
     def config(self) -> TrainConfig:
@@ -72,21 +72,21 @@ class Task(Protocol):
         ...
 
     def build_objective(self) -> Objective:
-        """Objective with the initial weights, the same each time."""
+        """Build the objective with its initial weights, the same each time."""
         ...
 
     def loader(self, rank: Rank) -> Loader:
-        """Data of one rank."""
+        """Return the loader of one rank."""
         ...
 
     def validation(self, objective: Objective, rank: Rank) -> Validation | None:
-        """Validation on one rank; None without a dev set."""
+        """Return the validation of one rank; None without a dev set."""
         ...
 
     def checkpoint(
         self, weights: Mapping[str, Tensor], provenance: Mapping[str, Any], training_state: Mapping[str, Any]
     ) -> Checkpoint:
-        """Checkpoint of the model as it is now."""
+        """Return a checkpoint with the given weights."""
         ...
 
     def check_same_model(self, checkpoint: Checkpoint, name: str) -> None:
@@ -102,7 +102,7 @@ class StartingModel:
     fbank_config: FbankConfig
     token_table: TokenTable
     init_from: Checkpoint | None = None
-    """Trained model whose weights it gets; None: random weights."""
+    """Trained model to take the weights from; None: random weights."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class TrainingData:
 
     @property
     def lengths(self) -> Lengths:
-        """Of all utterances to train on."""
+        """Lengths of all utterances to train on."""
         lengths = self.training_set.lengths
         return lengths if self.mixed_set is None else lengths.then(self.mixed_set.lengths)
 
@@ -133,7 +133,7 @@ class TransducerTask:
     """Command line, for the provenance of checkpoints."""
 
     def build_objective(self) -> TransducerObjective:
-        """Model with its initial weights, drawn from the seed or taken from a trained one, and its losses."""
+        """Build the model and its losses, with weights drawn from the seed or taken from a trained model."""
         torch.manual_seed(self.config.seed)
         start, config = self.start, self.config
         model = build_model(start.model_config)
@@ -148,7 +148,7 @@ class TransducerTask:
         return objective
 
     def loader(self, rank: Rank) -> TrainingLoader:
-        """Batches of one rank."""
+        """Return the loader of one rank."""
         return TrainingLoader(
             self.data.training_set,
             self.start.token_table,
@@ -161,7 +161,7 @@ class TransducerTask:
         )
 
     def validation(self, objective: Objective, rank: Rank) -> TransducerValidation | None:
-        """Validation on one rank; None without a dev set."""
+        """Return the validation of one rank; None without a dev set."""
         if self.data.dev_set is None:
             return None
         assert isinstance(objective, TransducerObjective)
@@ -170,7 +170,7 @@ class TransducerTask:
     def checkpoint(
         self, weights: Mapping[str, Tensor], provenance: Mapping[str, Any], training_state: Mapping[str, Any]
     ) -> Checkpoint:
-        """Checkpoint of the model as it is now."""
+        """Return a checkpoint with the given weights."""
         return Checkpoint(
             weights=weights,
             model_config=self.start.model_config,
@@ -182,17 +182,17 @@ class TransducerTask:
 
     def check_same_model(self, checkpoint: Checkpoint, name: str) -> None:
         """Raise ValueError if a checkpoint to resume from holds a model of other sizes or tokens."""
-        before, now = checkpoint.model_config.sizes(), self.start.model_config.sizes()
+        saved, current = checkpoint.model_config.sizes(), self.start.model_config.sizes()
         changed = [
-            f"{size} was {before.get(size)} and is {now.get(size)}"
-            for size in {**now, **before}
-            if before.get(size) != now.get(size)
+            f"{size} was {saved.get(size)} and is {current.get(size)}"
+            for size in {**current, **saved}
+            if saved.get(size) != current.get(size)
         ]
         tokens = self.start.token_table
         if checkpoint.token_table != tokens:
             changed.append(f"the token table changed ({len(checkpoint.token_table)} tokens before, {len(tokens)} now)")
         if changed:
             raise ValueError(
-                f"{name} holds another model than the options ask for: {'; '.join(changed)}. Give the options and the "
+                f"{name} holds another model than the options ask for: {'; '.join(changed)}. Pass the options and the "
                 "`lang_dir` that it was trained with, or another `exp_dir`."
             )

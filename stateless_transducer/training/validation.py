@@ -1,4 +1,4 @@
-"""How training goes, seen on the dev set: its loss, a few utterances as text, one of them as a picture of its lattice.
+"""Validation on the dev set: the loss, the results for a few utterances, and a picture of one lattice.
 
 Letters: N utterances, T encoder frames, U tokens.
 """
@@ -22,8 +22,8 @@ from stateless_transducer.training.distributed import Rank, sum_over_ranks
 from stateless_transducer.training.objective import Topology, TransducerObjective
 
 _NUM_SAMPLES = 4
-_CARRIES_SOMETHING = 1e-6
-"""The loss skips cells of less occupation."""
+_MIN_OCCUPATION = 1e-6
+"""Cells with a smaller occupation are skipped by the loss."""
 
 
 @dataclass(frozen=True)
@@ -31,22 +31,22 @@ class Samples:
     """A few utterances of the dev set."""
 
     texts: tuple[tuple[str, str, str], ...]
-    """(Id, what is said, what greedy search finds)."""
+    """Id, transcript and result of greedy search of each utterance."""
     occupations: np.ndarray
-    """(U+1, T), 0..1, of the first one: the alignment as the model sees it."""
+    """(U+1, T), 0..1: occupations of the lattice of the first utterance, that is, the model's alignment."""
     share_of_cells: float
-    """Of its lattice, that carry more than a millionth of the probability."""
+    """Share of the cells of this lattice that carry more than a millionth of the probability."""
 
 
 class TransducerValidation:
-    """The dev set; each process computes its share of the loss.
+    """Validation of a transducer on the dev set; each process computes its share of the loss.
 
     Args:
         dev_set: utterances that have a loss.
-        token_table: of the model.
+        token_table: tokens of the model.
         data_config: size of batches.
-        rank: of this process.
-        objective: of the training.
+        rank: rank of this process.
+        objective: objective of the training.
     """
 
     def __init__(
@@ -62,13 +62,13 @@ class TransducerValidation:
 
     @torch.no_grad()
     def loss(self, autocast: contextlib.AbstractContextManager) -> tuple[float, float]:
-        """Loss per frame over the utterances of the dev set whose loss is finite, and their number of frames."""
+        """Return the loss per frame over the utterances whose loss is finite, and their number of frames."""
         self._objective.eval()
         sums = torch.zeros(2, dtype=torch.float64, device=self._rank.device)
         with autocast:
             for batch in self._batches(self._rank):
                 losses = self._objective.evaluate(batch)
-                # an utterance of numbers too large would hide all others
+                # a single infinite loss would make the sum infinite
                 is_finite = losses.utterance_losses.isfinite()
                 sums += torch.stack([losses.utterance_losses[is_finite].sum(), losses.weight.double()])
         total, weight = sum_over_ranks(sums).tolist()
@@ -76,37 +76,37 @@ class TransducerValidation:
 
     @torch.no_grad()
     def samples(self) -> Samples:
-        """The first utterances of the set, in its order."""
+        """Return the results for the first utterances of the dev set."""
         self._objective.eval()
         model = self._objective.model
         first = TrainingSet(self._set.index, self._set.numbers[:_NUM_SAMPLES], self._set.lengths, {})
         texts: list[tuple[str, str, str]] = []
-        drawn: tuple[np.ndarray, float] | None = None
+        picture: tuple[np.ndarray, float] | None = None
         frozen = FrozenTransducer(model)
         for batch in self._batches(Rank(0, 1, self._rank.device), first):
-            # an utterance without numbers is empty, as it does not count in the loss
-            found = decode_features_nbest(frozen, batch.features, batch.feature_lens, SearchConfig())
-            decoded = (self._token_table.decode(ranked[0].tokens) for ranked in found)
-            texts += list(zip(batch.ids, batch.texts, decoded, strict=True))
-            drawn = drawn or occupations(model, batch, self._objective.validation_topology)
-        assert drawn is not None
-        return Samples(tuple(sorted(texts)), *drawn)
+            # the text is empty where the encoder output is not finite
+            hypotheses = decode_features_nbest(frozen, batch.features, batch.feature_lens, SearchConfig())
+            results = (self._token_table.decode(ranked[0].tokens) for ranked in hypotheses)
+            texts += list(zip(batch.ids, batch.texts, results, strict=True))
+            picture = picture or occupations(model, batch, self._objective.validation_topology)
+        assert picture is not None
+        return Samples(tuple(sorted(texts)), *picture)
 
-    def _batches(self, rank: Rank, chosen: TrainingSet | None = None):
-        chosen = chosen or self._set
-        found = evaluation_batches(
-            chosen.index,
+    def _batches(self, rank: Rank, utterances: TrainingSet | None = None):
+        utterances = utterances or self._set
+        batches = evaluation_batches(
+            utterances.index,
             self._token_table,
             self._config,
-            numbers=chosen.numbers,
+            numbers=utterances.numbers,
             rank=rank.rank,
             world_size=rank.world_size,
         )
-        return (batch.to(rank.device) for batch in found)
+        return (batch.to(rank.device) for batch in batches)
 
 
 def occupations(model: Transducer, batch: Batch, topology: Topology) -> tuple[np.ndarray, float]:
-    """Of the first utterance: how likely a path goes through each cell, (U+1, T), and the share of cells that count."""
+    """Return the occupations (U+1, T) of the lattice of the first utterance, and the share of cells that count."""
     encoder_out, lens = model.encode(batch.features[:1, : batch.feature_lens[0]], batch.feature_lens[:1])
     lattice = model.occupations(
         encoder_out[:, : int(lens)],
@@ -114,4 +114,4 @@ def occupations(model: Transducer, batch: Batch, topology: Topology) -> tuple[np
         max_symbols_per_frame=topology,
     )
     occupied = lattice[lattice.isfinite()]
-    return lattice.nan_to_num().cpu().numpy(), (occupied > _CARRIES_SOMETHING).float().mean().item()
+    return lattice.nan_to_num().cpu().numpy(), (occupied > _MIN_OCCUPATION).float().mean().item()

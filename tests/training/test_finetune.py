@@ -58,7 +58,10 @@ def test_tokens_that_are_known_keep_their_rows(trained):
     config = resized(old.model_config, vocab_size=len(table))
     fresh = build_model(config).state_dict()
     weights = adapted_weights(old, table, fresh)
-    assert describe_tokens(old.token_table, table) == "5 of 7 tokens keep their rows, 2 are new (新 二), 6 of the model's tokens are not used"
+    assert (
+        describe_tokens(old.token_table, table)
+        == "5 of 7 tokens keep their rows, 2 are new (新 二), 6 of the model's tokens are not used"
+    )
     for name in ("decoder.embedding.weight", "joiner.output_linear.weight", "joiner.output_linear.bias"):
         for symbol, row in table.ids.items():
             wanted = old.weights[name][TOKENS.ids[symbol]] if symbol in TOKENS.ids else fresh[name][row]
@@ -88,7 +91,7 @@ def test_heads_of_training_are_told_apart_from_the_model(corpus, tmp_path, capsy
     flags = ["--exp-dir", str(tmp_path / "exp"), "--dry-run", "true", "--ctc-loss-scale", "0.5"]
     assert main([*corpus, *flags]) == 0
     # 16 numbers and a bias for each of 11 tokens
-    line = r"model +(\S+) parameters, \1 of them learn, and 187 in heads that training alone needs; conformer, 1 layers"
+    line = r"model +(\S+) parameters, \1 of them trainable, and 187 in heads for training only; conformer, 1 layers"
     assert re.search(line, capsys.readouterr().out)
 
 
