@@ -1,4 +1,4 @@
-"""Cuts -> batches: what is usable, who loads what, padding.
+"""Batches from cuts: selection of utterances, shares of the processes, padding.
 
 Letters: N utterances, T_in feature frames, F mel bins, U tokens.
 """
@@ -47,14 +47,14 @@ class Batch:
     token_lens: Tensor
     """(N,), int64."""
     ids: tuple[str, ...]
-    """Of the utterances; of those that are joined, with a + between them."""
+    """Ids of the utterances; those of joined utterances with a + between them."""
     texts: tuple[str, ...]
     """Transcripts."""
     frame_shift_s: float
     """Seconds from one feature frame to the next."""
 
     def to(self, device: torch.device) -> Batch:
-        """The same on another device."""
+        """Return the batch on another device."""
         return replace(
             self,
             features=self.features.to(device, non_blocking=True),
@@ -65,21 +65,21 @@ class Batch:
 
     @property
     def seconds(self) -> float:
-        """Speech in the batch, padding not counted."""
+        """Seconds of speech in the batch, without padding."""
         return float(self.feature_lens.sum()) * self.frame_shift_s
 
 
 @dataclass(frozen=True)
 class Piece:
-    """What is loaded at once."""
+    """Utterances to load as one batch."""
 
     epoch: int
     chains: Sequence[np.ndarray]
-    """Utterances by their number in the index; those of a chain become one."""
+    """Numbers of utterances in the index; those of a chain are joined into one utterance."""
 
 
 class TransducerDataset(Dataset):
-    """Turns pieces of an epoch into batches."""
+    """Dataset of batches, indexed by pieces of an epoch."""
 
     def __init__(
         self,
@@ -96,13 +96,13 @@ class TransducerDataset(Dataset):
         for chain in piece.chains:
             cuts = [self._index.cut(number) for number in chain]
             features.append(torch.cat([self._features(cut, piece.epoch) for cut in cuts]))
-            spoken = [cut.supervisions[0].text or "" for cut in cuts]
-            texts.append(spoken[0] if len(spoken) == 1 else self._token_table.join(spoken))
+            transcripts = [cut.supervisions[0].text or "" for cut in cuts]
+            texts.append(transcripts[0] if len(transcripts) == 1 else self._token_table.join(transcripts))
             ids.append("+".join(cut.id for cut in cuts))
         return make_batch(features, tuple(texts), tuple(ids), self._token_table, self._index.frame_shift_s)
 
     def _features(self, cut: Cut, epoch: int) -> Tensor:
-        """(T_in, F)."""
+        """Load or compute the features of a cut, (T_in, F), augmented."""
         features = torch.from_numpy(features_from_sound(cut) if self._on_the_fly else _stored_features(cut))
         return features if self._augment is None else self._augment(features, cut.id, epoch)
 
@@ -114,13 +114,13 @@ def make_batch(
     token_table: TokenTable,
     frame_shift_s: float,
 ) -> Batch:
-    """Pad features (T_in, F) each, and the tokens of the texts."""
+    """Pad the features of utterances, (T_in, F) each, and the tokens of their texts."""
     tokens = [torch.tensor(token_table.encode(text), dtype=torch.int64) for text in texts]
     return Batch(
         features=pad_sequence(features, batch_first=True, padding_value=PADDING_VALUE),
-        feature_lens=torch.tensor([len(each) for each in features]),
+        feature_lens=torch.tensor([len(frames) for frames in features]),
         tokens=pad_sequence(tokens, batch_first=True, padding_value=1),
-        token_lens=torch.tensor([len(each) for each in tokens]),
+        token_lens=torch.tensor([len(ids) for ids in tokens]),
         ids=ids,
         texts=texts,
         frame_shift_s=frame_shift_s,
@@ -128,7 +128,7 @@ def make_batch(
 
 
 def load_index(manifest_dir: Path, prefix: str, split: str, *, option: str = "prefix") -> CutIndex:
-    """The prepared cuts of a split.
+    """Open the prepared cuts of a split.
 
     Args:
         manifest_dir: folder with the cuts.
@@ -137,23 +137,23 @@ def load_index(manifest_dir: Path, prefix: str, split: str, *, option: str = "pr
         option: name of the argument that names the corpus.
 
     Raises:
-        ValueError: not prepared; the message lists what is.
+        ValueError: the split is not prepared; the message lists the prepared ones.
     """
     path = cuts_path(manifest_dir, prefix, split)
     if path is None:
-        wanted = manifest_path(manifest_dir, prefix, "cuts", split)
-        there = ", ".join(sorted(p.name for p in manifest_dir.glob("*_cuts_*.jsonl.gz"))) or "nothing"
+        missing = manifest_path(manifest_dir, prefix, "cuts", split)
+        existing = ", ".join(sorted(p.name for p in manifest_dir.glob("*_cuts_*.jsonl.gz"))) or "nothing"
         tail = f"_cuts_{split}.jsonl.gz"
-        others = sorted(path.name.removesuffix(tail) for path in manifest_dir.glob(f"*{tail}"))
-        way_out = f"pass `{option}={others[0]}`, or " if others else ""
+        prefixes = sorted(path.name.removesuffix(tail) for path in manifest_dir.glob(f"*{tail}"))
+        way_out = f"pass `{option}={prefixes[0]}`, or " if prefixes else ""
         raise ValueError(
-            f"{wanted} is missing (found in `manifest_dir`: {there}); {way_out}run `transducer prepare` first."
+            f"{missing} is missing (found in `manifest_dir`: {existing}); {way_out}run `transducer prepare` first."
         )
     return open_index(path)
 
 
 def cuts_path(manifest_dir: Path, prefix: str, split: str) -> Path | None:
-    """The cuts of a split: a manifest, or ``<prefix>_shar_<split>``, a folder of shards or a .txt of such folders."""
+    """Return the path of a split: a manifest, or ``<prefix>_shar_<split>``, a folder of shards or a .txt of folders."""
     shards = manifest_dir / f"{prefix}_shar_{split}"
     candidates = (manifest_path(manifest_dir, prefix, "cuts", split), shards, shards.with_name(f"{shards.name}.txt"))
     return next((path for path in candidates if path.exists()), None)
@@ -161,33 +161,34 @@ def cuts_path(manifest_dir: Path, prefix: str, split: str) -> Path | None:
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """The cuts that a loss can be computed of."""
+    """Cuts for which a loss can be computed."""
 
     index: CutIndex
     numbers: np.ndarray
-    """In the index, of those that are left."""
+    """Numbers of the usable utterances in the index."""
     lengths: Lengths
-    """Of those."""
+    """Lengths of the usable utterances."""
     left_out: dict[str, np.ndarray]
-    """Why utterances cannot be used -> their numbers in the index."""
+    """Numbers in the index of the skipped utterances, by reason."""
 
     def __len__(self) -> int:
         return len(self.numbers)
 
 
 def trainable(index: CutIndex, token_table: TokenTable, config: DataConfig, subsampling: Subsampling) -> TrainingSet:
-    """Leave out what training cannot use.
+    """Skip the utterances that training cannot use.
 
     Raises:
-        ValueError: nothing is left.
+        ValueError: fewer than two utterances remain.
     """
-    found = with_loss(index, token_table, subsampling, shortest=config.min_utterance_s, longest=config.max_utterance_s)
-    if len(found) < 2:
-        reasons = "; ".join(f"{len(them)} {reason}: {index.name_some(them)}" for reason, them in found.left_out.items())
+    usable = with_loss(index, token_table, subsampling, shortest=config.min_utterance_s, longest=config.max_utterance_s)
+    if len(usable) < 2:
+        skipped = usable.left_out.items()
+        reasons = "; ".join(f"{len(numbers)} {reason}: {index.name_some(numbers)}" for reason, numbers in skipped)
         raise ValueError(
-            f"{len(found)} utterances are left for training, but 2 are the least: {reasons or 'there are no others'}."
+            f"{len(usable)} utterances are left for training, which needs at least 2: {reasons or 'none was skipped'}."
         )
-    return found
+    return usable
 
 
 def with_loss(
@@ -198,23 +199,23 @@ def with_loss(
     shortest: float = 0.0,
     longest: float = 1e9,
 ) -> TrainingSet:
-    """Leave out what has no path through the lattice, or is not of the wanted length in seconds."""
+    """Skip utterances without a path through the lattice, and those outside the given lengths in seconds."""
     lengths = _lengths(index, index.num_tokens(token_table), subsampling)
     reasons = {
         f"shorter than {shortest:g} s": lengths.seconds < shortest,
         f"longer than {longest:g} s": lengths.seconds > longest,
         f"of fewer than {subsampling.min_frames} feature frames": lengths.num_frames < subsampling.min_frames,
-        # the modified loss says one token a frame and ends with a blank
+        # the modified loss emits at most one token per frame, and ends with a blank
         "with as many tokens as encoder frames or more": lengths.num_encoder_frames <= lengths.num_tokens,
     }
-    is_left, left_out = np.ones(len(index), bool), {}
-    for reason, holds in reasons.items():
-        (numbers,) = (is_left & holds).nonzero()
+    is_usable, skipped = np.ones(len(index), bool), {}
+    for reason, applies in reasons.items():
+        (numbers,) = (is_usable & applies).nonzero()
         if len(numbers):
-            left_out[reason] = numbers
-        is_left &= ~holds
-    (numbers,) = is_left.nonzero()
-    return TrainingSet(index, numbers, lengths.of(numbers), left_out)
+            skipped[reason] = numbers
+        is_usable &= ~applies
+    (numbers,) = is_usable.nonzero()
+    return TrainingSet(index, numbers, lengths.of(numbers), skipped)
 
 
 def _lengths(index: CutIndex, num_tokens: np.ndarray, subsampling: Subsampling) -> Lengths:
@@ -223,31 +224,31 @@ def _lengths(index: CutIndex, num_tokens: np.ndarray, subsampling: Subsampling) 
 
 @dataclass(frozen=True)
 class Update:
-    """What one step of the optimizer learns from."""
+    """Data of one step of the optimizer."""
 
     batches: list[Batch]
-    """Of this process, each small enough to be computed at once; their gradients are added up."""
+    """Batches of this process; their gradients are summed."""
     seconds: float
-    """Of speech, of all processes."""
+    """Seconds of speech of all processes."""
     num_tokens: int
-    """Of all processes."""
+    """Number of tokens of all processes."""
 
 
 class TrainingLoader:
-    """The updates of each epoch, for one process.
+    """Loader of the updates of each epoch, for one process.
 
-    With a second corpus, an epoch has all updates of the first one and, between them, as many of the second as its
-    share of the batches asks for: others in each epoch.
+    With a second corpus, an epoch has all updates of the first corpus and, between them, updates of the second one, up
+    to its share of the batches. The latter differ from epoch to epoch.
 
     Args:
-        training_set: what to learn from.
-        token_table: of the model.
+        training_set: utterances to train on.
+        token_table: tokens of the model.
         config: sizes of batches, augmentation, loading.
-        seed: of the order and of augmentation.
-        rank: of this process.
-        world_size: processes.
-        accumulate: batches of each process that make an update.
-        mixed: the second corpus.
+        seed: seed of the order and of augmentation.
+        rank: rank of this process.
+        world_size: number of processes.
+        accumulate: batches per process and update.
+        mixed: second corpus.
     """
 
     def __init__(
@@ -273,37 +274,40 @@ class TrainingLoader:
         self._dataset = TransducerDataset(index, token_table, augment, on_the_fly=config.on_the_fly_feats)
 
     def plan(self, epoch: int) -> list[np.ndarray]:
-        """Utterances of each update, of all processes; numbers within the training set, those mixed in behind it."""
+        """Plan the utterances of each update, of all processes.
+
+        The utterances are numbered within the training set; those of the second corpus follow.
+        """
         shuffle, prob = self._config.shuffle, self._config.mix_prob
         lengths = self._lengthened(epoch)
         first = self._plan(lengths, 0, self._num_first, (self._seed, epoch))
         if not first:
             raise ValueError(
                 f"An epoch has no batch: `max_duration` {self._config.max_duration:g} s is more than the training "
-                "set fills; lower it, or pass `drop_last=False`."
+                "set fills. Lower it, or pass `drop_last=False`."
             )
         if len(self._lengths) == self._num_first:
             return first
-        wanted, second = round(len(first) * prob / (1 - prob)), []
+        num_second, second = round(len(first) * prob / (1 - prob)), []
         for time in count(1):
-            again = self._plan(lengths, self._num_first, len(lengths), (self._seed, epoch, time))
-            if not again:
+            batches = self._plan(lengths, self._num_first, len(lengths), (self._seed, epoch, time))
+            if not batches:
                 raise ValueError(f"`mix_prefix` {self._config.mix_prefix} does not fill a batch; lower `max_duration`.")
-            second += again
-            if len(second) >= wanted:
+            second += batches
+            if len(second) >= num_second:
                 break
-        # NumPy takes a zero at the end for nothing
-        return mix(first, second[:wanted], np.random.default_rng((self._seed, epoch, 0, 1)) if shuffle else None)
+        # the seed ends with 1, as NumPy ignores zeros at the end of a seed
+        return mix(first, second[:num_second], np.random.default_rng((self._seed, epoch, 0, 1)) if shuffle else None)
 
     def _lengthened(self, epoch: int) -> Lengths:
-        """What the utterances may be in an epoch."""
+        """Return the largest lengths of the utterances in an epoch, with silence."""
         config = self._config
         return self._lengths if epoch < config.lengthen_from_epoch else self._lengths.longer(2 * config.silence_s)
 
     def _plan(self, lengths: Lengths, begin: int, end: int, seed: tuple[int, ...]) -> list[np.ndarray]:
-        """Of the utterances from one number to another."""
+        """Plan the batches of the utterances ``begin`` to ``end``."""
         config = self._config
-        planned = plan_epoch(
+        batches = plan_epoch(
             lengths.of(np.arange(begin, end)),
             BatchLimits(config.max_duration, config.max_cells),
             num_buckets=config.num_buckets,
@@ -311,16 +315,16 @@ class TrainingLoader:
             drop_last=config.drop_last,
             random=np.random.default_rng(seed) if config.shuffle else None,
         )
-        return [begin + batch for batch in planned]
+        return [begin + batch for batch in batches]
 
     @property
     def contents(self) -> dict[str, Any]:
-        """What the plans follow from, by the name that a user knows it by; equal ones give equal plans."""
+        """Inputs of the plans by the names that users know; equal contents give equal plans."""
         config, digest = self._config, hashlib.sha256()
         for values in (self._numbers, self._lengths.seconds, self._lengths.num_frames, self._lengths.num_tokens):
             digest.update(np.ascontiguousarray(values).tobytes())
         names = ("max_duration", "max_cells", "num_buckets", "shuffle", "drop_last", "mix_prob")
-        # of an epoch's batches, silence alone changes the utterances
+        # these options change the plan only with silence
         names += ("silence_s", "lengthen_from_epoch") if config.silence_s else ()
         return {
             **{f"--{name.replace('_', '-')}": getattr(config, name) for name in names},
@@ -330,36 +334,37 @@ class TrainingLoader:
         }
 
     def seconds(self, plan: Sequence[np.ndarray]) -> float:
-        """Of speech in a plan, or in some updates of it."""
-        return float(sum(self._lengths.seconds[chosen].sum() for chosen in plan))
+        """Return the seconds of speech in a plan, or in some updates of it."""
+        return float(sum(self._lengths.seconds[utterances].sum() for utterances in plan))
 
     def updates(self, epoch: int, *, first: int = 0, plan: Sequence[np.ndarray] | None = None) -> Iterator[Update]:
-        """All updates of an epoch from one on.
+        """Load the updates of an epoch from number ``first`` on.
 
         Args:
-            epoch: from 0.
-            first: number of the first update that is wanted.
-            plan: what `plan` gave.
+            epoch: number of the epoch, from 0.
+            first: number of the first update to load.
+            plan: result of `plan` for the epoch; None: plan it.
         """
         plan = self.plan(epoch) if plan is None else plan
         lengths, parts = self._lengths, self._world_size * self._accumulate
-        mine = range(self._rank * self._accumulate, (self._rank + 1) * self._accumulate)
+        rank_parts = range(self._rank * self._accumulate, (self._rank + 1) * self._accumulate)
         pieces = [
-            Piece(epoch, [self._numbers[chain] for chain in self._chains(chosen[part::parts], epoch, number, part)])
-            for number, chosen in enumerate(plan[first:], start=first)
-            for part in mine
+            Piece(epoch, [self._numbers[chain] for chain in self._chains(utterances[part::parts], epoch, number, part)])
+            for number, utterances in enumerate(plan[first:], start=first)
+            for part in rank_parts
         ]
         batches = iter(_loader(self._dataset, pieces, self._config.num_workers))
-        for chosen in plan[first:]:
-            own = list(islice(batches, self._accumulate))
-            yield Update(own, float(lengths.seconds[chosen].sum()), int(lengths.num_tokens[chosen].sum()))
+        for utterances in plan[first:]:
+            rank_batches = list(islice(batches, self._accumulate))
+            seconds, num_tokens = lengths.seconds[utterances].sum(), lengths.num_tokens[utterances].sum()
+            yield Update(rank_batches, float(seconds), int(num_tokens))
 
     def _chains(self, numbers: np.ndarray, epoch: int, update: int, part: int) -> list[np.ndarray]:
-        """The utterances of a batch as they are joined, or each alone; who is with whom depends on the parts."""
+        """Split the utterances of a batch into chains to join, or into single utterances; the part seeds the choice."""
         config = self._config
         if not config.join_up_to_s or epoch < config.lengthen_from_epoch:
             return list(numbers[:, None])
-        # NumPy takes a zero at the end for nothing
+        # the seed ends with 1, as NumPy ignores zeros at the end of a seed
         random = np.random.default_rng((self._seed, epoch, update, part, 1))
         limits = BatchLimits(config.max_duration, config.max_cells)
         return join(numbers, self._lengthened(epoch), limits, config.join_up_to_s, random)
@@ -374,32 +379,32 @@ def evaluation_batches(
     rank: int = 0,
     world_size: int = 1,
 ) -> Iterator[Batch]:
-    """All utterances, from long to short, none left out, nothing augmented.
+    """Load all utterances without augmentation, from long to short.
 
     Args:
-        index: of the cuts.
-        token_table: of the model.
+        index: index of the cuts.
+        token_table: tokens of the model.
         config: size of batches, loading.
-        numbers: utterances; None: all.
-        rank: of this process, which gets its share.
-        world_size: processes.
+        numbers: numbers of the utterances to load; None: all.
+        rank: rank of this process, which loads its share.
+        world_size: number of processes.
     """
     numbers = np.arange(len(index)) if numbers is None else numbers
     # without a limit on cells, neither tokens nor encoder frames count
     lengths = _lengths(index, np.zeros(len(index), np.int64), Subsampling(factor=1, min_frames=1)).of(numbers)
     plan = plan_epoch(lengths, BatchLimits(config.max_duration), num_buckets=1)
     dataset = TransducerDataset(index, token_table, on_the_fly=config.on_the_fly_feats)
-    pieces = [Piece(0, list(numbers[chosen][:, None])) for chosen in plan[rank::world_size]]
+    pieces = [Piece(0, list(numbers[batch][:, None])) for batch in plan[rank::world_size]]
     yield from _loader(dataset, pieces, config.num_workers)
 
 
 def _loader(dataset: TransducerDataset, pieces: Sequence[Piece], num_workers: int) -> Iterator[Batch]:
-    """The pieces as batches, in order.
+    """Load pieces as batches, in order.
 
     Raises:
-        Exception: from loading a piece; the same with and without workers.
+        Exception: the error of loading a piece, the same with and without workers.
     """
-    # batch_size=None: what makes a batch is planned already
+    # batch_size=None: batches are already planned
     loader = DataLoader(
         _CarryingErrors(dataset) if num_workers else dataset,
         batch_size=None,
@@ -407,12 +412,12 @@ def _loader(dataset: TransducerDataset, pieces: Sequence[Piece], num_workers: in
         num_workers=num_workers,
         worker_init_fn=_start_worker if num_workers else None,
     )
-    # a signal that arrives while workers start waits: they must not see it
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    # a signal that arrives while workers start must wait, as they must not see it
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
         batches = iter(loader)
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     for batch in batches:
         if isinstance(batch, CarriedError):
             raise batch.unpack()
@@ -420,7 +425,7 @@ def _loader(dataset: TransducerDataset, pieces: Sequence[Piece], num_workers: in
 
 
 def _stored_features(cut: Cut) -> np.ndarray:
-    """(T_in, F)."""
+    """Read the stored features of a cut, (T_in, F)."""
     try:
         return cut.load_features()
     except (AssertionError, OSError, ValueError) as err:
@@ -433,7 +438,7 @@ def _stored_features(cut: Cut) -> np.ndarray:
 
 
 class _CarryingErrors(Dataset):
-    """Batches of a dataset, or the exceptions from loading them: the DataLoader makes texts of those in its workers."""
+    """Dataset that returns exceptions instead of raising them: the DataLoader turns those of its workers into text."""
 
     def __init__(self, dataset: TransducerDataset) -> None:
         self._dataset = dataset
@@ -447,7 +452,7 @@ class _CarryingErrors(Dataset):
 
 def _start_worker(worker_id: int) -> None:
     torch.set_num_threads(1)
-    # both reach all processes of a terminal or a job; the parent stops its workers when it needs no more batches
+    # both signals reach all processes of a terminal or a job; the parent stops its workers
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)

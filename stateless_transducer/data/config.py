@@ -1,4 +1,4 @@
-"""What the user chooses about data. Free of torch and lhotse, so that ``--help`` need not load them."""
+"""Options of data. Free of torch and lhotse, so that ``--help`` stays fast."""
 
 from __future__ import annotations
 
@@ -135,18 +135,18 @@ class TokenConfig:
 
     @property
     def num_pieces(self) -> int:
-        """Of words, with `--token bpe`."""
+        """Number of pieces of words with `--token bpe`."""
         return 500 if self.vocab_size is None else self.vocab_size
 
     def told(self, num_tokens: int) -> str:
-        """So many tokens, for the user; with a reason if they are fewer than were asked for."""
+        """Describe the number of tokens for the user, with a reason if it is smaller than `--vocab-size`."""
         if self.token != "bpe" or num_tokens >= self.num_pieces:
             return f"{num_tokens} tokens"
-        return f"{num_tokens} tokens, not `--vocab-size` {self.num_pieces}: the texts have no more pieces to offer"
+        return f"{num_tokens} tokens, not `--vocab-size` {self.num_pieces}: the texts have no more pieces"
 
     @property
     def name(self) -> str:
-        """As in the name of the folder: char, word, bpe_500."""
+        """Name of the unit in the name of the folder: char, word, bpe_500."""
         return f"bpe_{self.num_pieces}" if self.token == "bpe" else self.token
 
 
@@ -171,12 +171,12 @@ class WorkConfig:
 
     @property
     def manifest_dir(self) -> Path:
-        """Recordings and supervisions."""
+        """Folder of the recordings and supervisions."""
         return self.data_dir / "manifests"
 
     @property
     def fbank_dir(self) -> Path:
-        """Cuts and features."""
+        """Folder of the cuts and features."""
         return self.data_dir / "fbank"
 
 
@@ -192,9 +192,9 @@ class PrepareConfig(WorkConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if 1 in self.speeds:
-            raise ValueError("`speeds` must be other than 1, which the training set has, but include 1.")
+            raise ValueError("`speeds` must not include 1, the speed of the training set itself.")
 
     @property
     def all_speeds(self) -> tuple[float, ...]:
-        """At which the training set is stored."""
+        """Speeds at which the training set is stored."""
         return (1.0, *self.speeds) if self.perturb_speed else (1.0,)

@@ -1,9 +1,9 @@
-"""Which utterances make a batch: a whole epoch is planned at once, from lengths alone.
+"""Plan of the batches of an epoch, made at once from the lengths of the utterances.
 
-The plan follows from the seed, the number of the epoch and the lengths, so that every process makes the same one, and
-going on in the middle of an epoch costs nothing. A batch is planned for all processes together and then dealt out,
-longest first, one to each in turn: all have as many batches, of like lengths, and what is learnt does not depend on how
-many they are, unless utterances are joined: each process joins its own.
+The plan depends on the seed, the number of the epoch and the lengths. So every process makes the same plan, and
+resuming in the middle of an epoch costs nothing. A batch is planned for all processes together, and its utterances are
+dealt out in turn, longest first. So all processes have the same number of batches, of similar lengths, and the updates
+do not depend on the number of processes. Only joining depends on it: each process joins its utterances.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ import numpy as np
 from stateless_transducer.ops.subsampling import Subsampling
 
 _JOINED_SHARE = 0.5
-"""Of the batches, those whose utterances are joined."""
+"""Share of batches whose utterances are joined."""
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """Of utterances, by number."""
+    """Lengths of M utterances."""
 
     seconds: np.ndarray
-    """(M,)."""
+    """(M,): seconds of sound."""
     num_frames: np.ndarray
     """(M,): feature frames."""
     num_tokens: np.ndarray
-    """(M,)."""
+    """(M,): tokens of the transcripts."""
     frame_shift_s: float
     """Seconds from one feature frame to the next."""
     subsampling: Subsampling
-    """Encoder frames for feature frames."""
+    """Subsampling from feature frames to encoder frames."""
 
     def __len__(self) -> int:
         return len(self.seconds)
 
     def of(self, numbers: np.ndarray) -> Lengths:
-        """Of some of them."""
+        """Return the lengths of some of the utterances."""
         return replace(
             self,
             seconds=self.seconds[numbers],
@@ -48,7 +48,7 @@ class Lengths:
         )
 
     def then(self, other: Lengths) -> Lengths:
-        """Of these, and behind them of others."""
+        """Return the lengths of these utterances, followed by those of ``other``."""
         return replace(
             self,
             seconds=np.concatenate([self.seconds, other.seconds]),
@@ -57,32 +57,32 @@ class Lengths:
         )
 
     def longer(self, seconds: float) -> Lengths:
-        """Each by so many seconds."""
+        """Return the lengths with ``seconds`` added to each utterance."""
         num_frames = self.num_frames + round(seconds / self.frame_shift_s)
         return replace(self, seconds=self.seconds + seconds, num_frames=num_frames)
 
     @property
     def num_encoder_frames(self) -> np.ndarray:
-        """(M,)."""
+        """(M,): encoder frames."""
         return self.subsampling.lens(self.num_frames.astype(np.int64))
 
     @property
     def num_cells(self) -> np.ndarray:
-        """(M,): places in the lattice of each, T (U + 1)."""
+        """(M,): cells of the lattices, T (U + 1)."""
         return self.num_encoder_frames * (self.num_tokens + 1)
 
 
 @dataclass(frozen=True)
 class BatchLimits:
-    """What a batch of one process keeps to; padding counts."""
+    """Limits of a batch of one process, padding included."""
 
     max_duration: float
-    """Seconds: utterances times the longest one."""
+    """Seconds: number of utterances times the longest one."""
     max_cells: int = 0
-    """Places in the lattices: utterances times the most frames times the most tokens and one; 0: any number."""
+    """Lattice cells: number of utterances times the most encoder frames times (the most tokens + 1); 0: no limit."""
 
     def times(self, factor: int) -> BatchLimits:
-        """Of so many processes together."""
+        """Return the limits of ``factor`` processes together."""
         return BatchLimits(self.max_duration * factor, self.max_cells * factor)
 
 
@@ -95,21 +95,21 @@ def plan_epoch(
     drop_last: bool = False,
     random: np.random.Generator | None = None,
 ) -> list[np.ndarray]:
-    """Batches of utterances of like length: numbers of utterances, longest first.
+    """Plan batches of utterances of similar length: numbers of utterances, longest first.
 
     Args:
-        lengths: of all utterances.
-        limits: of one part.
-        num_buckets: groups of like length, of about as many seconds each, that batches are drawn from.
-        parts: processes, times the pieces that each adds up to one update.
-        drop_last: leave out the batches at the end of each group that are not full.
-        random: order of the utterances and the batches; None: from long to short, as evaluation wants it.
+        lengths: lengths of all utterances.
+        limits: limits of one part.
+        num_buckets: number of groups of similar length and about equal duration, from which batches are drawn.
+        parts: number of processes times the batches that each accumulates.
+        drop_last: drop the last batch of each group if it is not full.
+        random: generator for the order of utterances and batches; None: from long to short, for evaluation.
     """
     by_length = np.lexsort((lengths.num_tokens, lengths.seconds))
     groups = [by_length[::-1]]
     if random is not None:
-        heard = np.cumsum(lengths.seconds[by_length])
-        ends = np.searchsorted(heard, heard[-1] * np.arange(1, num_buckets) / num_buckets) if len(heard) else []
+        sums = np.cumsum(lengths.seconds[by_length])
+        ends = np.searchsorted(sums, sums[-1] * np.arange(1, num_buckets) / num_buckets) if len(sums) else []
         groups = [random.permutation(bucket) for bucket in np.split(by_length, ends)]
     batches = [batch for group in groups for batch in _filled(group, lengths, limits.times(parts), drop_last)]
     batches = [_longest_first(batch, lengths) for batch in _wide_enough(batches, parts)]
@@ -121,14 +121,14 @@ def plan_epoch(
 def join(
     numbers: np.ndarray, lengths: Lengths, limits: BatchLimits, up_to_s: float, random: np.random.Generator
 ) -> list[np.ndarray]:
-    """The utterances of a batch in chains, each to become one, or every one alone; longest first.
+    """Split the utterances of a batch into chains to join, or into single utterances; longest first.
 
     Args:
-        numbers: of the utterances, longest first.
-        lengths: of all utterances.
-        limits: of the batch.
-        up_to_s: seconds of a chain, at most.
-        random: which batches, how long, who with whom.
+        numbers: numbers of the utterances, longest first.
+        lengths: lengths of all utterances.
+        limits: limits of the batch.
+        up_to_s: largest length of a chain in seconds.
+        random: generator that chooses whether to join, the number of chains and their utterances.
     """
     counts = chain_counts(lengths.of(numbers), limits, up_to_s)
     if random.random() >= _JOINED_SHARE or not counts:
@@ -138,38 +138,38 @@ def join(
 
 
 def chain_counts(lengths: Lengths, limits: BatchLimits, up_to_s: float) -> list[int]:
-    """How many chains the utterances of a batch may become, as many to each as can be.
+    """Return the possible numbers of chains of the utterances of a batch.
 
-    Of what does not divide evenly, padding may be an utterance more than the seconds that the batch has or may have. A
-    lattice grows with the square of its chain, and keeps to its limit.
+    After an uneven division, the padded seconds may exceed the limit, or those of the batch, by one utterance. The
+    limit on lattice cells always holds, as a lattice grows with the square of its chain.
     """
-    count, found = len(lengths), set()
+    count, counts = len(lengths), set()
     if count < 2:
         return []
     seconds, frames, tokens = (values.max() for values in (lengths.seconds, lengths.num_frames, lengths.num_tokens))
     longest_s = max(limits.max_duration, count * seconds) + seconds
-    for wanted in range(2, min(count, int(up_to_s / seconds)) + 1):
-        rows = math.ceil(count / wanted)
+    for max_size in range(2, min(count, int(up_to_s / seconds)) + 1):
+        rows = math.ceil(count / max_size)
         size = math.ceil(count / rows)
         cells = rows * int(lengths.subsampling.lens(np.array(size * int(frames)))) * (size * int(tokens) + 1)
         if rows * size * seconds <= longest_s + 1e-6 and (not limits.max_cells or cells <= limits.max_cells):
-            found.add(rows)
-    return sorted(found)
+            counts.add(rows)
+    return sorted(counts)
 
 
 def mix(first: list[np.ndarray], second: list[np.ndarray], random: np.random.Generator | None) -> list[np.ndarray]:
-    """The batches of two plans together: in any order, or each plan in its own and both from beginning to end."""
-    together = first + second
+    """Merge the batches of two plans: in random order, or evenly interleaved without a generator."""
+    batches = first + second
     if random is not None:
-        return [together[i] for i in random.permutation(len(together))]
-    places = [(i + 0.5) / len(plan) for plan in (first, second) for i in range(len(plan))]
-    return [together[i] for i in np.argsort(places, kind="stable")]
+        return [batches[i] for i in random.permutation(len(batches))]
+    positions = [(i + 0.5) / len(plan) for plan in (first, second) for i in range(len(plan))]
+    return [batches[i] for i in np.argsort(positions, kind="stable")]
 
 
 def _wide_enough(batches: list[np.ndarray], parts: int) -> list[np.ndarray]:
-    """No process may be without an utterance: batches of fewer than there are parts are put together.
+    """Merge batches of fewer than ``parts`` utterances: every rank must get at least one utterance.
 
-    One utterance a process always fits. Fewer than ``parts`` utterances may be left out at the end.
+    One utterance per rank always fits. Fewer than ``parts`` utterances may remain at the end, and are skipped.
     """
     wide = [batch for batch in batches if len(batch) >= parts]
     narrow = [number for batch in batches if len(batch) < parts for number in batch.tolist()]
@@ -177,10 +177,10 @@ def _wide_enough(batches: list[np.ndarray], parts: int) -> list[np.ndarray]:
 
 
 def _filled(numbers: np.ndarray, lengths: Lengths, limits: BatchLimits, drop_last: bool) -> Iterator[np.ndarray]:
-    """Utterances in their order, as many to a batch as fit; one that is too long for any batch is alone."""
-    chosen = lengths.of(numbers)
-    frames = chosen.num_encoder_frames.tolist()
-    rows = zip(chosen.seconds.tolist(), frames, (chosen.num_tokens + 1).tolist(), strict=True)
+    """Fill batches with utterances in the given order; one that is too long for any batch gets its own."""
+    ordered = lengths.of(numbers)
+    frames = ordered.num_encoder_frames.tolist()
+    rows = zip(ordered.seconds.tolist(), frames, (ordered.num_tokens + 1).tolist(), strict=True)
     start, longest, most_frames, most_tokens = 0, 0.0, 0, 0
     for i, (seconds, num_frames, num_tokens) in enumerate(rows):
         wider = max(longest, seconds), max(most_frames, num_frames), max(most_tokens, num_tokens)

@@ -206,7 +206,7 @@ def test_error_on_a_rank_is_one_line(world, tmp_path, capsys):
     flags = ["--world-size", "2", "--master-port", "12398", "--exp-dir", str(tmp_path), "--max-utterance-s", "0.4"]
     assert main([*world.train, *flags]) == 1
     printed = capsys.readouterr().err.strip().splitlines()
-    assert printed[-1].startswith("transducer: error: 0 utterances are left for training, but 2 are the least:")
+    assert printed[-1].startswith("transducer: error: 0 utterances are left for training, which needs at least 2:")
 
 
 def test_earlier_run_is_not_overwritten(world, capsys):

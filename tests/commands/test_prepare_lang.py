@@ -37,7 +37,7 @@ def test_fewer_pieces_than_asked_for_are_told(tmp_path, capsys):
     flags = ["--data-dir", str(tmp_path), "--lang-dir", str(tmp_path / "lang"), "--token", "bpe"]
     assert main(["prepare", "lang", "one", *flags]) == 0
     count = len(TokenTable.read(tmp_path / "lang"))
-    said = f"lang: {count} tokens, not `--vocab-size` 500: the texts have no more pieces to offer\n"
+    said = f"lang: {count} tokens, not `--vocab-size` 500: the texts have no more pieces\n"
     assert count < 30 and capsys.readouterr().out.endswith(said)
     assert main(["prepare", "lang", "one", *flags, "--vocab-size", str(count)]) == 0
     assert capsys.readouterr().out.endswith(f"lang: {count} tokens\n")
