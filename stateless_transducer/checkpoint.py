@@ -1,7 +1,7 @@
-"""Complete checkpoints: written atomically, read without executing anything, averaged.
+"""Complete checkpoints: written atomically, read without executing code, averaged.
 
-One file holds the weights and all that was decided at training: sizes, front end, tokens, where it comes from; a
-training checkpoint holds the state to go on with, too.
+One file holds the weights and everything that training decided: sizes, front end, tokens and provenance. A training
+checkpoint also holds the state to resume from.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _LAYOUT = 2
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model with everything needed to use it, and perhaps to train it further."""
+    """Model with everything needed to use it, and optionally to resume its training."""
 
     weights: Mapping[str, Tensor]
     """Parameters by name, on the CPU."""
@@ -44,15 +44,15 @@ class Checkpoint:
     fbank_config: FbankConfig
     token_table: TokenTable
     provenance: Mapping[str, Any] = field(default_factory=dict)
-    """Where it comes from: version, command, epoch, batches seen, losses."""
+    """Origin of the model: version, command, epoch, number of batches, losses."""
     training_state: Mapping[str, Any] | None = None
-    """Optimizer, position in the data, random states; None in a released model."""
+    """Optimizer, position in the data, heads; None in a released model."""
 
     def model(self) -> Transducer:
-        """The network with these weights, in evaluation mode.
+        """Build the network with these weights, in evaluation mode.
 
         Raises:
-            ValueError: a weight is missing, left over or of another shape; all are named.
+            ValueError: a weight is missing, unknown or of another shape; all are named.
         """
         model = build_model(self.model_config)
         _check_weights(self.weights, model.state_dict())
@@ -61,12 +61,12 @@ class Checkpoint:
 
 
 def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
-    """Write all or nothing: if the disk is full, what was at ``path`` stays.
+    """Write a checkpoint atomically: if the disk is full, the file that was at ``path`` is unchanged.
 
     A name that ends in .safetensors gives a file of that format, without training state.
 
     Raises:
-        OSError: it cannot be written; the message says what to do.
+        OSError: the file cannot be written; the message says what to do.
     """
     path = Path(path)
     if path.suffix == ".safetensors":
@@ -85,18 +85,18 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
-    """Read a checkpoint, a .safetensors file too; nothing in the file is executed.
+    """Read a checkpoint or a .safetensors file, without executing code in it.
 
     Raises:
-        ValueError: missing, truncated, not a checkpoint, or of another program.
+        ValueError: the file is missing, truncated, not a checkpoint, or from another program.
     """
     path = Path(path)
     if path.suffix == ".safetensors":
         return _load_safetensors(path)
     content = read_archive(path)
     if not is_own_format(content):
-        is_icefalls = isinstance(content, dict) and "model" in content
-        way_out = "; `transducer import` converts a checkpoint of icefall" if is_icefalls else ""
+        is_from_icefall = isinstance(content, dict) and "model" in content
+        way_out = "; `transducer import` converts a checkpoint of icefall" if is_from_icefall else ""
         raise ValueError(f"{path} is not a checkpoint of stateless-transducer{way_out}.")
     return from_own_format(path, content)
 
@@ -133,7 +133,7 @@ def _save_safetensors(path: Path, checkpoint: Checkpoint) -> None:
     }
     weights = {name: value.contiguous() for name, value in checkpoint.weights.items()}
     content = _safetensors().torch.save(weights, metadata)
-    with _saying_what_to_do(path, OSError), replacing(path) as temporary:
+    with _explaining_write_errors(path, OSError), replacing(path) as temporary:
         temporary.write_bytes(content)
 
 
@@ -155,7 +155,7 @@ def _load_safetensors(path: Path) -> Checkpoint:
 
 
 def _from_layout_1(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Convert what version 0.1.0 wrote before encoders had kinds: all models were conformers."""
+    """Convert a file of layout 1, in which all models were conformers."""
     state = content["training_state"]
     return {
         **content,
@@ -202,121 +202,121 @@ def _safetensors() -> Any:
     try:
         import safetensors.torch
     except ModuleNotFoundError:
-        raise ValueError("Files of safetensors need that package: pip install 'stateless-transducer[torch]'.") from None
+        raise ValueError("safetensors files need that package: pip install 'stateless-transducer[torch]'.") from None
     return safetensors
 
 
 def is_own_format(content: object) -> bool:
-    """Whether this is what `save_checkpoint` writes."""
+    """Whether `save_checkpoint` wrote the content of a file."""
     return isinstance(content, dict) and str(content.get("format")).startswith(_FORMAT)
 
 
 def write_archive(path: Path, content: Mapping[str, Any]) -> None:
-    """`torch.save`, all or nothing.
+    """Write a file with `torch.save`, atomically.
 
     Raises:
-        OSError: it cannot be written; the message says what to do.
+        OSError: the file cannot be written; the message says what to do.
     """
     # torch's zip writer turns a full disk into a RuntimeError
-    with _saying_what_to_do(path, RuntimeError), replacing(path) as temporary:
+    with _explaining_write_errors(path, RuntimeError), replacing(path) as temporary:
         torch.save(content, temporary)
 
 
 @contextmanager
-def _saying_what_to_do(path: Path, kind: type[Exception]) -> Iterator[None]:
-    """Explain an error in writing, of the system or of a kind that a writer makes of it."""
+def _explaining_write_errors(path: Path, kind: type[Exception]) -> Iterator[None]:
+    """Explain an error of writing: an OSError, or the ``kind`` that a writer turns it into."""
     try:
         yield
     except (OSError, kind) as err:
-        kept = "; the file that was there is unchanged" if path.exists() else ""
-        raise OSError(f"{path} cannot be written ({err}){kept}. Free space or choose another folder.") from err
+        unchanged = "; the existing file is unchanged" if path.exists() else ""
+        raise OSError(f"{path} cannot be written ({err}){unchanged}. Free space or choose another folder.") from err
 
 
 def read_archive(path: Path, allowed: Sequence[type] = ()) -> Any:
-    """What `torch.save` wrote, tensors on the CPU; nothing in the file is executed.
+    """Read a file of `torch.save`, with tensors on the CPU and without executing code in it.
 
     Args:
-        path: the file.
-        allowed: classes that stand for those of the same module and name in the file; tensors and plain values
-            (numbers, strings, lists, dicts) need not be named.
+        path: path of the file.
+        allowed: classes that replace those of the same module and name in the file; tensors and plain values
+            (numbers, strings, lists, dicts) are always allowed.
 
     Raises:
-        ValueError: missing, truncated, not of `torch.save`, or with objects of other classes.
+        ValueError: the file is missing, truncated, not from `torch.save`, or holds objects of other classes.
     """
     if path.is_dir():
         raise ValueError(f"{path} is a folder, not a checkpoint{way_from_training(path)}.")
     if not path.is_file():
         raise ValueError(f"{path}: no such checkpoint.")
-    # torch.load would take an old bare pickle, too; ours are always archives, and half an archive is none
+    # torch.load would also read a bare pickle, but a checkpoint is always an archive, and a truncated one is none
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.namelist()
     except (zipfile.BadZipFile, ValueError, EOFError, struct.error, NotImplementedError) as err:
         raise ValueError(f"{path} is not a checkpoint, or is truncated.") from err
     if any(member.endswith("/constants.pkl") for member in members):
-        raise ValueError(f"{path} is a scripted model, which holds code; give the checkpoint that it was made from.")
+        raise ValueError(f"{path} is a scripted model, which holds code; pass the checkpoint that it was made from.")
     if any(member.endswith(("/archive_format", "serialized_exported_program.json")) for member in members):
-        raise ValueError(f"{path} is a program of torch.export; give the checkpoint that it was made from.")
+        raise ValueError(f"{path} is a program of torch.export; pass the checkpoint that it was made from.")
     try:
         with _allowing_only(allowed):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as err:
-        foreign = re.search(r"GLOBAL (\S+)", str(err))
-        if foreign is None:
+        class_match = re.search(r"GLOBAL (\S+)", str(err))
+        if class_match is None:
             raise ValueError(f"{path} is not a checkpoint, or its pickle is damaged.") from err
         raise ValueError(
-            f"{path} is refused: it holds objects other than tensors and plain values ({foreign[1]}), which could run "
-            "code."
+            f"{path} is refused: it holds objects other than tensors and plain values ({class_match[1]}), which could "
+            "run code."
         ) from err
-    # inside torch, damaged bytes raise almost anything
+    # damaged bytes raise almost any exception inside torch
     except Exception as err:
         raise ValueError(f"{path} is not a checkpoint, or is damaged ({err}).") from err
 
 
 @contextmanager
 def _allowing_only(classes: Sequence[type]) -> Iterator[None]:
-    """As torch.serialization.safe_globals, but without what else this process may have allowed."""
-    before = list(get_safe_globals())
+    """Allow only the given classes; torch.serialization.safe_globals would add them to those of the process."""
+    process_classes = list(get_safe_globals())
     clear_safe_globals()
     add_safe_globals(list(classes))
     try:
         yield
     finally:
-        # torch's own modules, imported meanwhile, add to it
-        before += [added for added in get_safe_globals() if added not in classes]
+        # modules of torch that were imported meanwhile have added classes
+        process_classes += [added for added in get_safe_globals() if added not in classes]
         clear_safe_globals()
-        add_safe_globals(before)
+        add_safe_globals(process_classes)
 
 
 def epoch_path(exp_dir: Path, epoch: int) -> Path:
-    """Name of the checkpoint at the end of an epoch, as the tutorial's."""
+    """Path of the checkpoint at the end of an epoch, named as in the tutorial."""
     return exp_dir / f"epoch-{epoch}.pt"
 
 
 def batch_path(exp_dir: Path, step: int) -> Path:
-    """Name of a checkpoint within an epoch, after so many batches in all."""
+    """Path of a checkpoint within an epoch, after ``step`` batches over all epochs."""
     return exp_dir / f"checkpoint-{step}.pt"
 
 
 def saved_epochs(exp_dir: Path) -> list[int]:
-    """Epochs that have a checkpoint, in order."""
+    """List the epochs that have a checkpoint, in order."""
     return _numbers(exp_dir, "epoch")
 
 
 def saved_batches(exp_dir: Path) -> list[int]:
-    """Numbers of batches that have a checkpoint within an epoch, in order."""
+    """List the numbers of batches that have a checkpoint within an epoch, in order."""
     return _numbers(exp_dir, "checkpoint")
 
 
 def is_training_checkpoint(path: Path, exp_dir: Path) -> bool:
-    """Whether a file is, or would be, one of those that training in a folder writes and goes on from."""
+    """Whether a path is, or would be, a checkpoint from which training in a folder resumes."""
     path = path.resolve()
     if path.parent == exp_dir.resolve() and re.fullmatch(r"(epoch|checkpoint)-\d+\.pt", path.name):
         return True
-    # another name of one: a link
-    there = [epoch_path(exp_dir, number) for number in saved_epochs(exp_dir)]
-    there += [batch_path(exp_dir, number) for number in saved_batches(exp_dir)]
-    return path.exists() and any(path.samefile(each) for each in there)
+    # the path may be a link to one
+    checkpoints = [epoch_path(exp_dir, number) for number in saved_epochs(exp_dir)]
+    checkpoints += [batch_path(exp_dir, number) for number in saved_batches(exp_dir)]
+    return path.exists() and any(path.samefile(checkpoint) for checkpoint in checkpoints)
 
 
 def _numbers(exp_dir: Path, kind: str) -> list[int]:
@@ -325,16 +325,16 @@ def _numbers(exp_dir: Path, kind: str) -> list[int]:
 
 
 def average_checkpoints(paths: Iterable[Path], *, use_ema: bool = False) -> Checkpoint:
-    """The mean of the weights, summed in float64; integer entries and all else are the last file's.
+    """Average the weights of checkpoints in float64; integer entries and everything else are those of the last file.
 
-    Never more than two models and the sum are in memory.
+    At most two models and the sum are in memory.
 
     Args:
-        paths: of the checkpoints.
-        use_ema: average the running means in them instead.
+        paths: paths of the checkpoints.
+        use_ema: average the running means of the weights instead.
 
     Raises:
-        ValueError: no file, or the models are not of the same sizes and tokens.
+        ValueError: there is no file, or the models differ in sizes or tokens.
     """
     total: dict[str, Tensor] = {}
     last: Checkpoint | None = None
@@ -361,7 +361,7 @@ def average_checkpoints(paths: Iterable[Path], *, use_ema: bool = False) -> Chec
 
 
 def _without_training_state(path: Path, use_ema: bool) -> Checkpoint:
-    """The optimizer's state is twice as large as the model."""
+    """Read a checkpoint, and drop the optimizer's state: it is twice as large as the model."""
     checkpoint = load_checkpoint(path)
     if not use_ema:
         return replace(checkpoint, training_state=None)
@@ -372,27 +372,27 @@ def _without_training_state(path: Path, use_ema: bool) -> Checkpoint:
     return replace(checkpoint, weights=mean, provenance=provenance, training_state=None)
 
 
-def _check_weights(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
-    faults = weight_faults(found, wanted)
+def _check_weights(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    faults = weight_faults(weights, expected)
     if faults:
         raise ValueError(f"The weights do not fit the model: {faults}.")
 
 
-def weight_faults(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
-    """Which weights are missing, left over or of another shape, by name; empty if all fit."""
+def weight_faults(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
+    """Describe the weights that are missing, unknown or of another shape, by name; empty if all fit."""
     return first_of(
         [
-            *(f"{name} is missing" for name in wanted if name not in found),
-            *(f"{name} is left over" for name in found if name not in wanted),
+            *(f"{name} is missing" for name in expected if name not in weights),
+            *(f"{name} is left over" for name in weights if name not in expected),
             *(
-                f"{name} has shape {tuple(found[name].shape)} instead of {tuple(wanted[name].shape)}"
-                for name in wanted
-                if name in found and found[name].shape != wanted[name].shape
+                f"{name} has shape {tuple(weights[name].shape)} instead of {tuple(expected[name].shape)}"
+                for name in expected
+                if name in weights and weights[name].shape != expected[name].shape
             ),
         ]
     )
 
 
 def first_of(faults: Sequence[str]) -> str:
-    """The first five, and how many more there are."""
+    """Join the first five faults, and the number of further ones."""
     return "; ".join(faults[:5]) + (f"; and {len(faults) - 5} more" if len(faults) > 5 else "")

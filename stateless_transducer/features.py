@@ -1,4 +1,4 @@
-"""The one front end: wave -> fbank, the same for training, decoding and transcription.
+"""Front end: wave -> fbank, the same for training, decoding and transcription.
 
 Letters: S samples, T_in feature frames, F mel bins. NumPy only, so that serving needs no torch.
 """
@@ -12,28 +12,28 @@ import numpy as np
 import soxr  # pyright: ignore[reportMissingTypeStubs]
 
 SILENCE_VALUE = float(np.log(np.finfo(np.float32).eps))
-"""Of every bin where all samples are 0: Kaldi's smallest energy."""
+"""Value of every bin where all samples are 0: Kaldi's smallest energy."""
 
 PADDING_VALUE = -23.025850929940457
-"""log(1e-10): what stands behind the end of an utterance in a padded batch of features."""
+"""log(1e-10): value of the padding frames in a batch of features."""
 
 
 @dataclass(frozen=True)
 class FbankConfig:
-    """Kaldi's log mel filter bank, as lhotse's and kaldifeat's, on samples in [-1, 1], without dither."""
+    """Kaldi's log mel filter bank, as in lhotse and kaldifeat, on samples in [-1, 1], without dither."""
 
     sample_rate: int = 16000
-    """Samples a second; other rates are resampled."""
+    """Samples per second; other rates are resampled."""
     num_mel_bins: int = 80
-    """Mel bins of a frame."""
+    """Mel bins per frame."""
     frame_length_ms: float = 25.0
-    """Window."""
+    """Length of the window, in milliseconds."""
     frame_shift_ms: float = 10.0
-    """Hop."""
+    """Step from one frame to the next, in milliseconds."""
     low_freq: float = 20.0
-    """Lower edge of the filters, Hz."""
+    """Lower edge of the filters, in Hz."""
     high_freq: float = -400.0
-    """Upper edge, Hz; below zero: counted down from half the sample rate."""
+    """Upper edge of the filters, in Hz; below zero: relative to half the sample rate."""
 
     def __post_init__(self) -> None:
         if self.sample_rate < 1000:
@@ -51,7 +51,7 @@ class FbankConfig:
 
 
 def fbank(samples: np.ndarray, config: FbankConfig) -> np.ndarray:
-    """Log mel energies of a wave, one frame for each ``frame_shift_ms`` begun (snip_edges off).
+    """Compute the log mel energies of a wave, one frame per ``frame_shift_ms``, rounded (``snip_edges=False``).
 
     Args:
         samples: (S,), float, in [-1, 1], at ``config.sample_rate``.
@@ -68,29 +68,29 @@ def fbank(samples: np.ndarray, config: FbankConfig) -> np.ndarray:
 
 
 class FbankStream:
-    """`fbank` of sound that comes in pieces: the same frames to the last bit, however it is cut.
+    """Streaming `fbank`: frames bit-equal to those of the whole sound, for pieces of any length.
 
-    `take` forgets what lies before it, so that a stream may run for days.
+    `take` frees the frames before it, so that a stream may run for days.
     """
 
     def __init__(self, config: FbankConfig) -> None:
         self._config, self._computer = config, knf.OnlineFbank(_options(config))
         self._input_rate: int | None = None
         self._resampler: soxr.ResampleStream | None = None
-        self._num_kept_from = 0
+        self._first_frame = 0
         self.num_samples = 0
-        """Samples so far, at the rate of the configuration."""
+        """Number of samples so far, at the rate of the configuration."""
 
     @property
     def num_frames(self) -> int:
-        """Frames so far, forgotten ones included."""
+        """Number of frames so far, including those already freed."""
         return self._computer.num_frames_ready
 
     def accept(self, samples: np.ndarray, sample_rate: int) -> None:
-        """Take the next samples, (S,), float32 in [-1, 1]; other rates than the configuration's are resampled.
+        """Accept the next samples, (S,), float32 in [-1, 1]; other rates than the configuration's are resampled.
 
         Raises:
-            ValueError: the rate is not that of the samples before.
+            ValueError: the rate differs from that of earlier samples.
         """
         if self._input_rate is None:
             self._input_rate = sample_rate
@@ -101,7 +101,7 @@ class FbankStream:
         self._feed(self._resampler.resample_chunk(samples) if self._resampler else samples)
 
     def flush(self) -> None:
-        """Let out what the resampler holds back; nothing can be accepted after it."""
+        """Flush the resampler; no samples can be accepted afterwards."""
         if self._resampler:
             self._feed(self._resampler.resample_chunk(np.zeros(0, np.float32), last=True))
 
@@ -110,9 +110,9 @@ class FbankStream:
         self._feed(np.zeros(max(0, samples_until(num_frames, self._config) - self.num_samples), np.float32))
 
     def take(self, start: int, count: int) -> np.ndarray:
-        """Frames ``start`` to ``start + count``, (count, F); those before ``start`` are forgotten."""
-        self._computer.pop(start - self._num_kept_from)
-        self._num_kept_from = start
+        """Return the frames ``start`` to ``start + count``, (count, F), and free those before ``start``."""
+        self._computer.pop(start - self._first_frame)
+        self._first_frame = start
         return np.stack([self._computer.get_frame(i) for i in range(start, start + count)])
 
     def _feed(self, samples: np.ndarray) -> None:
@@ -122,7 +122,7 @@ class FbankStream:
 
 
 def samples_until(num_frames: int, config: FbankConfig) -> int:
-    """Samples at which so many frames are known: the end of the last one's window."""
+    """Return the number of samples that give ``num_frames`` frames: up to the end of the last window."""
     shift, window = (int(config.sample_rate * ms / 1000) for ms in (config.frame_shift_ms, config.frame_length_ms))
     return (num_frames - 1) * shift + shift // 2 - window // 2 + window if num_frames else 0
 

@@ -1,4 +1,4 @@
-"""Writing files so that a reader never meets half of one; telling whether files have changed, what a folder is for."""
+"""Atomic writing of files, and detection of changed files."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary name beside ``path`` to write to; rename it to ``path`` if all went well, else remove it.
+    """Yield a temporary path beside ``path`` to write to; rename it to ``path`` on success, else remove it.
 
-    The folder is made if need be. A link stays one: the file that it leads to is replaced. What is no file, as a pipe
-    or `/dev/stdout`, gets the whole at the end.
+    The folder is created if necessary. A symbolic link stays: its target is replaced. A pipe or `/dev/stdout` receives
+    the complete content at the end.
     """
     if path.exists() and not path.is_file() and not path.is_dir():
-        # writers may go back in what they write, which a pipe cannot
+        # writers may seek, which a pipe cannot
         with tempfile.TemporaryDirectory() as folder:
             temporary = Path(folder) / f"output{path.suffix}"
             yield temporary
@@ -28,14 +28,14 @@ def replacing(path: Path) -> Iterator[Path]:
         return
     path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    # the suffix stays: writers choose the format (and compression) by it
+    # keep the suffix, from which writers choose the format and the compression
     temporary = path.with_name(f".{_beginning(path.stem)}.{os.getpid()}.partial{path.suffix}")
     try:
         yield temporary
-        # before it has its name: after a power cut, a name may stand for nothing otherwise
+        # sync before renaming: otherwise, the file may be empty after a power failure
         _sync(temporary)
         os.replace(temporary, path)
-        # not every file system can do that with a folder
+        # not every file system can sync a folder
         with suppress(OSError):
             _sync(path.parent)
     except BaseException:
@@ -45,12 +45,12 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def _beginning(name: str) -> str:
-    """100 bytes at most, and whole characters: file systems count the bytes of a name."""
+    """Return at most 100 bytes of a name, in whole characters: file systems limit the bytes of a name."""
     return os.fsencode(name)[:100].decode(errors="ignore")
 
 
 def _sync(path: Path) -> None:
-    """Have the disk hold what was written to a file, or which names a folder holds."""
+    """Flush a file, or the names in a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -59,14 +59,14 @@ def _sync(path: Path) -> None:
 
 
 def check_output(output: Path, **inputs: Path) -> None:
-    """Refuse an ``output`` that is one of the inputs, by whatever name: what is read would be lost.
+    """Check that ``output`` is none of the inputs, under any name: the input would be overwritten.
 
     Args:
-        output: what is to be written.
-        inputs: files that are read, by the names of their arguments.
+        output: path to write to.
+        inputs: paths to read, by the names of their arguments.
 
     Raises:
-        ValueError: it is one of them.
+        ValueError: the output is one of the inputs.
     """
     for name, path in inputs.items():
         if output.exists() and path.exists() and output.samefile(path):
@@ -74,39 +74,39 @@ def check_output(output: Path, **inputs: Path) -> None:
 
 
 def way_from_training(folder: Path) -> str:
-    """What to do with a folder of training checkpoints where a model is wanted; empty: there are none in it."""
+    """Advise what to do with a folder of training checkpoints in place of a model; empty if it has none."""
     epochs = list(folder.glob("epoch-*.pt"))
     if not epochs:
         return ""
     newest = max(epochs, key=lambda path: path.stat().st_mtime_ns)
     return (
-        f"; of the training checkpoints in it `transducer average --exp-dir {folder} --output model.pt` makes a model, "
-        f"and one alone will do: {newest}"
+        f"; `transducer average --exp-dir {folder} --output model.pt` makes a model of its training checkpoints, "
+        f"or pass one of them: {newest}"
     )
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text, all or nothing."""
+    """Write UTF-8 text atomically."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def read_lines(path: Path) -> list[str]:
-    """Lines of UTF-8 text that somebody may have written by hand: without the mark that Windows puts before it.
+    """Read the lines of UTF-8 text, with or without a byte order mark.
 
-    Only line feeds and carriage returns end a line: what else `str.splitlines` takes for an end, a transcript or a name
-    may hold.
+    Only line feeds and carriage returns end a line: transcripts and names may hold the other characters at which
+    `str.splitlines` splits.
     """
     return path.read_text(encoding="utf-8-sig").split("\n")
 
 
 @contextmanager
 def filling(folder: Path, *, owned: Iterable[str] = ()) -> Iterator[Path]:
-    """Give a temporary folder beside ``folder`` to write to; move its files to ``folder`` if all went well.
+    """Yield a temporary folder beside ``folder`` to write to; move its files to ``folder`` on success.
 
     Args:
-        folder: made if need be; other files in it stay.
-        owned: names of files that belong together; those not written anew are removed from ``folder``.
+        folder: folder to fill, created if necessary; other files in it stay.
+        owned: names of files that belong together; those not written again are removed from ``folder``.
     """
     folder = folder.absolute()
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -125,7 +125,7 @@ def filling(folder: Path, *, owned: Iterable[str] = ()) -> Iterator[Path]:
 
 
 def sha256(path: Path) -> str:
-    """Of the content of a file."""
+    """Return the SHA-256 of a file in hexadecimal digits."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -134,13 +134,15 @@ def sha256(path: Path) -> str:
 
 
 def size_and_time(path: Path) -> list[int] | None:
-    """Of a file: cheap, and other numbers when it has changed; None if there is none."""
-    found = path.stat() if path.is_file() else None
-    return None if found is None else [found.st_size, found.st_mtime_ns]
+    """Return size and modification time of a file, to detect changes cheaply; None if there is no file."""
+    if not path.is_file():
+        return None
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns]
 
 
 def fingerprint(paths: Iterable[Path]) -> str:
-    """Of the names of files, their sizes and times: another one when a file has changed, come or gone."""
+    """Hash of file names, sizes and modification times; changes when a file is added, removed or modified."""
     digest = hashlib.sha256()
     for path in paths:
         digest.update(f"{path.resolve()}\0{size_and_time(path)}\n".encode(errors="surrogateescape"))

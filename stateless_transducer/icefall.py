@@ -1,6 +1,6 @@
-"""icefall's checkpoints of the recipe ``transducer_stateless_modified``: read as ours, and written again.
+"""Conversion of icefall's checkpoints of the recipe ``transducer_stateless_modified``, in both directions.
 
-Their parameters are ours under other names; sizes follow from the shapes. Optimizer and sampler are left behind.
+The parameters have other names here; the sizes follow from their shapes. Optimizer and sampler are not converted.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _SIZES = {
     "feedforward_dim": (f"{_LAYER_0}feed_forward.0.weight", 0),
     "conv_kernel": (f"{_LAYER_0}conv_module.depthwise_conv.weight", 2),
 }
-# what train.py of icefall writes into its epoch-N.pt beside the weights -> size
+# entry that icefall's train.py writes to epoch-N.pt beside the weights -> size
 _STATED_SIZES = {
     "vocab_size": "vocab_size",
     "encoder_out_dim": "joiner_dim",
@@ -62,16 +62,16 @@ _STATED_SIZES = {
 
 
 def our_name(name: str) -> str:
-    """What we call a parameter of icefall's."""
-    return _renamed(name, _PREFIXES)
+    """Return the name here of a parameter of icefall."""
+    return _rename(name, _PREFIXES)
 
 
 def icefall_name(name: str) -> str:
-    """What icefall calls a parameter of ours."""
-    return _renamed(name, {ours: theirs for theirs, ours in _PREFIXES.items()})
+    """Return icefall's name of a parameter here."""
+    return _rename(name, {new: old for old, new in _PREFIXES.items()})
 
 
-def _renamed(name: str, prefixes: Mapping[str, str]) -> str:
+def _rename(name: str, prefixes: Mapping[str, str]) -> str:
     for old, new in prefixes.items():
         if name.startswith(old):
             return new + name.removeprefix(old)
@@ -79,31 +79,31 @@ def _renamed(name: str, prefixes: Mapping[str, str]) -> str:
 
 
 def load_icefall(path: str | Path, token_table: TokenTable) -> Checkpoint:
-    """Read icefall's ``epoch-N.pt``, ``best-*.pt`` or ``pretrained.pt``; nothing in the file is executed.
+    """Read icefall's ``epoch-N.pt``, ``best-*.pt`` or ``pretrained.pt``, without executing code in it.
 
-    The front end is `FbankConfig`'s default, which is icefall's. Where the file states sizes, they must be those of
+    The front end is the default `FbankConfig`, which equals icefall's. Sizes that the file states must equal those of
     the weights.
 
     Args:
-        path: the file.
-        token_table: of the ``tokens.txt`` that the model was trained with; icefall keeps it apart.
+        path: path of the file.
+        token_table: tokens of the ``tokens.txt`` that the model was trained with; icefall stores them separately.
 
     Raises:
-        ValueError: missing, truncated, of another program or recipe, or not of these tokens; what does not fit is
-            named.
+        ValueError: the file is missing, truncated, from another program or recipe, or has other tokens; the message
+            names the difference.
     """
     path = Path(path)
     return _from_content(path, read_archive(path, _allowed()), token_table)
 
 
 def load_either(path: Path, lang_dir: Path) -> Checkpoint:
-    """Read a checkpoint of this project, or one of icefall's with the tokens of a folder.
+    """Read a checkpoint of this project, or one of icefall with the tokens of a folder.
 
     Raises:
         ValueError: see `load_icefall`.
     """
     if path.suffix == ".safetensors":
-        # never icefall's
+        # icefall writes no such files
         return load_checkpoint(path)
     content = read_archive(path, _allowed())
     if is_own_format(content):
@@ -119,7 +119,7 @@ def _from_content(path: Path, content: Any, token_table: TokenTable) -> Checkpoi
         raise ValueError(f"{path} is not a checkpoint of icefall's transducer_stateless_modified: {err}") from err
     if len(token_table) != config.vocab_size:
         raise ValueError(
-            f"{path} is a model of {config.vocab_size} tokens, but `lang_dir` has {len(token_table)}; give the one "
+            f"{path} is a model of {config.vocab_size} tokens, but `lang_dir` has {len(token_table)}; pass the one "
             "that it was trained with."
         )
     if token_table.blank_id != config.blank_id:
@@ -128,30 +128,30 @@ def _from_content(path: Path, content: Any, token_table: TokenTable) -> Checkpoi
 
 
 def save_icefall(path: str | Path, checkpoint: Checkpoint) -> None:
-    """Write the weights as icefall's ``pretrained.pt``, all or nothing.
+    """Write the weights as icefall's ``pretrained.pt``, atomically.
 
     Raises:
         ValueError: icefall has no such model.
-        OSError: it cannot be written; the message says what to do.
+        OSError: the file cannot be written; the message says what to do.
     """
     write_archive(Path(path), {"model": to_icefall(checkpoint)})
 
 
 def from_icefall(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], ModelConfig]:
-    """The same weights under our names, and the sizes that they show.
+    """Return the weights under the names here, and the sizes of the model.
 
     Args:
-        weights: by icefall's names; all may have the ``module.`` of DistributedDataParallel before them.
+        weights: weights by icefall's names; all may have the prefix ``module.`` of DistributedDataParallel.
 
     Raises:
-        ValueError: something is missing, left over, of another shape or no floating-point tensor; it is named.
+        ValueError: a weight is missing, unknown, of another shape or no floating-point tensor; it is named.
     """
     if all(name.startswith(_DDP_PREFIX) for name in weights):
         weights = {name.removeprefix(_DDP_PREFIX): value for name, value in weights.items()}
-    strange = [name for name, value in weights.items() if not _is_weight(value)]
-    if strange:
-        raise ValueError(f"{first_of([f'{name} is no floating-point tensor' for name in strange])}.")
-    config = _shown_config(weights)
+    invalid = [name for name, value in weights.items() if not _is_weight(value)]
+    if invalid:
+        raise ValueError(f"{first_of([f'{name} is no floating-point tensor' for name in invalid])}.")
+    config = _infer_config(weights)
     faults = weight_faults(weights, {icefall_name(name): value for name, value in _skeleton(config).items()})
     if faults:
         raise ValueError(f"{faults}.")
@@ -159,7 +159,7 @@ def from_icefall(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Mode
 
 
 def to_icefall(checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """The weights under icefall's names: what its model loads as state dict.
+    """Return the weights under icefall's names, as a state dict for its model.
 
     Raises:
         ValueError: icefall's code has no such model.
@@ -174,8 +174,8 @@ def to_icefall(checkpoint: Checkpoint) -> dict[str, Tensor]:
         )
     if config.feature_norm != "none":
         raise ValueError(
-            f"icefall's encoder takes features as they are, but `feature_norm` is {config.feature_norm}; it would hear "
-            "something else."
+            f"icefall's encoder does not normalize features, but `feature_norm` is {config.feature_norm}; icefall "
+            "cannot run such a model."
         )
     if config.blank_id != 0:
         raise ValueError(f"The blank of icefall's models is token 0, but here it is {config.blank_id}.")
@@ -186,9 +186,9 @@ def to_icefall(checkpoint: Checkpoint) -> dict[str, Tensor]:
 
 
 def _allowed() -> list[type]:
-    """Stand-ins for the only classes in an epoch-N.pt: paths among the options, and ``torch.__version__``.
+    """Return stand-ins for the only classes in an epoch-N.pt: paths among the options, and ``torch.__version__``.
 
-    They stand in because Python 3.13 calls a path's class otherwise, and Windows has none.
+    The real classes of paths do not suffice: Python 3.13 names theirs differently, and Windows has no PosixPath.
     """
     paths = [type("PosixPath", (PurePosixPath,), {"__module__": name}) for name in ("pathlib", "pathlib._local")]
     return [*paths, type("TorchVersion", (str,), {"__module__": "torch.torch_version"})]
@@ -196,7 +196,7 @@ def _allowed() -> list[type]:
 
 def _state_dict(content: object) -> dict[str, Tensor]:
     if is_own_format(content):
-        raise ValueError("it is one of stateless-transducer already; there is nothing to import.")
+        raise ValueError("it is already one of stateless-transducer; there is nothing to import.")
     if not isinstance(content, dict):
         raise ValueError(f"it holds a {type(content).__name__} instead of a dict.")
     if "model" not in content:
@@ -211,12 +211,13 @@ def _is_weight(value: object) -> bool:
     return isinstance(value, Tensor) and value.is_floating_point()
 
 
-def _shown_config(weights: Mapping[str, Tensor]) -> ModelConfig:
+def _infer_config(weights: Mapping[str, Tensor]) -> ModelConfig:
+    """Return the sizes that the shapes of the weights show."""
     faults = [f"{name} is missing" for name, _ in _SIZES.values() if name not in weights]
-    wanted = [*_SIZES.values(), (_CONTEXT, 2)]
+    axes = [*_SIZES.values(), (_CONTEXT, 2)]
     faults += [
         f"{name} has shape {tuple(weights[name].shape)} instead of {axis + 1} axes or more"
-        for name, axis in wanted
+        for name, axis in axes
         if name in weights and weights[name].ndim <= axis
     ]
     if faults:
@@ -228,7 +229,7 @@ def _shown_config(weights: Mapping[str, Tensor]) -> ModelConfig:
     return ModelConfig.from_sizes(
         {
             "encoder": ConformerConfig.kind,
-            # a number beyond the names that there are would be a fault of theirs
+            # a layer number above the number of weights is invalid, and must not build a huge model
             "num_layers": min(max(layers) + 1, len(weights)),
             "context_size": weights[_CONTEXT].shape[2] if _CONTEXT in weights else 1,
             "feature_dim": FbankConfig().num_mel_bins,
@@ -238,18 +239,18 @@ def _shown_config(weights: Mapping[str, Tensor]) -> ModelConfig:
 
 
 def _skeleton(config: ModelConfig) -> dict[str, Tensor]:
-    """Our model's parameters without values, which take neither time nor random numbers."""
+    """Return the parameters of a model without values, which takes neither time nor random numbers."""
     with torch.device("meta"):
         return build_model(config).state_dict()
 
 
 def _check_stated_sizes(content: Mapping[str, Any], config: ModelConfig) -> None:
-    """A context of 2 whose convolution is missing looks like one of 1, were it not for this."""
+    """Check the sizes that a file states: without its convolution, a context of 2 looks like one of 1."""
     sizes = config.sizes()
-    for stated, size in _STATED_SIZES.items():
-        said, found = content.get(stated), sizes[size]
-        if isinstance(said, int) and said != found:
-            raise ValueError(f"it says that `{stated}` is {said}, but the weights are those of {found}.")
+    for name, size in _STATED_SIZES.items():
+        stated, actual = content.get(name), sizes[size]
+        if isinstance(stated, int) and stated != actual:
+            raise ValueError(f"it states that `{name}` is {stated}, but the weights have {actual}.")
 
 
 def _provenance(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:

@@ -77,7 +77,7 @@ def test_average_is_the_mean(tmp_path):
 @pytest.mark.parametrize(
     ("epoch", "avg", "message"),
     [
-        (5, 2, r"`epoch` 5 `avg` 2 needs epoch-4.pt, epoch-5.pt, but .*epoch-4.pt, epoch-5.pt.*epoch-0.pt there"),
+        (5, 2, r"`epoch` 5 `avg` 2 needs epoch-4.pt, epoch-5.pt, but .*epoch-4.pt, epoch-5.pt.* holds epoch-0.pt"),
         (0, 3, r"`avg` must be at most 1, the number of epochs up to 0, but is 3"),
         (5, 10, r"`avg` must be at most 6, the number of epochs up to 5, but is 10"),
         (None, 2, r"`avg` must be at most 1, the number of epochs up to 0, but is 2"),
@@ -229,13 +229,13 @@ def test_what_else_the_process_allows_is_refused_all_the_same(tmp_path):
 
 def test_scripted_model_is_refused(tmp_path):
     torch.jit.script(torch.nn.Linear(2, 2)).save(tmp_path / "cpu_jit.pt")
-    with pytest.raises(ValueError, match="cpu_jit.pt is a scripted model, which holds code; give the checkpoint that"):
+    with pytest.raises(ValueError, match="cpu_jit.pt is a scripted model, which holds code; pass the checkpoint that"):
         load_checkpoint(tmp_path / "cpu_jit.pt")
 
 
 def test_program_of_torch_export_is_refused(tmp_path):
     torch.export.save(torch.export.export(torch.nn.Linear(2, 2), (torch.zeros(1, 2),)), tmp_path / "encoder.pt2")
-    with pytest.raises(ValueError, match="encoder.pt2 is a program of torch.export; give the checkpoint that it was"):
+    with pytest.raises(ValueError, match="encoder.pt2 is a program of torch.export; pass the checkpoint that it was"):
         load_checkpoint(tmp_path / "encoder.pt2")
 
 
@@ -245,7 +245,7 @@ def test_full_disk_keeps_the_old_checkpoint(tmp_path):
     program = _FILL.format(path=[os.path.dirname(__file__)])
     done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True)
     assert "epoch-0.pt cannot be written" in done.stdout
-    assert "the file that was there is unchanged. Free space or choose another folder." in done.stdout
+    assert "the existing file is unchanged. Free space or choose another folder." in done.stdout
     assert load_checkpoint(path).provenance["epoch"] == 0
     assert [p.name for p in tmp_path.iterdir()] == ["epoch-0.pt"]
 

@@ -279,7 +279,7 @@ def test_sizes_that_a_file_states_must_be_those_of_its_weights(tmp_path):
     weights = _weights()
     del weights["decoder.conv.weight"]
     _save_epoch(tmp_path / "epoch-0.pt", model=weights)
-    message = f"epoch-0.pt {RECIPE}: it says that `context_size` is 2, but the weights are those of 1"
+    message = f"epoch-0.pt {RECIPE}: it states that `context_size` is 2, but the weights have 1"
     with pytest.raises(ValueError, match=message):
         load_icefall(tmp_path / "epoch-0.pt", _tokens(6))
 
@@ -320,7 +320,7 @@ BAD = {
         lambda path: zipfile.ZipFile(path, "w").close(),
         "p.pt is not a checkpoint, or its pickle is damaged",
     ),
-    "own": (_save_own, f"p.pt {RECIPE}: it is one of stateless-transducer already; there is nothing to import"),
+    "own": (_save_own, f"p.pt {RECIPE}: it is already one of stateless-transducer; there is nothing to import"),
     "no-dict": (lambda path: torch.save([1], path), f"p.pt {RECIPE}: it holds a list instead of a dict"),
     "no-model": (
         lambda path: torch.save({"state_dict": {}, "epoch": 1}, path),
