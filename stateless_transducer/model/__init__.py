@@ -1,1 +1,1 @@
-"""Floor 1: the network. Each module takes numbers; only `build_model` knows the configuration."""
+"""Network modules (floor 1). Modules take numbers; only `build_model` knows the configuration."""

@@ -17,7 +17,7 @@ def relative_positions(num_frames: int, dim: int, like: Tensor) -> Tensor:
     Args:
         num_frames: T.
         dim: D, even.
-        like: a tensor that gives device and dtype.
+        like: tensor whose device and dtype the result gets.
 
     Returns:
         (2T-1, D): sines in even columns, cosines in odd ones.
@@ -29,7 +29,7 @@ def relative_positions(num_frames: int, dim: int, like: Tensor) -> Tensor:
 
 
 class RelativeSelfAttention(nn.Module):
-    """Score of query i and key j: ``((q_i + u) . k_j + (q_i + v) . r_{i-j}) / sqrt(Dh)``."""
+    """Self-attention with the score ``((q_i + u) . k_j + (q_i + v) . r_{i-j}) / sqrt(Dh)`` of query i and key j."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
@@ -50,10 +50,10 @@ class RelativeSelfAttention(nn.Module):
         Args:
             x: (N, T, D).
             positions: (2T-1, D), see `relative_positions`.
-            padding: (N, T), True behind the end of an utterance.
+            padding: (N, T), True after the end of an utterance.
         """
         N, T, _ = x.shape
-        # numbers, not sizes of tensors: a traced size cannot be raised to a fraction
+        # use numbers instead of tensor sizes: a traced size cannot be raised to a fractional power
         H, Dh = self.num_heads, self.head_dim
         q, k, v = self.in_proj(x).view(N, T, 3, H, Dh).permute(2, 0, 3, 1, 4).unbind()  # each (N, H, T, Dh)
         r = self.linear_pos(positions).view(2 * T - 1, H, Dh).transpose(0, 1)  # (H, 2T-1, Dh)
@@ -66,10 +66,10 @@ class RelativeSelfAttention(nn.Module):
 
 
 def _shift(by_distance: Tensor) -> Tensor:
-    """(N, H, T, 2T-1) -> (N, H, T, T): entry (i, j) is column T-1-i+j, the distance i-j."""
+    """Map (N, H, T, 2T-1) to (N, H, T, T): entry (i, j) is column T-1-i+j, the distance i-j."""
     N, H, T, _ = by_distance.shape
     if torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
-        # strides would be constants of the graph; here T must be 2 or more
+        # strides would become constants of the graph; this form needs T >= 2
         return by_distance.flatten(2)[..., T - 1 : -1].view(N, H, T, 2 * T - 2)[..., :T]
     by_distance = by_distance.contiguous()
     n, h, t, d = by_distance.stride()

@@ -1,4 +1,4 @@
-"""Sizes of the network. Free of torch, so that ``--help`` need not load it.
+"""Sizes of the network. Free of torch, so that ``--help`` stays fast.
 
 An encoder has a configuration class of its own, with a name (``kind``) by which flags and checkpoints know it. Sizes of
 encoder, decoder and joiner have different names, so that a checkpoint can list them side by side.
@@ -33,7 +33,7 @@ class EncoderConfig:
 
     @property
     def subsampling(self) -> Subsampling:
-        """Encoder frames for feature frames."""
+        """Subsampling from feature frames to encoder frames."""
         raise NotImplementedError
 
     @property
@@ -137,30 +137,30 @@ class ModelConfig:
         return f"{self.encoder.summary}; {self.vocab_size} tokens, context {self.decoder.context_size}"
 
     def sizes(self) -> dict[str, Any]:
-        """All sizes by name, side by side, with ``encoder`` as the kind: what checkpoints and model cards list."""
+        """Return all sizes by name, with the kind of the encoder as ``encoder``, for checkpoints and model cards."""
         parts = (self.encoder, self.decoder, self.joiner)
         sizes = {name: value for part in parts for name, value in asdict(part).items()}
-        whole = {name: getattr(self, name) for name in _names(ModelConfig) if name not in _PARTS}
-        return {"encoder": self.encoder.kind, **whole, **sizes}
+        model_sizes = {name: getattr(self, name) for name in _names(ModelConfig) if name not in _PARTS}
+        return {"encoder": self.encoder.kind, **model_sizes, **sizes}
 
     @classmethod
     def from_sizes(cls, sizes: Mapping[str, Any]) -> ModelConfig:
-        """Return the configuration with these sizes, as `sizes` gave them.
+        """Return the configuration with the given sizes, the inverse of `sizes`.
 
         Raises:
-            ValueError: a size is unknown or out of bounds, or there is no such encoder; it is named.
+            ValueError: a size is unknown or out of bounds, or the encoder is unknown; the message names it.
         """
         kind = sizes.get("encoder")
         if kind not in ENCODER_CONFIGS:
             known = ", ".join(ENCODER_CONFIGS)
             raise ValueError(f"`encoder` must be one of {known}, but is {kind!r}.")
-        left, parts = {name: value for name, value in sizes.items() if name != "encoder"}, {}
+        values, parts = {name: value for name, value in sizes.items() if name != "encoder"}, {}
         for name, config in (("encoder", ENCODER_CONFIGS[kind]), ("decoder", DecoderConfig), ("joiner", JoinerConfig)):
-            parts[name] = config(**{size: left.pop(size) for size in _names(config) if size in left})
-        unknown = left.keys() - _names(cls)
+            parts[name] = config(**{size: values.pop(size) for size in _names(config) if size in values})
+        unknown = values.keys() - _names(cls)
         if unknown:
             raise ValueError(f"{', '.join(f'`{name}`' for name in sorted(unknown))} is no size of a {kind} model.")
-        return cls(**parts, **left)
+        return cls(**parts, **values)
 
 
 _PARTS = ("encoder", "decoder", "joiner")

@@ -1,4 +1,4 @@
-"""Conformer encoder (Gulati et al. 2020, arXiv 2005.08100), as icefall's: LayerNorm in the convolution module.
+"""Conformer encoder (Gulati et al. 2020, arXiv 2005.08100), as in icefall: LayerNorm in the convolution module.
 
 Letters: N utterances, T_in feature frames, F mel bins, T encoder frames, C channels, D width.
 """
@@ -18,7 +18,7 @@ from stateless_transducer.ops.subsampling import Subsampling
 
 
 class Conformer(Encoder):
-    """Subsampling by 4, ``num_layers`` layers, and a linear map."""
+    """Conformer encoder: subsampling by 4, ``num_layers`` layers, and a linear map."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class Conformer(Encoder):
         """See `Encoder.forward`."""
         x = self.embed(features)
         lens = self.subsampling.lens(feature_lens)
-        # attention to nothing would be no number
+        # attention to no frame at all would give NaN
         padding = padding_mask(lens.clamp(min=1), x.shape[1])
         positions = self.dropout(relative_positions(x.shape[1], self.width, like=x))
         x = self.dropout(x * self.width**0.5)
@@ -66,10 +66,10 @@ class Conformer(Encoder):
 
 
 class Conv2dSubsampling(nn.Module):
-    """(N, T_in, F) -> (N, T, D), with T = (T_in - 7) // 4 + 1.
+    """Map (N, T_in, F) to (N, T, D), with T = (T_in - 7) // 4 + 1.
 
-    No padding: frame t sees exactly the feature frames 4t .. 4t+6, so an utterance is never touched by what
-    is padded behind it.
+    Without padding, frame t sees exactly the feature frames 4t .. 4t+6, so the padding frames after an utterance never
+    affect it.
     """
 
     def __init__(self, feature_dim: int, num_channels: int, output_dim: int) -> None:
@@ -88,7 +88,7 @@ class Conv2dSubsampling(nn.Module):
 
 
 class ConformerLayer(nn.Module):
-    """Half a feed-forward, attention, convolution, half a feed-forward; each on a norm and added to its input."""
+    """Conformer layer: half a feed-forward, attention, convolution, half a feed-forward; pre-norm and residual."""
 
     def __init__(self, dim: int, num_heads: int, feedforward_dim: int, conv_kernel: int, dropout: float) -> None:
         super().__init__()
@@ -104,7 +104,7 @@ class ConformerLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, positions: Tensor, padding: Tensor) -> Tensor:
-        """(N, T, D) -> (N, T, D); ``positions`` and ``padding`` as for `RelativeSelfAttention`."""
+        """Map (N, T, D) to (N, T, D); ``positions`` and ``padding`` are those of `RelativeSelfAttention`."""
         x = x + 0.5 * self.dropout(self.feed_forward_macaron(self.norm_ff_macaron(x)))
         x = x + self.dropout(self.self_attn(self.norm_mha(x), positions, padding))
         x = x + self.dropout(self.conv_module(self.norm_conv(x), padding))
@@ -113,7 +113,7 @@ class ConformerLayer(nn.Module):
 
 
 class ConvolutionModule(nn.Module):
-    """Gated pointwise, depthwise over time, pointwise; padding is silenced before the depthwise convolution."""
+    """Convolution module: gated pointwise, depthwise over time, pointwise; padding is zeroed before the depthwise."""
 
     def __init__(self, dim: int, kernel: int) -> None:
         super().__init__()
@@ -123,16 +123,16 @@ class ConvolutionModule(nn.Module):
         self.pointwise_conv2 = nn.Conv1d(dim, dim, 1)
 
     def forward(self, x: Tensor, padding: Tensor) -> Tensor:
-        """(N, T, D) -> (N, T, D); ``padding``: (N, T), True behind the end of an utterance."""
+        """Map (N, T, D) to (N, T, D); ``padding``: (N, T), True after the end of an utterance."""
         x = F.glu(_pointwise(self.pointwise_conv1, x))
-        # without this, the convolution would let an utterance see what is padded behind it
+        # otherwise, the convolution would mix padding frames into the utterance
         x = x.masked_fill(padding[:, :, None], 0.0)
         x = self.depthwise_conv(x.transpose(1, 2)).transpose(1, 2)
         return _pointwise(self.pointwise_conv2, F.silu(self.norm(x)))
 
 
 def _pointwise(conv: nn.Conv1d, x: Tensor) -> Tensor:
-    """A convolution of kernel 1 on (N, T, D), without the two transpositions that `conv` itself would need."""
+    """Apply a convolution of kernel 1 to (N, T, D), without the two transpositions that `conv` itself needs."""
     return F.linear(x, conv.weight[:, :, 0], conv.bias)
 
 

@@ -1,4 +1,4 @@
-"""Features less what the room and the microphone make of a whole utterance: its level, or the mean of each bin.
+"""Normalization of the features of an utterance: subtract its level, or the mean of each bin.
 
 Letters: N utterances, T_in feature frames, F mel bins.
 """
@@ -13,11 +13,11 @@ from stateless_transducer.model.config import FeatureNorm
 from stateless_transducer.ops.masks import padding_mask
 
 RANGE = 10.0
-"""How far below the level of its utterance an energy is still told from silence: in units of the features, 43 dB."""
+"""Range below the level of an utterance, outside of which an energy counts as silence; in feature units, 43 dB."""
 
 
 def normalized(features: Tensor, feature_lens: Tensor, norm: FeatureNorm) -> Tensor:
-    """(N, T_in, F) and (N,) -> (N, T_in, F)."""
+    """Normalize features (N, T_in, F) of lengths (N,) in the chosen way."""
     if norm == "mean":
         return without_mean(features, feature_lens)
     if norm == "level":
@@ -26,7 +26,7 @@ def normalized(features: Tensor, feature_lens: Tensor, norm: FeatureNorm) -> Ten
 
 
 def without_mean(features: Tensor, feature_lens: Tensor) -> Tensor:
-    """Cepstral mean normalization (Atal 1974), on log mel bins, over each utterance.
+    """Subtract the mean of each bin: cepstral mean normalization (Atal 1974), on log mel bins, over each utterance.
 
     Args:
         features: (N, T_in, F), log mel energies, padded with anything finite.
@@ -41,9 +41,9 @@ def without_mean(features: Tensor, feature_lens: Tensor) -> Tensor:
 
 
 def without_level(features: Tensor, feature_lens: Tensor) -> Tensor:
-    """Loud and soft made alike: the log of the mean energy is taken away, one number an utterance.
+    """Subtract the level, that is, the log of the mean energy: one number per utterance.
 
-    What is more than ``RANGE`` below it is silence, whether a quiet room or no signal at all.
+    Energies more than ``RANGE`` below it count as silence, whether they are a quiet room or digital silence.
 
     Args:
         features: (N, T_in, F), log mel energies, padded with anything finite.
@@ -54,19 +54,19 @@ def without_level(features: Tensor, feature_lens: Tensor) -> Tensor:
     """
     exact, is_heard = _exact(features), _is_heard(features, feature_lens)
     total = exact.masked_fill(~is_heard, -torch.inf).logsumexp((1, 2), keepdim=True)
-    # as a float: torch's exporter gives ONNX a logarithm of integers, which it does not have
+    # a float: torch's exporter would write a logarithm of integers, which ONNX lacks
     number = is_heard.sum(1, keepdim=True).to(exact.dtype) * exact.shape[2]
     level = total - torch.log(number)
     return torch.where(is_heard, exact - level, -RANGE).clamp(min=-RANGE).to(features.dtype)
 
 
 def _exact(features: Tensor) -> Tensor:
-    """Sums in float32 at least."""
+    """Convert features to float32 at least, for sums."""
     return features if features.dtype == torch.float64 else features.float()
 
 
 def _is_heard(features: Tensor, feature_lens: Tensor) -> Tensor:
-    """(N, T_in, 1), bool: frames that count. Digital silence says nothing about speaker, level and microphone."""
-    # a margin for features that were stored with loss
+    """Return a mask (N, T_in, 1) of the frames that count: neither padding nor digital silence."""
+    # the margin is for features that were stored with lossy compression
     is_heard = torch.amax(features, dim=2) > SILENCE_VALUE + 0.1
     return (is_heard & ~padding_mask(feature_lens, features.shape[1]))[:, :, None]

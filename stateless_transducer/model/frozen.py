@@ -1,4 +1,4 @@
-"""A trained transducer laid out for the searches: no gradients, no training, the same answers faster.
+"""Inference layout of a trained transducer: the same outputs, faster, without gradients.
 
 Letters: N utterances, T_in feature frames, F mel bins, T encoder frames, V vocabulary, D joiner width,
 C tokens of context.
@@ -16,19 +16,19 @@ from stateless_transducer.model.transducer import Transducer
 
 
 class FrozenTransducer:
-    """Encodes, predicts and joins as the `Transducer` that it is made from.
+    """Transducer for the searches, with the outputs of the `Transducer` that it is made from.
 
     The decoder, an embedding and a depthwise convolution, becomes a table for each of the C positions: a step is C
     gathers and a sum. The joiner's weight is laid out once, see `PackedLinear`. With bfloat16, encoder and joiner
-    multiply in it, and what is added up stays in float32.
+    multiply in bfloat16, while sums stay in float32.
     """
 
     def __init__(self, model: Transducer, *, dtype: torch.dtype = torch.float32) -> None:
-        """Lay out a model, on the device where it is; later changes of it do not count.
+        """Lay out a model on its device; later changes of the model have no effect.
 
         Args:
-            model: in evaluation mode.
-            dtype: float32 or bfloat16, of matrix products.
+            model: transducer in evaluation mode.
+            dtype: dtype of matrix products, float32 or bfloat16.
         """
         self.blank_id, self.context_size = model.blank_id, model.context_size
         self.subsampling = model.subsampling
@@ -42,12 +42,12 @@ class FrozenTransducer:
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """Device of the weights."""
         return self._output_linear.device
 
     @torch.inference_mode()
     def encode(self, features: Tensor, feature_lens: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, T_in, F) and (N,) -> encoder_out (N, T, D), float32, and encoder_out_lens (N,)."""
+        """Encode features (N, T_in, F) of lengths (N,): encoder_out (N, T, D), float32, and encoder_out_lens (N,)."""
         is_narrow = self._dtype != torch.float32
         with torch.autocast(features.device.type, self._dtype) if is_narrow else contextlib.nullcontext():
             encoder_out, lens = self._encode(features, feature_lens)
@@ -55,7 +55,7 @@ class FrozenTransducer:
 
     @torch.inference_mode()
     def predict(self, contexts: Tensor) -> Tensor:
-        """(N, C) -> (N, D)."""
+        """Map contexts (N, C) to decoder outputs (N, D)."""
         decoder_out = self._tables[0].index_select(0, contexts[:, 0])
         for position, table in enumerate(self._tables[1:], start=1):
             decoder_out += table.index_select(0, contexts[:, position])
@@ -63,5 +63,5 @@ class FrozenTransducer:
 
     @torch.inference_mode()
     def join(self, encoder_out: Tensor, decoder_out: Tensor) -> Tensor:
-        """(N, D) and (N, D) -> logits (N, V), float32."""
+        """Map encoder and decoder outputs, (N, D) each, to logits (N, V), float32."""
         return self._output_linear(torch.tanh(encoder_out + decoder_out)).float()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class Joiner(nn.Module):
-    """Logits of the next token or blank."""
+    """Joiner: logits of the next token or blank."""
 
     def __init__(self, dim: int, vocab_size: int) -> None:
         super().__init__()
@@ -18,9 +18,9 @@ class Joiner(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """Device of the weights."""
         return self.output_linear.weight.device
 
     def forward(self, encoder_out: Tensor, decoder_out: Tensor) -> Tensor:
-        """(..., D) and (..., D), broadcast against one another -> (..., V)."""
+        """Map encoder and decoder outputs, (..., D) each and broadcast, to logits (..., V)."""
         return self.output_linear(torch.tanh(encoder_out + decoder_out))

@@ -1,4 +1,4 @@
-"""A linear map for few rows at a time and many times over, its weight laid out once as the processor likes it.
+"""Linear map for repeated products of few rows, with a weight laid out once for the processor.
 
 Letters: R rows, I inputs, O outputs.
 """
@@ -9,24 +9,24 @@ import torch
 from torch import Tensor
 
 _LEAST_WEIGHTS = 2**18
-"""Below it, starting a packed product costs more than the layout gains."""
+"""Smallest weight to pack: below it, starting a packed product costs more than the layout gains."""
 _ROWS = 16
-"""For how many rows the layout is chosen; any number may come."""
+"""Number of rows for which the layout is optimized; any number works."""
 
 
 class PackedLinear:
-    """``x @ weight.T + bias`` without gradients.
+    """Linear map ``x @ weight.T + bias`` without gradients.
 
-    On a CPU, a large weight is packed for oneDNN (benchmarks/README.md has what that gains). Elsewhere it is kept
-    transposed, as products of few rows are up to 1.8 times as fast with it.
+    On a CPU, a large weight is packed for oneDNN (benchmarks/README.md has the gain). Elsewhere it is stored
+    transposed, which makes products of few rows up to 1.8 times as fast.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
-        """Lay out the weight; later changes of it do not count.
+        """Lay out the weight; later changes of the weight have no effect.
 
         Args:
             weight: (O, I), float32 or bfloat16.
-            bias: (O,), of the same type.
+            bias: (O,), of the same dtype.
         """
         self.device, self._dtype, self._bias = weight.device, weight.dtype, bias.detach().clone()
         packed = _packed(weight, bias)
@@ -35,23 +35,26 @@ class PackedLinear:
 
     @torch.inference_mode()
     def __call__(self, x: Tensor) -> Tensor:
-        """(R, I) -> (R, O), of the weight's type."""
+        """Map (R, I) to (R, O), in the dtype of the weight."""
         return self._product(x.to(self._dtype), self._weight, self._bias)
 
 
 @torch.inference_mode()
 def _packed(weight: Tensor, bias: Tensor) -> Tensor | None:
-    """None: not worth it, or not to be had. What torch has for it is its compiler's, and may go away: it is tried."""
+    """Pack a weight for oneDNN; None if it is small or packing is unavailable.
+
+    The operators belong to torch's compiler and may disappear, so a trial product checks them.
+    """
     if weight.device.type != "cpu" or weight.numel() < _LEAST_WEIGHTS:
         return None
     try:
         packed = torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS)
-        # different numbers, so that none can stand for another
-        some = torch.linspace(-1, 1, weight.shape[1], dtype=torch.float32).to(weight.dtype)[None]
-        found, wanted = _packed_product(some, packed, bias), torch.nn.functional.linear(some, weight, bias)
+        # all inputs differ, so that swapped ones are detected
+        x = torch.linspace(-1, 1, weight.shape[1], dtype=torch.float32).to(weight.dtype)[None]
+        actual, expected = _packed_product(x, packed, bias), torch.nn.functional.linear(x, weight, bias)
     except (AttributeError, NotImplementedError, RuntimeError, TypeError):
         return None
-    is_right = (found - wanted).abs() <= 0.02 * (weight.abs().sum(1) + bias.abs())
+    is_right = (actual - expected).abs() <= 0.02 * (weight.abs().sum(1) + bias.abs())
     return packed if is_right.all() else None
 
 

@@ -1,4 +1,4 @@
-"""The stateless transducer: encoder, decoder, joiner, and the loss that trains them.
+"""Stateless transducer: encoder, decoder, joiner, and the loss that trains them.
 
 Letters: N utterances, T_in feature frames, F mel bins, T encoder frames, U tokens, V vocabulary, D joiner width.
 """
@@ -28,7 +28,7 @@ TOKEN_ROWS = ("decoder.embedding.weight", "joiner.output_linear.weight", "joiner
 
 
 class Transducer(nn.Module):
-    """Training calls it (`forward` gives the nll); the searches use `encode`, `predict` and `join`."""
+    """Stateless transducer. Training calls `forward`, which gives the nll; searches use `encode`, `predict`, `join`."""
 
     def __init__(
         self, encoder: Encoder, decoder: StatelessDecoder, joiner: Joiner, *, feature_norm: FeatureNorm = "none"
@@ -40,7 +40,7 @@ class Transducer(nn.Module):
 
     @property
     def subsampling(self) -> Subsampling:
-        """Encoder frames for feature frames."""
+        """Subsampling from feature frames to encoder frames."""
         return self.encoder.subsampling
 
     @property
@@ -62,7 +62,7 @@ class Transducer(nn.Module):
         *,
         max_symbols_per_frame: Literal[1] | None = None,
     ) -> Tensor:
-        """Negative log-likelihood of each utterance, (N,).
+        """Compute the negative log-likelihood of each utterance, (N,).
 
         Args:
             features: (N, T_in, F).
@@ -84,11 +84,10 @@ class Transducer(nn.Module):
         max_symbols_per_frame: Literal[1] | None = None,
         band: tuple[Tensor, int] | None = None,
     ) -> Tensor:
-        """`forward` from the encoder's output on: (N, T, D) and (N,) with tokens (N, U) and (N,) -> (N,).
+        """Compute the nll (N,) from encoder output (N, T, D) and tokens (N, U), with the lengths of both, (N,).
 
-        With a band (see `joint_transducer_loss`), of the paths within it. Tokens, lengths and band may be on the CPU.
-
-        Infinite for an utterance without a path: the caller knows its name.
+        With a band (see `joint_transducer_loss`), only paths within it count. Tokens, lengths and band may be on the
+        CPU. The nll of an utterance without a path is infinite, so that the caller can name the utterance.
         """
         return joint_transducer_loss(
             encoder_out,
@@ -107,7 +106,7 @@ class Transducer(nn.Module):
     def occupations(
         self, encoder_out: Tensor, tokens: Tensor, *, max_symbols_per_frame: Literal[1] | None = None
     ) -> Tensor:
-        """How likely a path goes through each place of an utterance's lattice.
+        """Compute the probability that a path goes through each cell of an utterance's lattice.
 
         Args:
             encoder_out: (1, T, D).
@@ -123,7 +122,7 @@ class Transducer(nn.Module):
         lens, token_lens = torch.tensor([T], device=device), torch.tensor([U], device=device)
         cells = list_cells(lens, token_lens, T, topology, device)
         following = nn.functional.pad(tokens, (0, 1))
-        # the logits of a long utterance must not be held
+        # avoid holding the logits of a long utterance
         inputs = JoinerInputs(
             encoder_out,
             self.decoder.all_prefixes(tokens),
@@ -139,15 +138,15 @@ class Transducer(nn.Module):
         return lattice
 
     def encode(self, features: Tensor, feature_lens: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, T_in, F) and (N,) -> encoder_out (N, T, D) and encoder_out_lens (N,)."""
+        """Encode features (N, T_in, F) of lengths (N,): encoder_out (N, T, D) and encoder_out_lens (N,)."""
         return self.encoder(normalized(features, feature_lens, self.feature_norm), feature_lens)
 
     def predict(self, contexts: Tensor) -> Tensor:
-        """(N, context_size) -> (N, D)."""
+        """Map contexts (N, context_size) to decoder outputs (N, D)."""
         return self.decoder.step(contexts)
 
     def join(self, encoder_out: Tensor, decoder_out: Tensor) -> Tensor:
-        """(N, D) and (N, D) -> logits (N, V)."""
+        """Map encoder and decoder outputs, (N, D) each, to logits (N, V)."""
         return self.joiner(encoder_out, decoder_out)
 
 
@@ -167,11 +166,11 @@ def _build_conformer(config: ConformerConfig, feature_dim: int, output_dim: int)
 
 
 ENCODER_BUILDERS: dict[type, Callable[[Any, int, int], Encoder]] = {ConformerConfig: _build_conformer}
-"""Configuration class -> function of it, the feature and the output dimension that builds the encoder."""
+"""Builder of each encoder by configuration class; it takes the configuration, the feature and the output dimension."""
 
 
 def build_model(config: ModelConfig) -> Transducer:
-    """The network of the given sizes, with fresh weights drawn from torch's generator."""
+    """Build a network of the given sizes, with weights drawn from torch's generator."""
     joiner_dim = config.joiner.joiner_dim
     encoder = ENCODER_BUILDERS[type(config.encoder)](config.encoder, config.feature_dim, joiner_dim)
     decoder = StatelessDecoder(config.vocab_size, joiner_dim, config.blank_id, config.decoder.context_size)
