@@ -366,7 +366,7 @@ def test_damaged_pickle_is_refused(tmp_path):
 
 def test_tokens_of_another_model_are_refused(tmp_path):
     torch.save({"model": _weights()}, tmp_path / "p.pt")
-    with pytest.raises(ValueError, match="p.pt is a model of 6 tokens, but `lang_dir` has 7; give the one"):
+    with pytest.raises(ValueError, match="p.pt is a model of 6 tokens, but `lang_dir` has 7; pass the one"):
         load_icefall(tmp_path / "p.pt", _tokens(7))
 
 
@@ -384,7 +384,7 @@ def test_blank_must_be_the_first_token(tmp_path):
             {"subsampling_channels": 4},
             "channels as the encoder is wide, 8, but `subsampling_channels` is 4",
         ),
-        ({"feature_norm": "mean"}, "icefall's encoder takes features as they are, but `feature_norm` is mean"),
+        ({"feature_norm": "mean"}, "icefall's encoder does not normalize features, but `feature_norm` is mean"),
         ({"blank_id": 5}, "The blank of icefall's models is token 0, but here it is 5"),
         (
             {"num_layers": 3},

@@ -70,7 +70,7 @@ def test_other_tokens_are_refused_with_both_numbers(golden, lang_dir, tmp_path, 
     build_token_table(["一二"], "char").write(lang_dir)
     flags = ["--lang-dir", lang_dir, "--output", tmp_path / "m.pt"]
     assert _run("import", "--checkpoint", golden / "r" / "pretrained.pt", *flags) == 1
-    assert "is a model of 29 tokens, but `--lang-dir` has 5; give the one" in capsys.readouterr().err
+    assert "is a model of 29 tokens, but `--lang-dir` has 5; pass the one" in capsys.readouterr().err
     assert not (tmp_path / "m.pt").exists()
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from small_corpus import write_small_corpus
 
+from stateless_transducer import checkpoint
 from stateless_transducer.checkpoint import load_checkpoint
 from stateless_transducer.cli import main
 
@@ -62,6 +63,24 @@ def test_another_precision_goes_on_where_the_first_was(corpus, tmp_path):
         assert main([*corpus, *flags, "--num-epochs", epochs, "--precision", precision]) == 0
     scales = [load_checkpoint(tmp_path / f"epoch-{n}.pt").training_state["scaler"].get("scale") for n in range(3)]
     assert scales[0] is None and scales[1] >= 1 and scales[2] is None
+
+
+def test_resuming_reads_each_checkpoint_once(corpus, tmp_path, monkeypatch):
+    """Of the newest ones of both kinds, one is resumed; with one rank, no file is read a second time for that."""
+    flags = ["--exp-dir", str(tmp_path), "--save-every", "1", "--keep-last", "1"]
+    assert main([*corpus, *flags, "--num-epochs", "1"]) == 0
+    names = {path.name for path in tmp_path.glob("*.pt") if not path.name.startswith("best-")}
+    read_archive, paths = checkpoint.read_archive, []
+
+    def read(path, *args):
+        paths.append(path)
+        return read_archive(path, *args)
+
+    monkeypatch.setattr(checkpoint, "read_archive", read)
+    assert main([*corpus, *flags, "--num-epochs", "2", "--resume", "true"]) == 0
+    monkeypatch.undo()
+    assert len(names) == 2 and sorted(path.name for path in paths) == sorted(names)
+    assert _step(tmp_path / "epoch-1.pt") > _step(tmp_path / "epoch-0.pt")
 
 
 def _bias(path):
