@@ -103,7 +103,7 @@ def test_checkpoints_within_epochs_are_averaged_by_their_batch(tmp_path):
     for name, value in averaged.weights.items():
         wanted = torch.stack([_checkpoint(step).weights[name].double() for step in (10, 20)]).mean(0)
         torch.testing.assert_close(value.double(), wanted, rtol=1e-7, atol=1e-9)
-    with pytest.raises(ValueError, match=r"`iter` 25 `avg` 1 needs checkpoint-25.pt.*checkpoint-30.pt there"):
+    with pytest.raises(ValueError, match=r"`iter` 25 `avg` 1 needs checkpoint-25.pt, but .*checkpoint-30.pt"):
         Average(iter=25).of(tmp_path)
     with pytest.raises(ValueError, match="`epoch` 1 and `iter` 20"):
         Average(epoch=1, iter=20)
