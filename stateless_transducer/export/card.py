@@ -1,4 +1,4 @@
-"""What is known of an exported model beside its graphs: ``model.json``. Nothing needs it to recognize."""
+"""``model.json``, the card of an exported model: facts that recognition does not need."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ CARD = "model.json"
 
 
 def write_card(folder: Path, checkpoint: Checkpoint, int8: Mapping[str, Any] | None = None) -> None:
-    """Write ``model.json`` into a folder: sizes, where the model comes from, and what the folder holds.
+    """Write ``model.json`` into a folder: sizes, provenance and files of the model.
 
     Args:
-        folder: with all other files already.
-        checkpoint: what was exported.
-        int8: what 8 bits cost, if it was measured.
+        folder: Holds all other files already.
+        checkpoint: The exported checkpoint.
+        int8: Cost of quantization in accuracy, if measured.
     """
     card = {
         "version": __version__,
@@ -37,10 +37,10 @@ def write_card(folder: Path, checkpoint: Checkpoint, int8: Mapping[str, Any] | N
 
 
 def read_card(folder: Path) -> dict[str, Any]:
-    """The card of a folder; empty if it has none, as those of others.
+    """Return the card of a folder, empty if it has none (models of other projects).
 
     Raises:
-        ValueError: it is damaged.
+        ValueError: The card is damaged.
     """
     path = folder / CARD
     if not path.is_file():
@@ -48,11 +48,11 @@ def read_card(folder: Path) -> dict[str, Any]:
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as err:
-        raise ValueError(f"{path}: is damaged: {err}") from err
-    # somebody else's file may have the same name
+        raise ValueError(f"{path} is damaged: {err}") from err
+    # another project's file may have the same name
     return card if isinstance(card, dict) and "files" in card and "sizes" in card else {}
 
 
 def facts_of(path: Path) -> dict[str, Any]:
-    """Size and hash of a file."""
+    """Return size and hash of a file."""
     return {"bytes": path.stat().st_size, "sha256": sha256(path)}

@@ -1,8 +1,8 @@
-"""Streaming transducers that others published as ONNX graphs, run chunk by chunk: the layout that sherpa-onnx reads.
+"""Published streaming transducers as ONNX graphs in sherpa-onnx's layout, run chunk by chunk.
 
-An encoder takes T feature frames and the state of a stream, and gives a few encoder frames and the next state; then it
-moves on by fewer than T frames, so that chunks overlap by the look-ahead. What a state is made of depends on the kind
-of encoder. Letters: N streams, T feature frames of a chunk, F mel bins, T' encoder frames of a chunk, D joiner width,
+An encoder maps T feature frames and the state of a stream to a few encoder frames and the next state. The next chunk
+begins fewer than T frames later, so that chunks overlap by the look-ahead. The arrays of a state depend on the kind of
+encoder. Letters: N streams, T feature frames of a chunk, F mel bins, T' encoder frames of a chunk, D joiner width,
 V vocabulary. NumPy and onnxruntime only.
 """
 
@@ -17,29 +17,29 @@ from stateless_transducer.export.onnx_graph import DTYPES, Graph, feature_dim, f
 from stateless_transducer.features import FbankConfig
 
 State = list[np.ndarray]
-"""What an encoder remembers of one stream, each array with a batch axis of 1."""
+"""State of an encoder for one stream; each array has a batch axis of 1."""
 
 
 class StreamingModel:
-    """Encoder, decoder and joiner of a published streaming transducer; never changes, so threads may share it."""
+    """Encoder, decoder and joiner of a published streaming transducer; immutable, so threads may share it."""
 
     blank_id = 0
 
     def __init__(self, encoder: Path, decoder: Path, joiner: Path, *, num_threads: int = 1) -> None:
-        """Open three graphs and try them on a chunk of silence.
+        """Open three graphs and run them once on a chunk of silence.
 
         Raises:
-            ValueError: not ONNX, not streaming, of an unknown kind, or they do not fit together.
+            ValueError: A graph is not ONNX, not streaming or of an unknown kind, or the graphs do not match.
         """
         self._encoder, self._decoder, self._joiner = (Graph(p, num_threads) for p in (encoder, decoder, joiner))
         self.kind = self._encoder.metadata.get("model_type", "")
         self._state_axes = _state_axes(self._encoder, self.kind)
         if self._encoder.metadata.get("feature", ""):
-            raise ValueError(f"{encoder}: hears {self._encoder.metadata['feature']!r} features, not Kaldi's fbank.")
+            raise ValueError(f"{encoder}: expects {self._encoder.metadata['feature']!r} features, not Kaldi's fbank.")
         self.chunk_frames = self._encoder.number("T")
-        """T, what a chunk takes."""
+        """T, feature frames per chunk."""
         self.chunk_shift = self._encoder.number("decode_chunk_len")
-        """Feature frames by which the next chunk begins later."""
+        """Feature frames from the beginning of a chunk to that of the next one."""
         self.feature_dim = feature_dim(self._encoder)
         self.context_size = self._decoder.number("context_size")
         self.vocab_size = self._decoder.number("vocab_size")
@@ -50,12 +50,12 @@ class StreamingModel:
         """Open a folder with encoder*.onnx, decoder*.onnx and joiner*.onnx.
 
         Args:
-            folder: where they lie.
-            num_threads: threads inside a graph.
-            prefer_int8: take x.int8.onnx where x.onnx is there, too.
+            folder: Folder of the graphs.
+            num_threads: Threads inside a graph.
+            prefer_int8: Prefer x.int8.onnx to x.onnx where the folder holds both.
 
         Raises:
-            ValueError: a file is missing, ambiguous or not what it should be.
+            ValueError: A file is missing, ambiguous or invalid.
         """
         if not folder.is_dir():
             raise ValueError(
@@ -66,17 +66,17 @@ class StreamingModel:
 
     @property
     def metadata(self) -> dict[str, str]:
-        """Of the three graphs."""
+        """Metadata of the three graphs."""
         graphs = (self._encoder, self._decoder, self._joiner)
         return {key: value for graph in graphs for key, value in sorted(graph.metadata.items())}
 
     @property
     def fbank_config(self) -> FbankConfig:
-        """What the encoder hears."""
+        """Front end of the encoder."""
         return FbankConfig(num_mel_bins=self.feature_dim)
 
     def initial_state(self) -> State:
-        """What the encoder remembers of a stream that has not begun: zeros."""
+        """Return the state of a new stream: zeros."""
         state = []
         for declared, axis in zip(self._encoder.inputs[1:], self._state_axes, strict=True):
             sizes = [1 if place == axis else size for place, size in enumerate(declared.shape)]
@@ -84,24 +84,26 @@ class StreamingModel:
         return state
 
     def encode_chunk(self, features: np.ndarray, states: Sequence[State]) -> tuple[np.ndarray, list[State]]:
-        """One chunk of each stream.
+        """Encode one chunk of each stream.
 
         Args:
             features: (N, T, F), float32.
-            states: N, not changed.
+            states: N states; not modified.
 
         Returns:
-            encoder_out (N, T', D), and N next states.
+            encoder_out (N, T', D) and the N next states.
         """
         if len(states) > 1 and self._encoder.is_single:
             parts = [self.encode_chunk(features[i : i + 1], states[i : i + 1]) for i in range(len(states))]
             return np.concatenate([out for out, _ in parts]), [new for _, (new,) in parts]
-        inputs = [_stack(each, axis) for each, axis in zip(zip(*states, strict=True), self._state_axes, strict=True)]
+        inputs = [
+            _stack(arrays, axis) for arrays, axis in zip(zip(*states, strict=True), self._state_axes, strict=True)
+        ]
         encoder_out, *outputs = self._encoder.run(features, *inputs)
         if self.kind == "conformer":
-            # it is told how many frames came before, and does not count them itself
+            # its last input is the number of frames before the chunk, which the graph does not count itself
             outputs.append(inputs[-1] + self.chunk_shift)
-        unstacked = (_unstack(each, axis) for each, axis in zip(outputs, self._state_axes, strict=True))
+        unstacked = (_unstack(output, axis) for output, axis in zip(outputs, self._state_axes, strict=True))
         return encoder_out, [list(state) for state in zip(*unstacked, strict=True)]
 
     def predict(self, contexts: np.ndarray) -> np.ndarray:
@@ -113,32 +115,32 @@ class StreamingModel:
         return self._joiner.run_rows(encoder_out, decoder_out)
 
     def _try(self) -> None:
-        """Run a chunk, so that what does not fit is found at once."""
+        """Run a chunk, so that graphs that do not match are refused at once."""
         silence = np.full((1, self.chunk_frames, self.feature_dim), -15.9, np.float32)
         state = self.initial_state()
         encoder_out, (new,) = self.encode_chunk(silence, [state])
         self.encoder_frames = encoder_out.shape[1]
-        """T', what a chunk gives."""
+        """T', encoder frames per chunk."""
         for declared, before, after in zip(self._encoder.inputs[1:], state, new, strict=True):
             if before.shape != after.shape:
                 name = f"{self._encoder.path}: state {declared.name}"
-                raise ValueError(f"{name} goes in as {before.shape} and comes out as {after.shape}.")
+                raise ValueError(f"{name} has input shape {before.shape} and output shape {after.shape}.")
         decoder_out = self.predict(np.zeros((1, self.context_size), np.int64))
         logits = self.join(encoder_out[:, 0], decoder_out)
         if logits.shape != (1, self.vocab_size):
             raise ValueError(
                 f"{self._joiner.path}: gives {logits.shape[-1]} logits, but `vocab_size` of {self._decoder.path} "
-                f"is {self.vocab_size}; the graphs are not of one model."
+                f"is {self.vocab_size}; the graphs belong to different models."
             )
 
 
 def _state_axes(encoder: Graph, kind: str) -> list[int]:
-    """The batch axis of each state, in the order of the encoder's inputs."""
+    """Return the batch axis of each state, in the order of the encoder's inputs."""
     states = encoder.inputs[1:]
     if not is_streaming(encoder):
         names = ", ".join(declared.name for declared in encoder.inputs)
         raise ValueError(
-            f"{encoder.path}: is not a streaming encoder: it takes {names}, "
+            f"{encoder.path} is not a streaming encoder: it takes {names}, "
             f"and its metadata {'has' if 'decode_chunk_len' in encoder.metadata else 'lacks'} `decode_chunk_len`; "
             "`transducer transcribe` is for models that take whole utterances."
         )
@@ -146,7 +148,7 @@ def _state_axes(encoder: Graph, kind: str) -> list[int]:
     if axes is None:
         raise ValueError(
             f"{encoder.path}: `model_type` {kind!r} with {len(states)} states is unknown; "
-            "known are zipformer2 (6 a layer and 2), zipformer (7 a stack), conformer (3)."
+            "known are zipformer2 (6 per layer and 2), zipformer (7 per stack), conformer (3)."
         )
     num_new = len(states) - (kind == "conformer")
     if encoder.num_outputs != 1 + num_new:
@@ -158,16 +160,18 @@ def _state_axes(encoder: Graph, kind: str) -> list[int]:
         if len(sizes) <= axis or isinstance(sizes.pop(axis), int) and declared.shape[axis] != 1:
             raise ValueError(f"{encoder.path}: axis {axis} of {declared.name} {declared.shape} must be the batch.")
         if not all(isinstance(size, int) for size in sizes):
-            raise ValueError(f"{encoder.path}: {declared.name} {declared.shape} must have sizes, but for the batch.")
+            raise ValueError(
+                f"{encoder.path}: {declared.name} {declared.shape} needs known sizes, except for the batch."
+            )
     return axes
 
 
 def _layout(kind: str, num_states: int) -> list[int] | None:
     if kind == "zipformer2" and num_states % 6 == 2:
-        # of each layer key, nonlin_attn, val1, val2, conv1, conv2; then embed_states, processed_lens
+        # per layer: key, nonlin_attn, val1, val2, conv1, conv2; then embed_states, processed_lens
         return [1, 1, 1, 1, 0, 0] * (num_states // 6) + [0, 0]
     if kind == "zipformer" and num_states % 7 == 0:
-        # the lens of all stacks, then avg, key, val, val2, conv1, conv2 likewise
+        # len of every stack, then avg of every stack, then key, val, val2, conv1, conv2
         return [axis for axis in (1, 1, 2, 2, 2, 1, 1) for _ in range(num_states // 7)]
     if kind == "conformer" and num_states == 3:
         # attn, conv, processed_lens
@@ -180,7 +184,7 @@ def _stack(arrays: Sequence[np.ndarray], axis: int) -> np.ndarray:
 
 
 def _unstack(array: np.ndarray, axis: int) -> list[np.ndarray]:
-    """N arrays with a batch axis of 1, none of which keeps the others alive."""
+    """Return N arrays with a batch axis of 1 that share no memory."""
     if array.shape[axis] == 1:
         return [array]
-    return [np.ascontiguousarray(each) for each in np.split(array, array.shape[axis], axis)]
+    return [np.ascontiguousarray(part) for part in np.split(array, array.shape[axis], axis)]

@@ -21,19 +21,19 @@ from stateless_transducer.export.onnx_model import FRONT_END, GRAPHS, SUBSAMPLIN
 from stateless_transducer.export.traceable import OfflineDecoder, OfflineEncoder
 from stateless_transducer.features import FbankConfig
 
-# of the clients that are in use, the oldest onnxruntime (1.17) takes IR 9
+# the oldest onnxruntime among the clients in use (1.17) reads IR 9
 _OPSET, _NEWEST_IR = 17, 9
 
 
 def write_onnx(folder: Path, checkpoint: Checkpoint) -> None:
-    """Write encoder.onnx, decoder.onnx, joiner.onnx, tokens.txt, lang.json and, of pieces, bpe.vocab into a folder.
+    """Write encoder.onnx, decoder.onnx, joiner.onnx, tokens.txt, lang.json and, for BPE, bpe.vocab into a folder.
 
     Args:
-        folder: there already; `files.filling` gives one.
-        checkpoint: whose blank is token 0.
+        folder: An existing folder, as from `files.filling`.
+        checkpoint: A model whose blank is token 0.
 
     Raises:
-        ValueError: the clients could not run such a model.
+        ValueError: The clients cannot run the model.
     """
     config, model = checkpoint.model_config, checkpoint.model()
     if config.blank_id != 0:
@@ -68,9 +68,9 @@ def write_onnx(folder: Path, checkpoint: Checkpoint) -> None:
 
 
 def differs_from_clients(config: FbankConfig) -> str:
-    """What sherpa-onnx and onnx-asr would compute otherwise than this front end; empty if nothing."""
-    wanted = asdict(FbankConfig())
-    return ", ".join(f"{name} {value}" for name, value in asdict(config).items() if value != wanted[name])
+    """Return the settings in which a front end differs from that of sherpa-onnx and onnx-asr; empty if none."""
+    defaults = asdict(FbankConfig())
+    return ", ".join(f"{name} {value}" for name, value in asdict(config).items() if value != defaults[name])
 
 
 def _write(
@@ -80,10 +80,10 @@ def _write(
     outputs: Mapping[str, Mapping[int, str]],
     metadata: Mapping[str, str | int],
 ) -> None:
-    """Trace a module, and add metadata to the graph; the first axis of all inputs is N, the second of x is T_in."""
+    """Trace a module and add metadata to the graph; the first axis of all inputs is N, the second of x is T_in."""
     axes = {name: {0: "N", 1: "T_in"} if name == "x" else {0: "N"} for name in inputs}
     with torch.no_grad(), warnings.catch_warnings():
-        # the newer exporter writes IR 10; this one says that it is the older one
+        # the newer exporter writes IR 10; the older one warns of its age
         warnings.simplefilter("ignore", DeprecationWarning)
         torch.onnx.export(
             module,

@@ -1,4 +1,4 @@
-"""A model as a program of torch's own, for C++ and for Python without this package.
+"""A model as a torch.export program or TorchScript, for C++ and for Python without this package.
 
 Letters: N utterances, T_in feature frames, F mel bins, T encoder frames, C tokens of context, D joiner width,
 V vocabulary.
@@ -20,7 +20,7 @@ from stateless_transducer.files import replacing
 from stateless_transducer.model.transducer import Transducer
 from stateless_transducer.text.tokens import SCORES_FILE
 
-# behind every utterance, so that there are three encoder frames at least: the exporter proves its shapes from that on
+# frames after every utterance, for at least three encoder frames: the exporter proves shapes from that length on
 _PADDING = 15
 _MOST_UTTERANCES, _MOST_FRAMES = 4096, 1_000_000
 
@@ -28,7 +28,7 @@ _MOST_UTTERANCES, _MOST_FRAMES = 4096, 1_000_000
 def write_program(path: Path, checkpoint: Checkpoint) -> None:
     """Write the encoder by ``torch.export``: x (N, T_in, F) and x_lens (N,) -> encoder_out and encoder_out_lens.
 
-    Any N and T_in will do; encoder_out has a few frames behind the end of the longest utterance.
+    N and T_in are arbitrary; encoder_out has a few frames after the end of the longest utterance.
     """
     N = torch.export.Dim("N", min=1, max=_MOST_UTTERANCES)
     T_in = torch.export.Dim("T_in", min=0, max=_MOST_FRAMES)
@@ -36,7 +36,7 @@ def write_program(path: Path, checkpoint: Checkpoint) -> None:
         _PaddingEncoder(checkpoint.model()),
         _example(checkpoint),
         dynamic_shapes={"x": {0: N, 1: T_in}, "x_lens": {0: N}},
-        # until torch 2.7, the other way does not know views with strides of their own
+        # until torch 2.7, strict mode does not support views with custom strides
         strict=False,
     )
     with replacing(path) as temporary:
@@ -44,11 +44,11 @@ def write_program(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def write_script(path: Path, checkpoint: Checkpoint) -> None:
-    """Write TorchScript with the methods encode, predict and join, as the model of this package has them."""
+    """Write TorchScript with the methods encode, predict and join, with the meaning of this package's model."""
     rows = torch.zeros(2, checkpoint.model_config.joiner.joiner_dim)
     contexts = torch.zeros(2, checkpoint.model_config.decoder.context_size, dtype=torch.int64)
     with warnings.catch_warnings():
-        # of torch's own about TorchScript's age; from 2.14 on, such are shown to everybody
+        # torch's deprecation warning, which is shown by default from 2.14 on
         warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated")
         script = torch.jit.trace_module(
             _Methods(checkpoint.model()),
@@ -64,7 +64,7 @@ def _example(checkpoint: Checkpoint) -> tuple[Tensor, Tensor]:
 
 
 def _facts(checkpoint: Checkpoint) -> dict[str, str]:
-    """Files within the file: what is needed around the network."""
+    """Return the extra files of the archive: tokens, sizes and front end."""
     lines = (f"{symbol} {i}\n" for i, symbol in enumerate(checkpoint.token_table.symbols))
     settings = {
         "sizes": checkpoint.model_config.sizes(),

@@ -1,4 +1,4 @@
-"""The network as tracing exporters take it: no branch and no size that a trace would freeze.
+"""The network for tracing exporters: without branches and sizes that a trace would freeze.
 
 Letters: N utterances, T_in feature frames, F mel bins, T encoder frames, C tokens of context, D joiner width.
 """
@@ -13,12 +13,12 @@ from stateless_transducer.model.transducer import Transducer
 
 
 class OfflineEncoder(nn.Module):
-    """The encoder for utterances of any length: what is too short for a frame gives none, and is no error."""
+    """The encoder for utterances of any length: one too short for a frame gives none, without an error."""
 
     def __init__(self, model: Transducer) -> None:
         super().__init__()
         self.model = model
-        # two encoder frames, below which the traced attention cannot go
+        # the traced attention needs two encoder frames
         self.fewest_frames = model.subsampling.min_frames + model.subsampling.factor
         self.eval()
 
@@ -26,12 +26,12 @@ class OfflineEncoder(nn.Module):
         """(N, T_in, F) and (N,) -> (N, T, D) and (N,)."""
         silence = x.new_zeros(x.shape[0], self.fewest_frames, x.shape[2])
         num_frames = torch._shape_as_tensor(x)[1]  # pyright: ignore[reportPrivateImportUsage]
-        wanted = num_frames.clamp(min=self.fewest_frames)
-        return self.model.encode(torch.cat([x, silence], dim=1)[:, :wanted], x_lens)
+        padded_frames = num_frames.clamp(min=self.fewest_frames)
+        return self.model.encode(torch.cat([x, silence], dim=1)[:, :padded_frames], x_lens)
 
 
 class OfflineDecoder(nn.Module):
-    """The decoder for contexts that begin with -1 where nothing stands, not even the first blank."""
+    """The decoder for contexts with -1 at positions before the first blank."""
 
     def __init__(self, decoder: StatelessDecoder) -> None:
         super().__init__()
@@ -40,6 +40,6 @@ class OfflineDecoder(nn.Module):
 
     def forward(self, y: Tensor) -> Tensor:
         """(N, C) -> (N, D)."""
-        # -1 is a blank, as in our searches; a gather would take it for the last row of the table
+        # -1 means blank, as in this package's searches; a gather would read the last row of the table
         x = self.decoder.embedding(y.clamp(min=0))
         return x[:, 0] if self.decoder.context_size == 1 else (x * self.decoder.conv.weight[:, 0].T).sum(1)
