@@ -1,6 +1,6 @@
-"""One page about an experiment: losses, error rates, and where in an utterance its tokens were emitted.
+"""Report page of an experiment: losses, error rates, and emission times of tokens.
 
-The page is one file of HTML with its pictures inside. Token labels are drawn by the browser, not by matplotlib, whose
+The page is one HTML file with embedded pictures. Token labels are drawn by the browser, not by matplotlib, whose
 own font has no Chinese characters.
 """
 
@@ -23,11 +23,11 @@ from stateless_transducer.recognition.transcript import Transcript
 
 @dataclass(frozen=True)
 class Example:
-    """An utterance for the page."""
+    """An utterance on the page."""
 
     name: str
     reference: str
-    """What was said, if it is known."""
+    """Reference transcript; empty if unknown."""
     transcript: Transcript
     features: np.ndarray
     """(T_in, F)"""
@@ -39,11 +39,11 @@ def write_report(
     """Write the page.
 
     Args:
-        path: of the HTML file.
-        title: of the page.
-        facts: name -> value, for the head of the page.
-        exp_dir: holds ``log/metrics.jsonl`` and ``log/**/result-*.json``.
-        examples: the first one is drawn with its features, all are listed.
+        path: Path of the HTML file.
+        title: Title of the page.
+        facts: Names and values for the head of the page.
+        exp_dir: Folder with ``log/metrics.jsonl`` and ``log/**/result-*.json``.
+        examples: Utterances to list; the first one is drawn with its features.
     """
     sections = [
         f"<h1>{escape(title)}</h1>",
@@ -61,7 +61,7 @@ def write_report(
 
 
 def _transcripts(examples: Sequence[Example]) -> str:
-    """A table of the transcripts, with a column of references where there are any."""
+    """Return a table of the transcripts, with a column of references if any is known."""
     if not any(example.reference for example in examples):
         return _table(
             ("file", "recognized"),
@@ -72,7 +72,7 @@ def _transcripts(examples: Sequence[Example]) -> str:
 
 
 def read_metrics(exp_dir: Path) -> list[dict[str, Any]]:
-    """What training recorded, in order; where a resumed run did steps over, only the later records count."""
+    """Return the records of training in order; of steps repeated by a resumed run, the later records."""
     path = exp_dir / "log" / "metrics.jsonl"
     if not path.is_file():
         return []
@@ -86,7 +86,7 @@ def read_metrics(exp_dir: Path) -> list[dict[str, Any]]:
 
 
 def read_results(exp_dir: Path) -> list[dict[str, Any]]:
-    """What `write_results` has written, by test set, method and metric."""
+    """Return the results written by `write_results`, sorted by test set, method and metric."""
     results = [json.loads(p.read_text(encoding="utf-8")) for p in exp_dir.glob("log/**/result-*.json")]
     return sorted(results, key=lambda r: (r["test_set"], r["method"], r["name"], r["metric"]))
 
@@ -95,7 +95,7 @@ def _error_rates(exp_dir: Path) -> str:
     results = read_results(exp_dir)
     if not results:
         return "<p>Nothing decoded yet: run <code>transducer decode</code>.</p>"
-    # null: errors, but no reference to divide by
+    # null: errors without reference units
     worst = max(max(r["error_rate"] or 0.0 for r in results), 1e-9)
     rows = []
     for r in results:
@@ -115,7 +115,7 @@ def _error_rates(exp_dir: Path) -> str:
 
 
 def _rate(result: Mapping[str, Any]) -> str:
-    """The error rate and its interval, which files of earlier versions have not."""
+    """Return the error rate and its interval, absent from files of earlier versions."""
     rate = "-" if result["error_rate"] is None else f"{result['error_rate']:.2f} %"
     interval = result.get("confidence_interval") or {"low": None, "high": None}
     is_finite = None not in (interval["low"], interval["high"])
@@ -148,13 +148,13 @@ def _loss_picture(metrics: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _timeline(example: Example) -> str:
-    """Features as a picture, low frequencies at the bottom, with a line and a label where a token was emitted."""
+    """Return the features as a picture, low frequencies at the bottom, with a labeled line per emitted token."""
     from matplotlib.image import imsave
 
     buffer = io.BytesIO()
     imsave(buffer, np.flipud(example.features.T), cmap="magma", format="png")
     transcript, left, top, height = example.transcript, 56, 42, 240
-    scale = max(160.0, min(600.0, 960 / max(transcript.duration, 0.1)))  # pixels a second
+    scale = max(160.0, min(600.0, 960 / max(transcript.duration, 0.1)))  # pixels per second
     width = transcript.duration * scale
     parts = [
         f'<image href="{_data_url(buffer.getvalue())}" x="{left}" y="{top}" width="{width:.0f}" height="{height}" '
@@ -169,11 +169,11 @@ def _timeline(example: Example) -> str:
     for tick in np.arange(0, transcript.duration + 1e-6, 0.5):
         x = left + tick * scale
         parts.append(f'<text x="{x:.1f}" y="{top + height + 16}" text-anchor="middle" class="tick">{tick:.1f} s</text>')
-    said = f"said: <b>{escape(example.reference)}</b>; " if example.reference else ""
+    reference = f"said: <b>{escape(example.reference)}</b>; " if example.reference else ""
     return (
-        f"<p>{escape(example.name)}, {transcript.duration:.2f} s; {said}recognized: <b>{escape(transcript.text)}</b>. "
-        "Log mel energies (time to the right, pitch upwards); each line is the frame on which the model emitted the "
-        "token above it.</p>"
+        f"<p>{escape(example.name)}, {transcript.duration:.2f} s; {reference}recognized: "
+        f"<b>{escape(transcript.text)}</b>. Log mel energies (time to the right, pitch upwards); each line is "
+        "the frame on which the model emitted the token above it.</p>"
         f'<svg viewBox="0 0 {left + width + 20:.0f} {top + height + 26}" width="{left + width + 20:.0f}" role="img">'
         + "".join(parts)
         + "</svg>"

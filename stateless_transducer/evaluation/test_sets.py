@@ -1,4 +1,4 @@
-"""A model on a prepared test set: hypotheses, error rate, result files in icefall's formats."""
+"""Evaluation on prepared test sets: hypotheses, error rates, result files in icefall's formats."""
 
 from __future__ import annotations
 
@@ -35,35 +35,35 @@ if TYPE_CHECKING:
     import torch
 
 CONFIDENCE = 0.95
-"""Probability that the interval of an error rate is to hold the truth with."""
+"""Confidence level of the intervals of error rates."""
 
 
 @dataclass(frozen=True)
 class TestResult:
-    """What one search found on one test set."""
+    """Result of one search on one test set."""
 
     report: Report
     unknown_units: Counter[str]
-    """Units of the references that the token table lacks: errors that no search can avoid."""
+    """Reference units that the token table lacks: unavoidable errors."""
     speech_s: float
     """Seconds of speech."""
     wall_s: float
-    """Seconds that it took to load the features and to search."""
+    """Wall-clock seconds for loading features and searching."""
     device: str
-    """Where the search ran."""
+    """Device of the search."""
     in_words: TestResult | None = None
-    """The same counted in words, where the tokens are characters and spell them."""
+    """Word-level result, if the tokens are characters that spell words."""
 
     @cached_property
     def error_rate(self) -> Estimate | None:
-        """In percent, with its confidence interval; the same report gives the same. None without utterances."""
+        """Error rate in percent with its confidence interval, reproducible; None without utterances."""
         if not self.report.utterances:
             return None
         return bootstrap_report(self.report, generator=np.random.default_rng(0), confidence=CONFIDENCE)
 
     @property
     def real_time_factor(self) -> float | None:
-        """Seconds a second of speech took; None without speech."""
+        """Processing seconds per second of speech; None without speech."""
         return self.wall_s / self.speech_s if self.speech_s else None
 
 
@@ -76,47 +76,47 @@ def evaluate(
     device: torch.device | None,
     progress: Callable[[int], None] | None = None,
 ) -> TestResult:
-    """Search every utterance and score what was found, in characters or words as the token table says, or in both.
+    """Decode and score every utterance in characters, words or both, as the token table demands.
 
     Args:
-        model: ready to recognize, on ``device``.
-        batches: the test set.
-        token_table: the model's.
-        config: which search.
-        device: where to search; None: the model takes NumPy arrays.
-        progress: called with the number of utterances done.
+        model: Model on ``device``, in evaluation mode.
+        batches: Batches of the test set.
+        token_table: Token table of the model.
+        config: Search settings.
+        device: Device of the features; None: the model takes NumPy arrays.
+        progress: Called with the number of decoded utterances.
     """
     scored, scored_words, unknown, scorer = [], [], Counter(), make_scorer(config, token_table)
     started, speech_s = time.monotonic(), 0.0
     for batch in batches:
         speech_s += batch.seconds
         features, lens = (
-            each.numpy() if device is None else each.to(device) for each in (batch.features, batch.feature_lens)
+            tensor.numpy() if device is None else tensor.to(device) for tensor in (batch.features, batch.feature_lens)
         )
         hypotheses = decode_features(model, features, lens, config, scorer)
         for id_, text, hypothesis in zip(batch.ids, batch.texts, hypotheses, strict=True):
             unknown.update(token_table.unknown_units(text))
-            found_words = units(tidied(token_table.decode(hypothesis.tokens)), "word")
-            in_words = ScoredUtterance(id_, units(tidied(text), "word"), found_words)
+            decoded_words = units(tidied(token_table.decode(hypothesis.tokens)), "word")
+            in_words = ScoredUtterance(id_, units(tidied(text), "word"), decoded_words)
             if token_table.unit == "bpe":
                 scored.append(in_words)
             else:
                 # symbol by symbol: an unknown token is one unit, not the characters of its name
                 symbols = (token_table.symbols[token] for token in hypothesis.tokens)
-                found = tuple(symbol for symbol in symbols if symbol != SPACE)
-                scored.append(ScoredUtterance(id_, units(text, token_table.unit), found))
+                decoded_units = tuple(symbol for symbol in symbols if symbol != SPACE)
+                scored.append(ScoredUtterance(id_, units(text, token_table.unit), decoded_units))
             if token_table.spells_words:
                 scored_words.append(in_words)
         if progress is not None:
             progress(len(scored))
     facts = (speech_s, time.monotonic() - started, str(device or "cpu"))
-    # what is unknown is characters, and told once
+    # unknown units are characters, reported with the character-level result
     in_words = TestResult(score(scored_words), Counter(), *facts) if token_table.spells_words else None
     return TestResult(score(scored), unknown, *facts, in_words)
 
 
 def metric_name(token_table: TokenTable) -> str:
-    """CER or WER."""
+    """Return the name of the main metric: CER or WER."""
     return "CER" if token_table.unit == "char" else "WER"
 
 
@@ -130,16 +130,16 @@ def write_results(
     config: SearchConfig,
     averaged: Sequence[str],
 ) -> list[Path]:
-    """Write ``recogs-``, ``errs-`` and ``wer-summary-`` files as icefall's, and ``result-<...>.json``.
+    """Write ``recogs-``, ``errs-`` and ``wer-summary-`` files in icefall's formats, and ``result-<...>.json``.
 
     Args:
-        folder: ``exp_dir/log/<decoding_method>``, or within it.
-        test_set: name of the split.
-        name: tail of the file names: epoch, average, search.
-        result: what `evaluate` found.
+        folder: ``exp_dir/log/<decoding_method>`` or a subfolder.
+        test_set: Name of the split.
+        name: Last part of the file names: epoch, average, search.
+        result: Result of `evaluate`.
         metric: CER or WER.
-        config: which search found it.
-        averaged: names of the checkpoints that the model is the mean of.
+        config: Settings of the search.
+        averaged: Names of the averaged checkpoints.
     """
     report = result.report
     numbers = {
@@ -166,7 +166,7 @@ def write_results(
 
 
 def _figures(result: TestResult, metric: str) -> dict[str, Any]:
-    """Of the summary; null stands for what is infinite or undefined."""
+    """Return the figures of the result file; infinite and undefined values become null."""
     report, estimate = result.report, result.error_rate
     interval = None if estimate is None else interval_of(estimate)
     return {
@@ -188,7 +188,7 @@ def _figures(result: TestResult, metric: str) -> dict[str, Any]:
 
 
 def interval_of(estimate: Estimate) -> dict[str, float | None]:
-    """Confidence, low, high; in percent."""
+    """Return confidence level and bounds of an interval, the bounds in percent."""
     return {"confidence": CONFIDENCE, "low": _rounded(estimate.low, 2), "high": _rounded(estimate.high, 2)}
 
 
