@@ -1,4 +1,4 @@
-"""What a figure must have beside it: command, commit, machine, date."""
+"""Provenance of a figure: command, commit, machine, date."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 
 
 def about(device: str = "cpu", **more: object) -> dict[str, object]:
-    """Of this run."""
+    """Return the provenance of this run."""
     commit = "unknown"
     if shutil.which("git"):
         command = ["git", "describe", "--always", "--dirty"]
@@ -31,7 +31,7 @@ def about(device: str = "cpu", **more: object) -> dict[str, object]:
 
 
 def print_about(facts: dict[str, object]) -> None:
-    """A line of Markdown, to stand above a table."""
+    """Print the provenance as a line of Markdown above a table."""
     print(", ".join(f"{name} {value}" for name, value in facts.items()) + "\n", flush=True)
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Time of the searches on one encoder output, beside the tutorial's way: Python lists, a wait a frame.
+"""Time of the searches on one encoder output, against the tutorial's: Python lists, a wait per frame.
 
     python benchmarks/decode.py [--device cuda] [--threads 1 2] [--vocab-size 4336] [--batch-size 1 4 16 64]
     python benchmarks/decode.py --checkpoint demo/model.pt --manifest-dir demo/data/fbank
@@ -37,7 +37,7 @@ WIDTH, BEAM, NUM_FRAMES = 512, 4, 150
 
 
 def random_model(vocab_size: int) -> Transducer:
-    """Decoder and joiner; there is nothing to encode."""
+    """Return a random decoder and joiner with an identity encoder."""
     decoder, joiner = StatelessDecoder(vocab_size, WIDTH, 0, 2), Joiner(WIDTH, vocab_size)
     with torch.no_grad():
         joiner.output_linear.weight *= 8
@@ -49,7 +49,7 @@ def random_model(vocab_size: int) -> Transducer:
 
 @torch.inference_mode()
 def slow_greedy(model: Transducer, encoder_out: torch.Tensor, lens: torch.Tensor) -> list[list[int]]:
-    """All utterances together; who has said something and what is known is in Python lists."""
+    """Greedy search over all utterances at once, with the emitted tokens in Python lists."""
     said = [[0] * model.context_size for _ in lens]
     decoder_out = model.decoder(torch.tensor(said, device=encoder_out.device))[:, 0]
     for t in range(int(lens.max())):
@@ -66,7 +66,7 @@ def slow_greedy(model: Transducer, encoder_out: torch.Tensor, lens: torch.Tensor
 
 @torch.inference_mode()
 def slow_modified_beam(model: Transducer, encoder_out: torch.Tensor, lens: torch.Tensor) -> list[list[int]]:
-    """The model batched over utterances and hypotheses; the beams are Python lists with strings for keys."""
+    """Modified beam search, batched over utterances and hypotheses; the beams are dicts with strings as keys."""
     device, size = encoder_out.device, model.context_size
     beams = [{"": ([0] * size, 0.0)} for _ in lens]
     for t in range(int(lens.max())):
@@ -95,7 +95,7 @@ def slow_modified_beam(model: Transducer, encoder_out: torch.Tensor, lens: torch
 
 
 def one_by_one(find: Callable) -> Callable:
-    """A slow search that is given a single utterance at a time."""
+    """Wrap a slow search to decode one utterance at a time."""
     return lambda model, encoder_out, lens: [
         found
         for n, num_frames in enumerate(lens.tolist())
@@ -104,7 +104,7 @@ def one_by_one(find: Callable) -> Callable:
 
 
 def ours(find: Callable, **options: int) -> Callable:
-    """Best tokens of one of our searches."""
+    """Return a function that gives the best tokens of a search of this package."""
 
     def first(model: FrozenTransducer, encoder_out: torch.Tensor, lens: torch.Tensor) -> list[list[int]]:
         found = find(model, encoder_out, lens, **options)
@@ -121,7 +121,7 @@ METHODS = {
 
 
 def encoder_outputs(arguments: argparse.Namespace) -> tuple[Transducer, torch.Tensor, torch.Tensor]:
-    """Model and utterances (N, T, D), (N,): random ones, or a test set's."""
+    """Return model, encoder_out (N, T, D) and lens (N,): random, or of a test set."""
     torch.manual_seed(0)
     most = max(arguments.batch_size)
     if arguments.checkpoint is None:
@@ -144,7 +144,7 @@ def encoder_outputs(arguments: argparse.Namespace) -> tuple[Transducer, torch.Te
 
 
 def contestants(model: Transducer) -> dict[str, dict[str, Callable]]:
-    """Method -> who -> search of (encoder_out, lens)."""
+    """Return method -> implementation -> search of (encoder_out, lens)."""
     exact, narrow = FrozenTransducer(model), FrozenTransducer(model, dtype=torch.bfloat16)
     found = {}
     for method, (slow, fast) in METHODS.items():
@@ -158,7 +158,7 @@ def contestants(model: Transducer) -> dict[str, dict[str, Callable]]:
 
 
 def check(searches: dict[str, dict[str, Callable]], given: tuple[torch.Tensor, torch.Tensor]) -> None:
-    """The gate."""
+    """Exit unless all implementations agree."""
     for method, own in searches.items():
         said = {who: find(*given) for who, find in own.items()}
         for who in said.keys() & {"slow, one by one", "slow, batched"}:
@@ -186,7 +186,7 @@ def main() -> None:
     print("| N | threads | method | who | ms | spread | utterances/s | slow batched / it | one by one / it |")
     print("|---|---|---|---|---|---|---|---|---|")
     for batch_size in arguments.batch_size:
-        # spread over the lengths there are
+        # utterances at equal steps of length
         chosen = torch.linspace(0, len(lens) - 1, batch_size).long()
         given = (encoder_out[chosen, : int(lens[chosen].max())].contiguous(), lens[chosen].to(arguments.device))
         for threads in arguments.threads:
@@ -196,7 +196,7 @@ def main() -> None:
 
 
 def timed(own: dict[str, Callable], given: tuple[torch.Tensor, torch.Tensor], repeats: int) -> dict[str, list[float]]:
-    """Milliseconds of each, in turn."""
+    """Return the milliseconds of each implementation; the implementations take turns."""
     times: dict[str, list[float]] = {who: [] for who in own}
     for _ in range(repeats):
         for who, find in own.items():
@@ -207,7 +207,7 @@ def timed(own: dict[str, Callable], given: tuple[torch.Tensor, torch.Tensor], re
 
 
 def report(batch_size: int, threads: int, method: str, times: dict[str, list[float]]) -> None:
-    """Rows of the table."""
+    """Print rows of the table."""
     medians = {who: statistics.median(own) for who, own in times.items()}
     for who, own in times.items():
         ratios = [

@@ -54,13 +54,13 @@ def run_once(implementation: str, case: Case, problem: dict) -> torch.Tensor:
 
 
 def serve(implementation: str, case: Case, shapes: Path | None, threads: int) -> None:
-    """A process of one implementation: runs when it reads a line, answers with one line of JSON."""
+    """Run one implementation in a process: per line read, one run and one line of JSON."""
     torch.set_num_threads(threads)
     torch.set_flush_denormal(True)
     problem = make_problem(case, shapes, "cpu")
     warm_up(implementation, case)
     for _ in sys.stdin:
-        Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+        Path("/proc/self/clear_refs").write_text("5")  # reset the peak
         before = memory("VmRSS")
         wall, cpu = time.perf_counter(), time.process_time()
         loss = run_once(implementation, case, problem)
@@ -69,7 +69,7 @@ def serve(implementation: str, case: Case, shapes: Path | None, threads: int) ->
 
 
 def warm_up(implementation: str, case: Case) -> None:
-    """Load what the first call loads, on a problem that leaves no memory to be used again."""
+    """Warm up on a problem so small that no freed memory can be reused."""
     generator = torch.Generator().manual_seed(0)
 
     def leaf(*shape: int) -> torch.Tensor:
@@ -88,7 +88,7 @@ def warm_up(implementation: str, case: Case) -> None:
 
 
 def memory(field: str) -> int:
-    """KiB, of /proc/self/status."""
+    """Return a value of /proc/self/status in KiB."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(field + ":"):
             return int(line.split()[1])
@@ -96,7 +96,7 @@ def memory(field: str) -> int:
 
 
 def check_gradients(device: str) -> None:
-    """The gate: fp32 gradients of the exact implementations within 1e-5 of the reference in float64."""
+    """Exit unless fp32 gradients of the exact implementations are within 1e-5 of the reference in float64."""
     for topology in ("standard", "modified"):
         for scores in ("random", "trained"):
             case = Case("gate", "gate", 300, scores, topology)
@@ -120,7 +120,7 @@ def available(device: str) -> tuple[str, ...]:
 
 
 def shares(case: Case, problem: dict) -> dict[str, float]:
-    """Cells of the rectangles, and what share of them lies on a path, and is visited by the backward pass."""
+    """Return the number of lattice cells and the shares on a path and visited by the backward pass."""
     from stateless_transducer.ops.cells import list_cells
     from stateless_transducer.ops.joiner_scores import JoinerInputs, arc_scores
     from stateless_transducer.ops.lattice import sum_over_paths
@@ -139,7 +139,7 @@ def shares(case: Case, problem: dict) -> dict[str, float]:
 
 
 def on_cpu(case: Case, arguments: argparse.Namespace) -> dict:
-    """Results of all implementations, whose processes take turns."""
+    """Return the results of all implementations, whose processes take turns."""
     python_of = {name: arguments.anchors_python if name in ANCHORS else sys.executable for name in CPU_IMPLEMENTATIONS}
     workers = {}
     for name, python in python_of.items():
@@ -187,7 +187,7 @@ def on_gpu(case: Case, arguments: argparse.Namespace) -> dict:
 
 
 def summary(runs: list[dict]) -> dict:
-    """Medians, and the spread of the time; the memory is the first run's, since later ones find freed memory again."""
+    """Return medians and the spread of the time; the memory of the first run, since later runs reuse freed memory."""
     seconds = [run["seconds"] for run in runs]
     return {
         "seconds": statistics.median(seconds),
@@ -209,7 +209,7 @@ def check_losses(case: Case, results: dict) -> None:
 
 
 def show(case: Case, share: dict, results: dict, device: str) -> None:
-    # on one thread, CPU seconds are not disturbed by what else the machine does
+    # on one thread, CPU seconds do not depend on other load of the machine
     key = "seconds" if device == "cuda" else "cpu_seconds"
     unit, factor = ("s", 1) if device == "cpu" else ("ms", 1000)
     base = results.get("optimized_transducer") or next(iter(results.values()))
@@ -230,10 +230,10 @@ def show(case: Case, share: dict, results: dict, device: str) -> None:
 
 
 def accuracy(arguments: argparse.Namespace) -> None:
-    """Errors of nll and gradients against the reference in float64, by precision and bound of skipping."""
+    """Print errors of nll and gradients against the reference in float64, by precision and bound of skipping."""
     from stateless_transducer.ops import joint_loss
 
-    joint_loss._is_emulated = lambda _: False  # accuracy is asked for here, not time
+    joint_loss._is_emulated = lambda _: False  # measure accuracy, not time
     device, ways = arguments.device, {}
     for bound in (0.0, 1e-9, 1e-6, 1e-4, 1e-3):
         ways[f"float64, skip {bound:g}"] = (torch.float64, {"skip_below": bound}, False)
@@ -259,7 +259,7 @@ def accuracy(arguments: argparse.Namespace) -> None:
 
 
 def lattice_seconds(arguments: argparse.Namespace) -> None:
-    """alpha, beta and occupations alone, of the random batch of 30."""
+    """Time alpha, beta and occupations alone, on the random batch of 30."""
     from stateless_transducer.ops.cells import list_cells
     from stateless_transducer.ops.lattice import sum_over_paths
 

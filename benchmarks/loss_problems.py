@@ -1,4 +1,4 @@
-"""What `loss.py` compares: batches, and the implementations of the loss that are run on them."""
+"""Batches and loss implementations that `loss.py` compares."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Case:
     batch: str
     vocab_size: int
     scores: str = "random"
-    """"random" as at the start of training; "trained" with a peaked posterior built by hand."""
+    """Kind of scores: "random" as at the start of training, "trained" with an artificial peaked posterior."""
     topology: str = "standard"
 
 
@@ -50,7 +50,7 @@ GPU_CASES = [
 
 
 def batch_shapes(batch: str, path: Path | None) -> tuple[np.ndarray, np.ndarray]:
-    """Encoder frames and tokens of each utterance."""
+    """Return the numbers of encoder frames and tokens per utterance."""
     rng = np.random.default_rng(20220101)
     if batch == "accuracy":
         return np.array([300, 220, 120]), np.array([60, 45, 30])
@@ -76,7 +76,7 @@ def batch_shapes(batch: str, path: Path | None) -> tuple[np.ndarray, np.ndarray]
 
 
 def make_problem(case: Case, shapes: Path | None, device: str, dtype: torch.dtype = torch.float32) -> dict:
-    """Arguments of the loss, drawn from a seed.
+    """Return arguments of the loss, drawn from a seed.
 
     "trained": each token has a frame of its own, whose encoder output lies near the token's own direction, a weaker
     echo on its neighbors, and a decoder output that turns away from the token just said; all else is left to the
@@ -92,7 +92,7 @@ def make_problem(case: Case, shapes: Path | None, device: str, dtype: torch.dtyp
     tokens = torch.randint(1, V, (N, U), generator=generator)
     if case.scores == "random":
         encoder_out, decoder_out = 0.5 * normal(N, T, WIDTH), 0.5 * normal(N, U + 1, WIDTH)
-        # as torch.nn.Linear begins
+        # initialization of torch.nn.Linear
         weight, bias = ((2 * torch.rand(*shape, generator=generator) - 1) / WIDTH**0.5 for shape in ((V, WIDTH), (V,)))
     else:
         directions = normal(V, WIDTH).sign()
@@ -111,7 +111,7 @@ def make_problem(case: Case, shapes: Path | None, device: str, dtype: torch.dtyp
 
 
 def packed_logits(problem: dict) -> torch.Tensor:
-    """(sum of T * (U+1), V), as optimized_transducer's recipe makes them."""
+    """Return packed logits (sum of T * (U+1), V), as in optimized_transducer's recipe."""
     hidden = []
     for n, (t, u) in enumerate(zip(problem["encoder_out_lens"].tolist(), problem["token_lens"].tolist(), strict=True)):
         pairs = problem["encoder_out"][n, :t, None] + problem["decoder_out"][n, None, : u + 1]
@@ -132,7 +132,7 @@ def ours_bfloat16(problem: dict, topology: str, **options) -> torch.Tensor:
 
 
 def materialized(problem: dict, topology: str) -> torch.Tensor:
-    """optimized_transducer's algorithm in our own code: packed logits, exact, kept."""
+    """Exact loss on stored packed logits: optimized_transducer's algorithm, reimplemented."""
     from stateless_transducer import transducer_loss
 
     lens = problem["encoder_out_lens"], problem["token_lens"]
@@ -163,7 +163,7 @@ def optimized_transducer(problem: dict, topology: str) -> torch.Tensor:
 
 
 def fast_rnnt_pruned(problem: dict, topology: str) -> torch.Tensor:
-    """Not exact: a band of five rows, found with a linear joiner (here the projections of the same outputs)."""
+    """Pruned loss: a band of five rows, chosen by a linear joiner (projections of the same outputs)."""
     import fast_rnnt
 
     N = len(problem["encoder_out_lens"])

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What a model loses where sound is not as it was trained: softer, with silence around utterances, many in a row.
+"""Error rates on sound unlike the training data: softer, with silence around utterances, many in a row.
 
     python benchmarks/other_sound.py model.pt --manifest-dir demo/data/fbank [--prefix aishell] [--test-set test]
     python benchmarks/other_sound.py model.pt ... --gap 0.3 --minutes 1 --max-segment-s 20 6
@@ -29,13 +29,13 @@ HISS_DB = -50.0
 
 
 def hiss(wave: np.ndarray, seconds: float, random: np.random.Generator, rate: int) -> np.ndarray:
-    """Below a sound."""
+    """Return noise at a level below that of a sound."""
     level = np.sqrt(np.mean(wave**2)) * 10 ** (HISS_DB / 20)
     return (level * random.standard_normal(int(seconds * rate))).astype(np.float32)
 
 
 def error_rate(recognizer: Recognizer, waves: Sequence[np.ndarray], texts: Sequence[str]) -> tuple[float, float]:
-    """In percent; and the seconds of a piece."""
+    """Return the error rate in percent and the mean seconds of a segment."""
     unit = "char" if getattr(recognizer.token_table, "unit", "bpe") == "char" else "word"
     found = recognizer.transcribe(waves)
     pieces = [segment.end - segment.start for transcript in found for segment in transcript.segments]
@@ -49,7 +49,7 @@ def error_rate(recognizer: Recognizer, waves: Sequence[np.ndarray], texts: Seque
 def in_a_row(
     waves: Sequence[np.ndarray], texts: Sequence[str], gap: float, minutes: float, rate: int
 ) -> tuple[list[np.ndarray], list[str]]:
-    """Sounds of that length."""
+    """Join sounds to recordings of a given length; return them with their texts."""
     random, rows, said, parts, words = np.random.default_rng(0), [], [], [], []
     for wave, text in zip(waves, texts, strict=True):
         parts += [wave, hiss(wave, gap, random, rate)]

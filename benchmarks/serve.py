@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What a server gains from recognizing several people's sounds together.
+"""Gain of a server from batching the sounds of several clients.
 
     python benchmarks/serve.py [--clients 1 4 16] [--threads 2] [--repeats 3] [--checkpoint model.pt --wavs folder]
 
@@ -34,7 +34,7 @@ SERVERS = {"together": [], "one at a time": ["--max-duration", "0.1", "--max-wai
 
 @contextmanager
 def server(model: Path, threads: int, flags: list[str]) -> Iterator[str]:
-    """Its address."""
+    """Run a server; yields its address."""
     command = [sys.executable, "-m", "stateless_transducer.cli", "serve", str(model), "--port", "0"]
     command += ["--num-threads", str(threads), "--align", "false", *flags]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -59,7 +59,7 @@ def answers(address: str) -> bool:
 
 
 def load(address: str, paths: list[Path], num_clients: int) -> tuple[float, list[float], list[str]]:
-    """Wall seconds, seconds of each answer, texts."""
+    """Return wall-clock seconds, seconds per answer, and texts."""
 
     def ask(path: Path) -> tuple[float, str]:
         began = time.perf_counter()

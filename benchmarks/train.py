@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""How fast training is, and what it waits for.
+"""Speed of training and of its data loading.
 
     python benchmarks/train.py step                 # small model: parts of an update, by precision and threads
     python benchmarks/train.py step --full          # the tutorial's model, on a CPU a few updates of it
@@ -45,11 +45,11 @@ from stateless_transducer.training.objective import TransducerObjective
 FULL = ModelConfig(vocab_size=4336)
 SUBSAMPLING = FULL.encoder.subsampling
 FLOPS_PER_SECOND_OF_SPEECH = 20e9
-"""Of the full model's training step, encoder forward and backward; the joiner comes on top."""
+"""Cost of encoder forward and backward in a training step of the full model, without the joiner."""
 
 
 def make_batch(seconds: float, utterance_s: float, vocab_size: int) -> Batch:
-    """Utterances of about one length, with three and a half tokens a second, as AISHELL's."""
+    """Return utterances of similar length with 3.5 tokens per second, as in AISHELL."""
     count = max(1, round(seconds / utterance_s))
     lens = torch.linspace(95 * utterance_s, 100 * utterance_s, count).long().flip(0)
     features = torch.randn(count, int(lens.max()), 80)
@@ -63,7 +63,7 @@ def make_batch(seconds: float, utterance_s: float, vocab_size: int) -> Batch:
 
 
 def check(model: Transducer, batch: Batch) -> None:
-    """The gate."""
+    """Exit unless the losses of a batch equal those of its utterances alone and of the reference."""
     few = [each[:4] for each in (batch.features, batch.feature_lens, batch.tokens, batch.token_lens)]
     model.eval()
     with torch.no_grad():
@@ -104,7 +104,7 @@ def learner(sizes: ModelConfig, device: torch.device, **options: object) -> Lear
 
 
 def learn(own: Learner, batch: Batch, step: int) -> float:
-    """Milliseconds of an update."""
+    """Return the milliseconds of an update."""
     start = time.perf_counter()
     own.learn(Update([batch], batch.seconds, int(batch.token_lens.sum())), step=step, epoch=0, done=0.0)
     if torch.cuda.is_available():
@@ -136,7 +136,7 @@ def steps(arguments: argparse.Namespace) -> None:
 
 
 def gpu(arguments: argparse.Namespace) -> None:
-    """Under eight minutes: every row stops after its share of time."""
+    """Run the GPU rows in under eight minutes; each stops after its share of the time."""
     if not torch.cuda.is_available():
         sys.exit("No GPU is at hand.")
     device = torch.device("cuda", 0)
@@ -173,7 +173,7 @@ def gpu(arguments: argparse.Namespace) -> None:
 
 
 def loader(arguments: argparse.Namespace) -> None:
-    """Cuts a second, with and without processes that load."""
+    """Measure cuts per second, with and without data workers."""
     from stateless_transducer.cli import main as transducer
 
     with tempfile.TemporaryDirectory() as name:
@@ -213,7 +213,7 @@ def _epoch_rate(own: TrainingLoader, epoch: int) -> float:
 
 
 def manifest(arguments: argparse.Namespace) -> None:
-    """A million cuts: the index, made once; then what each start and each resumption takes."""
+    """Time the index of a million cuts, which is written once, then a start and a resumption."""
     import gzip
     import json
 
@@ -234,7 +234,7 @@ def manifest(arguments: argparse.Namespace) -> None:
             plan = own.plan(7)
             if what == "resumption":
                 plan = plan[len(plan) * 2 // 3 :]
-            # the cut itself; its features are made up
+            # a real cut with artificial features
             usable.index.cut(int(usable.numbers[plan[0][0]]))
             print(f"{what}: {time.perf_counter() - started:.1f} s, {len(plan)} batches to go", flush=True)
         print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Speed, memory and start-up of transcription: ours with torch and with ONNX graphs, beside sherpa-onnx.
+"""Speed, memory and start-up of transcription with torch, ONNX graphs and sherpa-onnx.
 
     python benchmarks/transcribe.py [--threads 2] [--repeats 3] [--seconds 120] [--output results/mine.json]
     python benchmarks/transcribe.py --checkpoint model.pt --wavs folder
@@ -32,7 +32,7 @@ CONTESTANTS = ("torch fp32", "torch bf16", "onnx fp32", "onnx int8", "sherpa fp3
 
 
 def prepare(folder: Path, arguments: argparse.Namespace) -> list[Path]:
-    """model.pt, onnx/ and sounds in a folder; the sounds."""
+    """Write model.pt, onnx/ and sounds into a folder; return the sounds."""
     from stateless_transducer.checkpoint import save_checkpoint
     from stateless_transducer.cli import main as transducer
 
@@ -47,7 +47,7 @@ def prepare(folder: Path, arguments: argparse.Namespace) -> list[Path]:
 
 
 def random_checkpoint():
-    """The full model; its blank is as likely as makes it talk."""
+    """Return the full model with random weights and a blank bias that yields a realistic number of tokens."""
     import numpy as np
     import torch
 
@@ -65,7 +65,7 @@ def random_checkpoint():
     features = torch.from_numpy(fbank(0.1 * noise, FbankConfig()))
     with torch.inference_mode():
         model.joiner.output_linear.weight *= 8
-        # sherpa-onnx never says <unk>, and nobody says the sentence's end
+        # sherpa-onnx never emits <unk>; the end-of-sentence token is never emitted
         model.joiner.output_linear.bias[1:3] -= 100
         encoder_out, _ = model.encode(features[None], torch.tensor([len(features)]))
         logits = model.join(encoder_out[0], model.predict(torch.zeros(1, 2, dtype=torch.int64)))
@@ -75,7 +75,7 @@ def random_checkpoint():
 
 
 def write_noise(folder: Path, seconds: float) -> list[Path]:
-    """Files of 2 to 10 s."""
+    """Write sound files of 2 to 10 s."""
     import numpy as np
     import soundfile
 
@@ -89,7 +89,7 @@ def write_noise(folder: Path, seconds: float) -> list[Path]:
 
 
 def work(who: str, mode: str, folder: Path, threads: int, spawned: float, paths: list[Path]) -> None:
-    """One run in this process; prints its figures."""
+    """Run once in this process and print the figures."""
     kind, precision = who.split()
     transcribe = sherpas(folder, precision, threads) if kind == "sherpa" else ours(folder, kind, precision, threads)
     ready = time.time()
@@ -107,13 +107,13 @@ def work(who: str, mode: str, folder: Path, threads: int, spawned: float, paths:
 
 
 def peak_mb() -> float:
-    """Of this process; what getrusage says is at least the parent's."""
+    """Return the peak memory of this process; getrusage gives at least that of the parent."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
     return int(line.split()[1]) / 1024
 
 
 def ours(folder: Path, kind: str, precision: str, threads: int):
-    """Function of (paths, mode) -> texts."""
+    """Return a function of (paths, mode) that gives texts."""
     if kind == "torch":
         import torch
 
@@ -121,7 +121,7 @@ def ours(folder: Path, kind: str, precision: str, threads: int):
     from stateless_transducer import DetailConfig, Recognizer
 
     path = folder / ("model.pt" if kind == "torch" else "onnx")
-    # text and the frame of each token, as sherpa-onnx gives; no ends and confidences, which take another pass
+    # text and the frame of each token, as in sherpa-onnx; no ends and confidences, which need another pass
     details = DetailConfig(align=False)
     recognizer = Recognizer.from_pretrained(path, precision=precision, num_threads=threads, details=details)  # pyright: ignore
 
@@ -134,7 +134,7 @@ def ours(folder: Path, kind: str, precision: str, threads: int):
 
 
 def sherpas(folder: Path, precision: str, threads: int):
-    """The same of sherpa-onnx."""
+    """Return a function of (paths, mode) that gives texts of sherpa-onnx."""
     import sherpa_onnx
     import soundfile
 
@@ -162,7 +162,7 @@ def sherpas(folder: Path, precision: str, threads: int):
 
 
 def run(who: str, mode: str, folder: Path, arguments: argparse.Namespace, paths: list[Path]) -> dict:
-    """One run in a new process."""
+    """Run once in a new process."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(arguments.threads)}
     command = [sys.executable, __file__, "--work", who, mode, str(folder), str(arguments.threads), str(time.time())]
     done = subprocess.run([*command, *map(str, paths)], env=environment, capture_output=True, text=True)
@@ -172,7 +172,7 @@ def run(who: str, mode: str, folder: Path, arguments: argparse.Namespace, paths:
 
 
 def measure(arguments: argparse.Namespace, folder: Path, paths: list[Path], seconds: float) -> list[dict]:
-    """Rows of the table."""
+    """Print rows of the table."""
     runs: dict[tuple[str, str], list[dict]] = {}
     for repeat in range(arguments.repeats):
         for mode in ("alone", "batched"):
@@ -203,7 +203,7 @@ def measure(arguments: argparse.Namespace, folder: Path, paths: list[Path], seco
 
 
 def check(runs: dict[tuple[str, str], list[dict]]) -> None:
-    """The gate."""
+    """Exit unless all fp32 implementations give the same texts."""
     exact = {key: own[0]["texts"] for key, own in runs.items() if key[1].endswith("fp32")}
     wanted = next(iter(exact.values()))
     for key, texts in exact.items():
