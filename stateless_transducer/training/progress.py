@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import resource
 import sys
 import tempfile
@@ -19,6 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from stateless_transducer import __version__
+from stateless_transducer.data.batches import cuts_path
 from stateless_transducer.files import write_text
 
 
@@ -94,9 +96,21 @@ def describe_run(exp_dir: Path, config: Mapping[str, Any], command: str) -> None
         "log/log-train-*              log; log/metrics.jsonl: its numbers\n"
         "tensorboard/                 tensorboard --logdir tensorboard\n\n"
         f"Resume after an interruption: {resume_command}\n"
-        f"Error rates:                 transducer decode --exp-dir {exp_dir} {data}\n"
+        f"Error rates:                 {_decode_hint(exp_dir, config, data)}\n"
         f"One model file:              transducer average --exp-dir {exp_dir} --output model.pt\n",
     )
+
+
+def _decode_hint(exp_dir: Path, config: Mapping[str, Any], data: str) -> str:
+    """Return the command that decodes a prepared split, or a note that none is prepared."""
+    folder, prefix = Path(config["data"]["manifest_dir"]), config["data"]["prefix"]
+    command = f"transducer decode --exp-dir {exp_dir} {data}"
+    if cuts_path(folder, prefix, "test") is not None:
+        return command
+    dev_split = config["dev_split"]
+    if cuts_path(folder, prefix, dev_split) is not None:
+        return f"{command} --test-sets {dev_split}"
+    return f"{command} --test-sets NAME, once a test set is prepared"
 
 
 class TrainingDisplay:
@@ -161,7 +175,8 @@ class TrainingDisplay:
     def advance(self, seconds: float, *, where: str, loss: float) -> None:
         """Advance the bar by a batch; ``where`` names epoch and batch."""
         self._seconds += seconds
-        numbers = f"loss {loss:.3f} per frame  {self.speed:.0f} s of speech/s  {self.memory:.1f} GiB"
+        f"Resume after an interruption: {resume_command}\n"
+        f"Error rates:                 {_decode_hint(exp_dir, config, data)}\n"
         self._bar.update(self._task, advance=seconds, description=where, numbers=numbers)
 
     def record(self, step: int, **numbers: Any) -> None:
