@@ -32,7 +32,7 @@ def write_card(folder: Path, checkpoint: Checkpoint, int8: Mapping[str, Any] | N
         "files": {path.name: facts_of(path) for path in sorted(folder.iterdir()) if path.name != CARD},
         "int8": None if int8 is None else dict(int8),
     }
-    # a provenance may hold anything
+    # a provenance may hold values of any type
     write_text(folder / CARD, json.dumps(card, indent=2, ensure_ascii=False, default=str) + "\n")
 
 

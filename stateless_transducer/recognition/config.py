@@ -1,4 +1,4 @@
-"""What the user chooses about results and long sound. Free of NumPy and torch: ``--help`` need not load them."""
+"""Settings of results and of long sound. Without NumPy and torch, so that ``--help`` stays fast."""
 
 from __future__ import annotations
 
@@ -42,6 +42,6 @@ class SegmentConfig:
 
 
 def check_batch_seconds(batch_seconds: float) -> None:
-    """Raises ValueError."""
+    """Raise ValueError unless the duration of a batch is positive and finite."""
     if not 0 < batch_seconds < math.inf:
         raise ValueError(f"`batch_seconds` must be above 0 s and finite, but is {batch_seconds:g}.")

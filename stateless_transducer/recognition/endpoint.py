@@ -1,4 +1,4 @@
-"""When a stream has come to the end of an utterance: sherpa-onnx's three rules."""
+"""Endpoint detection of streams by sherpa-onnx's three rules."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class EndpointRules:
         """Whether an utterance ends here.
 
         Args:
-            num_frames: feature frames of the utterance so far.
-            num_silent_frames: those of them since the last token.
-            frame_shift_s: seconds from one feature frame to the next.
+            num_frames: Feature frames of the utterance so far.
+            num_silent_frames: Feature frames since the last token.
+            frame_shift_s: Seconds from one feature frame to the next.
         """
-        # in float32 as sherpa-onnx counts, for which 120 frames are a little less than 1.2 s
+        # float32 as in sherpa-onnx, where 120 frames are slightly less than 1.2 s
         length, silence = (np.float32(count) * np.float32(frame_shift_s) for count in (num_frames, num_silent_frames))
         return bool(
             silence >= np.float32(self.rule1_min_trailing_silence)

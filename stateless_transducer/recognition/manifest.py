@@ -22,10 +22,10 @@ from stateless_transducer.recognition.recognizer import Recognizer
 from stateless_transducer.recognition.sounds import Stretch
 from stateless_transducer.recognition.transcript import Transcript
 
-# small enough that workers end at about the same time, and that little is lost if one fails
+# small tasks: workers finish at about the same time, and a failure loses little
 _MOST_ROWS_A_TASK, _TASKS_A_WORKER = 32, 8
 # the beginning of `formats.json_line`
-_LINE_BEGINS = b'{"id": "'
+_LINE_START = b'{"id": "'
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,10 @@ class Job:
     num_threads: int | None = None
 
     def recognizer(self) -> Recognizer:
-        """A new recognizer.
+        """Return a new recognizer.
 
         Raises:
-            ValueError: see `Recognizer`.
+            ValueError: See `Recognizer`.
         """
         return Recognizer.from_pretrained(
             self.model,
@@ -68,64 +68,64 @@ class Job:
 
 
 def read_manifest(path: Path) -> list[Row]:
-    """The sounds of a manifest; relative paths are relative to its folder.
+    """Return the sounds of a manifest; relative paths are relative to its folder.
 
     Raises:
-        ValueError: no such file, or a line that cannot be; ids must differ.
+        ValueError: The file does not exist, or holds an invalid line or a duplicate id.
     """
     if not path.is_file():
         raise ValueError(f"`manifest` {path}: no such file.")
     utterances, problems = read_table(path, TableColumns(), audio_dir=path.parent.absolute(), wants_text=False)
     if problems:
         raise ValueError(f"`manifest` {path}: {problems[0].kind}, {problems[0].id}: {problems[0].detail}.")
-    return [Row(one.id, Stretch(one.path, one.start_s, one.duration_s)) for one in utterances]
+    return [Row(u.id, Stretch(u.path, u.start_s, u.duration_s)) for u in utterances]
 
 
 def finished_ids(path: Path) -> set[str]:
-    """Ids that an output file holds, a pipe none; the half line that a killed run may have left at its end is cut off.
+    """Return the ids in an output file, none of a pipe; remove a partial last line, left by a killed run.
 
     Raises:
-        ValueError: the file is something else; it stays as it was.
+        ValueError: The file is not an output file; it is left unchanged.
     """
     if not path.is_file():
         return set()
     ids: set[str] = set()
     with path.open("rb+") as file:
         for number, line in enumerate(file, 1):
-            is_ended = line.endswith(b"\n")
+            is_complete = line.endswith(b"\n")
             try:
                 ids.add(_id_of_transcript(line))
             except (ValueError, TypeError, KeyError) as err:
-                if is_ended or not _may_be_half(line):
-                    raise ValueError(f"`output` {path}:{number} is no transcript; name another file.") from err
+                if is_complete or not _may_be_partial(line):
+                    raise ValueError(f"`output` {path}:{number} is not a transcript. Name another file.") from err
                 file.truncate(file.seek(-len(line), 2))
                 break
-            if not is_ended:
+            if not is_complete:
                 file.write(b"\n")
     return ids
 
 
 def _id_of_transcript(line: bytes) -> str:
-    """Of what `formats.json_line` writes, and no other."""
+    """Return the id of a line written by `formats.json_line`."""
     entry = json.loads(line)
     if not isinstance(entry["segments"], list):
         raise TypeError
     return entry["id"]
 
 
-def _may_be_half(line: bytes) -> bool:
-    """Whether a line that is no JSON may have become one of ours."""
+def _may_be_partial(line: bytes) -> bool:
+    """Whether an incomplete line may be the beginning of a line of `formats.json_line`."""
     try:
         json.loads(line)
     except ValueError:
-        return _LINE_BEGINS.startswith(line[: len(_LINE_BEGINS)])
+        return _LINE_START.startswith(line[: len(_LINE_START)])
     return False
 
 
 def transcribe_here(
     job: Job, rows: Sequence[Row], progress: Callable[[float], None]
 ) -> Iterator[tuple[Row, Transcript | AudioError]]:
-    """Each row with its transcript, or with what is wrong with it, in order; progress in seconds of audio."""
+    """Yield each row with its transcript or error, in order; progress in seconds of audio."""
     sounds = (row.sound for row in rows)
     results = job.recognizer().transcribe_each(
         sounds, channel=job.channel, batch_seconds=job.batch_seconds, progress=progress
@@ -136,16 +136,16 @@ def transcribe_here(
 def transcribe_with_workers(
     job: Job, rows: Sequence[Row], progress: Callable[[float], None], *, executor: Executor, num_workers: int
 ) -> Iterator[tuple[Row, Transcript | AudioError]]:
-    """As `transcribe_here`, by the workers of an executor, and in whatever order they end."""
+    """Yield the results of `transcribe_here` from the workers of an executor, in order of completion."""
     size = max(1, min(_MOST_ROWS_A_TASK, len(rows) // (_TASKS_A_WORKER * num_workers)))
     modified = job.model.stat().st_mtime_ns if job.model.exists() else 0
     tasks = [rows[i : i + size] for i in range(0, len(rows), size)]
     running = {executor.submit(_work, job, modified, task): task for task in tasks}
-    done = 0.0
+    finished_s = 0.0
     for future in as_completed(running):
         for row, result in zip(running.pop(future), future.result(), strict=True):
-            done += result.duration if isinstance(result, Transcript) else 0.0
-            progress(done)
+            finished_s += result.duration if isinstance(result, Transcript) else 0.0
+            progress(finished_s)
             yield row, result
 
 
@@ -157,5 +157,5 @@ def _work(job: Job, modified: int, rows: Sequence[Row]) -> list[Transcript | Aud
 
 @lru_cache(maxsize=1)
 def _cached_recognizer(job: Job, modified: int) -> Recognizer:
-    """Of the worker, for all its tasks of a job; ``modified`` tells a new model of the same name from the old one."""
+    """Return the worker's recognizer for all tasks of a job; ``modified`` detects a replaced model file."""
     return job.recognizer()

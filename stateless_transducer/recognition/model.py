@@ -1,4 +1,4 @@
-"""What recognition needs of a model: of a checkpoint (torch), or of a folder of ONNX graphs (no torch).
+"""Models for recognition, from a checkpoint (torch) or a folder of ONNX graphs (no torch).
 
 Letters: N utterances, T_in feature frames, F mel bins.
 """
@@ -31,9 +31,9 @@ class Model:
     transducer: TransducerModel
     fbank_config: FbankConfig
     token_table: Vocabulary
-    """Somebody else's tokens may be pieces without scores, with which nothing can be spelt."""
+    """Tokens of the model; BPE pieces without scores (models of other projects) cannot spell phrases."""
     place: Callable[[np.ndarray], Any]
-    """A NumPy array as the model takes it: of its kind, on its device."""
+    """Function that converts a NumPy array to the type and device of the model."""
 
 
 def open_model(
@@ -46,14 +46,14 @@ def open_model(
     """Read a checkpoint, or open a folder with encoder*.onnx, decoder*.onnx, joiner*.onnx and tokens.txt.
 
     Args:
-        path: the file or the folder.
-        device: of a checkpoint: see `choose_device`. Graphs run on the CPU.
-        precision: fp32, of a checkpoint also bf16, of a folder int8.
+        path: The file or the folder.
+        device: Device of a checkpoint, see `choose_device`. Graphs run on the CPU.
+        precision: fp32; bf16 for checkpoints, int8 for folders.
         num_threads: Threads on the CPU; None: torch or onnxruntime decides. For a checkpoint, this sets torch's number,
             which holds for the whole process.
 
     Raises:
-        ValueError: it cannot be read, or has no such precision or device.
+        ValueError: The model cannot be read, or does not support the precision or device.
     """
     if not path.exists():
         raise ValueError(f"{path}: no such model; it is a checkpoint, or a folder of ONNX graphs.")
@@ -71,10 +71,10 @@ def open_model(
 
 
 def model_of(checkpoint: Checkpoint, *, device: str | torch.device = "cpu", precision: Precision = "fp32") -> Model:
-    """The model of a checkpoint, on a device.
+    """Return the model of a checkpoint on a device.
 
     Raises:
-        ValueError: there is no such device, or it has no such precision.
+        ValueError: The device does not exist, or the precision is not supported.
     """
     import torch
 
@@ -85,13 +85,13 @@ def model_of(checkpoint: Checkpoint, *, device: str | torch.device = "cpu", prec
             "`precision` int8 is one of ONNX folders (`transducer export onnx --int8 true`); "
             "a checkpoint has fp32 and bf16."
         )
-    chosen = choose_device(device)
+    torch_device = choose_device(device)
     dtype = torch.float32 if precision == "fp32" else torch.bfloat16
     return Model(
-        FrozenTransducer(checkpoint.model().to(chosen), dtype=dtype),
+        FrozenTransducer(checkpoint.model().to(torch_device), dtype=dtype),
         checkpoint.fbank_config,
         checkpoint.token_table,
-        lambda array: torch.from_numpy(array).to(chosen),
+        lambda array: torch.from_numpy(array).to(torch_device),
     )
 
 
@@ -100,7 +100,7 @@ def _open_folder(folder: Path, device: str | torch.device, precision: Precision,
     from stateless_transducer.export.onnx_model import OnnxTransducer
 
     if str(device) not in ("auto", "cpu"):
-        raise ValueError(f"`device` {device}: ONNX models run on the CPU here; a checkpoint runs on a GPU, too.")
+        raise ValueError(f"`device` {device}: ONNX models run on the CPU only. Use a checkpoint for a GPU.")
     if precision == "bf16":
         raise ValueError(f"`precision` bf16 is one of checkpoints; {folder} is an ONNX folder: fp32, perhaps int8.")
     model = OnnxTransducer.open(folder, precision=precision, num_threads=num_threads)
@@ -109,10 +109,10 @@ def _open_folder(folder: Path, device: str | torch.device, precision: Precision,
 
 
 def choose_device(name: str | torch.device) -> torch.device:
-    """The device of that name; ``auto`` is the first GPU, or the CPU.
+    """Return the device of a name; ``auto`` is the first GPU, or the CPU.
 
     Raises:
-        ValueError: there is none.
+        ValueError: The device does not exist.
     """
     import torch
 

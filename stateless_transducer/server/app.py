@@ -45,7 +45,7 @@ ResponseFormat = Literal["json", "text", "verbose_json", "srt", "vtt", "tsv", "T
 Granularity = Literal["word", "segment"]
 
 _MEDIA_TYPES = {"vtt": "text/vtt", "tsv": "text/tab-separated-values"}
-_TRY_AGAIN_LATER, _GOING_AWAY, _BAD_DATA = 1013, 1001, 1007  # reasons of WebSockets
+_TRY_AGAIN_LATER, _GOING_AWAY, _BAD_DATA = 1013, 1001, 1007  # WebSocket close codes
 _CLIENT_CLOSED = 499
 _ENDING = "The server is being stopped."
 _LOG = logging.getLogger("uvicorn.error")
@@ -55,7 +55,7 @@ class Service:
     """The application of one engine, with the state that a server needs to stop cleanly.
 
     Args:
-        engine: Recognizes.
+        engine: Recognition engine.
         name: Name of the model in the API.
         max_upload_mb: Largest request, in 2**20 bytes.
         max_uploads: Sound files that may be in progress at once.
@@ -103,7 +103,7 @@ class Service:
         access = Access(origins, hosts, api_key)
         self.app.add_middleware(AccessGate, access=access, count=self._metrics.count_answer)
         if origins:
-            # outermost: a page may read refusals, too
+            # outermost, so that a page can read refusals as well
             self.app.add_middleware(
                 CORSMiddleware, allow_origins=origins, allow_methods=["GET", "POST"], allow_headers=["*"]
             )
@@ -137,7 +137,7 @@ class Service:
 
     def give_up(self) -> None:
         """Answer all work in progress with 503 as soon as possible."""
-        # closing waits for a batch, which a signal handler must not do
+        # `close` waits for a batch, which a signal handler must not do
         threading.Thread(target=self._engine.close, daemon=True).start()
 
     def _make_app(self) -> FastAPI:
@@ -166,9 +166,9 @@ class Service:
         async def health() -> dict[str, Any]:
             """State, model and load of the server."""
             waiting_s = round(self._engine.waiting_s, 1)
-            busy = {"waiting_s": waiting_s, "uploads": self.num_uploads, "live": self.num_live}
-            has = {"hotwords": self._engine.has_hotwords, "api_key": self._has_key}
-            return {"status": "ok", "model": self._name, **has, **busy}
+            load = {"waiting_s": waiting_s, "uploads": self.num_uploads, "live": self.num_live}
+            features = {"hotwords": self._engine.has_hotwords, "api_key": self._has_key}
+            return {"status": "ok", "model": self._name, **features, **load}
 
         @app.get("/v1/models")
         async def models() -> dict[str, Any]:
@@ -193,7 +193,7 @@ class Service:
             granularities: Annotated[list[Granularity] | None, Form(alias="timestamp_granularities[]")] = None,
         ) -> Response:
             """Transcribe a sound file. Other fields of OpenAI's API (model, language, ...) are ignored."""
-            # FastAPI would take the last one
+            # FastAPI would silently use the last one
             if len((await request.form()).getlist("file")) > 1:
                 raise HTTPException(400, "A request has one `file`; send a request per file.")
             wants_words = "word" in (granularities or ())
@@ -233,36 +233,36 @@ class Service:
             _with_first(first, results),
             self._engine.token_table,
             has_segments=is_verbose,
-            describe=partial(_described, is_verbose=is_verbose, wants_words=wants_words),
+            describe=partial(_as_json, is_verbose=is_verbose, wants_words=wants_words),
         )
         return StreamingResponse(_with_error(lines), media_type=MEDIA_TYPE, headers=HEADERS)
 
     async def _results(self, request: Request, upload: _Upload) -> AsyncGenerator[Segment | Transcript]:
-        """The segments, each as soon as it is known, and then the transcript; errors are HTTPExceptions."""
+        """Yield each segment as soon as it is decoded, then the transcript; errors are HTTPExceptions."""
         upload.keep()
-        loop, news, is_abandoned = asyncio.get_running_loop(), asyncio.Queue[Segment | None](), threading.Event()
-        tell = partial(loop.call_soon_threadsafe, news.put_nowait)
-        work = asyncio.create_task(self._transcribe(request, upload, is_abandoned, tell))
+        loop, segments, is_abandoned = asyncio.get_running_loop(), asyncio.Queue[Segment | None](), threading.Event()
+        send = partial(loop.call_soon_threadsafe, segments.put_nowait)
+        work = asyncio.create_task(self._transcribe(request, upload, is_abandoned, send))
 
         def end(_: asyncio.Task[Transcript]) -> None:
             upload.close()
-            news.put_nowait(None)
+            segments.put_nowait(None)
 
         work.add_done_callback(end)
         try:
-            while (segment := await news.get()) is not None:
+            while (segment := await segments.get()) is not None:
                 yield segment
             yield work.result()
         finally:
-            # the thread sees it and ends; its file is closed after that
+            # the thread notices the event and ends; its file is closed afterwards
             is_abandoned.set()
             work.add_done_callback(asyncio.Task.exception)
 
     async def _transcribe(
-        self, request: Request, upload: _Upload, is_abandoned: threading.Event, tell: Tell
+        self, request: Request, upload: _Upload, is_abandoned: threading.Event, send: Tell
     ) -> Transcript:
-        watcher = asyncio.create_task(_set_when_gone(request, is_abandoned))
-        work = partial(self._engine.transcribe, upload.sound, is_abandoned.is_set, tell)
+        watcher = asyncio.create_task(_set_on_disconnect(request, is_abandoned))
+        work = partial(self._engine.transcribe, upload.sound, is_abandoned.is_set, send)
         try:
             transcript = await anyio.to_thread.run_sync(work, limiter=self._upload_threads)
             self._metrics.audio_s += transcript.duration
@@ -274,11 +274,11 @@ class Service:
         except ClosedError as err:
             raise HTTPException(503, _ENDING) from err
         except AbandonedError as err:
-            # for the log alone
+            # appears in the log only
             raise HTTPException(_CLIENT_CLOSED, "The client has disconnected.") from err
         finally:
             watcher.cancel()
-            # the work is done, however long the client takes to read its answer
+            # the work is done, however slowly the client reads the answer
             request.scope["upload_slot"].release()
 
     async def _live(self, socket: WebSocket) -> None:
@@ -341,16 +341,16 @@ class Service:
 
 
 class _Upload:
-    """An uploaded sound under the name that the client gave; temporary files have other names, or none."""
+    """An uploaded sound with the client's file name; temporary files have another name or none."""
 
     def __init__(self, file: UploadFile, channel: int | None, phrases: Phrases, max_seconds: float) -> None:
         self.name, self._upload, self._file = file.filename or "sound", file, file.file
         self.read, self.tell = file.file.read, file.file.tell
-        # readers use no other methods of a file than these
+        # readers use only these methods of a file
         self.sound = SoundFile(self, channel, phrases, max_seconds)  # pyright: ignore[reportArgumentType]
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        # Python 3.10's temporary files do not say where they are
+        # `seek` of Python 3.10's temporary files returns None
         self._file.seek(offset, whence)
         return self._file.tell()
 
@@ -358,7 +358,7 @@ class _Upload:
         return True
 
     def keep(self) -> None:
-        """Keep the file open until `close`: FastAPI closes it with the answer, when a thread may still read it."""
+        """Keep the file open until `close`; FastAPI closes it with the answer, when a thread may still read it."""
         self._upload.file = io.BytesIO()
 
     def close(self) -> None:
@@ -368,7 +368,7 @@ class _Upload:
         return self.name
 
 
-async def _set_when_gone(request: Request, event: threading.Event) -> None:
+async def _set_on_disconnect(request: Request, event: threading.Event) -> None:
     while not await request.is_disconnected():
         await asyncio.sleep(0.5)
     event.set()
@@ -387,16 +387,16 @@ def _response(
         return PlainTextResponse(transcript.text + "\n")
     if response_format in ("json", "verbose_json"):
         is_verbose = response_format == "verbose_json"
-        return JSONResponse(_described(transcript, is_verbose=is_verbose, wants_words=wants_words))
+        return JSONResponse(_as_json(transcript, is_verbose=is_verbose, wants_words=wants_words))
     media_type = _MEDIA_TYPES.get(response_format, "text/plain")
     return PlainTextResponse(document(response_format, name, transcript, engine.token_table), media_type=media_type)
 
 
-def _described(transcript: Transcript, *, is_verbose: bool, wants_words: bool) -> dict[str, Any]:
-    """The fields of OpenAI's json or verbose_json.
+def _as_json(transcript: Transcript, *, is_verbose: bool, wants_words: bool) -> dict[str, Any]:
+    """Return the fields of OpenAI's json or verbose_json.
 
     Raises:
-        ValueError: Words are requested, and the model does not give their begins and ends.
+        ValueError: Words are requested, and the model does not compute their begins and ends.
     """
     if not is_verbose:
         return {"text": transcript.text}
@@ -409,15 +409,15 @@ def _described(transcript: Transcript, *, is_verbose: bool, wants_words: bool) -
 
 
 async def _with_first(
-    first: Segment | Transcript, rest: AsyncIterator[Segment | Transcript]
+    first: Segment | Transcript, results: AsyncIterator[Segment | Transcript]
 ) -> AsyncIterator[Segment | Transcript]:
     yield first
-    async for result in rest:
+    async for result in results:
         yield result
 
 
 async def _with_error(lines: AsyncIterator[str]) -> AsyncIterator[str]:
-    """The lines; since the status has been sent, an error is one more event, as OpenAI's clients read it."""
+    """Yield the lines; the status has been sent already, so that an error becomes an event, as in OpenAI's API."""
     try:
         async for line in lines:
             yield line
@@ -425,5 +425,5 @@ async def _with_error(lines: AsyncIterator[str]) -> AsyncIterator[str]:
         status, message = (err.status_code, err.detail) if isinstance(err, HTTPException) else (400, str(err))
         yield event({"error": error_fields(status, message)})
     except Exception as err:
-        _LOG.exception("An answer broke off.")
+        _LOG.exception("A response was aborted.")
         yield event({"error": error_fields(500, internal_error_message(err))})
