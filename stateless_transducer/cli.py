@@ -1,6 +1,6 @@
-"""The command ``transducer``: finds the sub-command and turns errors that users cause into one line.
+"""The command ``transducer``: dispatches to a command and turns user errors into one line.
 
-A command is imported when it is chosen, so that ``--help`` stays fast.
+Commands are imported on use, so that ``--help`` stays fast.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from stateless_transducer import __version__
 
 Options = TypeVar("Options")
 
-# (heading, {name: (module of stateless_transducer.commands, what it does)})
+# (heading, {name: (module of stateless_transducer.commands, summary)})
 _GROUPS: tuple[tuple[str, dict[str, tuple[str, str]]], ...] = (
     (
         "Try it",
@@ -64,7 +64,7 @@ _GROUPS: tuple[tuple[str, dict[str, tuple[str, str]]], ...] = (
         },
     ),
 )
-# a package that may be absent -> the extra that brings it
+# optional package -> extra that installs it
 _EXTRAS = {
     "distributed": "dask",
     "fastapi": "serve",
@@ -79,13 +79,13 @@ _EXTRAS = {
     "torch": "torch",
     "uvicorn": "serve",
 }
-# commands that need more than torch -> the extra that brings torch as well
+# commands that need more than torch -> extra that installs torch as well
 _NEEDS = {"decode": "train", "demo": "train", "export onnx": "export", "train": "train"}
 _COMMANDS = {name: entry for _, group in _GROUPS for name, entry in group.items()}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; returns the exit status: 0 done, 1 failed, 2 not understood."""
+    """Run one command; return the exit status: 0 success, 1 failure, 2 usage error."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_help())
@@ -93,10 +93,10 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments[0] in ("-V", "--version"):
         print(f"transducer {__version__}")
         return 0
-    name, rest = _find_command(arguments)
+    name, options = _find_command(arguments)
     if name is None:
         return _complain_about(arguments)
-    return _run(name, rest)
+    return _run(name, options)
 
 
 def run_script(
@@ -105,9 +105,9 @@ def run_script(
     """Run a command as a recipe script does: on the arguments of this process, with the script's own defaults.
 
     Args:
-        command: called with the script's name, the arguments and the defaults.
-        defaults: values of options that the arguments do not name.
-        options: dataclass of the options, if it is not the type of the defaults.
+        command: Called with the script's name, the arguments and the defaults.
+        defaults: Values of options that the arguments do not name.
+        options: Dataclass of the options, if it is not the type of the defaults.
     """
     script = sys.argv[0]
     return _guarded(
@@ -128,12 +128,13 @@ def _complain_about(arguments: list[str]) -> int:
     if members and (len(arguments) == 1 or arguments[1] in ("-h", "--help")):
         print("\n".join(f"  transducer {name:18s} {_COMMANDS[name][1]}" for name in members))
         return 0 if len(arguments) > 1 else 2
-    said = " ".join(arguments[:2]) if members else arguments[0]
+    unknown = " ".join(arguments[:2]) if members else arguments[0]
     # "prepare tabel", "trian a.wav", "expotr"
     candidates = [" ".join(arguments[:2])] if members else [" ".join(arguments[:2]), arguments[0]]
-    alike = [name for word in candidates for name in get_close_matches(word, members or _COMMANDS, n=1, cutoff=0.75)]
-    way_out = f"did you mean `transducer {alike[0]}`?" if alike else f"there are: {', '.join(members or _COMMANDS)}."
-    print(f"transducer: error: no command {said!r}; {way_out}", file=sys.stderr)
+    similar = [name for word in candidates for name in get_close_matches(word, members or _COMMANDS, n=1, cutoff=0.75)]
+    names = ", ".join(members or _COMMANDS)
+    suggestion = f"did you mean `transducer {similar[0]}`?" if similar else f"commands: {names}."
+    print(f"transducer: error: no command {unknown!r}; {suggestion}", file=sys.stderr)
     return 2
 
 
@@ -156,13 +157,13 @@ def _guarded(
     options: Callable[[], type] | None = None,
     torch_extra: str = "train",
 ) -> int:
-    """Return the status of a run; an error that the user can mend is one line that begins with the program's name.
+    """Run and return the status; print a user error as one line that begins with the program's name.
 
     Args:
-        program: that name.
-        run: returns the status.
-        options: returns the dataclass whose flags the line names; None: the line stays as it is.
-        torch_extra: extra that installs torch and what else the program needs, if torch is missing.
+        program: Name of the program.
+        run: Returns the status.
+        options: Returns the dataclass whose flags the line names; None: leave the line unchanged.
+        torch_extra: Extra that installs torch and the program's other packages, suggested if torch is missing.
     """
     try:
         return run()
@@ -170,7 +171,7 @@ def _guarded(
         print(f"\n{program}: interrupted.", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # the reader of our output has left; Python would complain once more at exit
+        # the reader of the output has gone; avoid a second error of Python at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (ValueError, OSError, ModuleNotFoundError) as err:
@@ -192,14 +193,14 @@ def _guarded(
             return 1
         if os.environ.get("TRANSDUCER_TRACEBACK") or not _is_out_of_memory(err):
             raise
-        said = f" ({str(err).splitlines()[0]})" if str(err) else ""
+        reason = f" ({str(err).splitlines()[0]})" if str(err) else ""
         advice = "lower `--max-duration`"
-        print(f"{program}: error: out of memory{said}; {advice}.", file=sys.stderr)
+        print(f"{program}: error: out of memory{reason}; {advice}.", file=sys.stderr)
         return 1
 
 
 def _is_out_of_memory(err: Exception) -> bool:
-    """Of the machine or of a GPU; torch is not imported to ask."""
+    """Whether the memory of the machine or a GPU is exhausted, without an import of torch."""
     is_cpu = isinstance(err, MemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(err)
     return is_cpu or type(err).__name__ == "OutOfMemoryError"
 
@@ -214,8 +215,8 @@ def _help() -> str:
     ]
     for heading, group in _GROUPS:
         lines += ["", f"{heading}:"]
-        lines += [f"  {name:18s} {what}" for name, (_, what) in group.items()]
-    lines += ["", "TRANSDUCER_TRACEBACK=1 shows where an error came from."]
+        lines += [f"  {name:18s} {summary}" for name, (_, summary) in group.items()]
+    lines += ["", "TRANSDUCER_TRACEBACK=1 shows the traceback of an error."]
     return "\n".join(lines)
 
 

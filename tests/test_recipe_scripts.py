@@ -182,7 +182,7 @@ def test_epoch_and_average_need_not_be_named(exp, capsys):
 def test_options_without_meaning_are_said_to_have_none(exp, capsys):
     plain, idle = (_run("decode", *_decoding(exp), *extra) for extra in ([], DATA.split()[4:]))
     assert plain == idle == 0
-    said = re.findall(r"^`(--[\w-]+)` chooses nothing here \(see --help\)\.$", capsys.readouterr().err, re.MULTILINE)
+    said = re.findall(r"^`(--[\w-]+)` has no effect here \(see --help\)\.$", capsys.readouterr().err, re.MULTILINE)
     # the data's options that do mean something
     assert {*DATA.split()[4::2]} - {*said} == {"--on-the-fly-feats", "--num-workers"}
 
@@ -261,7 +261,7 @@ def test_other_tokens_or_context_than_said_are_refused(script, exp, tmp_path, ca
     build_token_table(["xyz"], "char").write(tmp_path)
     message = f"{script}.py: error: `--lang-dir` {tmp_path}: the model was trained with other tokens."
     _fails(capsys, 1, message, script, *given, "--lang-dir", tmp_path)
-    message = f"{script}.py: error: `--context-size` is 1, but the decoder of the model sees 2."
+    message = f"{script}.py: error: `--context-size` is 1, but that of the model is 2."
     _fails(capsys, 1, message, script, *given, "--context-size", 1)
     assert TOKENS == load_checkpoint(exp / "epoch-1.pt").token_table
     same = "--lang-dir", exp.parent / "lang", "--context-size", 2

@@ -28,13 +28,13 @@ def main(program: str, arguments: list[str]) -> int:
 
 
 def run(options: Options) -> None:
-    """Average and write."""
+    """Average the checkpoints and write the model."""
     from stateless_transducer.checkpoint import is_training_checkpoint, save_checkpoint
 
     if is_training_checkpoint(options.output, options.exp_dir):
         raise ValueError(
-            f"`--output` {options.output} would be taken for a checkpoint of the training in `--exp-dir` "
-            f"{options.exp_dir}; name another file."
+            f"`--output` {options.output} has the name of a training checkpoint in `--exp-dir` "
+            f"{options.exp_dir}. Name another file."
         )
     checkpoint = options.average.of(options.exp_dir)
     save_checkpoint(options.output, checkpoint)

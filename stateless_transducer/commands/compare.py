@@ -51,7 +51,7 @@ def main(program: str, arguments: list[str]) -> int:
 
 
 def run(options: Options) -> None:
-    """Read, compare, show, one test set after the other."""
+    """Compare the results of each test set and print them."""
     import numpy as np
 
     from stateless_transducer.text.bootstrap import compare_reports
@@ -68,7 +68,7 @@ def run(options: Options) -> None:
             comparison = compare_reports(
                 a,
                 b,
-                # the same for every test set: a result does not hang on what else is in the folder
+                # one seed per test set, so that results do not depend on other files of the folder
                 generator=np.random.default_rng(options.seed),
                 confidence=options.confidence,
                 num_resamples=options.num_resamples,
@@ -80,7 +80,7 @@ def run(options: Options) -> None:
 
 
 def _pairs(a: Path, b: Path) -> list[tuple[Path, Path]]:
-    """The files to compare."""
+    """Return the pairs of files to compare."""
     for path in (a, b):
         if not path.exists():
             raise ValueError(f"{path}: no such file or folder.")
@@ -88,37 +88,37 @@ def _pairs(a: Path, b: Path) -> list[tuple[Path, Path]]:
         return [(a, b)]
     if not (a.is_dir() and b.is_dir()):
         folder, file = (a, b) if a.is_dir() else (b, a)
-        raise ValueError(f"{folder} is a folder, but {file} is a file; give two folders, or two files.")
+        raise ValueError(f"{folder} is a folder, but {file} is a file. Name two folders or two files.")
     sets_a, sets_b = _by_test_set(a), _by_test_set(b)
     if len(sets_a) == len(sets_b) == 1:
-        # whatever they are called
+        # one test set each, under any name
         return list(zip(sets_a.values(), sets_b.values(), strict=True))
-    both = [name for name in sets_a if name in sets_b]
-    if not both:
+    common = [name for name in sets_a if name in sets_b]
+    if not common:
         raise ValueError(f"{a} has {', '.join(sets_a)}, but {b} has {', '.join(sets_b)}: no test set is in both.")
-    alone = sorted(sets_a.keys() ^ sets_b)
-    if alone:
-        complain(f"left out, since only one of the folders has them: {', '.join(alone)}")
-    return [(sets_a[name], sets_b[name]) for name in both]
+    skipped = sorted(sets_a.keys() ^ sets_b)
+    if skipped:
+        complain(f"skipping test sets that only one of the folders has: {', '.join(skipped)}")
+    return [(sets_a[name], sets_b[name]) for name in common]
 
 
 def _by_test_set(folder: Path) -> dict[str, Path]:
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for path in sorted(folder.glob("recogs-*.txt")):
         match = _NAME.fullmatch(path.name)
         name = match["test_set"] if match else path.stem.removeprefix("recogs-")
-        if name in found:
+        if name in files:
             raise ValueError(
-                f"{folder} holds more than one result for {name}: {found[name].name}, {path.name}; give the file."
+                f"{folder} holds several results for {name}: {files[name].name}, {path.name}. Name the file."
             )
-        found[name] = path
-    if not found:
-        raise ValueError(f"{folder} holds no recogs-*.txt; give the folder that `transducer decode` wrote to.")
-    return found
+        files[name] = path
+    if not files:
+        raise ValueError(f"{folder} holds no recogs-*.txt. Name the output folder of `transducer decode`.")
+    return files
 
 
 def _figures(a: Report, b: Report, comparison: Comparison, confidence: float) -> str:
-    """The table, and what it means."""
+    """Return the verdict, the table of error rates and the statistics of the difference."""
     metric = "CER" if _is_of_characters(a) else "WER"
     header = ("", f"{metric} %", f"{100 * confidence:g} % interval", "errors", "of", "ins", "del", "sub", "utterances")
     rows = [
@@ -129,12 +129,22 @@ def _figures(a: Report, b: Report, comparison: Comparison, confidence: float) ->
     p_value = comparison.p_value
     return (
         f"{table(header, rows)}\n\n"
+        f"verdict                       {_verdict(comparison, confidence)}\n"
         f"probability that B is better  {comparison.probability_better:.4f}  (that A is: "
         f"{comparison.probability_worse:.4f})\n"
         f"p value, two-sided            {'below 1e-06' if p_value < 1e-6 else format(p_value, '.2g')}\n"
         f"utterances                    B is better in {comparison.num_better}, A in {comparison.num_worse}, "
         f"as many errors in {comparison.num_equal}"
     )
+
+
+def _verdict(comparison: Comparison, confidence: float) -> str:
+    """Return the outcome of the significance test in words; the randomization test decides."""
+    level, points = f"{100 * confidence:g} %", comparison.difference.value
+    if comparison.p_value > 1 - confidence or not points:
+        return f"no significant difference at {level}"
+    better = "B" if points < 0 else "A"
+    return f"{better} is better: {abs(points):.2f} points fewer errors, significant at {level}"
 
 
 def _estimate(estimate: Estimate, sign: str = "-") -> tuple[str, str]:
@@ -152,38 +162,38 @@ def _is_of_characters(report: Report) -> bool:
 
 
 class _Shown:
-    """A result's utterances as texts that a person reads."""
+    """Utterances of a result as readable text."""
 
     def __init__(self, report: Report, path: Path) -> None:
-        """A score of characters has no blanks; where they spell words, `transducer decode` writes these to wer/."""
+        """Read the word-level result in wer/, if there is one: character-level results lack the blanks."""
         from stateless_transducer.text.recogs import read_recogs
 
         self.report, self._gap, self._in_words = report, "" if _is_of_characters(report) else " ", {}
         in_words = path.parent / "wer" / path.name
         if not self._gap and in_words.is_file():
-            self._in_words = {each.id: each for each in read_recogs(in_words)}
+            self._in_words = {utterance.id: utterance for utterance in read_recogs(in_words)}
 
     def texts(self, n: int) -> tuple[str, str]:
-        """Reference and hypothesis of an utterance."""
-        own = self.report.utterances[n]
-        words = self._in_words.get(own.id, own)
-        return self._text(own.reference, words.reference), self._text(own.hypothesis, words.hypothesis)
+        """Return reference and hypothesis of an utterance."""
+        scored = self.report.utterances[n]
+        words = self._in_words.get(scored.id, scored)
+        return self._text(scored.reference, words.reference), self._text(scored.hypothesis, words.hypothesis)
 
     def _text(self, units: Sequence[str], words: Sequence[str]) -> str:
-        # what is in wer/ may be of another time
-        is_same = words != units and "".join(words) == "".join(units)
-        return " ".join(words) if is_same else self._gap.join(units) or "(nothing)"
+        # wer/ may hold the result of another run
+        has_words = words != units and "".join(words) == "".join(units)
+        return " ".join(words) if has_words else self._gap.join(units) or "(nothing)"
 
 
-def _examples(a: _Shown, b: _Shown, most: int) -> str:
-    """Reference and both hypotheses where the number of errors changed most."""
+def _examples(a: _Shown, b: _Shown, max_examples: int) -> str:
+    """Return reference and both hypotheses of the utterances with the largest change in errors."""
     errors_a, errors_b, utterances = a.report.utterance_errors, b.report.utterance_errors, a.report.utterances
     changed = [n for n in range(len(errors_a)) if errors_a[n] != errors_b[n]]
     changed.sort(key=lambda n: (-abs(errors_b[n] - errors_a[n]), utterances[n].id))
-    if not changed or not most:
+    if not changed or not max_examples:
         return ""
-    lines = ["changed most, errors of A -> of B:"]
-    for n in changed[:most]:
+    lines = ["largest changes, errors of A -> B:"]
+    for n in changed[:max_examples]:
         lines.append(f"  {utterances[n].id}  {errors_a[n]} -> {errors_b[n]}, of {len(utterances[n].reference)}")
         for name, text in zip(("ref", "A", "B"), (*a.texts(n), b.texts(n)[1]), strict=True):
             lines.append(f"    {name:4s}{text}")

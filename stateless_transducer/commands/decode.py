@@ -62,51 +62,49 @@ class Options:
     def __post_init__(self) -> None:
         check_bounds(self)
         if self.model is not None and self.average != Average():
-            raise ValueError(
-                f"`model` {self.model} is decoded as it is: leave out `epoch`, `iter`, `avg` and `use_ema`."
-            )
+            raise ValueError(f"`model` {self.model} is decoded unchanged. Remove `epoch`, `iter`, `avg` and `use_ema`.")
 
     @property
     def folder(self) -> Path:
-        """Of the results, log/ in it."""
+        """Folder whose log/ receives the results."""
         return self.exp_dir if self.model is None else self.model.absolute().parent
 
 
 class _Decoder(NamedTuple):
-    """What test sets are decoded with."""
+    """The model of a decoding run."""
 
     model: TransducerModel
     tokens: TokenTable
     device: torch.device | None
-    """None: the model takes NumPy arrays."""
+    """Device of the features; None: the model takes NumPy arrays."""
     name: str
-    """In the names of the results."""
-    made_of: list[str]
-    """Checkpoints that it is the mean of, or the model."""
+    """Name of the model in the files of the results."""
+    sources: list[str]
+    """Names of the averaged checkpoints, or of the model."""
     num_parameters: int | None = None
-    """If they are known."""
+    """Number of parameters; None if unknown."""
 
 
 def main(program: str, arguments: list[str]) -> int:
     """Parse and run."""
     options = parse(Options, program, arguments, "Decode test sets and write recogs, errs and summary files.")
-    # here, since the tutorial's scripts have numbers of all searches, and folders of their own
+    # not in `run`: the tutorial's scripts set options of all searches, and other folders
     refuse_idle_search(options.search)
     if options.model is not None and options.exp_dir != Options.exp_dir:
         raise ValueError(
-            f"`--exp-dir` {options.exp_dir} chooses nothing beside `--model` {options.model}, whose results go to "
-            f"{options.folder / 'log'}; leave one of the two out."
+            f"`--exp-dir` {options.exp_dir} has no effect with `--model` {options.model}, whose results go to "
+            f"{options.folder / 'log'}. Remove one of the two."
         )
     run(options)
     return 0
 
 
 def run(options: Options, *, accept: Callable[[Checkpoint], None] | None = None) -> None:
-    """Average, search, score, write, show.
+    """Decode the test sets, write the results and print the error rates.
 
     Args:
-        options: what to decode, and how.
-        accept: raises ValueError if the model is not the wanted one.
+        options: Options of the command.
+        accept: Raises ValueError if the model is not the expected one.
     """
     from stateless_transducer.data.batches import load_index
     from stateless_transducer.evaluation.test_sets import CONFIDENCE, metric_name, write_results
@@ -119,31 +117,31 @@ def run(options: Options, *, accept: Callable[[Checkpoint], None] | None = None)
     log = open_log(folder, f"log-decode-{name}")
     log.info("Decoding started")
     log.info(f"Device: {decoder.device or 'cpu'}")
-    log.info(f"{'averaging' if options.model is None else 'model'} {decoder.made_of}")
+    log.info(f"{'averaging' if options.model is None else 'model'} {decoder.sources}")
     if decoder.num_parameters is not None:
         log.info(f"Number of model parameters: {decoder.num_parameters}")
     rows = defaultdict(list)
-    for split, its_cuts in cuts.items():
-        result = _search(options, split, its_cuts, decoder, log)
-        label = split if options.prefix == _own_corpus(options.folder) else f"{options.prefix}-{split}"
+    for split, index in cuts.items():
+        result = _search(options, split, index, decoder, log)
+        label = split if options.prefix == _training_corpus(options.folder) else f"{options.prefix}-{split}"
         report = result.report
-        if report.num_reference and not any(each.hypothesis for each in report.utterances):
+        if report.num_reference and not any(utterance.hypothesis for utterance in report.utterances):
             log.warning(
-                f"{label}: all {len(report.utterances)} transcripts are empty. The model has not learnt to speak yet, "
-                "as any at the beginning: train it longer; docs/training.md says what helps."
+                f"{label}: all {len(report.utterances)} transcripts are empty. The model has not learned to emit "
+                "tokens yet, as every model early in training. Train it longer; see docs/training.md."
             )
         counted = [(metric_name(decoder.tokens), folder, result)]
         if result.in_words is not None:
             counted.append(("WER", folder / "wer", result.in_words))
-        for metric, where, each in counted:
-            files = write_results(where, label, name, each, metric=metric, config=search, averaged=decoder.made_of)
-            _tell(log, label, search.key, metric, files, each)
-            rows[metric].append(_row(split, search.decoding_method, each))
+        for metric, target, scored in counted:
+            files = write_results(target, label, name, scored, metric=metric, config=search, averaged=decoder.sources)
+            _log_result(log, label, search.key, metric, files, scored)
+            rows[metric].append(_row(split, search.decoding_method, scored))
     log.info("Done!")
-    for metric, its_rows in rows.items():
+    for metric, metric_rows in rows.items():
         rate = (f"{metric} %", f"{100 * CONFIDENCE:g} % interval")
         header = ("test set", "method", *rate, "errors", "of", "ins", "del", "sub", "utterances", "seconds")
-        say("\n" + table(header, its_rows) + "\n")
+        say("\n" + table(header, metric_rows) + "\n")
 
 
 def _of_checkpoints(options: Options, accept: Callable[[Checkpoint], None] | None) -> _Decoder:
@@ -168,12 +166,12 @@ def _of_model(options: Options) -> _Decoder:
     model = open_model(options.model, device=options.device, precision=options.precision)
     if not isinstance(model.token_table, TokenTable):
         raise ValueError(
-            f"`--model` {options.model}: its tokens.txt holds pieces of words without their scores (bpe.vocab), in "
-            "which no transcript can be counted."
+            f"`--model` {options.model}: tokens.txt holds BPE pieces without scores (bpe.vocab), which cannot be "
+            "scored."
         )
     if model.fbank_config != FbankConfig():
         raise ValueError(
-            f"`--model` {options.model} wants other features than prepared test sets have: {model.fbank_config}."
+            f"`--model` {options.model} expects other features than those of prepared test sets: {model.fbank_config}."
         )
     device = None if options.model.is_dir() else choose_device(options.device)
     name = options.model.absolute().name.removesuffix(".pt") + _suffix(options.precision)
@@ -184,14 +182,14 @@ def _suffix(precision: str) -> str:
     return "" if precision == "fp32" else f"-{precision}"
 
 
-def _own_corpus(exp_dir: Path) -> str:
-    """Name of the corpus that the model was trained on: its results are known by the split alone."""
+def _training_corpus(exp_dir: Path) -> str:
+    """Return the name of the training corpus, whose results are labeled by the split alone."""
     path = exp_dir / "config.json"
     return json.loads(path.read_text(encoding="utf-8"))["data"]["prefix"] if path.exists() else "aishell"
 
 
 def _search(options: Options, split: str, cuts: CutIndex, decoder: _Decoder, log: logging.Logger) -> TestResult:
-    """All of a test set."""
+    """Decode a test set."""
     from stateless_transducer.data.batches import evaluation_batches
     from stateless_transducer.data.config import DataConfig
     from stateless_transducer.evaluation.test_sets import evaluate
@@ -203,30 +201,32 @@ def _search(options: Options, split: str, cuts: CutIndex, decoder: _Decoder, log
         num_workers=options.num_workers,
         on_the_fly_feats=options.on_the_fly_feats,
     )
-    # greedy search is fast
+    # batches between two lines of the log; greedy search is fast
     interval = 50 if options.search.decoding_method == "greedy_search" else 10
     batch_numbers = itertools.count()
     with progress_bar(f"decoding {split}") as bar:
 
-        def show(done: int) -> None:
-            bar(done, len(cuts))
+        def show(num_decoded: int) -> None:
+            bar(num_decoded, len(cuts))
             number = next(batch_numbers)
             if number % interval == 0:
-                log.debug(f"batch {number}/?, cuts processed until now is {done}")
+                log.debug(f"batch {number}/?, cuts processed until now is {num_decoded}")
 
         batches = evaluation_batches(cuts, decoder.tokens, data)
         return evaluate(decoder.model, batches, decoder.tokens, options.search, device=decoder.device, progress=show)
 
 
-def _tell(log: logging.Logger, split: str, key: str, metric: str, files: Sequence[Path], result: TestResult) -> None:
-    """What came out, in icefall's words; only where characters are counted beside words, a CER is called so."""
+def _log_result(
+    log: logging.Logger, split: str, key: str, metric: str, files: Sequence[Path], result: TestResult
+) -> None:
+    """Log a result in icefall's words; with both metrics, the CER is called CER."""
     from stateless_transducer.text.scoring import error_rate_line
 
     if result.unknown_units:
         kinds = " ".join(list(result.unknown_units)[:20])
         log.warning(
-            f"{split}: {result.unknown_units.total()} units of the transcripts are unknown to the model and count "
-            f"as errors: {kinds}"
+            f"{split}: {result.unknown_units.total()} units of the references are not in the token table "
+            f"and count as errors: {kinds}"
         )
     recogs, errs, *_ = files
     log.info(f"The transcripts are stored in {recogs}")
@@ -237,7 +237,7 @@ def _tell(log: logging.Logger, split: str, key: str, metric: str, files: Sequenc
 
 
 def _row(split: str, method: str, result: TestResult) -> tuple[str, ...]:
-    """Of the table."""
+    """Return the row of a result in the table."""
     report, estimate = result.report, result.error_rate
     return (
         split,

@@ -1,6 +1,6 @@
-"""``transducer demo``: the whole way on a synthetic corpus, in minutes: speech in, trained recognizer out.
+"""``transducer demo``: from synthetic speech to a trained recognizer in minutes.
 
-Every step is the command of its name, with small sizes; what is done already is skipped.
+Every step is the command of the same name, with small sizes; finished steps are skipped.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from stateless_transducer.training.config import OptimConfig, TrainConfig
 _AVERAGED = 2
 
 SIZES = ModelConfig(
-    vocab_size=181,  # of the demo's corpus; the token table decides
+    vocab_size=181,  # overridden by the token table
     encoder=ConformerConfig(
         num_layers=4,
         attention_dim=96,
@@ -38,10 +38,10 @@ SIZES = ModelConfig(
         dropout=0.0,
     ),
     joiner=JoinerConfig(joiner_dim=128),
-    # the voices are as loud as one another; what is recorded elsewhere is not
+    # the synthetic voices are equally loud; real recordings are not
     feature_norm="level",
 )
-"""Of the demo's model: the full one's classes, a million parameters."""
+"""Sizes of the demo's model: the modules of the full model with a million parameters."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def main(program: str, arguments: list[str]) -> int:
 
 
 def run(options: Options) -> None:
-    """Seven steps."""
+    """Run the seven steps."""
     started = time.monotonic()
     corpus_dir, data_dir, exp_dir = options.dir / "corpus", options.dir / "data", options.dir / "exp"
     model_path, page = options.dir / "model.pt", options.dir / "report.html"
@@ -76,13 +76,13 @@ def run(options: Options) -> None:
     prepare_synthetic.run(prepare_synthetic.Options(corpus_dir, options.corpus, options.num_jobs))
 
     _head(2, "prepare it as AISHELL is prepared: manifests, fbank, tokens")
-    # the voices differ in rate already
+    # the voices already differ in speaking rate
     prepare = PrepareConfig(data_dir=data_dir, perturb_speed=False, num_jobs=options.num_jobs)
     prepare_aishell.run(prepare_aishell.Options(corpus_dir, prepare=prepare))
 
     _head(3, "train a small model")
     if not _train(options, data_dir, exp_dir):
-        say("\nStopped; the same command goes on.")
+        say("\nStopped. Run the same command to resume.")
         return
 
     averaged = Average(epoch=options.num_epochs - 1, avg=min(_AVERAGED, options.num_epochs))
@@ -120,7 +120,7 @@ def run(options: Options) -> None:
 
 
 def train_options(options: Options, data_dir: Path, exp_dir: Path) -> train.Options:
-    """What the demo trains with, found by trials (docs/experiments.md)."""
+    """Return the training options of the demo, chosen by experiments (docs/experiments.md)."""
     return train.Options(
         lang_dir=data_dir / "lang_char",
         train=TrainConfig(
@@ -136,7 +136,7 @@ def train_options(options: Options, data_dir: Path, exp_dir: Path) -> train.Opti
             min_utterance_s=0.3,
             num_workers=0,
             enable_musan=False,
-            # espeak-ng neither waits before it speaks nor speaks for long
+            # espeak-ng's recordings are short and have no leading silence
             silence_s=0.5,
             join_up_to_s=12.0,
             lengthen_from_epoch=5,
@@ -149,7 +149,7 @@ def train_options(options: Options, data_dir: Path, exp_dir: Path) -> train.Opti
 
 
 def _train(options: Options, data_dir: Path, exp_dir: Path) -> bool:
-    """Whether all epochs are trained now, and it was not stopped."""
+    """Train; return whether all epochs are finished."""
     from stateless_transducer.checkpoint import epoch_path
     from stateless_transducer.training.state import find_resumable
 
@@ -157,18 +157,18 @@ def _train(options: Options, data_dir: Path, exp_dir: Path) -> bool:
     resumable, last = find_resumable(config.train), epoch_path(exp_dir, options.num_epochs - 1)
     prepared = (data_dir / "manifests" / ".aishell_manifests.done").stat().st_mtime
     if resumable is not None and resumable.path.stat().st_mtime < prepared:
-        raise ValueError(f"{exp_dir} was trained on what was here before; remove it, or choose another `--dir`.")
+        raise ValueError(f"{exp_dir} was trained on other data. Remove it, or choose another `--dir`.")
     if last.exists():
         say(f"{exp_dir}: all {options.num_epochs} epochs are trained already - skipping")
         return True
     if resumable is not None:
-        say(f"{exp_dir}: resumes from {resumable.path.name}")
+        say(f"{exp_dir}: resuming from {resumable.path.name}")
     train.run(config, command=f"transducer demo --dir {options.dir}")
     return last.exists()
 
 
 def _three_sounds(corpus_dir: Path) -> dict[Path, str]:
-    """Test files of three voices, and what is said in them."""
+    """Return test files of three voices with their transcripts."""
     from stateless_transducer.data.corpora.aishell import read_aishell
 
     utterances, _ = read_aishell(corpus_dir)
@@ -176,5 +176,5 @@ def _three_sounds(corpus_dir: Path) -> dict[Path, str]:
     return {u.path: u.text.replace(" ", "") for u in list(by_speaker.values())[:3]}
 
 
-def _head(number: int, what: str) -> None:
-    say(f"\n=== {number} of 7: {what}")
+def _head(number: int, title: str) -> None:
+    say(f"\n=== {number} of 7: {title}")

@@ -29,7 +29,7 @@ def main(program: str, arguments: list[str]) -> int:
 
 
 def run(options: Options) -> None:
-    """Read and write."""
+    """Export the model."""
     from stateless_transducer.checkpoint import load_checkpoint
     from stateless_transducer.files import check_output
     from stateless_transducer.icefall import save_icefall

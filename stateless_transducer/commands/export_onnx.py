@@ -53,7 +53,7 @@ def main(program: str, arguments: list[str]) -> int:
 
 
 def run(options: Options) -> int:
-    """Read, trace, quantize, measure, write."""
+    """Export a model; quantize and evaluate it if requested."""
     from stateless_transducer.checkpoint import load_checkpoint
     from stateless_transducer.export.card import CARD, write_card
     from stateless_transducer.export.onnx_model import GRAPHS, INT8_GRAPHS
@@ -65,9 +65,9 @@ def run(options: Options) -> int:
         raise ValueError(f"`--output` {options.output} is a file; name a folder.")
     cuts = _cuts(options)
     checkpoint = load_checkpoint(options.model)
-    others = differs_from_clients(checkpoint.fbank_config)
-    if others:
-        complain(f"note: sherpa-onnx and onnx-asr compute other features than this model's ({others}).")
+    differences = differs_from_clients(checkpoint.fbank_config)
+    if differences:
+        complain(f"note: sherpa-onnx and onnx-asr compute other features than this model's ({differences}).")
     int8: dict[str, Any] | None = None
     with filling(
         options.output, owned=(*GRAPHS.values(), *INT8_GRAPHS.values(), "tokens.txt", "lang.json", SCORES_FILE, CARD)
@@ -82,7 +82,7 @@ def run(options: Options) -> int:
 
 
 def _cuts(options: Options) -> CutIndex | None:
-    """What to measure on."""
+    """Return the test set for the evaluation of int8."""
     if options.manifest_dir is None:
         return None
     from stateless_transducer.data.batches import load_index
@@ -91,21 +91,21 @@ def _cuts(options: Options) -> CutIndex | None:
 
 
 def _quantize(folder: Path, cuts: CutIndex | None, options: Options, token_table: TokenTable) -> dict[str, Any] | None:
-    """Write the int8 graphs, and say what they cost, if there is something to measure it on; too much: remove them."""
+    """Write the int8 graphs, measure their accuracy on a test set, and remove them if it is too low."""
     from stateless_transducer.export.onnx_model import INT8_GRAPHS
     from stateless_transducer.export.quantize import quantize
 
     quantize(folder)
     if cuts is None:
-        complain("int8: what it costs in accuracy was not measured; `--manifest-dir` names a prepared corpus for that.")
+        complain("int8: the cost in accuracy was not measured. Set `--manifest-dir` to a prepared corpus.")
         return None
     fp32, int8 = (_evaluate(folder, precision, cuts, options, token_table) for precision in ("fp32", "int8"))
-    found = _cost(fp32, int8, options, token_table)
-    if not found["kept"]:
-        complain(f"int8 is not kept: it costs more than `--reject-worse-than` {options.reject_worse_than:g} points.")
+    cost = _cost(fp32, int8, options, token_table)
+    if not cost["kept"]:
+        complain(f"int8 is rejected: it costs more than `--reject-worse-than` {options.reject_worse_than:g} points.")
         for name in INT8_GRAPHS.values():
             (folder / name).unlink()
-    return found
+    return cost
 
 
 def _evaluate(
@@ -120,20 +120,22 @@ def _evaluate(
     model = OnnxTransducer.open(folder, precision=precision)
     batches = evaluation_batches(cuts, token_table, DataConfig(max_duration=options.max_duration, num_workers=0))
     with progress_bar(f"decoding {options.test_set}, {precision}") as bar:
-        return evaluate(
-            model, batches, token_table, SearchConfig(), device=None, progress=lambda done: bar(done, len(cuts))
-        )
+
+        def show(num_decoded: int) -> None:
+            bar(num_decoded, len(cuts))
+
+        return evaluate(model, batches, token_table, SearchConfig(), device=None, progress=show)
 
 
 def _cost(fp32: TestResult, int8: TestResult, options: Options, token_table: TokenTable) -> dict[str, Any]:
-    """Error rates in percent, their difference with its interval, and whether it is small enough."""
+    """Return error rates in percent, their difference with its interval, and whether it is acceptable."""
     import numpy as np
 
     from stateless_transducer.evaluation.test_sets import CONFIDENCE, interval_of, metric_name
     from stateless_transducer.text.bootstrap import compare_reports
 
     if not fp32.report.num_reference:
-        raise ValueError(f"`--test-set` {options.test_set} holds no text to measure an error rate with.")
+        raise ValueError(f"`--test-set` {options.test_set} holds no text, which an error rate needs.")
     compared = compare_reports(
         fp32.report, int8.report, generator=np.random.default_rng(0), confidence=CONFIDENCE
     ).difference

@@ -12,7 +12,7 @@ from stateless_transducer.commands.shared.console import say
 from stateless_transducer.commands.shared.flags import parse
 
 _ENDINGS = {
-    ".safetensors": "weights, sizes, front end and tokens; all our commands read it",
+    ".safetensors": "weights, sizes, front end and tokens; input of all commands",
     ".pt2": "the encoder by torch.export",
     ".jit.pt": "TorchScript with the methods encode, predict, join",
 }
@@ -29,12 +29,12 @@ class Options:
 
     def __post_init__(self) -> None:
         if self.ending is None:
-            known = ", ".join(f"{ending} ({what})" for ending, what in _ENDINGS.items())
-            raise ValueError(f"`--output` must end in {known}, but is {self.output}.")
+            endings = ", ".join(f"{ending} ({content})" for ending, content in _ENDINGS.items())
+            raise ValueError(f"`--output` must end in {endings}, but is {self.output}.")
 
     @property
     def ending(self) -> str | None:
-        """Which of the formats."""
+        """Ending of the output's format; None if unknown."""
         return next((ending for ending in _ENDINGS if self.output.name.endswith(ending)), None)
 
 
@@ -45,7 +45,7 @@ def main(program: str, arguments: list[str]) -> int:
 
 
 def run(options: Options) -> None:
-    """Read and write."""
+    """Export the model."""
     from stateless_transducer.checkpoint import load_checkpoint, save_checkpoint
     from stateless_transducer.files import check_output
 

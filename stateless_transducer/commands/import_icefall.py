@@ -26,12 +26,12 @@ class Options:
 
 def main(program: str, arguments: list[str]) -> int:
     """Parse and run."""
-    run(parse(Options, program, arguments, "Make a model file of a checkpoint of icefall's."))
+    run(parse(Options, program, arguments, "Convert a checkpoint of icefall into a model file."))
     return 0
 
 
 def run(options: Options) -> None:
-    """Read, check and write."""
+    """Import the model."""
     from stateless_transducer.checkpoint import save_checkpoint
     from stateless_transducer.files import check_output
     from stateless_transducer.icefall import load_icefall

@@ -36,13 +36,13 @@ def main(program: str, arguments: list[str]) -> int:
 
 
 def run(options: Options) -> None:
-    """Read and show."""
+    """Describe the model."""
     path = options.model
     if not path.exists():
         raise ValueError(f"{path}: no such model; it is a checkpoint, or a folder of ONNX graphs.")
     facts = _of_folder(path) if path.is_dir() else _of_checkpoint(path)
     if options.output_format == "json":
-        # a provenance may hold anything
+        # a provenance may hold values of any type
         say(json.dumps(facts, indent=2, ensure_ascii=False, default=str))
         return
     say(str(path))
@@ -69,7 +69,7 @@ def _of_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _of_folder(folder: Path) -> dict[str, Any]:
-    """Of a folder of graphs: what they say, and the card if there is one."""
+    """Return the facts of a folder of graphs, and of its card if there is one."""
     from stateless_transducer.export.card import facts_of, read_card
     from stateless_transducer.export.onnx_graph import Graph, find_files, find_graph, find_tokens, is_int8, is_streaming
     from stateless_transducer.export.onnx_model import GRAPHS, OnnxTransducer
@@ -78,7 +78,7 @@ def _of_folder(folder: Path) -> dict[str, Any]:
     from stateless_transducer.text.tokens import SCORES_FILE
 
     encoder = find_graph(folder, "encoder", prefer_int8=False)
-    if goes_on := is_streaming(Graph(encoder, 1)):
+    if has_state := is_streaming(Graph(encoder, 1)):
         model = StreamingModel.open(folder)
     else:
         model = OnnxTransducer.open(folder, precision="int8" if is_int8(encoder) else "fp32")
@@ -86,10 +86,10 @@ def _of_folder(folder: Path) -> dict[str, Any]:
     paths = [*(path for role in GRAPHS for path in find_files(folder, f"{role}*.onnx")), tokens]
     paths += [path for path in [tokens.parent / SCORES_FILE] if path.is_file()]
     files, card = {str(path.relative_to(folder)): facts_of(path) for path in paths}, read_card(folder)
-    changed = [name for name, found in files.items() if card and card["files"].get(name) != found]
+    changed = [name for name, facts in files.items() if card and card["files"].get(name) != facts]
     return {
         "path": str(folder),
-        "format": "ONNX, streaming" if goes_on else "ONNX",
+        "format": "ONNX, streaming" if has_state else "ONNX",
         "files": files,
         **({"changed_since_export": changed} if changed else {}),
         **{name: card[name] for name in ("parameters", "sizes") if name in card},
@@ -107,8 +107,8 @@ def _tokens(vocabulary: Vocabulary, vocab_size: int) -> dict[str, Any]:
 
 
 def _lines(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Names and values for people."""
-    state = ", with the state to train on" if facts.get("training_state") else ""
+    """Return names and values of the text output."""
+    state = ", with training state" if facts.get("training_state") else ""
     yield "format", f"{facts['format']}{state}"
     for name, file in facts["files"].items():
         yield "file", f"{name}: {file['bytes']:,} bytes, sha256 {file['sha256']}"
@@ -128,7 +128,7 @@ def _lines(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         int8 = facts["int8"]
         yield (
             "int8",
-            f"{int8['metric']} {int8['error_rate_int8']:.2f} % against {int8['error_rate_fp32']:.2f} % of fp32 "
+            f"{int8['metric']} {int8['error_rate_int8']:.2f} %, fp32 {int8['error_rate_fp32']:.2f} % "
             f"({int8['corpus']} {int8['test_set']}, {int8['utterances']} utterances)"
             + ("" if int8["kept"] else "; rejected"),
         )
@@ -148,8 +148,8 @@ def _training(provenance: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "trained", ", ".join(filter(None, counts))
     if "averaged" in provenance:
         yield "averaged", ", ".join(provenance["averaged"])
-    known = ("epoch", "step", "averaged", *_LOSSES)
-    yield from ((name, str(value)) for name, value in provenance.items() if name not in known)
+    listed = ("epoch", "step", "averaged", *_LOSSES)
+    yield from ((name, str(value)) for name, value in provenance.items() if name not in listed)
 
 
 def _joined(values: Mapping[str, Any]) -> str:

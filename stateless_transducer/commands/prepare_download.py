@@ -31,13 +31,13 @@ class Options:
 
 def main(program: str, arguments: list[str]) -> int:
     """Parse and run."""
-    description = "Download a corpus from OpenSLR and unpack it; what is there is not fetched again."
+    description = "Download a corpus from OpenSLR and unpack it; existing files are skipped."
     run(parse(Options, program, arguments, description))
     return 0
 
 
 def run(options: Options) -> None:
-    """Fetch, check, unpack."""
+    """Download, verify and unpack the corpus."""
     obtain(
         options.corpus,
         options.dl_dir,

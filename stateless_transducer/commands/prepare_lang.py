@@ -1,4 +1,4 @@
-"""``transducer prepare lang``: the tokens of several prepared corpora together."""
+"""``transducer prepare lang``: one token table of several prepared corpora."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def main(program: str, arguments: list[str]) -> int:
 
 
 def run(options: Options) -> None:
-    """Read the texts, write the tokens.
+    """Build and write the token table.
 
     Raises:
-        ValueError: a corpus is not prepared.
+        ValueError: A corpus is not prepared.
     """
     from stateless_transducer.data.manifests import manifest_path, read_texts
 

@@ -54,10 +54,10 @@ def main(program: str, arguments: list[str]) -> int:
 
 
 def run(options: Options) -> None:
-    """Count, smooth, write, and say what came of it.
+    """Estimate the model, write it and report its size and perplexity.
 
     Raises:
-        ValueError: a text cannot be read, or there is nothing in them.
+        ValueError: A text cannot be read, or the texts are empty.
     """
     table = TokenTable.read(options.lang_dir)
     held_out = () if options.held_out is None else (options.held_out,)
@@ -77,14 +77,15 @@ def run(options: Options) -> None:
     counts = ", ".join(f"{len(level.tokens)} {n}-grams" for n, level in enumerate(levels, start=1))
     say(f"{options.output}: {counts} of {sentences.num_sentences} sentences, {sentences.num_units} tokens")
     if held_out:
-        others = Sentences(held_out, table)
-        perplexity = _perplexity(ngrams_of(levels, vocab_size=len(table), unknown_id=table.unknown_id), others, table)
-        others.complain(options.lang_dir)
-        say(f"{options.held_out}: perplexity {perplexity:.1f} a token, of {others.num_sentences} sentences")
+        held_out_sentences = Sentences(held_out, table)
+        ngrams = ngrams_of(levels, vocab_size=len(table), unknown_id=table.unknown_id)
+        perplexity = _perplexity(ngrams, held_out_sentences, table)
+        held_out_sentences.complain(options.lang_dir)
+        say(f"{options.held_out}: perplexity {perplexity:.1f} per token, {held_out_sentences.num_sentences} sentences")
 
 
 def _perplexity(ngrams: Ngrams, sentences: Iterable[Sequence[str]], table: TokenTable) -> float:
-    """How many tokens there might as well be to choose from, the ends of sentences counted as tokens."""
+    """Return the perplexity per token, ends of sentences included."""
     total, count = 0.0, 0
     for units in sentences:
         scores = ngrams.log_probs_of(table.ids_of(units))

@@ -38,13 +38,13 @@ def main(program: str, arguments: list[str]) -> int:
 
 
 def run(options: Options) -> None:
-    """Synthesize, unless this very corpus is there already."""
+    """Synthesize the corpus unless the folder already holds it."""
     if is_complete(options.corpus_dir, options.corpus):
         say(f"{options.corpus_dir}: already synthesized - skipping")
         return
     with progress_bar("synthesizing voices") as progress:
         synthesize_corpus(options.corpus_dir, options.corpus, num_jobs=options.num_jobs, progress=progress)
     wavs = list((options.corpus_dir / "data_aishell" / "wav").rglob("*.wav"))
-    # 16-bit samples behind a header of 44 bytes
+    # 16-bit samples after a header of 44 bytes
     hours = sum(path.stat().st_size - 44 for path in wavs) / 2 / 16000 / 3600
     say(f"{options.corpus_dir}: {len(wavs)} utterances, {hours:.2f} h of speech")

@@ -64,11 +64,11 @@ def main(program: str, arguments: list[str]) -> int:
 
 
 def run(options: Options) -> None:
-    """Manifests, features, tokens, and what the tokens lack.
+    """Prepare manifests, features and tokens; report units without a token.
 
     Raises:
-        ValueError: no such table, or nothing usable; with ``strict`` also any problem, or a unit of dev or test that
-            train lacks.
+        ValueError: The table does not exist or has no usable row; with ``strict`` also any problem, or a unit of dev or
+            test that train lacks.
     """
     from stateless_transducer.data.manifests import read_texts
     from stateless_transducer.data.preparation import prepare_features, prepare_manifests, prepared_splits
@@ -79,7 +79,7 @@ def run(options: Options) -> None:
     is_new = prepare_manifests(
         lambda: _read(options),
         source=options.source,
-        depends_on=_what_counts(options),
+        depends_on=_dependencies(options),
         prefix=options.prefix,
         config=config,
         limits=options.limits,
@@ -90,55 +90,55 @@ def run(options: Options) -> None:
     if "train" not in splits:
         prepare_features(options.prefix, config, say=say, bar=progress_bar)
         say(
-            "no split train, so no tokens: enough for `transducer decode --test-sets`. To train, write `train` into "
+            "no split train, hence no tokens: enough for `transducer decode --test-sets`. To train, write `train` into "
             "the column of the splits (`--split-column`), or into the name of the folder with the training data."
         )
         return
     if "dev" not in splits:
-        say("no split dev: training will show no validation loss; `--dev-share 0.05` would hold out a part of train")
+        say("no split dev: training will show no validation loss; `--dev-share 0.05` holds out a part of train")
     prepare_features(options.prefix, config, say=say, bar=progress_bar)
     texts = {split: read_texts(config.manifest_dir, options.prefix, split) for split in splits}
     lang_dir = _lang_dir(options)
     tokens = _token_table(lang_dir, texts["train"], options, is_new)
     lacking = [line for split in splits for line in _lacking(tokens, split, texts[split])]
     if lacking:
-        report = f"units that {lang_dir}/tokens.txt lacks, each an error of the model:\n" + "\n".join(lacking)
+        report = f"units that {lang_dir}/tokens.txt lacks, which the model cannot recognize:\n" + "\n".join(lacking)
         if config.strict:
             raise ValueError(f"`--strict`: {report}")
         say(report)
-    _say_what_follows(options, lang_dir)
+    _print_next_command(options, lang_dir)
 
 
-def _say_what_follows(options: Options, lang_dir: Path) -> None:
-    """The command to train with; small corpora do not get anywhere with the tutorial's learning rates."""
+def _print_next_command(options: Options, lang_dir: Path) -> None:
+    """Print the command to train with; small corpora need other learning rates than the tutorial."""
     from stateless_transducer.data.manifests import read_durations
 
     config, usual = options.prepare, DataConfig().max_utterance_s
-    whole = read_durations(config.manifest_dir, options.prefix, "train")
-    durations = [duration / speed for duration in whole for speed in config.all_speeds]
+    originals = read_durations(config.manifest_dir, options.prefix, "train")
+    durations = [duration / speed for duration in originals for speed in config.all_speeds]
     num_longer, longest = sum(duration > usual for duration in durations), math.ceil(max(durations))
     command = f"transducer train --manifest-dir {config.fbank_dir} --prefix {options.prefix} --lang-dir {lang_dir}"
     if num_longer:
         copies = " and their copies at other speeds" if len(config.all_speeds) > 1 else ""
-        all_ = f"{len(durations)} training utterances{copies}"
-        say(f"{num_longer} of {all_} are longer than {usual:g} s: left out by default")
+        utterances = f"{len(durations)} training utterances{copies}"
+        say(f"{num_longer} of {utterances} are longer than {usual:g} s: skipped by default")
         command += f" --max-utterance-s {longest}"
     if sum(durations) < _SMALL_S:
         num_batches = _NUM_EPOCHS * _batches_of_an_epoch(durations)
         if num_batches < _FEW_BATCHES:
             say(
-                f"{_NUM_EPOCHS} epochs of it are {num_batches} batches, with which few models begin to speak: a "
-                f"`--max-duration` below {DataConfig().max_duration:g}, such as 20 or 10, makes more of them, and "
-                "`--init-from` begins with a trained model"
+                f"{_NUM_EPOCHS} epochs are {num_batches} batches, too few for most models to emit tokens: a "
+                f"`--max-duration` below {DataConfig().max_duration:g}, such as 20 or 10, gives more batches, and "
+                "`--init-from` starts from a trained model"
             )
-        # a fifth of all batches, if that is less
+        # at most a fifth of all batches
         warm_step = min(_WARM_STEP, max(10, num_batches // 50 * 10))
         command += f" \\\n  {_FOR_SMALL_CORPORA.format(warm_step, _NUM_EPOCHS)}"
     say(f"next: {command}")
 
 
 def _batches_of_an_epoch(durations: Sequence[float]) -> int:
-    """As `transducer train` plans them by default."""
+    """Return the number of batches per epoch with the default options of `transducer train`."""
     import numpy as np
 
     from stateless_transducer.data.plan import BatchLimits, Lengths, plan_epoch
@@ -154,7 +154,7 @@ def _batches_of_an_epoch(durations: Sequence[float]) -> int:
 
 
 def _read(options: Options) -> tuple[list[Utterance], list[Problem]]:
-    """What the source holds, a part of it held out."""
+    """Read the utterances of the source, and hold out a part of them if requested."""
     source = options.source
     if kaldi_folders(source):
         if options.columns != TableColumns():
@@ -167,36 +167,36 @@ def _read(options: Options) -> tuple[list[Utterance], list[Problem]]:
     else:
         utterances, problems = read_table(source, options.columns, audio_dir=options.audio_dir)
     if options.dev_share:
-        utterances, what_moved = hold_out(utterances, options.dev_share)
-        say(what_moved)
+        utterances, message = hold_out(utterances, options.dev_share)
+        say(message)
     return utterances, problems
 
 
-def _what_counts(options: Options) -> dict[str, Any]:
-    """What the utterances follow from: they are read again when it has changed."""
+def _dependencies(options: Options) -> dict[str, Any]:
+    """Return the inputs of the utterances, which are read again after a change of these."""
     source = options.source
     if source.is_dir():
-        what, state = "the files", fingerprint(kaldi_files(source) or paired_files(source))
+        source_name, state = "the files", fingerprint(kaldi_files(source) or paired_files(source))
     else:
-        what, state = "transcripts", size_and_time(source)
-    named = {f"--{name.replace('_', '-')}": value for name, value in asdict(options.columns).items()}
+        source_name, state = "transcripts", size_and_time(source)
+    columns = {f"--{name.replace('_', '-')}": value for name, value in asdict(options.columns).items()}
     return {
-        what: state,
+        source_name: state,
         "--dev-share": options.dev_share,
         "--audio-dir": None if options.audio_dir is None else str(options.audio_dir.resolve()),
-        **named,
+        **columns,
     }
 
 
 def _lang_dir(options: Options) -> Path:
-    """``lang_char``, ``lang_word``, ``lang_bpe_500``; with the corpus in its name if it has another corpus's tokens."""
+    """Return the folder of the tokens: ``lang_char`` or the like, with the corpus in the name if another one has it."""
     data_dir, usual = options.prepare.data_dir, f"lang_{options.tokens.name}"
     if not (data_dir / usual / "tokens.txt").exists():
         return data_dir / usual
     owner = lang_corpus(data_dir / usual)
     if owner == options.prefix:
         return data_dir / usual
-    say(f"{data_dir / usual} has the tokens of {owner or 'another corpus'} and stays as it is")
+    say(f"{data_dir / usual} has the tokens of {owner or 'another corpus'} and is left unchanged")
     return data_dir / f"lang_{options.prefix}_{options.tokens.name}"
 
 
@@ -214,11 +214,11 @@ def _token_table(lang_dir: Path, train_texts: Sequence[str], options: Options, i
 
 
 def _lacking(tokens: TokenTable, split: str, texts: Sequence[str]) -> list[str]:
-    """A line about the units of a split that the table lacks, if there are any."""
+    """Return a line about the units of a split that the table lacks, if any."""
     counts = Counter(unit for text in texts for unit in tokens.unknown_units(text))
     if not counts:
         return []
     total = sum(len(tokens.split(text)) for text in texts)
     examples = " ".join(f"{unit} ({count})" for unit, count in counts.most_common(_NUM_EXAMPLES))
-    more = " ..." if len(counts) > _NUM_EXAMPLES else ""
-    return [f"  {split}: {counts.total()} of {total} units, {len(counts)} different ones: {examples}{more}"]
+    ellipsis = " ..." if len(counts) > _NUM_EXAMPLES else ""
+    return [f"  {split}: {counts.total()} of {total} units, {len(counts)} distinct: {examples}{ellipsis}"]

@@ -36,16 +36,16 @@ class Options:
 
 def main(program: str, arguments: list[str]) -> int:
     """Parse and run."""
-    description = "Write texts in a model's tokens with blanks between them, as KenLM and SRILM want them for n-grams."
+    description = "Write texts in a model's tokens with blanks between them, the input of KenLM and SRILM."
     run(parse(Options, program, arguments, description))
     return 0
 
 
 def run(options: Options) -> None:
-    """Sentence by sentence.
+    """Write the tokens sentence by sentence.
 
     Raises:
-        ValueError: a text is missing or cannot be read.
+        ValueError: A text is missing or cannot be read.
     """
     tokens = TokenTable.read(options.lang_dir)
     check_texts(options.texts, options.output)

@@ -1,6 +1,6 @@
-"""What the scripts of ``egs/aishell/ASR`` call: commands with a recipe's numbers, which take icefall's options, too.
+"""Commands of the scripts in ``egs/aishell/ASR``: a recipe's defaults, and icefall's options.
 
-A script names its numbers, as options of one of these commands, and calls `cli.run_script`.
+A script sets its defaults as options of one of these commands and calls `cli.run_script`.
 """
 
 from __future__ import annotations
@@ -80,10 +80,10 @@ class Expected:
     """Context size in tokens that the decoder must have; by default, any."""
 
     def check(self, checkpoint: Checkpoint) -> None:
-        """Compare.
+        """Compare a model with the expected properties.
 
         Raises:
-            ValueError: it is another model.
+            ValueError: The model has other properties.
         """
         from stateless_transducer.text.tokens import TokenTable
 
@@ -91,7 +91,7 @@ class Expected:
             raise ValueError(f"`--lang-dir` {self.lang_dir}: the model was trained with other tokens.")
         size = checkpoint.model_config.decoder.context_size
         if self.context_size not in (None, size):
-            raise ValueError(f"`--context-size` is {self.context_size}, but the decoder of the model sees {size}.")
+            raise ValueError(f"`--context-size` is {self.context_size}, but that of the model is {size}.")
 
 
 @dataclass(frozen=True)
@@ -102,9 +102,9 @@ class TrainOptions(train.Options):
 
 
 def run_train(script: str, arguments: list[str], numbers: TrainOptions) -> int:
-    """``train.py``: checkpoints, logs and TensorBoard in the folder of the experiment."""
+    """Run ``train.py``: checkpoints, logs and TensorBoard in the folder of the experiment."""
     options = train.parse_options(TrainOptions, script, arguments, "Train the recipe's model.", numbers)
-    _tell_idle(options.idle_data)
+    _report_idle(options.idle_data)
     train.run(options, command=shlex.join([script, *arguments]))
     return 0
 
@@ -120,9 +120,9 @@ class DecodeOptions(decode.Options):
 
 
 def run_decode(script: str, arguments: list[str], numbers: DecodeOptions) -> int:
-    """``decode.py``: results and a log in ``<exp-dir>/log/<decoding-method>/``."""
+    """Run ``decode.py``: results and a log in ``<exp-dir>/log/<decoding-method>/``."""
     options = parse(DecodeOptions, script, arguments, "Decode with the mean of checkpoints.", default=numbers)
-    _tell_idle(options.idle_data, options.idle_training, options.idle_search)
+    _report_idle(options.idle_data, options.idle_training, options.idle_search)
     decode.run(options, accept=options.expected.check)
     return 0
 
@@ -141,7 +141,7 @@ class ExportOptions:
 
 
 def run_export(script: str, arguments: list[str], numbers: ExportOptions) -> int:
-    """``export.py``: the mean of checkpoints as icefall's ``pretrained.pt``, or as TorchScript."""
+    """Run ``export.py``: the mean of checkpoints as icefall's ``pretrained.pt``, or as TorchScript."""
     description = "Write the mean of checkpoints as <exp-dir>/pretrained.pt: weights alone, as icefall's."
     options = parse(ExportOptions, script, arguments, description, default=numbers)
     from stateless_transducer.export.torch_writer import write_script
@@ -176,18 +176,18 @@ class PretrainedOptions:
 
 
 def run_pretrained(script: str, arguments: list[str], lang_dir: Path) -> int:
-    """``pretrained.py``: the text of each sound, as icefall's prints it; status 1 if one could not be read.
+    """Run ``pretrained.py``: print the text of each sound in icefall's format; status 1 if one could not be read.
 
     Args:
-        script: its name.
-        arguments: of the command line.
-        lang_dir: where the tokens of a pretrained.pt are if the arguments do not say.
+        script: Name of the script.
+        arguments: Arguments of the command line.
+        lang_dir: Default folder of the tokens of a pretrained.pt.
     """
     description = (
         f"Transcribe sounds. A pretrained.pt holds no tokens: they are those of `--lang-dir`, or of {lang_dir}."
     )
     options = parse(PretrainedOptions, script, arguments, description)
-    _tell_idle(options.idle_sound, options.idle_search)
+    _report_idle(options.idle_sound, options.idle_search)
     from stateless_transducer.audio import AudioError
     from stateless_transducer.commands.shared.sounds import find_sounds
     from stateless_transducer.icefall import load_either
@@ -197,20 +197,20 @@ def run_pretrained(script: str, arguments: list[str], lang_dir: Path) -> int:
     options.expected.check(checkpoint)
     sounds, problems = find_sounds(options.sound_files)
     recognizer = Recognizer(checkpoint, options.search, device="auto")
-    for sound, found in zip(sounds, recognizer.transcribe_each(sound.source for sound in sounds), strict=True):
-        if isinstance(found, AudioError):
-            problems.append(str(found))
+    for sound, result in zip(sounds, recognizer.transcribe_each(sound.source for sound in sounds), strict=True):
+        if isinstance(result, AudioError):
+            problems.append(str(result))
             continue
-        tokens = (token for segment in found.segments for token in segment.tokens)
+        tokens = (token for segment in result.segments for token in segment.tokens)
         say(f"{sound.name}:\n{' '.join(tokens)}\n")
     for problem in problems:
         complain(problem)
     return 1 if problems else 0
 
 
-def _tell_idle(*groups: object) -> None:
-    """A line for each option that was given for nothing."""
+def _report_idle(*groups: object) -> None:
+    """Report each option that was set without effect."""
     for group in groups:
-        for each in fields(group):  # pyright: ignore[reportArgumentType]
-            if getattr(group, each.name) is not None:
-                complain(f"`--{each.name.replace('_', '-')}` chooses nothing here (see --help).")
+        for option in fields(group):  # pyright: ignore[reportArgumentType]
+            if getattr(group, option.name) is not None:
+                complain(f"`--{option.name.replace('_', '-')}` has no effect here (see --help).")

@@ -1,4 +1,4 @@
-"""``transducer report``: a page about an experiment."""
+"""``transducer report``: the report page of an experiment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``transducer serve``: a model behind HTTP, with a page to try it."""
+"""``transducer serve``: a model as an HTTP service, with a web page to try it."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class Options:
 
 
 def main(program: str, arguments: list[str]) -> int:
-    """Parse and run, until told to stop."""
+    """Parse and run until stopped."""
     run(parse(Options, program, arguments, "Serve a model: sound files and live sound to text, and a page to try it."))
     return 0
 
@@ -102,7 +102,7 @@ def run(options: Options) -> None:
     """Open the model and the port, then serve.
 
     Raises:
-        ValueError: the model cannot be opened, or the address cannot be listened on.
+        ValueError: The model cannot be opened, or the address is not available.
     """
     from stateless_transducer.server.app import Service
     from stateless_transducer.server.lifecycle import serve
@@ -126,30 +126,30 @@ def run(options: Options) -> None:
         )
         scheme = "http" if certificate is None else "https"
         host, port = listener.getsockname()[:2]
-        say(f"serving {path} on {scheme}://{f'[{host}]' if ':' in host else host}:{port} - Ctrl-C stops it")
+        say(f"serving {path} on {scheme}://{f'[{host}]' if ':' in host else host}:{port} - press Ctrl-C to stop")
         serve(service, listener, certificate=certificate, has_access_log=options.access_log, say=complain)
 
 
 def _certificate(options: Options) -> tuple[Path, Path | None] | None:
-    """The files of a certificate, once they are known to fit."""
+    """Return the files of the certificate, after a check that they match."""
     if options.ssl_certfile is None:
         return None
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(options.ssl_certfile, options.ssl_keyfile)
     except ssl.SSLError as err:
-        key = options.ssl_keyfile or "not given: in the same file, then"
-        why = (err.reason or str(err)).replace("_", " ").lower()
-        raise ValueError(f"`--ssl-certfile` {options.ssl_certfile}, `--ssl-keyfile` {key}: {why}.") from err
+        key = options.ssl_keyfile or "(not set: the same file)"
+        reason = (err.reason or str(err)).replace("_", " ").lower()
+        raise ValueError(f"`--ssl-certfile` {options.ssl_certfile}, `--ssl-keyfile` {key}: {reason}.") from err
     return options.ssl_certfile, options.ssl_keyfile
 
 
 def _listening(host: str, port: int) -> socket.socket:
-    """Before the model is opened, which takes time: whether the port is free is known at once."""
+    """Open the port, before the slow loading of the model, so that a port in use is reported at once."""
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family)
     except OSError as err:
-        raise ValueError(f"`--host` {host}, `--port` {port}: cannot be listened on: {err.strerror or err}.") from err
+        raise ValueError(f"`--host` {host}, `--port` {port}: cannot listen: {err.strerror or err}.") from err
 
 
 def _open(options: Options) -> Engine:
@@ -159,7 +159,7 @@ def _open(options: Options) -> Engine:
 
     if is_streaming_folder(options.model):
         for config in (options.search, options.details, options.segments, options.batch):
-            refuse_idle(config, f"a model of whole utterances, but {options.model} is a streaming one")
+            refuse_idle(config, f"an offline model, but {options.model} is a streaming model")
         streaming = StreamingRecognizer.from_pretrained(
             options.model,
             options.rules,
@@ -168,7 +168,7 @@ def _open(options: Options) -> Engine:
             num_threads=options.num_threads,
         )
         return StreamingEngine(streaming)
-    refuse_idle(options.rules, f"a streaming model, but {options.model} is one of whole utterances")
+    refuse_idle(options.rules, f"a streaming model, but {options.model} is an offline model")
     recognizer = Recognizer.from_pretrained(
         options.model,
         options.search,

@@ -1,4 +1,4 @@
-"""``transducer stream``: sound -> text while it comes in."""
+"""``transducer stream``: live speech to text."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def main(program: str, arguments: list[str]) -> int:
 
 
 def run(options: Options) -> None:
-    """Decode what comes; when it ends, or is interrupted, decode the rest."""
+    """Decode samples as they arrive; at the end or an interrupt, decode the rest."""
     from stateless_transducer.recognition.streaming import StreamingRecognizer
 
     recognizer = StreamingRecognizer.from_pretrained(
@@ -99,7 +99,7 @@ def _spell(segment: Segment, output_format: str) -> str:
 
 
 def _pieces(options: Options) -> Iterator[tuple[np.ndarray, int]]:
-    """Samples and their rate."""
+    """Return blocks of samples with their rate."""
     from stateless_transducer.audio import stream_audio
     from stateless_transducer.features import FbankConfig
 
@@ -114,11 +114,11 @@ def _standard_input(sample_rate: int, size: int) -> Iterator[tuple[np.ndarray, i
     import numpy as np
 
     if sys.stdin.isatty():
-        raise ValueError("Standard input is a terminal; pipe raw 16-bit samples to it, or name a sound file.")
+        raise ValueError("Standard input is a terminal. Pipe raw 16-bit samples to it, or name a sound file.")
     count = 0
     while data := sys.stdin.buffer.read(2 * size):
         if count == 0 and data.startswith((b"RIFF", b"fLaC", b"OggS", b"ID3")):
-            raise ValueError("Standard input is a sound file, not raw samples; name the file itself.")
+            raise ValueError("Standard input is a sound file, not raw samples. Name the file itself.")
         if len(data) % 2:
             raise ValueError(f"Standard input ends in the middle of a sample, after {count * 2 + len(data)} bytes.")
         count += len(data) // 2

@@ -69,10 +69,10 @@ TrainOptions = TypeVar("TrainOptions", bound=Options)
 def parse_options(
     options: type[TrainOptions], program: str, arguments: list[str], description: str, default: TrainOptions
 ) -> TrainOptions:
-    """Options of training, with the sizes of the encoder that ``--encoder`` names.
+    """Parse the options of training, with the sizes of the encoder that ``--encoder`` names.
 
     Raises:
-        ValueError: an option belongs to another encoder.
+        ValueError: An option belongs to another encoder.
     """
     kind = _encoder_kind(arguments, default.encoder)
     config = ENCODER_CONFIGS.get(kind)
@@ -84,7 +84,7 @@ def parse_options(
 
 
 def _encoder_kind(arguments: list[str], default: str) -> str:
-    """Value of ``--encoder``: it must be known before the other options can be."""
+    """Return the value of ``--encoder``, on which the other options depend."""
     kind = default
     for word, following in zip(arguments, [*arguments, ""][1:], strict=True):
         flag, is_joined, value = word.partition("=")
@@ -94,26 +94,26 @@ def _encoder_kind(arguments: list[str], default: str) -> str:
 
 
 def _refuse_other_encoders(arguments: list[str], config: type[EncoderConfig]) -> None:
-    known = {size.name for size in fields(config)}
+    sizes = {size.name for size in fields(config)}
     flags = {word.partition("=")[0].removeprefix("--").replace("-", "_") for word in arguments if word[:2] == "--"}
-    for other in ENCODER_CONFIGS.values():
-        for name in sorted(flags & {size.name for size in fields(other)} - known):
+    for encoder in ENCODER_CONFIGS.values():
+        for name in sorted(flags & {size.name for size in fields(encoder)} - sizes):
             flag = f"--{name.replace('_', '-')}"
-            raise ValueError(f"`{flag}` is an option of `--encoder {other.kind}`, not of `--encoder {config.kind}`.")
+            raise ValueError(f"`{flag}` is an option of `--encoder {encoder.kind}`, not of `--encoder {config.kind}`.")
 
 
 def main(program: str, arguments: list[str]) -> int:
     """Parse and run."""
     description = "Train a stateless transducer; defaults are the tutorial's."
     options = parse_options(Options, program, arguments, description, Options())
-    # here, since the scripts of recipes set options for several cases
+    # not in `run`: recipe scripts set options for several cases
     refuse_idle_training(options.train, options.data)
     run(options, command=shlex.join([*program.split(), *arguments]))
     return 0
 
 
 def run(options: Options, *, command: str) -> None:
-    """Train on this machine's processes, or look ahead."""
+    """Train on the processes of this machine, or look ahead."""
     from stateless_transducer.training.distributed import is_first_process, launch
     from stateless_transducer.training.progress import make_log_dir
     from stateless_transducer.training.run_lock import run_lock
@@ -125,7 +125,7 @@ def run(options: Options, *, command: str) -> None:
     config = options.train
     make_log_dir(config.exp_dir / "log")
     with run_lock(config.exp_dir, command, warn=complain) if is_first_process() else nullcontext():
-        # faults are found before any process starts, and indexes are made once
+        # before any process starts: report errors, and write the indexes once
         resumable = find_resumable(config)
         if resumable is not None:
             resumable.check()
@@ -159,7 +159,7 @@ def _train(rank: Rank, options: Options, command: str, stop: StopRequest, resuma
         describe_run(config.exp_dir, {**asdict(options), "model": task.start.model_config.sizes()}, command)
     noise = noise_cuts_path(data.manifest_dir)
     if data.enable_musan and not noise.exists():
-        log.warning(f"No noise is mixed in: {noise} is missing; `transducer prepare musan` makes it")
+        log.warning(f"No noise is mixed in: {noise} is missing. Create it with `transducer prepare musan`")
     if Trainer(task, rank, log, stop, resumable).run():
         log.info("Done!")
 
@@ -167,7 +167,7 @@ def _train(rank: Rank, options: Options, command: str, stop: StopRequest, resuma
 def _task(
     options: Options, command: str, *, warn: Callable[[str], None], tell: Callable[[str], None]
 ) -> TransducerTask:
-    """Read what training depends on; warn of what is left out, tell what it begins with."""
+    """Read the inputs of training; warn of skipped utterances, report the initial model."""
     from stateless_transducer.data.batches import cuts_path, load_index, trainable, with_loss
     from stateless_transducer.text.tokens import UNKNOWN, TokenTable
     from stateless_transducer.training.task import TrainingData, TransducerTask
@@ -176,28 +176,28 @@ def _task(
     start = _start(options, tokens, tell)
     subsampling = start.model_config.encoder.subsampling
 
-    def tell_left_out(found: TrainingSet, name: str) -> None:
-        for reason, numbers in found.left_out.items():
-            warn(f"Left out {len(numbers)} utterances of {name} {reason}: {found.index.name_some(numbers)}")
+    def warn_of_skipped(utterances: TrainingSet, name: str) -> None:
+        for reason, numbers in utterances.left_out.items():
+            warn(f"Left out {len(numbers)} utterances of {name} {reason}: {utterances.index.name_some(numbers)}")
 
-    def usable(prefix: str, option: str) -> TrainingSet:
+    def training_utterances(prefix: str, option: str) -> TrainingSet:
         index = load_index(data.manifest_dir, prefix, options.train_split, option=option)
-        found = trainable(index, tokens, data, subsampling)
-        tell_left_out(found, prefix)
-        if unknown := int(found.index.num_unknown(tokens)[found.numbers].sum()):
+        utterances = trainable(index, tokens, data, subsampling)
+        warn_of_skipped(utterances, prefix)
+        if unknown := int(utterances.index.num_unknown(tokens)[utterances.numbers].sum()):
             warn(
-                f"{unknown} of {found.lengths.num_tokens.sum()} tokens of {prefix} are not in {options.lang_dir}: they "
-                f"are learnt as {UNKNOWN}"
+                f"{unknown} of {utterances.lengths.num_tokens.sum()} tokens of {prefix} are not in {options.lang_dir} "
+                f"and count as {UNKNOWN}"
             )
-        return found
+        return utterances
 
-    training_set = usable(data.prefix, "prefix")
-    mixed_set = None if data.mix_prefix is None else usable(data.mix_prefix, "mix_prefix")
+    training_set = training_utterances(data.prefix, "prefix")
+    mixed_set = None if data.mix_prefix is None else training_utterances(data.mix_prefix, "mix_prefix")
     dev_set = None
     if cuts_path(data.manifest_dir, data.prefix, options.dev_split) is not None:
         dev_index = load_index(data.manifest_dir, data.prefix, options.dev_split)
         dev_set = with_loss(dev_index, tokens, subsampling)
-        tell_left_out(dev_set, options.dev_split)
+        warn_of_skipped(dev_set, options.dev_split)
     if dev_set is None or not len(dev_set):
         warn(f"No split {options.dev_split!r} is prepared: there is no validation loss")
     has_dev_set = dev_set is not None and len(dev_set) > 0
@@ -206,7 +206,7 @@ def _task(
 
 
 def _start(options: Options, tokens: TokenTable, tell: Callable[[str], None]) -> StartingModel:
-    """The trained model that ``--init-from`` names, or a new one of the options' sizes."""
+    """Return the model of ``--init-from``, or a new one with the sizes of the options."""
     from stateless_transducer.features import FbankConfig
     from stateless_transducer.training.task import StartingModel
 
@@ -220,23 +220,23 @@ def _start(options: Options, tokens: TokenTable, tell: Callable[[str], None]) ->
     checkpoint = load_checkpoint(path)
     _refuse_other_sizes(options, checkpoint.model_config.sizes(), path)
     config = adapted_config(checkpoint, tokens, dropout=options.model.encoder.dropout)
-    tell(f"Starts from {path}, with its sizes: {describe_tokens(checkpoint.token_table, tokens)}")
+    tell(f"Starting from {path}, with its sizes: {describe_tokens(checkpoint.token_table, tokens)}")
     return StartingModel(config, checkpoint.fbank_config, tokens, init_from=checkpoint)
 
 
 def _refuse_other_sizes(options: Options, sizes: Mapping[str, Any], path: Path) -> None:
-    """Refuse sizes that are set and are not those of the model to start from; dropout is no size."""
+    """Refuse sizes that are set and differ from those of the initial model; dropout is not a size."""
     default = ModelFlags(encoder=type(options.model.encoder)()).sizes() | {"encoder": ConformerConfig.kind}
     for name, value in options.model.sizes().items():
         if name != "dropout" and value not in (default.get(name), sizes.get(name)):
             raise ValueError(
                 f"`{name}` is {value}, but the model of `init_from` {path} has {sizes.get(name, 'no such size')}. "
-                "Leave it out: the sizes are the model's."
+                "Remove the option: the sizes are those of the model."
             )
 
 
 def _look_ahead(options: Options, command: str) -> None:
-    """``--dry-run`` and ``--find-max-duration``."""
+    """Run ``--dry-run`` or ``--find-max-duration``."""
     from stateless_transducer.training.distributed import Rank, device_of
     from stateless_transducer.training.memory import describe_task, find_max_duration
 

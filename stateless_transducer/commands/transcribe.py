@@ -86,7 +86,7 @@ def main(program: str, arguments: list[str]) -> int:
 
 
 def run(options: Options) -> int:
-    """Transcribe what can be read, report the rest."""
+    """Transcribe the sounds; report unreadable ones."""
     from stateless_transducer.commands.shared.sounds import find_sounds
 
     if options.manifest is not None and options.output is not None:
@@ -115,7 +115,7 @@ def _output_paths(options: Options, sounds: list[NamedSound]) -> list[Path] | No
         return output_paths(folder, sounds, options.output_format)
     if options.output_format in ("srt", "vtt", "TextGrid") and len(sounds) > 1:
         raise ValueError(
-            f"`--output-format {options.output_format}` of {len(sounds)} sounds needs `--output-dir`: each is a file."
+            f"`--output-format {options.output_format}` of {len(sounds)} sounds needs `--output-dir` (one file each)."
         )
     return None
 
@@ -136,14 +136,14 @@ def _without_existing(
         )
     if existing:
         complain(f"{len(existing)} of {len(paths)} files exist in {options.output_dir} already; skipping them")
-    left = [(sound, path) for sound, path in zip(sounds, paths, strict=True) if not path.exists()]
-    return [sound for sound, _ in left], [path for _, path in left]
+    pairs = [(sound, path) for sound, path in zip(sounds, paths, strict=True) if not path.exists()]
+    return [sound for sound, _ in pairs], [path for _, path in pairs]
 
 
 def _recognizer(options: Options) -> Recognizer:
     from stateless_transducer.recognition.recognizer import Recognizer
 
-    # a line of text has no room for times
+    # lines of text have no times
     has_times = options.output_format != "txt"
     return Recognizer.from_pretrained(
         options.model,
@@ -211,17 +211,17 @@ def _run_manifest(options: Options, manifest: Path, output: Path) -> int:
     check_output(output, manifest=manifest)
     rows = read_manifest(manifest)
     finished = finished_ids(output)
-    left = [row for row in rows if row.id not in finished]
-    if len(left) < len(rows):
+    pending = [row for row in rows if row.id not in finished]
+    if len(pending) < len(rows):
         complain(
-            f"{len(rows) - len(left)} of {len(rows)} sounds are in {output} already - skipping them, whatever model "
-            "and options they were done with; name another `--output` to do them anew"
+            f"{len(rows) - len(pending)} of {len(rows)} sounds are in {output} already - skipping them, whatever model "
+            "and options produced them. Name another `--output` to transcribe them again"
         )
     num_failed = 0
     output.parent.mkdir(parents=True, exist_ok=True)
-    # appended line by line, not written anew and renamed: what is done must outlive a run that is stopped
-    with output.open("a", encoding="utf-8") as file, hours_bar("transcribing", lambda: _seconds(left)) as progress:
-        for row, result in _results(options, left, progress):
+    # append line by line rather than rename at the end, so that results outlive an interrupted run
+    with output.open("a", encoding="utf-8") as file, hours_bar("transcribing", lambda: _seconds(pending)) as progress:
+        for row, result in _results(options, pending, progress):
             if isinstance(result, AudioError):
                 complain(f"transducer: {row.id}: {result}")
                 num_failed += 1
@@ -229,9 +229,9 @@ def _run_manifest(options: Options, manifest: Path, output: Path) -> int:
             file.write(json_line(str(row.sound.path), result, id_=row.id) + "\n")
             file.flush()
     # on standard error, since the output may be /dev/stdout
-    complain(f"{output}: {len(left) - num_failed} sounds more, {len(rows) - num_failed} of {len(rows)} in all")
+    complain(f"{output}: {len(pending) - num_failed} new sounds, {len(rows) - num_failed} of {len(rows)} in all")
     if num_failed:
-        complain(f"transducer: {num_failed} of {len(left)} sounds could not be read; the same command tries again.")
+        complain(f"transducer: {num_failed} of {len(pending)} sounds could not be read. Run again to retry.")
     return 1 if num_failed else 0
 
 
@@ -253,7 +253,7 @@ def _results(
             workers, executor = client.ncores(), client.get_executor(pure=False)
             if not workers:
                 raise ValueError(f"`--dask` {options.dask}: the cluster has no workers.")
-            # a client that is not awaited answers at once
+            # a synchronous client returns the value, not a coroutine
             num_workers = len(workers)  # pyright: ignore[reportArgumentType]
             yield from transcribe_with_workers(job, rows, progress, executor=executor, num_workers=num_workers)
     except distributed.KilledWorker as err:

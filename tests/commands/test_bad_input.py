@@ -211,7 +211,7 @@ def test_average_takes_the_place_of_no_checkpoint(tmp_path, capsys, output):
     for name in ("epoch-5.pt", "checkpoint-20.pt"):
         (exp_dir / name).write_text("kept")
     (exp_dir / "link.pt").hardlink_to(exp_dir / "epoch-5.pt")
-    message = f"`--output` {exp_dir}/{output} would be taken for a checkpoint of the training in `--exp-dir` {exp_dir};"
+    message = f"`--output` {exp_dir}/{output} has the name of a training checkpoint in `--exp-dir` {exp_dir}."
     _fails(capsys, ["average", "--exp-dir", exp_dir, "--output", exp_dir / output], message)
     assert (exp_dir / "epoch-5.pt").read_text() == "kept"
 
@@ -236,9 +236,9 @@ def test_average_takes_the_place_of_no_checkpoint(tmp_path, capsys, output):
             1,
         ),
         (["decode", "--decoding-method", "magic"], "magic", 2),
-        (["prepare", "wikipedia"], "no command 'prepare wikipedia'; there are: prepare aishell", 2),
+        (["prepare", "wikipedia"], "no command 'prepare wikipedia'; commands: prepare aishell", 2),
         (["prepare", "download", "--corpus", "aishell", "--mirror", "ftp://x"], "`--mirror` must begin with http", 2),
-        (["teach"], "no command 'teach'; there are: demo", 2),
+        (["teach"], "no command 'teach'; commands: demo", 2),
         (["trian"], "no command 'trian'; did you mean `transducer train`?", 2),
         (["transcribee", "m.pt", "a.wav"], "no command 'transcribee'; did you mean `transducer transcribe`?", 2),
         (["prepare", "tabel"], "no command 'prepare tabel'; did you mean `transducer prepare table`?", 2),

@@ -67,6 +67,31 @@ def test_table_has_both_error_rates_and_their_difference(files, capsys):
     assert re.search(r"probability that B is better  0\.\d{4}  \(that A is: 0\.\d{4}\)", printed)
 
 
+@pytest.mark.parametrize(
+    ("hypotheses", "verdict"),
+    [
+        (("一", "一二三"), "B is better: 66.67 points fewer errors, significant at 95 %"),
+        (("一二三", "一"), "A is better: 66.67 points fewer errors, significant at 95 %"),
+        (("一二三", "一二三"), "no significant difference at 95 %"),
+    ],
+)
+def test_verdict_is_given_in_words(tmp_path, capsys, hypotheses, verdict):
+    references = {f"u{n:02d}": "一二三" for n in range(20)}
+    files = [
+        _recogs(tmp_path / name, dict.fromkeys(references, text), references)
+        for name, text in zip(("a", "b"), hypotheses, strict=True)
+    ]
+    printed, _ = _run(capsys, *files)
+    assert re.search(rf"^verdict +{verdict}$", printed, re.MULTILINE)
+
+
+def test_few_utterances_decide_nothing(files, capsys):
+    printed, _ = _run(capsys, *files)
+    assert re.search(r"^verdict +no significant difference at 95 %$", printed, re.MULTILINE)
+    printed, _ = _run(capsys, *files, "--confidence", "0.4")
+    assert re.search(r"^verdict +B is better: 38.46 points fewer errors, significant at 40 %$", printed, re.MULTILINE)
+
+
 def test_utterances_that_changed_most_come_first(files, capsys):
     printed, _ = _run(capsys, *files)
     found = re.findall(r"^  (u\d)  (\d) -> (\d), of (\d)$", printed, re.MULTILINE)
@@ -82,8 +107,8 @@ def test_number_of_examples_is_kept_to(tmp_path, capsys):
     ]
     for flags, expected in (((), 10), (("--num-examples", 3), 3), (("--num-examples", 0), 0)):
         printed, _ = _run(capsys, *files, *flags)
-        assert printed.count(" -> ") - ("changed most" in printed) == expected
-        assert ("changed most" in printed) == (expected > 0)
+        assert printed.count(" -> ") - ("largest changes" in printed) == expected
+        assert ("largest changes" in printed) == (expected > 0)
 
 
 def test_words_are_called_words(tmp_path, capsys):
@@ -112,7 +137,7 @@ def test_characters_that_spell_words_are_shown_with_blanks(tmp_path, capsys):
 def test_result_compared_with_itself_is_no_better(files, capsys):
     printed, _ = _run(capsys, files[0], files[0])
     assert re.search(r"^B - A\s+\+0.00\s+\+0.00..\+0.00\s+\+0$", printed, re.MULTILINE)
-    assert re.search(r"p value, two-sided\s+1\n", printed) and "changed most" not in printed
+    assert re.search(r"p value, two-sided\s+1\n", printed) and "largest changes" not in printed
 
 
 def test_seed_decides_what_is_printed(files, capsys):
@@ -149,7 +174,7 @@ def test_folders_are_compared_test_set_by_test_set(tmp_path, capsys, model):
         for folder in ("greedy", "beam")
     ]
     assert re.findall(r"^[AB]  .*/(\w+/recogs\S+)$", printed, re.MULTILINE) == names
-    assert "only one of the folders has them: beam, greedy" in complained
+    assert "only one of the folders has: beam, greedy" in complained
     # the same draws for each test set
     dev, test = (part.split("\n\n", 1)[1] for part in re.split("^A  /", printed, flags=re.MULTILINE)[1:])
     assert dev == test
@@ -158,7 +183,7 @@ def test_folders_are_compared_test_set_by_test_set(tmp_path, capsys, model):
 def test_several_results_of_a_test_set_are_listed(tmp_path, capsys):
     for avg in (1, 2):
         _recogs(tmp_path / "x" / f"recogs-test-epoch-9-avg-{avg}-greedy.txt", WORSE)
-    message = r"x holds more than one result for test: recogs-test-epoch-9-avg-1-.*, recogs-test-epoch-9-avg-2-.*; give"
+    message = r"x holds several results for test: recogs-test-epoch-9-avg-1-.*, recogs-test-epoch-9-avg-2-"
     _fails(capsys, [tmp_path / "x", tmp_path / "x"], message)
 
 
@@ -172,8 +197,8 @@ def test_folders_without_a_common_test_set_are_refused(tmp_path, capsys):
 def test_what_is_not_there_is_named(files, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     _fails(capsys, [files[0], tmp_path / "no"], "/no: no such file or folder")
-    _fails(capsys, [tmp_path / "empty", tmp_path / "empty"], r"empty holds no recogs-\*.txt; give the folder that")
-    _fails(capsys, [tmp_path / "empty", files[0]], "empty is a folder, but .*a.txt is a file; give two folders, or two")
+    _fails(capsys, [tmp_path / "empty", tmp_path / "empty"], r"empty holds no recogs-\*.txt. Name the ")
+    _fails(capsys, [tmp_path / "empty", files[0]], "empty is a folder, but .*a.txt is a file. Name two folders or two")
     _fails(capsys, [files[0]], "Missing from transducer compare: B ", status=2)
 
 

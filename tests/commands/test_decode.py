@@ -82,17 +82,17 @@ def test_model_of_other_features_is_refused(tmp_path, capsys):
     checkpoint = load_checkpoint(tmp_path / "exp" / "epoch-0.pt")
     save_checkpoint(tmp_path / "other.pt", replace(checkpoint, fbank_config=FbankConfig(sample_rate=8000)))
     assert main(["decode", "--model", str(tmp_path / "other.pt"), "--manifest-dir", str(tmp_path)]) == 1
-    assert "wants other features than prepared test sets have" in capsys.readouterr().err
+    assert "expects other features than those of prepared test sets" in capsys.readouterr().err
 
 
 def test_nothing_is_averaged_beside_a_model():
-    with pytest.raises(ValueError, match="`model` model.pt is decoded as it is: leave out `epoch`"):
+    with pytest.raises(ValueError, match="`model` model.pt is decoded unchanged. Remove `epoch`"):
         Options(model=Path("model.pt"), average=Average(avg=2))
 
 
 def test_no_folder_of_checkpoints_is_named_beside_a_model(capsys):
     assert main(["decode", "--model", "/in/model.pt", "--exp-dir", "other"]) == 1
-    said = "`--exp-dir` other chooses nothing beside `--model` /in/model.pt, whose results go to /in/log; leave one of"
+    said = "`--exp-dir` other has no effect with `--model` /in/model.pt, whose results go to /in/log. Remove one of"
     assert said in capsys.readouterr().err
 
 
@@ -118,7 +118,7 @@ def test_model_that_does_not_speak_is_told(tmp_path, capsys, says, is_told):
     checkpoint.weights["joiner.output_linear.bias"][tokens.ids[says]] = 1e3
     save_checkpoint(tmp_path / "model.pt", checkpoint)
     assert main(["decode", "--model", str(tmp_path / "model.pt"), "--manifest-dir", str(tmp_path)]) == 0
-    told = "WARNING [decode.py:", "test: all 2 transcripts are empty. The model has not learnt to speak yet"
+    told = "WARNING [decode.py:", "test: all 2 transcripts are empty. The model has not learned to emit tokens yet"
     printed = capsys.readouterr().err
     assert all(printed.count(each) == is_told for each in told)
 

@@ -80,14 +80,14 @@ def test_int8_that_costs_too_much_is_not_kept(export, cuts, tmp_path):
     flags = ["--int8", "true", "--manifest-dir", cuts, "--reject-worse-than", "-1"]
     status, _, complained, names = export(*flags)
     assert (status, names) == (1, FP32)
-    assert "int8 is not kept: it costs more than `--reject-worse-than` -1 points" in complained
+    assert "int8 is rejected: it costs more than `--reject-worse-than` -1 points" in complained
     assert _card(tmp_path / "onnx")["int8"]["kept"] is False
     OnnxTransducer.open(tmp_path / "onnx")
 
 
 def test_int8_of_another_model_does_not_stay(export, tmp_path):
     _, _, complained, names = export("--int8", "true")
-    assert "what it costs in accuracy was not measured; `--manifest-dir` names a prepared corpus" in complained
+    assert "the cost in accuracy was not measured. Set `--manifest-dir`" in complained
     assert names == sorted(FP32 + INT8)
     (tmp_path / "onnx" / "notes.txt").touch()
     assert export()[3] == sorted([*FP32, "notes.txt"])

@@ -44,7 +44,7 @@ def test_training_is_told(talker, info, tmp_path):
     save_checkpoint(tmp_path / "epoch-8.pt", checkpoint)
     text = info(tmp_path / "epoch-8.pt")
     assert "  trained      9 epochs, 4766 batches, train loss 0.0162, valid loss 0.5000\n" in text
-    assert "  averaged     epoch-8.pt\n" in text and "  format       checkpoint, with the state to train on\n" in text
+    assert "  averaged     epoch-8.pt\n" in text and "  format       checkpoint, with training state\n" in text
 
 
 def test_our_folder_is_described_and_changes_are_seen(talker, info, tmp_path):

@@ -118,7 +118,7 @@ def test_second_corpus_replaces_neither_tokens_nor_results_of_the_first(world, t
     for _ in range(2):
         assert main(["prepare", "table", str(table), "--data-dir", str(data), "--prefix", "other"]) == 0
         printed = capsys.readouterr().out
-        assert f"{data}/lang_char has the tokens of another corpus and stays as it is" in printed
+        assert f"{data}/lang_char has the tokens of another corpus and is left unchanged" in printed
         assert f"--lang-dir {data}/lang_other_char" in printed
     assert (data / "lang_char" / "tokens.txt").read_bytes() == tokens
     assert set("你好") < set(TokenTable.read(data / "lang_other_char").symbols)
@@ -358,7 +358,7 @@ def test_characters_unknown_to_the_model_are_counted(world, model, capsys, tmp_p
     flags = ["--exp-dir", str(world.exp), "--manifest-dir", str(tmp_path / "fbank"), "--prefix", "table"]
     assert main(["decode", *flags]) == 0
     assert (
-        "test: 1 units of the transcripts are unknown to the model and count as errors: 鑫" in capsys.readouterr().err
+        "test: 1 units of the references are not in the token table and count as errors: 鑫" in capsys.readouterr().err
     )
 
 

@@ -76,7 +76,7 @@ def test_manifests_and_packed_texts_are_the_same(tmp_path, lang):
 def test_unknown_characters_are_told(tmp_path, lang, capsys):
     (tmp_path / "a.txt").write_text("今天下雨\n", encoding="utf-8")
     assert _ngram(lang, tmp_path / "a.txt", "--output", tmp_path / "lm.arpa") == 0
-    assert f"2 of 4 units are no tokens of {lang}: 下 雨" in capsys.readouterr().err
+    assert f"2 of 4 units are not tokens of {lang}: 下 雨" in capsys.readouterr().err
     assert "<unk>" in (tmp_path / "lm.arpa").read_text(encoding="utf-8")
 
 

@@ -164,8 +164,8 @@ def test_prepare_table_takes_tokens_from_train_only(prepared, data_dir):
 
 
 def test_prepare_table_reports_units_that_tokens_lack(prepared):
-    assert "lang_char/tokens.txt lacks, each an error of the model:\n  dev: 2 of " in prepared.out
-    assert "2 different ones: z (1) ë (1)\n" in prepared.out
+    assert "lang_char/tokens.txt lacks, which the model cannot recognize:\n  dev: 2 of " in prepared.out
+    assert "2 distinct: z (1) ë (1)\n" in prepared.out
 
 
 def test_prepare_table_makes_each_part_once(prepared, corpus, data_dir):
@@ -202,7 +202,7 @@ def test_prepare_table_reads_folder_and_holds_out(tmp_path, monkeypatch):
     tokens = TokenTable.read(tmp_path / "out" / "lang_word")
     assert tokens.unit == "word"
     assert len(tokens) == 3 + 2
-    assert "dev: 2 of 4 units, 1 different ones: " in ran.out
+    assert "dev: 2 of 4 units, 1 distinct: " in ran.out
     # a piece of a word is told by what cannot be spelt of it
     ran = _run(tmp_path / "in", *flags[:2], "--token", "bpe", "--vocab-size", 30, "--dev-share", 0.5, "--num-jobs", 1)
     assert ran.status == 0, ran.err
@@ -234,7 +234,7 @@ def test_prepare_table_without_train_makes_features_but_no_tokens(tmp_path):
     soundfile.write(tmp_path / "a.wav", _tone(8000, 1), 8000)
     ran = _run(tmp_path / "all.csv", "--data-dir", tmp_path / "data", "--num-jobs", 1)
     assert ran.status == 0
-    assert "no split train, so no tokens: enough for `transducer decode --test-sets`" in ran.out
+    assert "no split train, hence no tokens: enough for `transducer decode --test-sets`" in ran.out
     assert (tmp_path / "data" / "fbank" / "table_cuts_eval.jsonl.gz").exists()
     assert not (tmp_path / "data" / "lang_char").exists()
 
@@ -293,7 +293,7 @@ def test_what_training_would_leave_out_by_default_is_said(tmp_path, monkeypatch)
     (tmp_path / "t.csv").write_text("path,text\nlong.wav,one\nshort.wav,two\n")
     ran = _run(tmp_path / "t.csv", "--data-dir", tmp_path / "data", "--num-jobs", 1)
     copies = "6 training utterances and their copies at other speeds"
-    assert f"3 of {copies} are longer than 12 s: left out by default\n" in ran.out
+    assert f"3 of {copies} are longer than 12 s: skipped by default\n" in ran.out
     # 14.2 s at a speed of 0.9
     assert " --max-utterance-s 16 \\\n  --optimizer adamw " in ran.out
 
@@ -310,7 +310,7 @@ def test_command_to_train_with_fits_the_corpus(tmp_path, monkeypatch, capsys, ho
     printed = capsys.readouterr().out
     optimizer = f"--optimizer adamw --peak-lr 1e-3 --warm-step {warm_step}"
     assert f"{optimizer} --feature-norm level --ctc-loss-scale 0.5 --ctc-epochs 10 --num-epochs 20" in printed
-    assert ("a `--max-duration` below 200, such as 20 or 10, makes more of them" in printed) == few
+    assert ("a `--max-duration` below 200, such as 20 or 10, gives more batches" in printed) == few
 
 
 @pytest.mark.parametrize(

@@ -49,11 +49,11 @@ def test_what_cannot_be_written_is_told(tmp_path, capsys):
     table.write_text("path\ttext\na.wav\t今天\n", encoding="utf-8")
     flags = ["--lang-dir", str(tmp_path / "lang")]
     assert main(["prepare", "text", str(text), *flags]) == 0
-    assert f"3 of 5 units are no tokens of {tmp_path}/lang: 雨 下" in capsys.readouterr().err
+    assert f"3 of 5 units are not tokens of {tmp_path}/lang: 雨 下" in capsys.readouterr().err
     for given, said in (
         ([str(text), "--output", str(text)], f"`--output` {text} is one of the texts"),
         ([str(tmp_path / "no.txt")], "no.txt: no such file."),
-        ([str(text), str(table)], f"{table} is a table, and a text is wanted, a sentence a line."),
+        ([str(text), str(table)], f"{table} is a table, not a text"),
     ):
         assert main(["prepare", "text", *given, *flags]) == 1
         assert said in capsys.readouterr().err

@@ -34,9 +34,9 @@ from stateless_transducer.commands.serve import _listening
         # those of each request have it
         (
             ["--decoding-method", "beam_search", "--hotwords-score", "3", "--host", "192.0.2.1"],
-            "`--host` 192.0.2.1, `--port` 8000: cannot be listened on: ",
+            "`--host` 192.0.2.1, `--port` 8000: cannot listen: ",
         ),
-        (["--host", "192.0.2.1"], "`--host` 192.0.2.1, `--port` 8000: cannot be listened on: "),
+        (["--host", "192.0.2.1"], "`--host` 192.0.2.1, `--port` 8000: cannot listen: "),
     ],
 )
 def test_options_that_cannot_be_are_named(talker, capsys, flags, message):
@@ -51,7 +51,7 @@ def test_a_port_that_is_taken_and_a_model_that_is_not_there(tmp_path, capsys):
     with _listening("127.0.0.1", 0) as taken:
         port = str(taken.getsockname()[1])
         assert main(["serve", str(tmp_path), "--port", port]) == 1
-        assert f"`--host` 127.0.0.1, `--port` {port}: cannot be listened on: Address already in use" in (
+        assert f"`--host` 127.0.0.1, `--port` {port}: cannot listen: Address already in use" in (
             capsys.readouterr().err
         )
     assert main(["serve", str(tmp_path / "no.pt"), "--port", "0"]) == 1
@@ -69,4 +69,4 @@ def test_a_port_that_is_taken_and_a_model_that_is_not_there(tmp_path, capsys):
 )
 def test_a_streaming_model_refuses_what_it_has_no_use_for(tiny_model, capsys, flags, wanted):
     assert main(["serve", str(tiny_model().folder), "--port", "0", *flags]) == 1
-    assert f"{wanted} needs a model of whole utterances, but {tiny_model().folder} is a str" in capsys.readouterr().err
+    assert f"{wanted} needs an offline model, but {tiny_model().folder} is a streaming" in capsys.readouterr().err

@@ -162,7 +162,7 @@ def test_interrupted_command_says_what_it_has_heard(tiny_model, samples, termina
     [
         (b"", r"Standard input holds no samples \(0 s of audio\)"),
         (b"\x00\x01\x02", "Standard input ends in the middle of a sample, after 3 bytes"),
-        (b"RIFF\x00\x00\x00\x00WAVEfmt ", "Standard input is a sound file, not raw samples; name the file itself"),
+        (b"RIFF\x00\x00\x00\x00WAVEfmt ", "Standard input is a sound file, not raw samples. Name the file itself"),
     ],
     ids=["empty", "odd", "wav"],
 )

@@ -175,7 +175,7 @@ def test_subtitles_of_one_sound_are_printed_and_of_two_need_a_folder(transcribe,
     status, lines, _ = transcribe(names[0], "--output-format", "srt")
     assert status == 0 and lines[0] == "1" and "-->" in lines[1]
     status, _, errors = transcribe(*names, "--output-format", "srt")
-    assert status == 1 and "`--output-format srt` of 2 sounds needs `--output-dir`: each is a file." in errors
+    assert status == 1 and "`--output-format srt` of 2 sounds needs `--output-dir` (one file each)." in errors
 
 
 def test_tsv_has_one_head(transcribe, tmp_path):

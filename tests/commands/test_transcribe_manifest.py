@@ -70,7 +70,7 @@ def _same(one, other):
 
 def test_manifest_gives_an_object_a_row(folder, transcribe, capsys):
     status, printed, errors = transcribe()
-    assert (status, printed, errors) == (0, "", f"{folder}/out.jsonl: 6 sounds more, 6 of 6 in all\n")
+    assert (status, printed, errors) == (0, "", f"{folder}/out.jsonl: 6 new sounds, 6 of 6 in all\n")
     found = _read(folder / "out.jsonl")
     assert [row["id"] for row in found] == ["0", "1", "2", "3", "4", "part"]
     assert [row["duration"] for row in found] == [1.0, 2.0, 3.0, 4.0, 5.0, 2.0]
@@ -109,7 +109,7 @@ def test_second_run_does_what_the_first_left(folder, transcribe):
     (folder / "3.wav").rename(folder / "away.wav")
     status, _, errors = transcribe()
     assert status == 1 and f"transducer: 3: {folder}/3.wav: no such file." in errors
-    assert "1 of 6 sounds could not be read; the same command tries again." in errors
+    assert "1 of 6 sounds could not be read. Run again to retry." in errors
     before = (folder / "out.jsonl").read_bytes()
     # killed while it wrote a line
     (folder / "out.jsonl").write_bytes(before[:-20])
@@ -117,9 +117,9 @@ def test_second_run_does_what_the_first_left(folder, transcribe):
     status, printed, errors = transcribe()
     assert (status, printed) == (0, "")
     assert errors == (
-        f"4 of 6 sounds are in {folder}/out.jsonl already - skipping them, whatever model and options they were done "
-        "with; name another `--output` to do them anew\n"
-        f"{folder}/out.jsonl: 2 sounds more, 6 of 6 in all\n"
+        f"4 of 6 sounds are in {folder}/out.jsonl already - skipping them, whatever model and options produced "
+        "them. Name another `--output` to transcribe them again\n"
+        f"{folder}/out.jsonl: 2 new sounds, 6 of 6 in all\n"
     )
     ids = [row["id"] for row in _read(folder / "out.jsonl")]
     assert ids == ["0", "1", "2", "4", "3", "part"]
@@ -157,7 +157,7 @@ def test_cluster_gives_what_one_machine_gives(folder, transcribe, monkeypatch):
         flags = (*scorers, "--num-threads", "1")
         status, _, errors = transcribe("--dask", cluster.scheduler_address, *flags, output="spread.jsonl")
     assert status == 1 and "transducer: absent: " in errors and "no.wav: no such file" in errors
-    assert "6 sounds more, 6 of 7 in all\n" in errors
+    assert "6 new sounds, 6 of 7 in all\n" in errors
     here, there = (sorted(_read(folder / name), key=lambda row: row["id"]) for name in ("out.jsonl", "spread.jsonl"))
     for own, other in zip(here, there, strict=True):
         _same(own, other)
@@ -197,7 +197,7 @@ def test_output_that_is_something_else_is_left_alone(folder, transcribe, content
     (folder / "out.jsonl").write_text(content)
     status, _, errors = transcribe()
     number = content.strip().count("\n") + 1
-    assert status == 1 and f"out.jsonl:{number} is no transcript; name another file" in errors
+    assert status == 1 and f"out.jsonl:{number} is not a transcript. Name another file" in errors
     assert (folder / "out.jsonl").read_text() == content
 
 

@@ -279,7 +279,7 @@ def test_a_certificate_that_is_none_is_named(talker, tmp_path, capsys):
     (tmp_path / "c.pem").write_text("no certificate")
     assert main(["serve", str(talker / "onnx"), "--port", "0", "--ssl-certfile", str(tmp_path / "c.pem")]) == 1
     printed = " ".join(capsys.readouterr().err.split())
-    assert f"`--ssl-certfile` {tmp_path}/c.pem, `--ssl-keyfile` not given: in the same file, then: " in printed
+    assert f"`--ssl-certfile` {tmp_path}/c.pem, `--ssl-keyfile` (not set: the same file): " in printed
 
 
 def test_an_upload_cannot_name_files_of_the_server(address, sounds, tmp_path, monkeypatch):
@@ -467,7 +467,7 @@ def test_the_command_serves_until_it_is_interrupted(talker, sounds):
     try:
         assert process.stdout is not None
         said = process.stdout.readline()
-        match = re.fullmatch(rf"serving {talker}/onnx on (http://127\.0\.0\.1:\d+) - Ctrl-C stops it\n", said)
+        match = re.fullmatch(rf"serving {talker}/onnx on (http://127\.0\.0\.1:\d+) - press Ctrl-C to stop\n", said)
         assert match, said
         wait(lambda: _answers(match[1]))
         assert ask(match[1], next(iter(sounds))).json()["text"]

@@ -36,7 +36,7 @@ def test_training_goes_on_from_the_weights(corpus, trained, tmp_path, capsys):
     del flags[at : at + 2]
     assert main([*flags, "--exp-dir", str(tmp_path), "--num-epochs", "1", "--init-from", str(trained)]) == 0
     printed = capsys.readouterr().err
-    (line,) = [line for line in printed.splitlines() if "Starts from" in line]
+    (line,) = [line for line in printed.splitlines() if "Starting from" in line]
     assert " INFO " in line and line.endswith(f"from {trained}, with its sizes: all 11 tokens are the model's own")
     first = float(printed.split("batch 0, loss[loss=")[1].split(",")[0])
     assert first < 1.3 * load_checkpoint(trained).provenance["train_loss"]

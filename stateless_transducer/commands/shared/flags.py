@@ -27,23 +27,23 @@ Options = TypeVar("Options")
 def parse(
     options: type[Options], program: str, arguments: list[str], description: str, *, default: Options | None = None
 ) -> Options:
-    """Options from arguments; exits with status 2 and a message if they are invalid, also for the dataclasses.
+    """Parse arguments into options; exit with status 2 and a message if they are invalid, also for the dataclasses.
 
     Args:
-        options: a dataclass; those inside it give flat flags, too.
-        program: for the usage line.
-        arguments: what follows the command's name.
-        description: head of the help.
-        default: values in place of the dataclass's own.
+        options: Dataclass; inner dataclasses give flat flags as well.
+        program: Name in the usage line.
+        arguments: Words after the command's name.
+        description: First paragraph of the help.
+        default: Defaults in place of the dataclass's.
     """
-    asked = [word for word in arguments if word in ("-h", "--help", "--help-all")]
-    if asked:
-        print(help_text(options, program, description, default=default, is_all="--help-all" in asked))
+    help_flags = [word for word in arguments if word in ("-h", "--help", "--help-all")]
+    if help_flags:
+        print(help_text(options, program, description, default=default, is_all="--help-all" in help_flags))
         raise SystemExit(0)
-    complaint = io.StringIO()
+    tyro_message = io.StringIO()
     truths = {name for option in options_of(options, default) if option.kind is bool for name in option.names}
     try:
-        with redirect_stderr(complaint):
+        with redirect_stderr(tyro_message):
             result = tyro.cli(
                 options,
                 prog=program,
@@ -55,7 +55,7 @@ def parse(
             )
     except SystemExit as stopped:
         refusal = _refusal(stopped)
-        shown = f"{program}: error: {in_flags(refusal, options)}\n" if refusal else complaint.getvalue()
+        shown = f"{program}: error: {in_flags(refusal, options)}\n" if refusal else tyro_message.getvalue()
         print(shown, end="", file=sys.stderr)
         raise
     assert result is not None
@@ -63,9 +63,9 @@ def parse(
 
 
 def _refusal(stopped: SystemExit) -> str:
-    """Message of the dataclass that refused its values; empty if one of tyro's own checks ended the program.
+    """Return the message of the dataclass that refused its values; empty if a check of tyro ended the program.
 
-    tyro chains the error of a dataclass, or its own error that names the place of an inner dataclass.
+    tyro chains the error of a dataclass, or another error that names the place of an inner dataclass.
     """
     cause = stopped.__context__
     if isinstance(getattr(cause, "arg", None), str):
@@ -74,13 +74,13 @@ def _refusal(stopped: SystemExit) -> str:
 
 
 def in_flags(message: str, options: type) -> str:
-    """A message with the flags of a command in place of Python's arguments.
+    """Replace Python arguments in a message by the flags of a command.
 
     `` `beam_size` 0 `` becomes `` `--beam-size` 0 ``, `` `drop_last=False` `` becomes `` `--drop-last false` ``.
 
     Args:
-        message: names arguments in backquotes; names of other things stay.
-        options: dataclass of the command's options.
+        message: Message with arguments in backquotes; other names stay.
+        options: Dataclass of the command's options.
     """
     names: dict[str, str] = {}
     for option in options_of(options):
@@ -98,13 +98,13 @@ def in_flags(message: str, options: type) -> str:
 
 
 def _with_truths(arguments: list[str], flags: set[str]) -> list[str]:
-    """A flag of these at the end or before another flag is true: ``--resume`` says what ``--resume true`` says."""
-    said = []
+    """Insert ``true`` after boolean flags without a value: ``--resume`` means ``--resume true``."""
+    words = []
     for word, following in zip(arguments, [*arguments, "-"][1:], strict=True):
-        said.append(word)
+        words.append(word)
         if word.replace("_", "-") in flags and following.startswith("-"):
-            said.append("true")
-    return said
+            words.append("true")
+    return words
 
 
 def _registry() -> ConstructorRegistry:
@@ -145,7 +145,7 @@ def _truth_of(word: str) -> bool:
 
 def _number_of(word: str) -> float:
     number = float(word)
-    # bounds of the dataclasses are not asked about these
+    # NaN and infinity would pass some bounds of the dataclasses
     if not math.isfinite(number):
         raise ValueError(f"must be a finite number, but is {word!r}")
     return number

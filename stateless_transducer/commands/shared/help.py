@@ -16,14 +16,14 @@ _INDENT, _MOST_COLUMNS = 26, 110
 
 
 def help_text(kind: type, program: str, description: str, *, default: Any = None, is_all: bool = False) -> str:
-    """The help of a command.
+    """Return the help of a command.
 
     Args:
-        kind: dataclass of its options.
-        program: for the usage line.
-        description: what the command does.
-        default: instance that holds the defaults; None: those of the dataclass.
-        is_all: show advanced options as well.
+        kind: Dataclass of the options.
+        program: Name in the usage line.
+        description: First paragraph of the help.
+        default: Instance that holds the defaults; None: those of the dataclass.
+        is_all: Show advanced options as well.
     """
     groups = list(option_groups(kind, default))
     positional = [option for group in groups for option in group.options if not option.names]
@@ -61,7 +61,7 @@ def _entry(option: Option) -> Iterator[str]:
 
 
 def _metavar(option: Option) -> str:
-    """``INT``, ``{true,false}``, ``PATH [PATH ...]``."""
+    """Return the placeholder of a value: ``INT``, ``{true,false}``, ``PATH [PATH ...]``."""
     choices, kind = choices_of(option.hint), option.kind
     if get_origin(kind) in (Union, types.UnionType):
         kind = next(member for member in get_args(kind) if member is not type(None))

@@ -1,6 +1,6 @@
-"""Options that would choose nothing are errors: who gives one means something by it.
+"""Checks that refuse options without effect, which are likely mistakes.
 
-A value that equals the default cannot be told from none.
+An option set to its default is not detected.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ A_BEAM = "a beam: add `--decoding-method modified_beam_search`"
 
 
 def refuse_idle(config: Any, needs: str, *, names: Sequence[str] = ()) -> None:
-    """Of a dataclass of options, none of which chooses anything for want of something.
+    """Refuse options of a dataclass that have no effect without something else.
 
     Args:
-        config: the dataclass.
-        needs: what they want.
-        names: of the fields that are meant; none: all.
+        config: Options to check.
+        needs: Description of the missing option or model.
+        names: Names of the fields to check; empty: all.
 
     Raises:
-        ValueError: one is not what it is by default.
+        ValueError: An option differs from its default.
     """
-    for each in fields(config):
-        value = getattr(config, each.name)
-        if value != each.default and (not names or each.name in names):
-            raise ValueError(f"`{each.name}` {_as_written(value)} needs {needs}.")
+    for option in fields(config):
+        value = getattr(config, option.name)
+        if value != option.default and (not names or option.name in names):
+            raise ValueError(f"`{option.name}` {_as_written(value)} needs {needs}.")
 
 
 def _as_written(value: Any) -> str:
@@ -40,15 +40,15 @@ def _as_written(value: Any) -> str:
 
 
 def refuse_idle_search(search: SearchConfig, *, nbest: int = 1, sounds_have_hotwords: bool = False) -> None:
-    """Options of a search that belong to another one, or to a file that is not given.
+    """Refuse options of another search, and options of files that are not set.
 
     Args:
-        search: the options.
-        nbest: another one.
-        sounds_have_hotwords: whether there may be hotwords without a file.
+        search: Options of the search.
+        nbest: Hypotheses to return.
+        sounds_have_hotwords: Whether sounds may have hotwords of their own, without a file.
 
     Raises:
-        ValueError: there is one.
+        ValueError: The option and what it needs.
     """
     if search.decoding_method != "greedy_search":
         refuse_idle(search, "`--decoding-method greedy_search`", names=["max_sym_per_frame"])
@@ -70,10 +70,10 @@ def refuse_idle_search(search: SearchConfig, *, nbest: int = 1, sounds_have_hotw
 
 
 def refuse_idle_training(train: TrainConfig, data: DataConfig) -> None:
-    """Refuse options of training that choose nothing beside the others.
+    """Refuse options of training without effect.
 
     Raises:
-        ValueError: names the option and what it needs.
+        ValueError: The option and what it needs.
     """
     optim, prune = train.optim, train.prune
     if optim.optimizer == "noam":

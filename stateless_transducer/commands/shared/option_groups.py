@@ -61,12 +61,12 @@ class OptionGroup:
 
 
 def option_groups(kind: type, default: Any = None, *, is_advanced: bool = False) -> Iterator[OptionGroup]:
-    """The group of a dataclass, then those of the dataclasses inside it, whose types are those of their defaults.
+    """Yield the group of a dataclass, then those of inner dataclasses, whose types are those of their defaults.
 
     Args:
-        kind: the dataclass.
-        default: instance that holds the defaults; None: those of the fields.
-        is_advanced: whether all of its options are advanced.
+        kind: Dataclass of the options.
+        default: Instance that holds the defaults; None: those of the fields.
+        is_advanced: Whether all of its options are advanced.
     """
     plain, hints, texts = get_type_hints(kind), type_hints(kind), _texts(kind)
     options: list[Option] = []
@@ -87,7 +87,7 @@ def option_groups(kind: type, default: Any = None, *, is_advanced: bool = False)
 
 
 def options_of(kind: type, default: Any = None) -> Iterator[Option]:
-    """All options of a dataclass and of those inside it."""
+    """Return the options of a dataclass and of inner dataclasses."""
     return (option for group in option_groups(kind, default) for option in group.options)
 
 
@@ -98,7 +98,7 @@ def _default(item: Field[Any]) -> Any:
 
 
 def _names(name: str, metadata: list[Any]) -> tuple[tuple[str, ...], str | None]:
-    """Flags and metavar, with what `tyro.conf.arg` sets."""
+    """Return flags and metavar, with the settings of `tyro.conf.arg`."""
     settings = [entry for entry in metadata if hasattr(entry, "aliases")]
     flag = next((entry.name for entry in settings if entry.name), name).replace("_", "-")
     aliases = [alias for entry in settings for alias in entry.aliases or ()]
@@ -107,7 +107,7 @@ def _names(name: str, metadata: list[Any]) -> tuple[tuple[str, ...], str | None]
 
 
 def _texts(kind: type) -> dict[str, str]:
-    """Docstrings of fields, inherited ones included, each on one line."""
+    """Return the docstrings of fields, inherited ones included, each on one line."""
     texts: dict[str, str] = {}
     for ancestor in reversed(kind.__mro__):
         texts |= _module_texts(ancestor.__module__).get(ancestor.__qualname__, {})
@@ -116,7 +116,7 @@ def _texts(kind: type) -> dict[str, str]:
 
 @cache
 def _module_texts(module: str) -> dict[str, dict[str, str]]:
-    """Docstrings of the fields of a module's classes; Python keeps those of classes and functions alone."""
+    """Docstrings of the fields of a module's classes; Python itself keeps only those of classes and functions."""
     path = getattr(sys.modules[module], "__file__", None)
     if path is None or not path.endswith(".py"):
         return {}
@@ -126,9 +126,9 @@ def _module_texts(module: str) -> dict[str, dict[str, str]]:
         if not isinstance(node, ast.ClassDef):
             continue
         texts[node.name] = members = {}
-        for field, after in zip(node.body, node.body[1:], strict=False):
+        for field, successor in zip(node.body, node.body[1:], strict=False):
             if not isinstance(field, ast.AnnAssign) or not isinstance(field.target, ast.Name):
                 continue
-            if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
-                members[field.target.id] = " ".join(str(after.value.value).split())
+            if isinstance(successor, ast.Expr) and isinstance(successor.value, ast.Constant):
+                members[field.target.id] = " ".join(str(successor.value.value).split())
     return texts

@@ -1,4 +1,4 @@
-"""Which sounds a command line names: files, folders, patterns, standard input; and where what is found is written."""
+"""Sounds of a command line (files, folders, patterns, standard input) and paths of their outputs."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ class NamedSound:
     """A sound of the command line."""
 
     name: str
-    """As the user knows it."""
+    """Name as the user wrote it, or the path in a folder."""
     source: Path | BinaryIO
     output: PurePath
-    """Its name, without suffix, in a folder of results; of a file in a folder that was named, with the way there."""
+    """Output name without suffix; for files of a named folder, with the path below that folder."""
     id: str
-    """Its name without folder and suffix; of sounds in which that is the same, ``name``. Blanks are `_`."""
+    """File name without folder and suffix, or ``name`` if that is ambiguous. Blanks become `_`."""
 
 
 def find_sounds(names: Sequence[str]) -> tuple[list[NamedSound], list[str]]:
-    """The sounds in the order of their names, and what is wrong with names that lead to none.
+    """Return the sounds in the order of the names, and problems with names that match none.
 
-    A folder stands for all sound files in it, however deep, in the order of their names; ``-`` for standard input; a
-    pattern (with ``*``, ``**``, ``?`` or ``[]``), where no file has that name, for what matches it.
+    A folder stands for all sound files in it and its subfolders, sorted by name; ``-`` for standard input; a pattern
+    (with ``*``, ``**``, ``?`` or ``[]``) that is not itself the name of a file, for its matches.
 
     Raises:
-        ValueError: standard input is named twice.
+        ValueError: Standard input is named twice.
     """
     if names.count(STANDARD_INPUT) > 1:
         raise ValueError("`-`, standard input, can be read only once.")
@@ -52,47 +52,49 @@ def find_sounds(names: Sequence[str]) -> tuple[list[NamedSound], list[str]]:
             problems.append(f"{name}: matches no file.")
         for path in map(Path, matches):
             before = len(problems)
-            found = list(_walk(path, path, problems)) if os.path.isdir(path) else [_sound(path, PurePath(path.name))]
-            if not found and len(problems) == before:
+            matched = list(_walk(path, path, problems)) if os.path.isdir(path) else [_sound(path, PurePath(path.name))]
+            if not matched and len(problems) == before:
                 problems.append(f"{path}: holds no sound file (by its suffix: .wav, .flac, .mp3, .m4a, .mp4, ...).")
-            sounds += found
-    return _told_apart(sounds), problems
+            sounds += matched
+    return _with_unique_ids(sounds), problems
 
 
-def _told_apart(sounds: Sequence[NamedSound]) -> list[NamedSound]:
+def _with_unique_ids(sounds: Sequence[NamedSound]) -> list[NamedSound]:
     counts = Counter(sound.id for sound in sounds)
     sounds = [sound if counts[sound.id] == 1 else replace(sound, id=_joined(sound.name)) for sound in sounds]
-    # blanks have become `_`, and a sound may be named twice
-    found, taken = [], set[str]()
+    # `_joined` may map two names to one, and a sound may be named twice
+    unique, used_ids = [], set[str]()
     for sound in sounds:
-        free, number = sound.id, 1
-        while free in taken:
+        id_, number = sound.id, 1
+        while id_ in used_ids:
             number += 1
-            free = f"{sound.id}-{number}"
-        taken.add(free)
-        found.append(replace(sound, id=free))
-    return found
+            id_ = f"{sound.id}-{number}"
+        used_ids.add(id_)
+        unique.append(replace(sound, id=id_))
+    return unique
 
 
-def _walk(folder: Path, top: Path, problems: list[str], above: frozenset[Path] = frozenset()) -> Iterator[NamedSound]:
-    """The sounds in a folder; folders that cannot be read are named among the problems."""
+def _walk(
+    folder: Path, top: Path, problems: list[str], ancestors: frozenset[Path] = frozenset()
+) -> Iterator[NamedSound]:
+    """Yield the sounds in a folder; unreadable folders are added to the problems."""
     try:
-        above |= {folder.resolve()}
-        inside = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+        ancestors |= {folder.resolve()}
+        entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except OSError as err:
         problems.append(f"{folder}: cannot be read ({err.strerror}).")
         return
-    for path in inside:
+    for path in entries:
         if not os.path.isdir(path):
             if path.suffix.lower() in SOUND_SUFFIXES:
                 yield _sound(path, path.relative_to(top))
-        elif path.resolve() not in above:
-            # a link to a folder above would never end
-            yield from _walk(path, top, problems, above)
+        elif path.resolve() not in ancestors:
+            # a link to a parent folder would never end
+            yield from _walk(path, top, problems, ancestors)
 
 
 def _sound(path: Path, relative: PurePath) -> NamedSound:
-    # names need not be UTF-8, but what is printed must
+    # file names need not be UTF-8, but printed names must
     name = str(path).encode("utf-8", "backslashreplace").decode()
     return NamedSound(name, path, relative.with_suffix(""), _joined(PurePath(name).stem))
 
@@ -102,24 +104,24 @@ def _joined(name: str) -> str:
 
 
 def output_paths(folder: Path, sounds: Sequence[NamedSound], suffix: str) -> list[Path]:
-    """A file in the folder for each sound: ``a.srt``; of equal names ``a.wav.srt``, ``a.mp3.srt``, ``a.mp3-2.srt``.
+    """Return an output file per sound: ``a.srt``; for equal names ``a.wav.srt``, ``a.mp3.srt``, ``a.mp3-2.srt``.
 
-    Names that differ in case alone count as the same, as they do to some file systems.
+    Names that differ only in case count as equal, as on some file systems.
     """
     stems = [_key(sound.output) for sound in sounds]
     counts = Counter(stems)
-    taken: set[str] = set()
+    used_keys: set[str] = set()
     paths = []
     for sound, stem in zip(sounds, stems, strict=True):
-        own = sound.output
+        base = sound.output
         if counts[stem] > 1 and isinstance(sound.source, Path):
-            own = own.with_name(own.name + sound.source.suffix)
-        free, number = own, 1
-        while _key(free) in taken:
+            base = base.with_name(base.name + sound.source.suffix)
+        name, number = base, 1
+        while _key(name) in used_keys:
             number += 1
-            free = own.with_name(f"{own.name}-{number}")
-        taken.add(_key(free))
-        paths.append(folder / free.with_name(f"{free.name}.{suffix}"))
+            name = base.with_name(f"{base.name}-{number}")
+        used_keys.add(_key(name))
+        paths.append(folder / name.with_name(f"{name.name}.{suffix}"))
     return paths
 
 

@@ -1,4 +1,4 @@
-"""Texts that a command reads in a model's tokens."""
+"""Input texts of commands, split into a model's tokens."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from stateless_transducer.text.tokens import TokenTable
 
 
 def check_texts(paths: Sequence[Path], output: Path | None) -> None:
-    """Before anything is read.
+    """Check the paths of texts before reading any.
 
     Raises:
-        ValueError: a text is missing, a table, or what is to be written.
+        ValueError: A text is missing, is a table, or is the output.
     """
     for path in paths:
         if not path.is_file():
             raise ValueError(f"{path}: no such file.")
         if Path(path.name.removesuffix(".gz")).suffix.lower() in (".tsv", ".csv"):
-            # its lines are no sentences, and those of dev and test are not to be learnt from
+            # lines of tables are not sentences, and those of dev and test must not be learned
             raise ValueError(
-                f"{path} is a table, and a text is wanted, a sentence a line. `transducer prepare table` makes one of "
-                "the training sentences alone: data/manifests/table_supervisions_train.jsonl.gz."
+                f"{path} is a table, not a text with a sentence per line. `transducer prepare table` writes one of "
+                "the training sentences: data/manifests/table_supervisions_train.jsonl.gz."
             )
         if output is not None and output.exists() and output.samefile(path):
-            raise ValueError(f"`--output` {output} is one of the texts; name another one.")
+            raise ValueError(f"`--output` {output} is one of the texts. Name another file.")
 
 
 class Sentences:
-    """The units of each sentence of some texts; counts what goes by."""
+    """The units of each sentence of some texts, with counts of the sentences and units read."""
 
     def __init__(self, paths: Sequence[Path], tokens: TokenTable) -> None:
         self._paths, self._tokens = paths, tokens
@@ -53,7 +53,7 @@ class Sentences:
                     yield units
 
     def complain(self, lang_dir: Path) -> None:
-        """Of units that the model's tokens lack, if there are any."""
+        """Report the units without a token, if any."""
         if self._unknown:
             first = " ".join(unit for unit, _ in self._unknown.most_common(20))
-            complain(f"{self._unknown.total()} of {self.num_units} units are no tokens of {lang_dir}: {first}")
+            complain(f"{self._unknown.total()} of {self.num_units} units are not tokens of {lang_dir}: {first}")
