@@ -130,7 +130,7 @@ def test_tables_are_no_texts(tmp_path, lang, capsys, role):
     texts = ["mine.csv.gz"] if role == "text" else ["a.txt", "--held-out", "mine.csv.gz"]
     flags = [text if text.startswith("--") else tmp_path / text for text in texts]
     assert _ngram(lang, *flags, "--output", tmp_path / "lm.arpa") == 1
-    assert "mine.csv.gz is a table, and a text is wanted" in capsys.readouterr().err
+    assert "mine.csv.gz is a table, not a text" in capsys.readouterr().err
     assert not (tmp_path / "lm.arpa").exists()
 
 
