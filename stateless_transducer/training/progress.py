@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import resource
 import sys
 import tempfile
@@ -175,8 +174,8 @@ class TrainingDisplay:
     def advance(self, seconds: float, *, where: str, loss: float) -> None:
         """Advance the bar by a batch; ``where`` names epoch and batch."""
         self._seconds += seconds
-        f"Resume after an interruption: {resume_command}\n"
-        f"Error rates:                 {_decode_hint(exp_dir, config, data)}\n"
+        shown = "-" if math.isnan(loss) else f"{loss:.3f}"
+        numbers = f"loss {shown} a frame  {self.speed:.0f} s of speech/s  {self.memory:.1f} GiB"
         self._bar.update(self._task, advance=seconds, description=where, numbers=numbers)
 
     def record(self, step: int, **numbers: Any) -> None:
