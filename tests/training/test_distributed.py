@@ -86,7 +86,10 @@ def _write_until_stopped(rank: Rank, folder: str, stops: bool) -> None:
     with StopRequest() as stop:
         dist.barrier()
         while not (stops and stop.name):
-            path.write_text(str(os.getpid()))
+            # renamed: a reader must not meet an empty file
+            temporary = path.with_suffix(".new")
+            temporary.write_text(str(os.getpid()))
+            temporary.replace(path)
             time.sleep(0.01)
     path.with_suffix(".stopped").touch()
 
