@@ -30,7 +30,7 @@ def holder(tmp_path):
 
 
 def test_second_run_is_refused_with_the_name_of_the_first(holder, tmp_path):
-    with pytest.raises(ValueError, match=rf"`--exp-dir` .*process {holder.pid} on .*\(transducer train --seed 1\)"):
+    with pytest.raises(ValueError, match=rf"`exp_dir` .*process {holder.pid} on .*\(transducer train --seed 1\)"):
         with run_lock(tmp_path, "transducer train", warn=pytest.fail):
             pass
 

@@ -24,7 +24,7 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
 
 
 # nothing random but the order, and no batch of fewer utterances than there are processes
-PLAIN = ["--dropout", "0", "--enable-spec-aug", "false", "--drop-last", "true"]
+PLAIN = ["--dropout", "0", "--spec-aug-probability", "0", "--drop-last", "true"]
 
 
 @pytest.fixture(scope="module")
