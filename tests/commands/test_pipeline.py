@@ -184,7 +184,10 @@ def test_each_epoch_augments_anew(world, tmp_path, monkeypatch):
     epochs = [{id_ for id_, number in seen if number == epoch} for epoch in (0, 1)]
     assert epochs[0] == epochs[1] and len(seen) == 2 * len(epochs[0])
     log = next((tmp_path / "log").glob("log-train-*")).read_text()
-    assert log.count("No noise is mixed in:") == 1 and "musan_cuts.jsonl.gz is missing; `transducer prepare" in log
+    assert (
+        log.count("No noise is mixed in:") == 1
+        and "musan_cuts.jsonl.gz is missing. Create it with `transducer prepare" in log
+    )
 
 
 def test_two_processes_train_one_model(world, tmp_path):
@@ -372,7 +375,7 @@ def test_demo_goes_on_where_it_stopped(tmp_path, capsys):
     (tmp_path / "exp" / "epoch-1.pt").unlink()
     assert main(command) == 0
     printed = capsys.readouterr().out
-    assert f"{tmp_path}/exp: resumes from epoch-0.pt" in printed and "All done in" in printed
+    assert f"{tmp_path}/exp: resuming from epoch-0.pt" in printed and "All done in" in printed
     assert (tmp_path / "exp" / "epoch-0.pt").read_bytes() == first
     assert main(command) == 0
     assert "all 2 epochs are trained already - skipping" in capsys.readouterr().out

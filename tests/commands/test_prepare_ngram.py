@@ -36,7 +36,7 @@ def test_model_of_a_text_is_written_and_foresees_it(tmp_path, lang, capsys):
         assert _ngram(lang, tmp_path / "a.txt", *flags) == 0
         printed = capsys.readouterr().out
         assert f"{output}: 10 1-grams, 12 2-grams, 11 3-grams of 3 sentences, 13 tokens" in printed
-        perplexities.append(float(re.search(rf"{held_out}: perplexity (\S+) a token", printed)[1]))
+        perplexities.append(float(re.search(rf"{held_out}: perplexity (\S+) per token", printed)[1]))
     assert perplexities[0] < 3 < perplexities[1]
     ngrams = read_arpa(output, table)
     assert ngrams.order == 3

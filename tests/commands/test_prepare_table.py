@@ -306,7 +306,7 @@ def test_command_to_train_with_fits_the_corpus(tmp_path, monkeypatch, capsys, ho
     count = round(hours * 3600 / 4)
     monkeypatch.setattr(manifests, "read_durations", lambda *_: [3.0, 5.0] * (count // 2))
     options = prepare_table.Options(Path("t.csv"), prepare=PrepareConfig(data_dir=tmp_path))
-    prepare_table._say_what_follows(options, tmp_path / "lang")
+    prepare_table._print_next_command(options, tmp_path / "lang")
     printed = capsys.readouterr().out
     optimizer = f"--optimizer adamw --peak-lr 1e-3 --warm-step {warm_step}"
     assert f"{optimizer} --feature-norm level --ctc-loss-scale 0.5 --ctc-epochs 10 --num-epochs 20" in printed

@@ -198,7 +198,7 @@ def test_missing_onnxruntime_is_named_with_its_extra(foreign, monkeypatch):
     ("choice", "message"),
     [
         ({"precision": "bf16"}, "`precision` bf16 is one of checkpoints; .* is an ONNX folder: fp32, perhaps int8"),
-        ({"device": "cuda"}, "`device` cuda: ONNX models run on the CPU here"),
+        ({"device": "cuda"}, "`device` cuda: ONNX models run on the CPU only"),
     ],
 )
 def test_what_a_folder_cannot_do_is_named(foreign, choice, message):
