@@ -128,5 +128,5 @@ def test_model_without_training_state_cannot_go_on_but_can_be_started_from(corpu
 def test_sizes_other_than_the_models_are_refused(corpus, trained, tmp_path, capsys, size):
     flag, value = size.split()
     assert main([*corpus, "--exp-dir", str(tmp_path), "--init-from", str(trained), flag, value]) == 1
-    message = rf"`{flag}` is {value}, but the model of `--init-from` {trained} has \w+\. Leave it out"
+    message = rf"`{flag}` is {value}, but the model of `--init-from` {trained} has \w+\. Remove the option"
     assert re.search(message, capsys.readouterr().err)
