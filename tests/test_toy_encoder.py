@@ -99,6 +99,8 @@ def test_toy_is_trained_and_named_in_its_checkpoint(exp):
     rows = [json.loads(line) for line in (exp / "log" / "metrics.jsonl").read_text().splitlines()]
     first, last = (row["valid_loss"] for row in rows if "valid_loss" in row)
     assert last < first
+    # the CTC loss, for its one epoch
+    assert [math.isfinite(row["ctc_loss"]) for row in rows if "ctc_loss" in row] == [True] * 3
 
 
 def test_stages_of_the_toy_are_frozen(exp, corpus, tmp_path, capsys):

@@ -172,6 +172,7 @@ class Trainer:
                 tot_loss=recent.value,
                 learning_rate=result.rate,
                 grad_norm=result.grad_norm,
+                **{name: total / result.weight for name, total in result.metrics.items()},
                 speech_seconds_per_second=display.speed,
                 memory_gib=display.memory,
             )
