@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 class ModelFlags(ModelConfig):
     """Model: the sizes that a user chooses; the others follow from tokens and features."""
 
-    encoder: EncoderConfig = field(default_factory=ConformerConfig)
     vocab_size: Annotated[int, Suppress] = 4336
     feature_dim: Annotated[int, Suppress] = 80
     blank_id: Annotated[int, Suppress] = 0
@@ -129,6 +128,8 @@ def run(options: Options, *, command: str) -> None:
         resumable = find_resumable(config)
         if resumable is not None:
             resumable.check()
+            if config.world_size > 1:
+                resumable.release()
         _task(options, command, warn=lambda text: None, tell=lambda text: None)
         launch(
             _train_on_rank, options, command, resumable, world_size=config.world_size, master_port=config.master_port

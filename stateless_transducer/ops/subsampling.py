@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import numpy as np
+from annotated_types import Ge
+
+from stateless_transducer.options import check_bounds
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,15 +20,13 @@ Lens = TypeVar("Lens", "Tensor", np.ndarray)
 class Subsampling:
     """Encoder frame t begins with feature frame ``factor * t`` and needs ``min_frames`` of them."""
 
-    factor: int
+    factor: Annotated[int, Ge(1)]
     """Feature frames from one encoder frame to the next."""
-    min_frames: int
+    min_frames: Annotated[int, Ge(1)]
     """Fewest feature frames that give an encoder frame."""
 
     def __post_init__(self) -> None:
-        for name in ("factor", "min_frames"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be at least 1, but is {getattr(self, name)}.")
+        check_bounds(self)
 
     def lens(self, feature_lens: Lens) -> Lens:
         """Return the number of encoder frames for each number of feature frames.

@@ -195,6 +195,10 @@ class Resumable:
         if self._checkpoint is None:
             self._checkpoint = load_resumable(self.path, self._start_epoch)
 
+    def release(self) -> None:
+        """Free the memory of the checkpoint, which other processes read for themselves."""
+        self._checkpoint = None
+
     def take(self) -> Checkpoint:
         """Return the checkpoint, and keep no reference: the optimizer's state is twice as large as the model.
 
@@ -202,8 +206,9 @@ class Resumable:
             ValueError: see `load_resumable`.
         """
         self.check()
-        checkpoint, self._checkpoint = self._checkpoint, None
+        checkpoint = self._checkpoint
         assert checkpoint is not None
+        self.release()
         return checkpoint
 
 
