@@ -6,6 +6,7 @@ encoder, decoder and joiner have different names, so that a checkpoint can list 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Annotated, Any, ClassVar, Literal
@@ -19,7 +20,7 @@ FeatureNorm = Literal["none", "mean", "level"]
 
 
 @dataclass(frozen=True)
-class EncoderConfig:
+class EncoderConfig(ABC):
     """Sizes of an encoder; each kind of encoder adds its own."""
 
     kind: ClassVar[str]
@@ -32,14 +33,14 @@ class EncoderConfig:
         check_bounds(self)
 
     @property
+    @abstractmethod
     def subsampling(self) -> Subsampling:
         """Subsampling from feature frames to encoder frames."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def summary(self) -> str:
         """One phrase for logs and reports, such as "conformer, 12 layers of width 512, 8 heads"."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

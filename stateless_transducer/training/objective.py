@@ -9,6 +9,7 @@ Letters: N utterances, T encoder frames, U tokens, V vocabulary, D joiner width.
 from __future__ import annotations
 
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
@@ -37,7 +38,7 @@ class Losses(NamedTuple):
     """Further sums for the log by name, (), float64."""
 
 
-class Objective(nn.Module):
+class Objective(nn.Module, ABC):
     """A model and the losses that train it, under one forward, so that DDP sees one module.
 
     A subclass sets the model and overrides the methods below. Parameters outside of ``model`` are heads: training saves
@@ -48,14 +49,14 @@ class Objective(nn.Module):
     """The model to release."""
 
     @property
+    @abstractmethod
     def stages(self) -> Sequence[nn.Module]:
         """Parts of the model from its input to its output; see `Encoder.stages`."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def width(self) -> int:
         """Width of the model, on which noam's learning rate depends."""
-        raise NotImplementedError
 
     @property
     def has_idle_parameters(self) -> bool:
@@ -67,6 +68,7 @@ class Objective(nn.Module):
         """Options on which the set of parameters depends, by the user's name; a resumed run must have the same."""
         return {}
 
+    @abstractmethod
     def forward(self, batch: Batch, step: int, epoch: int) -> Losses:
         """Compute the losses of a batch.
 
@@ -75,15 +77,18 @@ class Objective(nn.Module):
             step: number of the update over all epochs, from 1.
             epoch: number of the epoch, from 0.
         """
-        raise NotImplementedError
 
-    def evaluate(self, batch: Batch) -> Losses:
-        """Compute the validation loss: the same function in every epoch."""
-        raise NotImplementedError
+    @abstractmethod
+    def evaluate(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Compute the validation loss, which is the same function in every epoch.
 
+        Returns:
+            The sum over the utterances whose loss is finite, and the number of their encoder frames: (), float64 each.
+        """
+
+    @abstractmethod
     def extra_bytes(self, N: int, T: int, U: int) -> float:
         """Estimate the memory of the losses, without the activations of the model."""
-        raise NotImplementedError
 
     def head_state(self) -> dict[str, Tensor]:
         """Return the parameters and buffers of the heads by name."""
@@ -156,7 +161,7 @@ class TransducerObjective(Objective):
         """See `Objective.forward`. The topology is drawn from the seed and the step: the same on all ranks."""
         optim, draw = self.config.optim, random.Random(f"{self.config.seed} {step}").random()
         topology: Topology = 1 if draw < optim.modified_transducer_prob else None
-        losses = self.utterance_losses(batch, topology, with_ctc=epoch < optim.ctc_epochs)
+        losses = self.unweighted_losses(batch, topology, with_ctc=epoch < optim.ctc_epochs)
         loss, metrics = losses.nll, {}
         if losses.simple_nll is not None:
             pruned_weight, simple_weight = self.config.prune.weights(step)
@@ -175,17 +180,18 @@ class TransducerObjective(Objective):
         """Topology of the validation loss: modified if all training is, else standard."""
         return 1 if self.config.optim.modified_transducer_prob == 1 else None
 
-    def evaluate(self, batch: Batch) -> Losses:
-        """Return the nll of all paths in one topology."""
+    def evaluate(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """See `Objective.evaluate`: the nll of all paths in one topology."""
         batch = batch.to(self.model.device)
         encoder_out, lens = self.model.encode(batch.features, batch.feature_lens)
         nll = self.model.nll(
             encoder_out, lens, batch.tokens, batch.token_lens, max_symbols_per_frame=self.validation_topology
         )
+        # an utterance whose numbers overflow would hide all others
         is_finite = nll.isfinite()
-        return Losses(nll[is_finite].sum(), nll.double(), lens[is_finite].sum(), {})
+        return nll[is_finite].double().sum(), lens[is_finite].sum().double()
 
-    def utterance_losses(self, batch: Batch, topology: Topology, *, with_ctc: bool) -> UtteranceLosses:
+    def unweighted_losses(self, batch: Batch, topology: Topology, *, with_ctc: bool) -> UtteranceLosses:
         """Compute the unweighted losses of each utterance."""
         on_device = batch.to(self.model.device)
         encoder_out, _ = self.model.encode(on_device.features, on_device.feature_lens)

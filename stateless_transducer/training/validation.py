@@ -67,10 +67,7 @@ class TransducerValidation:
         sums = torch.zeros(2, dtype=torch.float64, device=self._rank.device)
         with autocast:
             for batch in self._batches(self._rank):
-                losses = self._objective.evaluate(batch)
-                # a single infinite loss would make the sum infinite
-                is_finite = losses.utterance_losses.isfinite()
-                sums += torch.stack([losses.utterance_losses[is_finite].sum(), losses.weight.double()])
+                sums += torch.stack(self._objective.evaluate(batch))
         total, weight = sum_over_ranks(sums).tolist()
         return (total / weight if weight else float("nan")), weight
 

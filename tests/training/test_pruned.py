@@ -58,7 +58,7 @@ def _objective(device, **options):
 def test_band_of_all_rows_gives_the_whole_loss(symbols, device):
     batch, pruned = _batch(device), _objective(device, prune_range=8)
     whole = TransducerObjective(pruned.model, TrainConfig())
-    ours, truth = (objective.utterance_losses(batch, symbols, with_ctc=False) for objective in (pruned, whole))
+    ours, truth = (objective.unweighted_losses(batch, symbols, with_ctc=False) for objective in (pruned, whole))
     torch.testing.assert_close(ours.nll, truth.nll, rtol=1e-6, atol=0)
     assert truth.simple_nll is None and torch.equal(ours.encoder_lens, truth.encoder_lens)
 
@@ -66,7 +66,7 @@ def test_band_of_all_rows_gives_the_whole_loss(symbols, device):
 @TOPOLOGIES
 def test_losses_are_those_of_the_simple_joiners_band(symbols, device):
     batch, objective = _batch(device), _objective(device, prune_range=2, lm_scale=0.2, am_scale=0.1)
-    ours = objective.utterance_losses(batch, symbols, with_ctc=False)
+    ours = objective.unweighted_losses(batch, symbols, with_ctc=False)
     model, linear = objective.model, objective.simple_joiner
     encoder_out, lens = model.encode(batch.features, batch.feature_lens)
     decoder_out = model.decoder.all_prefixes(batch.tokens)
@@ -114,7 +114,7 @@ def test_gradient_is_of_the_weighted_sum(device):
     """At step 51 of a warm-up of 100: 0.55 of the pruned loss and 0.75 of the simple one."""
     config = PruneConfig(prune_range=3, prune_warm_step=100)
     learner, batch = _learner(device, config), _batch(device)
-    losses = learner.objective.utterance_losses(batch, None, with_ctc=True)
+    losses = learner.objective.unweighted_losses(batch, None, with_ctc=True)
     wanted = 0.55 * losses.nll.sum() + 0.75 * losses.simple_nll.sum() + 0.1 * losses.ctc_nll.sum()
     (wanted / int(batch.token_lens.sum())).backward()
     gradients = {name: each.grad.clone() for name, each in learner.objective.named_parameters()}
