@@ -74,7 +74,7 @@ def check_output(output: Path, **inputs: Path) -> None:
 
 
 def way_from_training(folder: Path) -> str:
-    """Advise what to do with a folder of training checkpoints in place of a model; empty if it has none."""
+    """Return advice for a folder of training checkpoints that was passed as a model; empty for other folders."""
     epochs = list(folder.glob("epoch-*.pt"))
     if not epochs:
         return ""

@@ -1,5 +1,5 @@
 # pyright: strict
-"""Transducer loss of logits, in place of other libraries' losses.
+"""Transducer loss of logits; it replaces the losses of other libraries.
 
 Letters: N utterances, T encoder frames, U tokens, V vocabulary with blank.
 """

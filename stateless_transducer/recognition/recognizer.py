@@ -313,7 +313,7 @@ class Recognizer:
     def _drain(
         self, pool: Sequence[Piece | _End | AudioError], batch_seconds: float
     ) -> Iterator[Segment | _End | AudioError]:
-        """The pool in its order, with segments in place of pieces, each as soon as those before it are known."""
+        """Yield the items of the pool in order, recognized; each as soon as the items before it are known."""
         batches = self.pipeline.batches([item for item in pool if isinstance(item, Piece)], batch_seconds)
         segments: dict[int, Segment] = {}
         place = 0

@@ -109,7 +109,7 @@ class Transcript:
 
 
 def _without_nan(value: Any) -> Any:
-    """The value with None in place of NaN and infinity, which JSON lacks."""
+    """Replace NaN and infinity, which JSON lacks, by None."""
     if isinstance(value, dict):
         return {name: _without_nan(item) for name, item in cast("dict[str, Any]", value).items()}
     if isinstance(value, tuple):

@@ -227,7 +227,7 @@ class TransducerObjective(Objective):
 
 
 class SimpleJoiner(nn.Module):
-    """Sum of two linear maps in place of the joiner; it selects the lattice rows of each frame for the pruned loss."""
+    """Joiner that adds two linear maps; its loss selects the lattice rows of each frame for the pruned loss."""
 
     def __init__(self, dim: int, vocab_size: int, config: PruneConfig) -> None:
         super().__init__()

@@ -34,7 +34,7 @@ def parse(
         program: Name in the usage line.
         arguments: Words after the command's name.
         description: First paragraph of the help.
-        default: Defaults in place of the dataclass's.
+        default: Values that replace the defaults of the dataclass.
     """
     help_flags = [word for word in arguments if word in ("-h", "--help", "--help-all")]
     if help_flags:
