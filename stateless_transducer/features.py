@@ -6,10 +6,14 @@ Letters: S samples, T_in feature frames, F mel bins. NumPy only, so that serving
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import kaldi_native_fbank as knf
 import numpy as np
 import soxr  # pyright: ignore[reportMissingTypeStubs]
+from annotated_types import Ge, Interval, Unit
+
+from stateless_transducer.options import check_bounds
 
 SILENCE_VALUE = float(np.log(np.finfo(np.float32).eps))
 """Value of every bin where all samples are 0: Kaldi's smallest energy."""
@@ -22,13 +26,13 @@ PADDING_VALUE = -23.025850929940457
 class FbankConfig:
     """Kaldi's log mel filter bank, as in lhotse and kaldifeat, on samples in [-1, 1], without dither."""
 
-    sample_rate: int = 16000
+    sample_rate: Annotated[int, Ge(1000), Unit("Hz")] = 16000
     """Samples per second; other rates are resampled."""
-    num_mel_bins: int = 80
+    num_mel_bins: Annotated[int, Ge(7)] = 80
     """Mel bins per frame."""
-    frame_length_ms: float = 25.0
+    frame_length_ms: Annotated[float, Interval(ge=1, le=1000), Unit("ms")] = 25.0
     """Length of the window, in milliseconds."""
-    frame_shift_ms: float = 10.0
+    frame_shift_ms: Annotated[float, Interval(ge=1, le=1000), Unit("ms")] = 10.0
     """Step from one frame to the next, in milliseconds."""
     low_freq: float = 20.0
     """Lower edge of the filters, in Hz."""
@@ -36,13 +40,7 @@ class FbankConfig:
     """Upper edge of the filters, in Hz; below zero: relative to half the sample rate."""
 
     def __post_init__(self) -> None:
-        if self.sample_rate < 1000:
-            raise ValueError(f"`sample_rate` must be at least 1000 Hz, but is {self.sample_rate}.")
-        if self.num_mel_bins < 7:
-            raise ValueError(f"`num_mel_bins` must be at least 7, but is {self.num_mel_bins}.")
-        for name in ("frame_length_ms", "frame_shift_ms"):
-            if not 1 <= getattr(self, name) <= 1000:
-                raise ValueError(f"`{name}` must be in 1..1000 ms, but is {getattr(self, name):g}.")
+        check_bounds(self)
 
     @property
     def frame_shift_s(self) -> float:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -32,6 +34,14 @@ def test_fbank_of_nothing_is_empty():
 def test_bad_configuration_is_named():
     with pytest.raises(ValueError, match="`num_mel_bins` must be at least 7, but is 3"):
         FbankConfig(num_mel_bins=3)
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-6, 2000.0, math.nan])
+@pytest.mark.parametrize("name", ["frame_shift_ms", "frame_length_ms"])
+def test_frame_length_that_would_end_the_process_is_named(name, value):
+    """The filter bank divides by it: 0 is a floating-point exception of the whole process."""
+    with pytest.raises(ValueError, match=f"`{name}` must be .*, but is {value:g}"):
+        FbankConfig(**{name: value})
 
 
 def _in_pieces(samples, rate, size):

@@ -136,7 +136,8 @@ def test_toy_is_decoded_exported_and_transcribed(exp, corpus, tmp_path, capsys):
     (transcript,) = Recognizer.from_pretrained(released).transcribe([sound])
     # encoder frames of 20 ms
     assert all(math.isclose(time / 0.02, round(time / 0.02), abs_tol=1e-6) for time in transcript.times)
-    assert len(transcript.tokens) <= 75
+    # a factor of four would put the last tokens beyond the end
+    assert 0.75 < max(transcript.times) <= 1.5
 
 
 def test_option_of_another_encoder_is_named(toy, corpus, tmp_path, capsys):

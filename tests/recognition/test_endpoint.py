@@ -33,6 +33,10 @@ def test_rules_can_be_moved():
     assert rules.are_met(200, 52, 0.01) and not rules.are_met(244, 244, 0.01) and rules.are_met(500, 0, 0.01)
 
 
+def test_frames_of_twice_the_length_need_half_as_many():
+    assert EndpointRules().are_met(122, 122, 0.02) and not EndpointRules().are_met(118, 118, 0.02)
+
+
 def test_rule_without_a_time_is_named():
     with pytest.raises(ValueError, match="`rule2_min_trailing_silence` must be above 0 s, but is -1"):
         EndpointRules(rule2_min_trailing_silence=-1)
