@@ -35,7 +35,7 @@ $(VENV)/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 	$(BIN)/python -m pip install --quiet $(TORCH)
-	$(BIN)/python -m pip install --quiet --editable ".[train,media,export,demo,serve]"
+	$(BIN)/python -m pip install --quiet --editable ".[train,export,demo,serve]"
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
