@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import TypeVar
 
 from stateless_transducer import __version__
+from stateless_transducer.threads import sleep_while_waiting
 
 Options = TypeVar("Options")
 
@@ -159,12 +160,15 @@ def _guarded(
 ) -> int:
     """Run and return the status; print a user error as one line that begins with the program's name.
 
+    Threads that wait are made to sleep: nothing has imported torch yet.
+
     Args:
         program: Name of the program.
         run: Returns the status.
         options: Returns the dataclass whose flags the line names; None: leave the line unchanged.
         torch_extra: Extra that installs torch and the program's other packages, suggested if torch is missing.
     """
+    sleep_while_waiting()
     try:
         return run()
     except KeyboardInterrupt:

@@ -11,7 +11,7 @@ import stateless_transducer
 
 PACKAGE = Path(stateless_transducer.__file__).parent
 FLOORS = (
-    {"files", "audio_files", "processes", "options"},
+    {"files", "audio_files", "processes", "threads", "options"},
     {"ops", "text", "audio", "features"},
     {"model"},
     {"checkpoint", "decoding", "data"},

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from stateless_transducer.files import way_from_training
+from stateless_transducer.threads import may_spin
 
 DTYPES = {
     "tensor(float)": np.float32,
@@ -40,6 +41,7 @@ class Graph:
             raise ValueError("ONNX models need onnxruntime: pip install 'stateless-transducer[onnx]'.") from None
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = num_threads or 0, 1
+        options.add_session_config_entry("session.intra_op.allow_spinning", str(int(may_spin())))
         options.log_severity_level = 3
         _refuse_pointer(path)
         try:

@@ -1,0 +1,25 @@
+"""How threads wait for one another: asleep, unless the user has them spin.
+
+A thread that spins takes a core from whoever could use it. Alone on a machine that is a little faster; beside other
+work, two spinning threads can be tens of times slower than one (benchmarks/results, threads).
+"""
+
+from __future__ import annotations
+
+import os
+
+_CHOICES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+
+
+def sleep_while_waiting() -> None:
+    """Have OpenMP's threads sleep while they wait, unless a variable of the environment says how they wait.
+
+    OpenMP reads the environment once, when torch is imported: call this before.
+    """
+    if not any(name in os.environ for name in _CHOICES):
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+
+
+def may_spin() -> bool:
+    """Return whether the user has asked for threads that spin, with ``OMP_WAIT_POLICY=ACTIVE``."""
+    return os.environ.get("OMP_WAIT_POLICY", "").strip().upper() == "ACTIVE"
