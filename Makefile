@@ -7,7 +7,7 @@ TORCH ?= torch==2.13.0
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check lint types bench clean
+.PHONY: demo test check lint types docs bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/transducer demo
@@ -15,8 +15,8 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest
 
-# lint, types and tests: what CI runs
-check: lint types test
+# what CI runs
+check: lint types docs test
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -24,6 +24,10 @@ lint: $(VENV)/.installed-dev
 
 types: $(VENV)/.installed-dev
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+# the documentation as a site: build/site/docs/index.html
+docs: $(VENV)/.installed-dev
+	$(BIN)/sphinx-build -W --keep-going -q -b html -c docs . build/site
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/train.py step

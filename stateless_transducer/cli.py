@@ -82,7 +82,7 @@ _EXTRAS = {
 }
 # commands that need more than torch -> extra that installs torch as well
 _NEEDS = {"decode": "train", "demo": "train", "export onnx": "export", "train": "train"}
-_COMMANDS = {name: entry for _, group in _GROUPS for name, entry in group.items()}
+COMMANDS = {name: entry for _, group in _GROUPS for name, entry in group.items()}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -119,21 +119,21 @@ def run_script(
 def _find_command(arguments: list[str]) -> tuple[str | None, list[str]]:
     for count in (2, 1):
         name = " ".join(arguments[:count])
-        if name in _COMMANDS:
+        if name in COMMANDS:
             return name, arguments[count:]
     return None, arguments
 
 
 def _complain_about(arguments: list[str]) -> int:
-    members = [name for name in _COMMANDS if name.startswith(f"{arguments[0]} ")]
+    members = [name for name in COMMANDS if name.startswith(f"{arguments[0]} ")]
     if members and (len(arguments) == 1 or arguments[1] in ("-h", "--help")):
-        print("\n".join(f"  transducer {name:18s} {_COMMANDS[name][1]}" for name in members))
+        print("\n".join(f"  transducer {name:18s} {COMMANDS[name][1]}" for name in members))
         return 0 if len(arguments) > 1 else 2
     unknown = " ".join(arguments[:2]) if members else arguments[0]
     # "prepare tabel", "trian a.wav", "expotr"
     candidates = [" ".join(arguments[:2])] if members else [" ".join(arguments[:2]), arguments[0]]
-    similar = [name for word in candidates for name in get_close_matches(word, members or _COMMANDS, n=1, cutoff=0.75)]
-    names = ", ".join(members or _COMMANDS)
+    similar = [name for word in candidates for name in get_close_matches(word, members or COMMANDS, n=1, cutoff=0.75)]
+    names = ", ".join(members or COMMANDS)
     suggestion = f"did you mean `transducer {similar[0]}`?" if similar else f"commands: {names}."
     print(f"transducer: error: no command {unknown!r}; {suggestion}", file=sys.stderr)
     return 2
@@ -141,7 +141,7 @@ def _complain_about(arguments: list[str]) -> int:
 
 def _run(name: str, arguments: list[str]) -> int:
     def command() -> ModuleType:
-        return import_module(f"stateless_transducer.commands.{_COMMANDS[name][0]}")
+        return import_module(f"stateless_transducer.commands.{COMMANDS[name][0]}")
 
     return _guarded(
         "transducer",

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import tyro
 
-from stateless_transducer.cli import _COMMANDS, main
+from stateless_transducer.cli import COMMANDS, main
 from stateless_transducer.commands import stream
 from stateless_transducer.commands.shared.flags import in_flags, parse
 from stateless_transducer.commands.shared.option_groups import options_of
@@ -28,7 +28,7 @@ def _flags(command, capsys):
 
 
 def _options(command):
-    return import_module(f"stateless_transducer.commands.{_COMMANDS[command][0]}").Options
+    return import_module(f"stateless_transducer.commands.{COMMANDS[command][0]}").Options
 
 
 def _frozen():
@@ -37,10 +37,10 @@ def _frozen():
 
 
 def test_every_command_is_frozen():
-    assert sorted(_frozen()) == sorted(_COMMANDS)
+    assert sorted(_frozen()) == sorted(COMMANDS)
 
 
-@pytest.mark.parametrize("command", _COMMANDS)
+@pytest.mark.parametrize("command", COMMANDS)
 def test_flags_are_the_frozen_ones(command, capsys):
     hidden = [option.name for option in options_of(_options(command)) if option.is_hidden]
     assert sorted(_flags(command, capsys) + hidden) == _frozen()[command]
@@ -165,7 +165,7 @@ def test_help_reflows_docstrings(capsys, monkeypatch):
     assert max(map(len, lines)) > 100
 
 
-@pytest.mark.parametrize("command", _COMMANDS)
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_option_is_explained(command):
     for option in options_of(_options(command)):
         # two lines of the source
