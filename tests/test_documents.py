@@ -43,6 +43,17 @@ def test_example_of_the_pruned_loss_runs():
     assert all(names[name].weight.grad.any() for name in ("joiner", "from_encoder", "from_decoder"))
 
 
+def test_examples_of_losses_differentiate():
+    for page, text, inputs in (
+        ("loss.md", "output = ", "output.weight"),
+        ("migrating.md", "blank=-1", "logits"),
+        ("migrating.md", "packed = ", "packed"),
+    ):
+        names: dict = {}
+        exec(_example(ROOT / "docs" / page, text), names)
+        assert eval(inputs, names).grad.any(), page
+
+
 def test_example_of_a_model_of_ones_own_runs(capsys):
     exec(_example(ROOT / "docs" / "decoding.md", "class Mine"), {"__name__": "example"})
     lines = capsys.readouterr().out.splitlines()
