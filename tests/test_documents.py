@@ -120,3 +120,18 @@ def test_flags_of_our_commands_exist():
             missing += [f"{document.name}: {flag} of {command}" for flag in used - flags[command]]
     assert seen > 50
     assert not missing
+
+
+def test_messages_of_troubleshooting_are_those_of_the_code():
+    code = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "stateless_transducer").rglob("*.py"))
+    code = re.sub(r'"\n\s*f?"', "", code)
+    table = re.findall(r"^\| ([^|]*) \|", (ROOT / "docs" / "troubleshooting.md").read_text("utf-8"), re.MULTILINE)
+    pieces = [
+        piece.strip()
+        for symptom in table
+        for message in re.findall(r"`([^`]+)`", symptom)
+        for piece in message.split("...")
+        if len(piece) > 5
+    ]
+    assert len(pieces) > 30
+    assert not [piece for piece in pieces if piece not in code]
