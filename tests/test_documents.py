@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pytest
 import soundfile
 from model_sizes import conformer_model
 
@@ -135,3 +136,19 @@ def test_messages_of_troubleshooting_are_those_of_the_code():
     ]
     assert len(pieces) > 30
     assert not [piece for piece in pieces if piece not in code]
+
+
+def _typed(document: Path) -> list[str]:
+    """The lines of a document's commands and examples, without their comments."""
+    blocks = re.findall(r"```(?:sh|python)\n(.*?)```", document.read_text(encoding="utf-8"), re.DOTALL)
+    lines = (re.sub(r"(^|\s)# .*", "", line).rstrip() for block in blocks for line in block.splitlines())
+    return [line for line in lines if line]
+
+
+@pytest.mark.parametrize(
+    ("english", "chinese"), [("README.md", "quickstart_zh.md"), ("docs/tutorial.md", "tutorial_zh.md")]
+)
+def test_chinese_pages_have_the_commands_of_the_english_ones(english, chinese):
+    typed = _typed(ROOT / english)
+    assert len(typed) > 20
+    assert _typed(ROOT / "docs" / chinese) == typed
