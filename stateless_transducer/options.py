@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 import operator
 import types
 from collections.abc import Callable, Iterable
@@ -31,12 +32,12 @@ _BOUNDS: dict[type, tuple[str, Callable[[Any, Any], bool], str]] = {
 
 
 def check_bounds(config: Any) -> None:
-    """Check the fields of a dataclass against the bounds of their annotations; floats must also be finite.
+    """Check the fields of a dataclass against the types and bounds of their annotations; floats must also be finite.
 
-    Fields that are None are not checked.
+    Types other than numbers, strings and booleans are not checked.
 
     Raises:
-        ValueError: names the field, its bounds and the value.
+        ValueError: names the field, its type or bounds, and the value.
     """
     hints = type_hints(type(config))
     for name in config.__dataclass_fields__:
@@ -76,13 +77,15 @@ def choices_of(hint: Any) -> tuple[Any, ...]:
 
 def _broken(value: Any, hint: Any) -> str:
     """What the value must be and is not; empty if it keeps to its annotation."""
-    if value is None:
+    kinds, choices = _types_of(hint), choices_of(hint)
+    if value is None and not {types.NoneType, object}.isdisjoint(kinds):
         return ""
-    if isinstance(value, float) and not math.isfinite(value):
-        return "a finite number"
-    choices = choices_of(hint)
     if choices:
         return "" if value in choices else f"one of {', '.join(map(str, choices))}"
+    if not any(_is_a(value, kind) for kind in kinds):
+        return " or ".join(_TYPES[kind] for kind in kinds if kind is not types.NoneType)
+    if isinstance(value, float) and not math.isfinite(value):
+        return "a finite number"
     metadata = list(_flat(metadata_of(hint)))
     limits = {type(item): getattr(item, _BOUNDS[type(item)][0]) for item in metadata if type(item) in _BOUNDS}
     if all(_BOUNDS[kind][1](value, limit) for kind, limit in limits.items()):
@@ -91,6 +94,29 @@ def _broken(value: Any, hint: Any) -> str:
     if Ge in limits and Le in limits:
         return f"in {limits[Ge]}..{limits[Le]}{unit}"
     return " and ".join(f"{_BOUNDS[kind][2]} {limit}{unit}" for kind, limit in limits.items())
+
+
+_TYPES = {int: "a whole number", float: "a number", str: "a string", bool: "True or False"}
+
+
+def _types_of(hint: Any) -> tuple[type, ...]:
+    """Types of an annotation, or of the members of a tuple; `object` where any value is allowed."""
+    origin = get_origin(hint)
+    if origin is Annotated:
+        return _types_of(get_args(hint)[0])
+    if origin in (Union, types.UnionType, tuple):
+        return tuple(kind for member in get_args(hint) if member is not Ellipsis for kind in _types_of(member))
+    if origin is Literal:
+        return tuple(type(choice) for choice in get_args(hint))
+    return (hint,) if hint in (*_TYPES, types.NoneType) else (object,)
+
+
+def _is_a(value: Any, kind: type) -> bool:
+    if kind is int or kind is float:
+        # NumPy's numbers too
+        abstract = numbers.Integral if kind is int else numbers.Real
+        return isinstance(value, abstract) and not isinstance(value, bool)
+    return isinstance(value, kind)
 
 
 def _flat(metadata: Iterable[Any]) -> Iterable[Any]:

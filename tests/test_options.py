@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Annotated, Literal, get_type_hints
 
+import numpy as np
 import pytest
 from annotated_types import Ge, Gt, Interval, Unit
 
@@ -26,7 +27,12 @@ class _Config:
 
 @pytest.mark.parametrize(
     "good",
-    [{}, {"count": 1, "share": 0, "size": 1e-9, "port": 9}, {"port": None, "speeds": (2, 0.1)}, {"free": -1e300}],
+    [
+        {},
+        {"count": 1, "share": 0, "size": 1e-9, "port": 9},
+        {"port": None, "speeds": (2, 0.1)},
+        {"free": np.float32(2)},
+    ],
 )
 def test_values_within_bounds_are_accepted(good):
     _Config(**good)
@@ -43,6 +49,12 @@ def test_values_within_bounds_are_accepted(good):
         ({"free": float("nan")}, "`free` must be a finite number, but is nan."),
         ({"size": float("inf")}, "`size` must be a finite number, but is inf."),
         ({"kind": "c"}, "`kind` must be one of a, b, but is 'c'."),
+        ({"count": "2"}, "`count` must be a whole number, but is '2'."),
+        ({"count": True}, "`count` must be a whole number, but is True."),
+        ({"count": None}, "`count` must be a whole number, but is None."),
+        ({"share": "x"}, "`share` must be a number, but is 'x'."),
+        ({"port": 2.5}, "`port` must be a whole number, but is 2.5."),
+        ({"speeds": [1.0]}, "`speeds` must be a number, but is [1.0]."),
     ],
 )
 def test_value_out_of_bounds_is_named(wrong, message):
