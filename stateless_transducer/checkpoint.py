@@ -7,26 +7,23 @@ checkpoint also holds the state to resume from.
 from __future__ import annotations
 
 import json
-import pickle
 import re
-import struct
-import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.serialization import add_safe_globals, clear_safe_globals, get_safe_globals
+from torch.overrides import TorchFunctionMode
 
 from stateless_transducer import __version__
 from stateless_transducer.features import FbankConfig
-from stateless_transducer.files import replacing, way_from_training
+from stateless_transducer.files import parse_json
 from stateless_transducer.model.config import ModelConfig
 from stateless_transducer.model.transducer import Transducer, build_model
 from stateless_transducer.text.tokens import TokenTable
+from stateless_transducer.weight_files import read_archive, read_safetensors, write_archive, write_safetensors
 
 _FORMAT = "stateless-transducer-"
 """Followed by the number of the layout."""
@@ -43,7 +40,7 @@ class Checkpoint:
     model_config: ModelConfig
     fbank_config: FbankConfig
     token_table: TokenTable
-    provenance: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Origin of the model: version, command, epoch, number of batches, losses."""
     training_state: Mapping[str, Any] | None = None
     """Optimizer, position in the data, heads; None in a released model."""
@@ -52,12 +49,43 @@ class Checkpoint:
         """Build the network with these weights, in evaluation mode.
 
         Raises:
-            ValueError: a weight is missing, unknown or of another shape; all are named.
+            ValueError: a weight is missing, unknown, of another shape or no floating-point tensor; all are named.
         """
-        model = build_model(self.model_config)
-        _check_weights(self.weights, model.state_dict())
-        model.load_state_dict(self.weights)
+        # drawing initial weights takes seconds, and memory before anything is compared
+        model = skeleton(self.model_config)
+        expected = model.state_dict()
+        _check_weights(self.weights, expected)
+        copies = {
+            name: value.detach().to("cpu", expected[name].dtype, copy=True, memory_format=torch.contiguous_format)
+            for name, value in self.weights.items()
+        }
+        model.load_state_dict(copies, assign=True)
         return model.eval()
+
+
+def skeleton(config: ModelConfig) -> Transducer:
+    """Build a network without values, on the device ``meta``, which takes neither memory nor random numbers.
+
+    Raises:
+        ValueError: a weight would have more elements than an address has.
+    """
+    try:
+        with torch.device("meta"), _WithoutInitialization():
+            return build_model(config)
+    except (RuntimeError, OverflowError, TypeError) as err:
+        raise ValueError(f"No model of these sizes can exist ({str(err).splitlines()[0]}).") from err
+
+
+class _WithoutInitialization(TorchFunctionMode):
+    """Skip random initialization: on ``meta`` it has no effect, but torch imports its compiler for it, in seconds."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init" or func in (Tensor.uniform_, Tensor.normal_):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
@@ -72,7 +100,7 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
     if path.suffix == ".safetensors":
         _save_safetensors(path, checkpoint)
         return
-    content = {
+    content: dict[str, Any] = {
         "format": f"{_FORMAT}{_LAYOUT}",
         "model": dict(checkpoint.weights),
         "model_config": checkpoint.model_config.sizes(),
@@ -105,21 +133,62 @@ def from_own_format(path: Path, content: Mapping[str, Any]) -> Checkpoint:
     """Return the checkpoint that `save_checkpoint` wrote, in this layout or an earlier one.
 
     Raises:
-        ValueError: a later version of this program wrote the file.
+        ValueError: a later version of this program wrote the file; a field is missing or of another type; weights,
+            tokens and front end do not belong to a model of the sizes.
     """
     layout = content["format"].removeprefix(_FORMAT)
+    if layout not in ("1", str(_LAYOUT)):
+        raise ValueError(f"{path}: {_LATER} (layout {layout}; this one reads 1 to {_LAYOUT}); use that version.")
+    _check_fields(path, content)
     if layout == "1":
         content = _from_layout_1(content)
-    elif layout != str(_LAYOUT):
-        raise ValueError(f"{path}: {_LATER} (layout {layout}; this one reads 1 to {_LAYOUT}); use that version.")
-    return Checkpoint(
+    checkpoint = Checkpoint(
         weights=content["model"],
         model_config=_model_config(path, content["model_config"]),
         fbank_config=_fbank_config(path, content["fbank_config"]),
-        token_table=TokenTable.from_facts(content["tokens"]),
+        token_table=_token_table(path, content["tokens"]),
         provenance=content["provenance"],
         training_state=content["training_state"],
     )
+    try:
+        _check_parts(checkpoint)
+    except ValueError as err:
+        raise ValueError(f"{path}: {err}") from err
+    return checkpoint
+
+
+_FIELDS = ("model", "model_config", "fbank_config", "tokens", "provenance", "training_state")
+
+
+def _check_fields(path: Path, content: Mapping[str, Any]) -> None:
+    """Check that all fields of a file are dicts by name; the training state may be None."""
+    for name in _FIELDS:
+        if name not in content:
+            raise ValueError(f"{path}: lacks the field `{name}` of a checkpoint.")
+        value = content[name]
+        if value is None and name == "training_state":
+            continue
+        if not isinstance(value, dict) or not all(isinstance(key, str) for key in cast("dict[Any, Any]", value)):
+            kind = type(cast("object", value)).__name__
+            raise ValueError(f"{path}: the field `{name}` must be a dict of strings, but is a {kind}.")
+    try:
+        # a provenance may hold anything; nested too deeply, or in itself, it could not be shown
+        json.dumps(content["provenance"], default=str)
+    except (RecursionError, ValueError, TypeError) as err:
+        raise ValueError(f"{path}: the field `provenance` cannot be shown ({err}).") from err
+
+
+def _check_parts(checkpoint: Checkpoint) -> None:
+    """Check that weights, tokens and front end belong to a model of the sizes, before any model takes memory."""
+    config, tokens = checkpoint.model_config, checkpoint.token_table
+    if len(tokens) != config.vocab_size:
+        raise ValueError(f"its model has {config.vocab_size} tokens, but its token table {len(tokens)}.")
+    if tokens.blank_id != config.blank_id:
+        raise ValueError(f"`blank_id` is {config.blank_id}, but the blank of its token table is {tokens.blank_id}.")
+    num_mel_bins = checkpoint.fbank_config.num_mel_bins
+    if num_mel_bins != config.feature_dim:
+        raise ValueError(f"`feature_dim` is {config.feature_dim}, but its front end has {num_mel_bins} mel bins.")
+    _check_weights(checkpoint.weights, skeleton(config).state_dict())
 
 
 def _save_safetensors(path: Path, checkpoint: Checkpoint) -> None:
@@ -131,27 +200,20 @@ def _save_safetensors(path: Path, checkpoint: Checkpoint) -> None:
         # a provenance may hold anything
         "provenance": json.dumps(dict(checkpoint.provenance), default=str),
     }
-    weights = {name: value.contiguous() for name, value in checkpoint.weights.items()}
-    content = _safetensors().torch.save(weights, metadata)
-    with _explaining_write_errors(path, OSError), replacing(path) as temporary:
-        temporary.write_bytes(content)
+    write_safetensors(path, checkpoint.weights, metadata)
 
 
 def _load_safetensors(path: Path) -> Checkpoint:
-    if not path.is_file():
-        raise ValueError(f"{path}: no such checkpoint.")
-    safetensors = _safetensors()
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except safetensors.SafetensorError as err:
-        raise ValueError(f"{path} is not a file of safetensors, or is damaged ({err}).") from err
+    weights, metadata = read_safetensors(path)
     if not is_own_format(metadata):
         raise ValueError(f"{path} is not a checkpoint of stateless-transducer.")
-    names = ("model_config", "fbank_config", "tokens", "provenance")
-    content = {name: json.loads(metadata[name]) for name in names}
-    return from_own_format(path, {"format": metadata["format"], "model": weights, "training_state": None, **content})
+    content: dict[str, Any] = {"format": metadata["format"], "model": weights, "training_state": None}
+    for name in ("model_config", "fbank_config", "tokens", "provenance"):
+        try:
+            content[name] = parse_json(metadata[name])
+        except (KeyError, ValueError) as err:
+            raise ValueError(f"{path}: `{name}` in its metadata is missing or no JSON ({err}).") from err
+    return from_own_format(path, content)
 
 
 def _from_layout_1(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -171,12 +233,11 @@ def _renamed_from_layout_1(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _training_state_from_layout_1(state: Mapping[str, Any]) -> dict[str, Any]:
-    heads = {
-        f"{head}.{name}": value
-        for head in ("ctc_head", "simple_joiner")
-        for name, value in (state.get(head) or {}).items()
-    }
-    mean = state.get("ema")
+    heads: dict[str, Tensor] = {}
+    for head in ("ctc_head", "simple_joiner"):
+        weights: Mapping[str, Tensor] = state.get(head) or {}
+        heads.update({f"{head}.{name}": value for name, value in weights.items()})
+    mean: Mapping[str, Tensor] | None = state.get("ema")
     return {**state, "heads": heads, "ema": None if mean is None else _renamed_from_layout_1(mean)}
 
 
@@ -186,8 +247,16 @@ _LATER = f"written by a later version of stateless-transducer than this one, {__
 def _model_config(path: Path, sizes: Mapping[str, Any]) -> ModelConfig:
     try:
         return ModelConfig.from_sizes(sizes)
-    except ValueError as err:
+    # a TypeError: the kind of the encoder is a list
+    except (ValueError, TypeError) as err:
         raise ValueError(f"{path}: its sizes are invalid, or it was {_LATER}: {err}") from err
+
+
+def _token_table(path: Path, facts: Mapping[str, Any]) -> TokenTable:
+    try:
+        return TokenTable.from_facts(facts)
+    except ValueError as err:
+        raise ValueError(f"{path}: its token table is invalid: {err}") from err
 
 
 def _fbank_config(path: Path, settings: Mapping[str, Any]) -> FbankConfig:
@@ -195,97 +264,15 @@ def _fbank_config(path: Path, settings: Mapping[str, Any]) -> FbankConfig:
     if unknown:
         names = ", ".join(f"`{name}`" for name in sorted(unknown))
         raise ValueError(f"{path}: its front end has the unknown {names}; it was {_LATER}.")
-    return FbankConfig(**settings)
-
-
-def _safetensors() -> Any:
     try:
-        import safetensors.torch
-    except ModuleNotFoundError:
-        raise ValueError("safetensors files need that package: pip install 'stateless-transducer[torch]'.") from None
-    return safetensors
+        return FbankConfig(**settings)
+    except ValueError as err:
+        raise ValueError(f"{path}: its front end is invalid: {err}") from err
 
 
 def is_own_format(content: object) -> bool:
     """Whether `save_checkpoint` wrote the content of a file."""
-    return isinstance(content, dict) and str(content.get("format")).startswith(_FORMAT)
-
-
-def write_archive(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a file with `torch.save`, atomically.
-
-    Raises:
-        OSError: the file cannot be written; the message says what to do.
-    """
-    # torch's zip writer turns a full disk into a RuntimeError
-    with _explaining_write_errors(path, RuntimeError), replacing(path) as temporary:
-        torch.save(content, temporary)
-
-
-@contextmanager
-def _explaining_write_errors(path: Path, kind: type[Exception]) -> Iterator[None]:
-    """Explain an error of writing: an OSError, or the ``kind`` that a writer turns it into."""
-    try:
-        yield
-    except (OSError, kind) as err:
-        unchanged = "; the existing file is unchanged" if path.exists() else ""
-        raise OSError(f"{path} cannot be written ({err}){unchanged}. Free space or choose another folder.") from err
-
-
-def read_archive(path: Path, allowed: Sequence[type] = ()) -> Any:
-    """Read a file of `torch.save`, with tensors on the CPU and without executing code in it.
-
-    Args:
-        path: path of the file.
-        allowed: classes that replace those of the same module and name in the file; tensors and plain values
-            (numbers, strings, lists, dicts) are always allowed.
-
-    Raises:
-        ValueError: the file is missing, truncated, not from `torch.save`, or holds objects of other classes.
-    """
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder, not a checkpoint{way_from_training(path)}.")
-    if not path.is_file():
-        raise ValueError(f"{path}: no such checkpoint.")
-    # torch.load would also read a bare pickle, but a checkpoint is always an archive, and a truncated one is none
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.namelist()
-    except (zipfile.BadZipFile, ValueError, EOFError, struct.error, NotImplementedError) as err:
-        raise ValueError(f"{path} is not a checkpoint, or is truncated.") from err
-    if any(member.endswith("/constants.pkl") for member in members):
-        raise ValueError(f"{path} is a scripted model, which holds code; pass the checkpoint that it was made from.")
-    if any(member.endswith(("/archive_format", "serialized_exported_program.json")) for member in members):
-        raise ValueError(f"{path} is a program of torch.export; pass the checkpoint that it was made from.")
-    try:
-        with _allowing_only(allowed):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as err:
-        class_match = re.search(r"GLOBAL (\S+)", str(err))
-        if class_match is None:
-            raise ValueError(f"{path} is not a checkpoint, or its pickle is damaged.") from err
-        raise ValueError(
-            f"{path} is refused: it holds objects other than tensors and plain values ({class_match[1]}), which could "
-            "run code."
-        ) from err
-    # damaged bytes raise almost any exception inside torch
-    except Exception as err:
-        raise ValueError(f"{path} is not a checkpoint, or is damaged ({err}).") from err
-
-
-@contextmanager
-def _allowing_only(classes: Sequence[type]) -> Iterator[None]:
-    """Allow only the given classes; torch.serialization.safe_globals would add them to those of the process."""
-    process_classes = list(get_safe_globals())
-    clear_safe_globals()
-    add_safe_globals(list(classes))
-    try:
-        yield
-    finally:
-        # modules of torch that were imported meanwhile have added classes
-        process_classes += [added for added in get_safe_globals() if added not in classes]
-        clear_safe_globals()
-        add_safe_globals(process_classes)
+    return isinstance(content, dict) and str(cast("dict[Any, Any]", content).get("format")).startswith(_FORMAT)
 
 
 def epoch_path(exp_dir: Path, epoch: int) -> Path:
@@ -339,7 +326,7 @@ def average_checkpoints(paths: Iterable[Path], *, use_ema: bool = False) -> Chec
     total: dict[str, Tensor] = {}
     last: Checkpoint | None = None
     count = 0
-    names = []
+    names: list[str] = []
     for path in paths:
         current = _without_training_state(path, use_ema)
         if last is not None:
@@ -373,13 +360,17 @@ def _without_training_state(path: Path, use_ema: bool) -> Checkpoint:
 
 
 def _check_weights(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    faults = weight_faults(weights, expected)
+    without_values = [f"{name} has no values" for name, value in weights.items() if getattr(value, "is_meta", False)]
+    faults = first_of(without_values) or weight_faults(weights, expected)
     if faults:
         raise ValueError(f"The weights do not fit the model: {faults}.")
 
 
 def weight_faults(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
-    """Describe the weights that are missing, unknown or of another shape, by name; empty if all fit."""
+    """Describe the weights that are missing, unknown, of another kind or shape, by name; empty if all fit."""
+    invalid = [name for name, value in weights.items() if not is_weight(value)]
+    if invalid:
+        return first_of([f"{name} is no dense floating-point tensor" for name in invalid])
     return first_of(
         [
             *(f"{name} is missing" for name in expected if name not in weights),
@@ -391,6 +382,12 @@ def weight_faults(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor])
             ),
         ]
     )
+
+
+def is_weight(value: object) -> bool:
+    """Whether a value is a dense floating-point tensor; not an integer, complex, sparse or quantized one."""
+    dtypes = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+    return isinstance(value, Tensor) and value.layout == torch.strided and value.dtype in dtypes
 
 
 def first_of(faults: Sequence[str]) -> str:

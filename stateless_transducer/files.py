@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -98,6 +100,18 @@ def read_lines(path: Path) -> list[str]:
     `str.splitlines` splits.
     """
     return path.read_text(encoding="utf-8-sig").split("\n")
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Parse JSON; text that is nested too deeply for Python is an error like any other.
+
+    Raises:
+        ValueError: the text is no JSON, or no UTF-8.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as err:
+        raise ValueError("nested too deeply") from err
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import stateless_transducer
 PACKAGE = Path(stateless_transducer.__file__).parent
 FLOORS = (
     {"files", "audio_files", "processes", "threads", "options"},
-    {"ops", "text", "audio", "features"},
+    {"ops", "text", "audio", "features", "weight_files"},
     {"model"},
     {"checkpoint", "decoding", "data"},
     {"training", "icefall", "export"},

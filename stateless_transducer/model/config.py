@@ -49,7 +49,7 @@ class ConformerConfig(EncoderConfig):
 
     kind: ClassVar[str] = "conformer"
 
-    num_layers: Annotated[int, Ge(1)] = 12
+    num_layers: Annotated[int, Interval(ge=1, le=256)] = 12
     """Conformer layers."""
     attention_dim: Annotated[int, Ge(1)] = 512
     """Width of the encoder."""

@@ -158,8 +158,17 @@ class TokenTable:
 
     @classmethod
     def from_facts(cls, facts: Mapping[str, Any]) -> TokenTable:
-        """Return the table of `facts`."""
-        return cls(tuple(facts["symbols"]), facts["unit"], tuple(facts.get("scores", ())))
+        """Return the table of `facts`.
+
+        Raises:
+            ValueError: a value is missing or of another type, or the table is invalid.
+        """
+        symbols, unit, scores = facts.get("symbols"), facts.get("unit"), facts.get("scores", [])
+        if not isinstance(symbols, list) or not all(isinstance(symbol, str) for symbol in cast("list[Any]", symbols)):
+            raise ValueError("`symbols` must be a list of strings.")
+        if not isinstance(scores, list) or not all(isinstance(score, float) for score in cast("list[Any]", scores)):
+            raise ValueError("`scores` must be a list of numbers.")
+        return cls(tuple(cast("list[str]", symbols)), cast("Unit", unit), tuple(cast("list[float]", scores)))
 
     @classmethod
     def read(cls, lang_dir: str | Path) -> TokenTable:
