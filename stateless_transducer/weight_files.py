@@ -21,6 +21,10 @@ _CHECKSUM, _NO_CHECKSUM = "file_crc32", "00000000"
 """Metadata entry of a .safetensors file, and its value while the CRC-32 of the whole file is computed."""
 
 
+class DamagedFileError(ValueError):
+    """A file is truncated, or its checksum differs."""
+
+
 def write_archive(path: Path, content: Mapping[str, Any]) -> None:
     """Write a file with `torch.save`, atomically.
 
@@ -70,14 +74,14 @@ def read_archive(path: Path, allowed: Sequence[type] = ()) -> Any:
     except pickle.UnpicklingError as err:
         class_match = re.search(r"GLOBAL (\S+)", str(err))
         if class_match is None:
-            raise ValueError(f"{path} is not a checkpoint, or its pickle is damaged.") from err
+            raise DamagedFileError(f"{path} is not a checkpoint, or its pickle is damaged.") from err
         raise ValueError(
             f"{path} is refused: it holds objects other than tensors and plain values ({class_match[1]}), which could "
             "run code."
         ) from err
     # damaged bytes raise almost any exception inside torch
     except Exception as err:
-        raise ValueError(f"{path} is not a checkpoint, or is damaged ({err}).") from err
+        raise DamagedFileError(f"{path} is not a checkpoint, or is damaged ({err}).") from err
 
 
 def _sound_members(path: Path) -> list[str]:
@@ -90,7 +94,7 @@ def _sound_members(path: Path) -> list[str]:
     try:
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, ValueError, EOFError, struct.error, NotImplementedError) as err:
-        raise ValueError(f"{path} is not a checkpoint, or is truncated.") from err
+        raise DamagedFileError(f"{path} is not a checkpoint, or is truncated.") from err
     with archive:
         # torch writes zeros if `torch.serialization.set_crc32_options` turned the checksums off
         if not any(member.CRC for member in archive.infolist()):
@@ -105,8 +109,8 @@ def _sound_members(path: Path) -> list[str]:
         return archive.namelist()
 
 
-def _damage(path: Path, fault: str) -> ValueError:
-    return ValueError(f"{path} is damaged ({fault}). Copy it again, or use another checkpoint.")
+def _damage(path: Path, fault: str) -> DamagedFileError:
+    return DamagedFileError(f"{path} is damaged ({fault}). Copy it again, or use another checkpoint.")
 
 
 @contextmanager
@@ -159,7 +163,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             metadata: dict[str, str] = file.metadata() or {}
             weights: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except safetensors.SafetensorError as err:
-        raise ValueError(f"{path} is not a file of safetensors, or is damaged ({err}).") from err
+        raise DamagedFileError(f"{path} is not a file of safetensors, or is damaged ({err}).") from err
     # earlier versions and other programs write no checksum
     if _CHECKSUM in metadata and metadata[_CHECKSUM] != _checksum(path):
         raise _damage(path, "its checksum differs")

@@ -8,9 +8,9 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from stateless_transducer.checkpoint import (
 from stateless_transducer.files import replacing
 from stateless_transducer.training.config import TrainConfig
 from stateless_transducer.training.learner import Learner
+from stateless_transducer.weight_files import DamagedFileError
 
 
 class Mean:
@@ -216,7 +217,8 @@ def find_resumable(config: TrainConfig) -> Resumable | None:
     """Return the checkpoint that ``--start-epoch`` or ``--resume`` asks for; None: train from the beginning.
 
     Raises:
-        ValueError: the checkpoint does not exist, or cannot be resumed.
+        ValueError: the checkpoint does not exist, cannot be resumed, or is damaged; the message names the newest one
+            that is not.
     """
     folder, epochs = config.exp_dir, saved_epochs(config.exp_dir)
     if config.start_epoch:
@@ -239,12 +241,37 @@ def find_resumable(config: TrainConfig) -> Resumable | None:
         return None
     # epochs beyond `--num-epochs` belong to a longer run, before `--start-epoch` went back
     reached = [n for n in epochs if n < config.num_epochs]
-    newest = [epoch_path(folder, n) for n in reached[-1:]] + [batch_path(folder, n) for n in steps[-1:]]
-    if len(newest) < 2:
-        return Resumable(newest[0]) if newest else None
-    candidates = [(path, load_resumable(path)) for path in newest]
+    damaged: dict[Path, DamagedFileError] = {}
+    candidates: list[tuple[Path, Checkpoint]] = []
+    for paths in ([epoch_path(folder, n) for n in reached], [batch_path(folder, n) for n in steps]):
+        candidates += islice(_undamaged(reversed(paths), damaged), 1)
+    if not candidates:
+        if damaged:
+            raise next(iter(damaged.values()))
+        return None
     path, checkpoint = max(candidates, key=lambda candidate: candidate[1].provenance["step"])
+    for other, damage in damaged.items():
+        if _is_later(other, checkpoint):
+            raise ValueError(
+                f"{damage} The newest undamaged one is {path}: move {other.name} to another folder to resume from it."
+            ) from damage
     return Resumable(path, checkpoint=checkpoint)
+
+
+def _undamaged(paths: Iterable[Path], damaged: dict[Path, DamagedFileError]) -> Iterator[tuple[Path, Checkpoint]]:
+    """Yield the checkpoints that can be read, and add the others to ``damaged``."""
+    for path in paths:
+        try:
+            yield path, load_resumable(path)
+        except DamagedFileError as err:
+            damaged[path] = err
+
+
+def _is_later(path: Path, checkpoint: Checkpoint) -> bool:
+    """Whether training wrote a path, known by its name alone, after a checkpoint."""
+    kind, number = path.stem.split("-")
+    position = (checkpoint.training_state or {})["position"]
+    return int(number) >= position["epoch"] if kind == "epoch" else int(number) > position["step"]
 
 
 def load_resumable(path: Path, start_epoch: int = 0) -> Checkpoint:
@@ -257,11 +284,15 @@ def load_resumable(path: Path, start_epoch: int = 0) -> Checkpoint:
     state = checkpoint.training_state
     if state is None:
         raise ValueError(f"{path} holds a model without its training state, so training cannot resume from it.")
-    if "means" not in state["position"]:
+    if "means" not in state.get("position", {}):
         raise ValueError(
             f"{path} was written by an earlier version; resume with that version, or pass it as `init_from`."
         )
-    epoch, batch = state["position"]["epoch"], state["position"]["batch"]
+    try:
+        Position().load_state_dict(state["position"])
+        epoch, batch = int(state["position"]["epoch"]), int(state["position"]["batch"])
+    except (KeyError, TypeError, ValueError, AttributeError) as err:
+        raise ValueError(f"{path}: the `position` in its training state is invalid ({err}).") from err
     if start_epoch and (epoch, batch) != (start_epoch, 0):
         raise ValueError(f"{path} resumes at epoch {epoch}, not {start_epoch}. Was it renamed?")
     return checkpoint

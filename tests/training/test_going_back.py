@@ -153,3 +153,29 @@ def test_a_rate_that_falls_over_more_epochs_is_that_of_a_longer_run(corpus, tmp_
         assert main([*corpus, "--exp-dir", str(tmp_path / name), *flags, "--num-epochs", *more]) == 0
     whole, part, short = (_bias(tmp_path / name / "epoch-0.pt") for name in ("whole", "part", "short"))
     assert torch.equal(whole, part) and not torch.equal(whole, short)
+
+
+def test_damaged_newest_checkpoint_names_the_older_one(corpus, tmp_path, capsys):
+    flags = [*corpus, "--exp-dir", str(tmp_path), "--save-every", "2", "--resume", "true"]
+    assert main([*flags, "--num-epochs", "2"]) == 0
+    step = _step(tmp_path / "epoch-1.pt")
+    capsys.readouterr()
+
+    def damage(name):
+        (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-999])
+
+    damage("epoch-1.pt")
+    # written within epoch 1
+    (newest,) = sorted(tmp_path.glob("checkpoint-*.pt"), key=_step)[-1:]
+    assert main([*flags, "--num-epochs", "3"]) == 1
+    printed = capsys.readouterr().err
+    assert "epoch-1.pt is not a checkpoint, or is truncated" in printed and f"undamaged one is {newest}" in printed
+    (tmp_path / "epoch-1.pt").rename(tmp_path / "old.pt")
+    assert main([*flags, "--num-epochs", "2"]) == 0
+    assert f"Loading checkpoint from {newest}" in capsys.readouterr().err
+    assert _step(tmp_path / "epoch-1.pt") == step
+    # damage of what the newest one replaces is of no concern
+    damage(newest.name)
+    damage("epoch-0.pt")
+    assert main([*flags, "--num-epochs", "2"]) == 0
+    assert f"Loading checkpoint from {tmp_path}/epoch-1.pt" in capsys.readouterr().err
