@@ -1,24 +1,32 @@
-"""Atomic writing of files, and detection of changed files."""
+"""Atomic writing of files, checks of files to read, and detection of changed files."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import re
 import shutil
+import socket
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from unicodedata import category
+
+# control characters, surrogates (bytes that are not UTF-8), separators of lines and paragraphs
+_UNPRINTABLE = frozenset(("Cc", "Cs", "Zl", "Zp"))
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` to write to; rename it to ``path`` on success, else remove it.
 
-    The folder is created if necessary. A symbolic link stays: its target is replaced. A pipe or `/dev/stdout` receives
-    the complete content at the end.
+    The folder is created if necessary; temporary files that killed processes left in it are removed. A symbolic link
+    stays: its target is replaced. A pipe or `/dev/stdout` receives the complete content at the end.
     """
     if path.exists() and not path.is_file() and not path.is_dir():
         # writers may seek, which a pipe cannot
@@ -31,7 +39,7 @@ def replacing(path: Path) -> Iterator[Path]:
     path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     # keep the suffix, from which writers choose the format and the compression
-    temporary = path.with_name(f".{_beginning(path.stem)}.{os.getpid()}.partial{path.suffix}")
+    temporary = _partial(path, path.stem, path.suffix)
     try:
         yield temporary
         # sync before renaming: otherwise, the file may be empty after a power failure
@@ -46,6 +54,48 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
 
 
+def _partial(path: Path, stem: str, suffix: str) -> Path:
+    """Return the path beside ``path`` to write to; it names this process, so that others know when it is stale."""
+    _remove_stale(path.parent)
+    return path.with_name(f".{_beginning(stem)}.{_machine()}-{os.getpid()}.partial{suffix}")
+
+
+@lru_cache
+def _remove_stale(folder: Path) -> None:
+    """Remove what killed processes of this machine have left in a folder, once per folder and process."""
+    pattern = re.compile(rf"\..*\.{_machine()}-(\d+)\.partial(\..*)?", re.DOTALL)
+    with os.scandir(folder) as entries:
+        stale = [entry for entry in entries if (match := pattern.fullmatch(entry.name)) and _has_ended(int(match[1]))]
+    for entry in stale:
+        # another process may be faster
+        with suppress(OSError):
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path, ignore_errors=True)
+            else:
+                os.unlink(entry.path)
+
+
+@lru_cache(maxsize=1)
+def _machine() -> str:
+    """Return a name of the machine or container within which the number of a process is unique."""
+    try:
+        namespace = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        namespace = ""
+    return hashlib.sha256(f"{socket.gethostname()} {namespace}".encode()).hexdigest()[:8]
+
+
+def _has_ended(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except OSError:
+        # the process belongs to another user
+        return False
+    return False
+
+
 def _beginning(name: str) -> str:
     """Return at most 100 bytes of a name, in whole characters: file systems limit the bytes of a name."""
     return os.fsencode(name)[:100].decode(errors="ignore")
@@ -58,6 +108,46 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def printable(name: object) -> str:
+    r"""Return a file name as one line of UTF-8 without control characters: ``\t``, ``\x1b`` and ``\udce9`` as escapes.
+
+    A name may hold any bytes; printed as it is, it could break a table or a line, or change the colors of a terminal.
+    """
+    return "".join(
+        character.encode("unicode_escape").decode() if category(character) in _UNPRINTABLE else character
+        for character in str(name)
+    )
+
+
+def check_file(path: Path) -> None:
+    """Check that a path names a regular file that is not empty, so that reading it does not wait and comes to an end.
+
+    Raises:
+        ValueError: the path names nothing, a folder, a pipe, a device, or a file of 0 bytes.
+    """
+    problem = file_problem(path)
+    if problem:
+        raise ValueError(f"{printable(path)}: {problem}.")
+
+
+def file_problem(path: Path, *, may_be_pipe: bool = False) -> str:
+    """Return why a path is no file to read from, in a few words; empty if it is one."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return "no such file"
+    except (OSError, ValueError) as err:
+        return f"cannot be read ({getattr(err, 'strerror', None) or err})"
+    if stat.S_ISDIR(status.st_mode):
+        return "is a folder, not a file"
+    if stat.S_ISFIFO(status.st_mode) and may_be_pipe:
+        return ""
+    if not stat.S_ISREG(status.st_mode):
+        return "is a pipe or a device, not a file"
+    # files of /proc have no size, and reading some of them waits forever
+    return "" if status.st_size else "is empty (0 bytes)"
 
 
 def check_output(output: Path, **inputs: Path) -> None:
@@ -124,7 +214,7 @@ def filling(folder: Path, *, owned: Iterable[str] = ()) -> Iterator[Path]:
     """
     folder = folder.absolute()
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{_beginning(folder.name)}.{os.getpid()}.partial")
+    temporary = _partial(folder, folder.name, "")
     temporary.mkdir()
     try:
         yield temporary

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 import pytest
 
-from stateless_transducer.files import check_output, filling, replacing, write_text
+from stateless_transducer.files import check_output, filling, printable, replacing, write_text
 
 
 def test_link_stays_and_its_target_is_written(tmp_path):
@@ -52,6 +54,43 @@ def test_nothing_stays_of_what_was_not_finished(tmp_path):
         temporary.write_text("half")
         raise RuntimeError
     assert [path.name for path in tmp_path.iterdir()] == ["a"] and (tmp_path / "a").read_text() == "old"
+
+
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+from stateless_transducer.files import filling, replacing
+with filling(Path("a", "folder")) as folder, replacing(Path("a", "file.txt")) as temporary:
+    (folder / "half").touch()
+    temporary.touch()
+    if sys.argv[1] == "wait":
+        print(flush=True)
+        input()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_next_run_removes_what_a_killed_one_left_but_not_what_a_living_one_writes(tmp_path):
+    (tmp_path / "a").mkdir()
+    command = [sys.executable, "-c", _KILLED]
+    subprocess.run([*command, "die"], cwd=tmp_path)
+    killed = set((tmp_path / "a").iterdir())
+    assert len(killed) == 2
+    # of a process of that number on another machine
+    elsewhere = tmp_path / "a" / f".file.00000000-{os.getpid()}.partial.txt"
+    elsewhere.touch()
+    with subprocess.Popen([*command, "wait"], cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdout.readline()
+        living = set((tmp_path / "a").iterdir()) - killed - {elsewhere}
+        assert len(living) == 2
+        write_text(tmp_path / "a" / "another.txt", "a")
+        assert set((tmp_path / "a").iterdir()) == living | {elsewhere, tmp_path / "a" / "another.txt"}
+        process.kill()
+
+
+def test_printable_name_is_one_line_of_utf8():
+    name = "天\t\n\x1b[31m\u2028" + os.fsdecode(b"\xe9")
+    assert printable(name) == r"天\t\n\x1b[31m\u2028\udce9"
 
 
 def test_pipe_is_written_to_and_stays_one(tmp_path):
