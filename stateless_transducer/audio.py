@@ -15,6 +15,7 @@ import numpy as np
 import soxr  # pyright: ignore[reportMissingTypeStubs]
 
 from stateless_transducer.audio_files import AudioError, Block, Damaged, Warn, open_blocks, wav_or_flac_length
+from stateless_transducer.files import file_problem, printable
 
 SOUND_SUFFIXES = frozenset(
     ".wav .flac .mp3 .opus .ogg .oga .m4a .aac .wma .amr .aiff .aif .au .caf .sph .w64 .rf64 .ac3 .mka "
@@ -75,7 +76,7 @@ def stream_audio(
         AudioError: the sound is missing, not audio or empty, holds samples that are not numbers, lacks the channel, or
             is truncated or damaged and there is no ``warn``.
     """
-    name = str(source) if isinstance(source, str | Path) else _name_of(source)
+    name = printable(source) if isinstance(source, str | Path) else _name_of(source)
     blocks = _limit(_checked_blocks(source, name, start_s, warn), duration_s)
     is_empty = True
     for samples in _resample_blocks(_join(one_channel(blocks, name, channel, warn), block_s), sample_rate):
@@ -96,17 +97,17 @@ def audio_duration(path: str | Path) -> tuple[float, int]:
     length = wav_or_flac_length(Path(path))
     lengths = Counter({length[1]: length[0]} if length else {})
     if length is None:
-        for samples, rate in _checked_blocks(path, str(path), 0.0, None):
+        for samples, rate in _checked_blocks(path, printable(path), 0.0, None):
             lengths[rate] += len(samples)
     if not lengths.total():
-        raise AudioError(f"{path}: holds no samples (0 s of audio).")
+        raise AudioError(f"{printable(path)}: holds no samples (0 s of audio).")
     # joined files may have several rates
     return sum(num_samples / rate for rate, num_samples in lengths.items()), next(reversed(lengths))
 
 
 def stated_duration(path: str | Path) -> float | None:
     """Return the seconds of a sound file by its header; None if it does not state them or cannot be read."""
-    if not Path(path).is_file():
+    if file_problem(Path(path)):
         # reading from a pipe would consume it
         return None
     length = wav_or_flac_length(Path(path))
@@ -119,7 +120,8 @@ def stated_duration(path: str | Path) -> float | None:
         # without `file:`, FFmpeg takes the part of a name before a colon for a protocol
         with av.open(f"file:{path}", metadata_errors="replace") as container:
             return container.duration / av.time_base if container.duration else None
-    except (OSError, av.error.FFmpegError):
+    except (OSError, UnicodeEncodeError, av.error.FFmpegError):
+        # PyAV opens no name that is not UTF-8
         return None
 
 
@@ -132,11 +134,15 @@ def resample(samples: np.ndarray, from_rate: float, to_rate: float) -> np.ndarra
 
 def _name_of(file: BinaryIO) -> str:
     name = getattr(file, "name", None)
-    return "standard input" if name in ("<stdin>", 0) else str(name or "sound")
+    return "standard input" if name in ("<stdin>", 0) else printable(name or "sound")
 
 
 def _checked_blocks(source: str | Path | BinaryIO, name: str, start_s: float, warn: Warn) -> Iterator[Block]:
     """Yield the blocks of a sound; damage, which is known after them, is a warning or an error."""
+    if isinstance(source, str | Path):
+        problem = file_problem(Path(source), may_be_pipe=True) if str(source) else "the name of the file is empty"
+        if problem:
+            raise AudioError(f"{name}: {problem}.")
     seconds = 0.0
     try:
         for samples, rate in open_blocks(source, name, start_s, warn):

@@ -6,11 +6,12 @@ Letters: S samples, C channels.
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import soundfile
@@ -54,20 +55,14 @@ def open_blocks(source: str | Path | BinaryIO, name: str, start_s: float, warn: 
     """Yield the blocks (S, C) of a sound from the start on.
 
     Raises:
-        AudioError: the source is missing or is not audio.
+        AudioError: the source is not audio.
         Damaged: the sound is truncated or damaged; raised after its last block.
         OSError: the file system refuses the file.
     """
-    if isinstance(source, str | Path):
-        path = Path(source)
-        if path.is_dir():
-            raise AudioError(f"{name}: is a folder, not a sound file.")
-        if not path.is_file() and not path.is_fifo():
-            raise AudioError(f"{name}: no such file.")
     with Path(source).open("rb") if isinstance(source, str | Path) else nullcontext(source) as file:
         if file.seekable():
             try:
-                with soundfile.SoundFile(source) as sound:
+                with soundfile.SoundFile(_encoded(source)) as sound:
                     if _is_read_by_libsndfile(sound):
                         sound.seek(min(round(start_s * sound.samplerate), sound.frames))
                         yield from _libsndfile_blocks(sound, file)
@@ -81,9 +76,10 @@ def open_blocks(source: str | Path | BinaryIO, name: str, start_s: float, warn: 
 def wav_or_flac_length(path: Path) -> tuple[int, int] | None:
     """Return samples per channel and sample rate by the header; None for other formats and truncated files."""
     try:
-        if not path.is_file():
+        # of a regular file without a size (in /proc), reading may wait forever
+        if not path.is_file() or not path.stat().st_size:
             return None
-        with soundfile.SoundFile(path) as sound, path.open("rb") as file:
+        with soundfile.SoundFile(_encoded(path)) as sound, path.open("rb") as file:
             if not _is_read_by_libsndfile(sound) or _missing_of_wav(file, file.seek(0, io.SEEK_END)):
                 return None
             # an error if a flac is truncated
@@ -91,6 +87,11 @@ def wav_or_flac_length(path: Path) -> tuple[int, int] | None:
             return sound.frames, sound.samplerate
     except (*_UNREADABLE, OSError):
         return None
+
+
+def _encoded(source: str | Path | BinaryIO) -> Any:
+    """Return a path as bytes: soundfile encodes names itself, and refuses those that are not UTF-8."""
+    return os.fsencode(source) if isinstance(source, str | Path) else source
 
 
 def _is_read_by_libsndfile(sound: soundfile.SoundFile) -> bool:

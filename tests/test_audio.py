@@ -220,7 +220,10 @@ def _bad_files(folder):
         ("truncated.wav", r"truncated.wav: truncated: its header says 32000 bytes of samples, but 15978 are there"),
         ("empty.wav", r"empty.wav: holds no samples \(0 s of audio\)"),
         ("text.wav", "text.wav: not a sound file"),
-        ("zero-bytes.wav", "zero-bytes.wav: not a sound file"),
+        ("zero-bytes.wav", r"zero-bytes.wav: is empty \(0 bytes\)"),
+        ("/dev/zero", "/dev/zero: is a pipe or a device"),
+        # reading it would wait
+        ("/proc/kmsg", r"/proc/kmsg: is empty"),
     ],
 )
 def test_bad_file_is_named_with_what_is_wrong(tmp_path, name, message, read):

@@ -128,11 +128,13 @@ def _without_existing(
     Raises:
         ValueError: A file exists, and `--existing` is stop.
     """
+    from stateless_transducer.files import printable
+
     existing = [path for path in paths if path.exists()]
     if existing and options.existing == "stop":
         raise ValueError(
-            f"{existing[0]} exists already ({len(existing)} of {len(paths)} files do). Skip their sounds with "
-            "`--existing skip`, overwrite them with `--existing replace`, or name another `--output-dir`."
+            f"{printable(existing[0])} exists already ({len(existing)} of {len(paths)} files do). Skip their sounds "
+            "with `--existing skip`, overwrite them with `--existing replace`, or name another `--output-dir`."
         )
     if existing:
         complain(f"{len(existing)} of {len(paths)} files exist in {options.output_dir} already; skipping them")
@@ -159,7 +161,7 @@ def _recognizer(options: Options) -> Recognizer:
 def _transcribe(options: Options, recognizer: Recognizer, sounds: list[NamedSound], paths: list[Path] | None) -> int:
     """Print the transcripts, and write them if there are paths; return the number of unreadable sounds."""
     from stateless_transducer.audio import AudioError
-    from stateless_transducer.files import write_text
+    from stateless_transducer.files import printable, write_text
     from stateless_transducer.recognition.formats import TSV_HEADER, ctm_rows, document, json_line, tsv_rows
 
     num_failed = 0
@@ -182,7 +184,7 @@ def _transcribe(options: Options, recognizer: Recognizer, sounds: list[NamedSoun
                 text = document(options.output_format, sound.name, result, recognizer.token_table, id_=sound.id)
                 write_text(paths[i], text)
             if printed == "txt":
-                say(f"{sound.name}\t{result.text}")
+                say(f"{printable(sound.name)}\t{result.text}")
             elif printed == "json":
                 say(json_line(sound.name, result))
             elif printed in ("tsv", "ctm"):

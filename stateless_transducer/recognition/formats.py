@@ -11,6 +11,7 @@ from itertools import pairwise
 from pathlib import PurePath
 from typing import Literal
 
+from stateless_transducer.files import printable
 from stateless_transducer.recognition.transcript import Segment, Transcript
 from stateless_transducer.recognition.words import word_places
 from stateless_transducer.text.symbols import Vocabulary
@@ -82,6 +83,7 @@ TSV_HEADER = "path\tstart\tend\ttext"
 def tsv_rows(name: str, transcript: Transcript) -> list[str]:
     """A row for each segment with text, below `TSV_HEADER`."""
     said = (segment for segment in transcript.segments if segment.text)
+    name = printable(name)
     return [f"{name}\t{segment.start:.3f}\t{segment.end:.3f}\t{segment.text}" for segment in said]
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from stateless_transducer.audio import AudioError
 from stateless_transducer.data.corpora.table import TableColumns, read_table
 from stateless_transducer.decoding.config import SearchConfig
+from stateless_transducer.files import file_problem
 from stateless_transducer.recognition.config import DetailConfig, SegmentConfig
 from stateless_transducer.recognition.model import Precision
 from stateless_transducer.recognition.recognizer import Recognizer
@@ -73,8 +74,8 @@ def read_manifest(path: Path) -> list[Row]:
     Raises:
         ValueError: The file does not exist, or holds an invalid line or a duplicate id.
     """
-    if not path.is_file():
-        raise ValueError(f"`manifest` {path}: no such file.")
+    if problem := file_problem(path):
+        raise ValueError(f"`manifest` {path}: {problem}.")
     utterances, problems = read_table(path, TableColumns(), audio_dir=path.parent.absolute(), wants_text=False)
     if problems:
         raise ValueError(f"`manifest` {path}: {problems[0].kind}, {problems[0].id}: {problems[0].detail}.")

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
-from stateless_transducer.files import read_lines
+from stateless_transducer.files import file_problem, read_lines
 from stateless_transducer.text.tokens import TokenTable
 
 HotwordPhrase = tuple[tuple[int, ...], float]
@@ -27,6 +27,8 @@ def read_hotwords(path: Path, token_table: TokenTable, score: float) -> list[Hot
     Raises:
         ValueError: the file cannot be read or holds no phrase, or the token table cannot spell a phrase.
     """
+    if problem := file_problem(path, may_be_pipe=True):
+        raise ValueError(f"{path}: {problem}.")
     try:
         lines = read_lines(path)
     except (OSError, UnicodeDecodeError) as err:

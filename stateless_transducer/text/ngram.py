@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from stateless_transducer.files import file_problem
 from stateless_transducer.text.arpa import END, START, NgramLevel, read_levels
 from stateless_transducer.text.tokens import TokenTable
 
@@ -104,6 +105,8 @@ def read_arpa(path: str | Path, token_table: TokenTable) -> Ngrams:
         ValueError: the file cannot be read, is truncated or no ARPA file, or has fewer than half of the tokens.
     """
     path, V = Path(path), len(token_table)
+    if problem := file_problem(path, may_be_pipe=True):
+        raise ValueError(f"{path}: {problem}.")
     ids = {**token_table.ids, START: V, END: V + 1, "<UNK>": token_table.unknown_id}
     try:
         ngrams = ngrams_of(read_levels(path, ids), vocab_size=V, unknown_id=token_table.unknown_id)

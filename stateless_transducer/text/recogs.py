@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from stateless_transducer.files import read_lines
+from stateless_transducer.files import check_file, read_lines
 from stateless_transducer.text.scoring import ScoredUtterance
 
 # recipes with token times write two more fields, which do not affect errors
@@ -24,8 +24,7 @@ def read_recogs(path: Path) -> tuple[ScoredUtterance, ...]:
     Raises:
         ValueError: the file is missing or not a recogs file; the message names the line.
     """
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file.")
+    check_file(path)
     try:
         lines = read_lines(path)
     except UnicodeDecodeError as err:

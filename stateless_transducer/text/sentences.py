@@ -10,6 +10,8 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from stateless_transducer.files import check_file
+
 
 def read_sentences(path: Path) -> Iterator[str]:
     """Yield the lines of a UTF-8 text, or the ``text`` of each object in a .jsonl file; either may be .gz.
@@ -19,8 +21,7 @@ def read_sentences(path: Path) -> Iterator[str]:
     Raises:
         ValueError: the file is missing, damaged or not UTF-8, or an object has no ``text``.
     """
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file.")
+    check_file(path)
     read = _text_of if ".jsonl" in path.suffixes[-2:] else str.strip
     place = str(path)
     try:

@@ -20,6 +20,7 @@ from stateless_transducer.cli import main
 from stateless_transducer.commands.shared.sounds import find_sounds, output_paths
 from stateless_transducer.features import FbankConfig
 from stateless_transducer.model.transducer import build_model
+from stateless_transducer.recognition.formats import TSV_HEADER
 from stateless_transducer.text.tokens import build_token_table
 
 TOKENS = build_token_table(["今天天气很好"], "char")
@@ -107,6 +108,27 @@ def test_what_cannot_be_read_is_named_and_the_rest_goes_on(transcribe, tmp_path)
     assert "text.wav: not a sound file" in errors and "absent.wav: no such file" in errors
     assert "empty: holds no sound file (by its suffix" in errors and "no*.wav: matches no file" in errors
     assert errors.endswith("transducer: 4 of 6 sounds could not be read.\n")
+
+
+def test_odd_names_cost_neither_their_own_texts_nor_those_of_others(transcribe, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = ["good", "tab\there", "new\nline", os.fsdecode(b"latin\xe9"), "esc\x1b[31m"]
+    _write(Path("in.wav"))
+    Path("in").mkdir()
+    for name in names:
+        Path("in", f"{name}.wav").hardlink_to("in.wav")
+    os.mkfifo("in/pipe.wav")  # nobody writes to it
+    escaped = {"good", r"tab\there", r"new\nline", r"latin\udce9", r"esc\x1b[31m"}
+    for format_ in ("txt", "tsv"):
+        status, lines, _ = transcribe("in", "--output-format", format_)
+        rows = [line.split("\t") for line in lines if line != TSV_HEADER]
+        assert status == 0 and {row[0] for row in rows} == {f"in/{name}.wav" for name in escaped}
+        assert {len(row) for row in rows} == {2 if format_ == "txt" else 4}
+    status, lines, _ = transcribe("in", "--output-format", "json", "--output-dir", "out")
+    assert status == 0 and {json.loads(line)["file"] for line in lines} >= {"in/tab\there.wav", r"in/latin\udce9.wav"}
+    assert {path.stem for path in Path("out").iterdir()} == set(names)
+    status, lines, errors = transcribe("", "in/good.wav")
+    assert status == 1 and len(lines) == 1 and "the name of a sound is empty" in errors
 
 
 def test_folder_that_cannot_be_read_is_named_and_the_rest_goes_on(transcribe, tmp_path, monkeypatch):
@@ -233,6 +255,7 @@ def test_max_segment_and_channel_reach_the_recognizer(transcribe, tmp_path):
         (["a.wav", "--max-segment-s", "1000"], "`--max-segment-s` must be in 2..300 s, but is 1000", 2),
         (["a.wav", "--output-format", "doc"], "doc", 2),
         ([], "Name at least one sound", 2),
+        (["a.wav", "--output-dir", ""], "must be a path, but is empty", 2),
         (["a.wav", "--beam-size", "16"], "`--beam-size` 16 needs a beam: add `--decoding-method modified_beam_sear", 2),
         (["a.wav", "--length-norm", "0"], "`--length-norm` 0 needs a beam: add `--decoding-method", 2),
         (["a.wav", "--hotwords-file", "x"], "`--hotwords-file` x needs a beam: add `--decoding-method", 2),

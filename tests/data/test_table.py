@@ -179,8 +179,9 @@ def test_read_table_refuses_missing_audio_dir(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("t.xlsx", "", r"must be \.tsv, \.csv, \.jsonl or \.json"),
-        ("t.csv", "", "no header: the file is empty"),
+        ("t.xlsx", "x", r"must be \.tsv, \.csv, \.jsonl or \.json"),
+        ("t.csv", "", r"t\.csv: is empty \(0 bytes\)"),
+        ("t.csv", "\n", "no header: the file is empty"),
         ("t.csv", "path,text\n", "holds no row of data"),
         ("t.tsv", "path\ttext\n\n", "holds no row of data"),
         ("t.jsonl", "\n", "holds no row of data"),
@@ -204,7 +205,7 @@ def test_read_table_refuses_what_is_no_table(tmp_path, name, content, message):
         ("t.csv", f"b.wav,{'b' * 140_000},train", "field larger than field limit (131072)"),
         ("t.csv", ",b,train", "'' cannot be the name of a sound file"),
         ("t.csv", f"{'好' * 90}.wav,b,train", f"'{'好' * 80}' cannot be the name of a sound file"),
-        ("t.csv", '"b\nb.wav",b,train', "'b b.wav' cannot be the name of a sound file"),
+        ("t.csv", '"b\nb.wav",b,train', r"'b\nb.wav' cannot be the name of a sound file"),
         ("t.csv", "b.wav,b,../up", "split '../up': only letters, digits and `_.-` can be part of a file's name"),
         ("t.csv", "b.wav,好,train".encode("gb18030"), "`text` is not UTF-8"),
         ("t.csv", b"\xff.wav,b,train", "`path` is not UTF-8"),
@@ -380,6 +381,16 @@ def test_read_folder_reports_text_that_is_not_utf8(tmp_path):
     assert [u.id for u in utterances] == ["b"]
     assert [(p.kind, p.id) for p in problems] == [("bad row", "a")]
     assert "cannot be read as UTF-8 text" in problems[0].detail
+
+
+def test_pipes_are_named_rather_than_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "t.tsv")
+    with pytest.raises(ValueError, match=r"t\.tsv: is a pipe or a device"):
+        read_table(tmp_path / "t.tsv", TableColumns())
+    (tmp_path / "a.wav").touch()
+    os.mkfifo(tmp_path / "a.txt")
+    utterances, problems = read_folder(tmp_path)
+    assert not utterances and problems[0].kind == "bad row" and "a.txt: is a pipe or a device" in problems[0].detail
 
 
 def test_read_folder_reports_name_that_is_not_utf8(tmp_path):

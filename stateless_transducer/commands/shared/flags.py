@@ -10,6 +10,7 @@ import math
 import re
 import sys
 from contextlib import redirect_stderr
+from pathlib import Path
 from typing import TypeVar
 
 import tyro
@@ -123,6 +124,18 @@ def _registry() -> ConstructorRegistry:
         )
 
     @registry.primitive_rule
+    def _path(type_info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Path] | None:
+        if type_info.type is not Path:
+            return None
+        return PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="PATH",
+            instance_from_str=lambda words: _path_of(words[0]),
+            is_instance=lambda value: isinstance(value, Path),
+            str_from_instance=lambda value: [str(value)],
+        )
+
+    @registry.primitive_rule
     def _number(type_info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[float] | None:
         if type_info.type is not float:
             return None
@@ -141,6 +154,13 @@ def _truth_of(word: str) -> bool:
     if word.lower() not in _TRUE + _FALSE:
         raise ValueError(f"must be true or false, but is {word!r}")
     return word.lower() in _TRUE
+
+
+def _path_of(word: str) -> Path:
+    # the empty path would be the current folder
+    if not word:
+        raise ValueError("must be a path, but is empty")
+    return Path(word)
 
 
 def _number_of(word: str) -> float:

@@ -12,6 +12,7 @@ from pathlib import Path, PurePath
 from typing import BinaryIO
 
 from stateless_transducer.audio import SOUND_SUFFIXES
+from stateless_transducer.files import printable
 
 STANDARD_INPUT = "-"
 
@@ -21,7 +22,7 @@ class NamedSound:
     """A sound of the command line."""
 
     name: str
-    """Name as the user wrote it, or the path in a folder."""
+    """Name as the user wrote it, or the path in a folder, in UTF-8."""
     source: Path | BinaryIO
     output: PurePath
     """Output name without suffix; for files of a named folder, with the path below that folder."""
@@ -43,18 +44,23 @@ def find_sounds(names: Sequence[str]) -> tuple[list[NamedSound], list[str]]:
     sounds: list[NamedSound] = []
     problems: list[str] = []
     for name in names:
+        if not name:
+            problems.append("the name of a sound is empty.")
+            continue
         if name == STANDARD_INPUT:
             sounds.append(NamedSound(name, sys.stdin.buffer, PurePath("stdin"), name))
             continue
         is_pattern = glob.has_magic(name) and not os.path.lexists(name)
         matches = sorted(glob.glob(name, recursive=True)) if is_pattern else [name]
         if not matches:
-            problems.append(f"{name}: matches no file.")
+            problems.append(f"{printable(name)}: matches no file.")
         for path in map(Path, matches):
             before = len(problems)
             matched = list(_walk(path, path, problems)) if os.path.isdir(path) else [_sound(path, PurePath(path.name))]
             if not matched and len(problems) == before:
-                problems.append(f"{path}: holds no sound file (by its suffix: .wav, .flac, .mp3, .m4a, .mp4, ...).")
+                problems.append(
+                    f"{printable(path)}: holds no sound file (by its suffix: .wav, .flac, .mp3, .m4a, .mp4, ...)."
+                )
             sounds += matched
     return _with_unique_ids(sounds), problems
 
@@ -82,11 +88,12 @@ def _walk(
         ancestors |= {folder.resolve()}
         entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except OSError as err:
-        problems.append(f"{folder}: cannot be read ({err.strerror}).")
+        problems.append(f"{printable(folder)}: cannot be read ({err.strerror}).")
         return
     for path in entries:
         if not os.path.isdir(path):
-            if path.suffix.lower() in SOUND_SUFFIXES:
+            # a pipe that nobody writes to would wait forever
+            if path.suffix.lower() in SOUND_SUFFIXES and not path.is_fifo():
                 yield _sound(path, path.relative_to(top))
         elif path.resolve() not in ancestors:
             # a link to a parent folder would never end
@@ -94,13 +101,13 @@ def _walk(
 
 
 def _sound(path: Path, relative: PurePath) -> NamedSound:
-    # file names need not be UTF-8, but printed names must
+    # file names need not be UTF-8, but written names must
     name = str(path).encode("utf-8", "backslashreplace").decode()
-    return NamedSound(name, path, relative.with_suffix(""), _joined(PurePath(name).stem))
+    return NamedSound(name, path, relative.with_suffix(""), _joined(path.stem))
 
 
 def _joined(name: str) -> str:
-    return "_".join(name.split())
+    return printable("_".join(name.split()))
 
 
 def output_paths(folder: Path, sounds: Sequence[NamedSound], suffix: str) -> list[Path]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from stateless_transducer.commands.shared.console import complain, progress_bar
+from stateless_transducer.files import check_file
 from stateless_transducer.text.sentences import read_sentences
 from stateless_transducer.text.tokens import TokenTable
 
@@ -18,8 +19,7 @@ def check_texts(paths: Sequence[Path], output: Path | None) -> None:
         ValueError: A text is missing, is a table, or is the output.
     """
     for path in paths:
-        if not path.is_file():
-            raise ValueError(f"{path}: no such file.")
+        check_file(path)
         if Path(path.name.removesuffix(".gz")).suffix.lower() in (".tsv", ".csv"):
             # lines of tables are not sentences, and those of dev and test must not be learned
             raise ValueError(

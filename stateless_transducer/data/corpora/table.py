@@ -15,6 +15,7 @@ from pathlib import Path, PurePath
 
 from stateless_transducer.audio import SOUND_SUFFIXES
 from stateless_transducer.data.corpora.utterance import Problem, Utterance
+from stateless_transducer.files import check_file, file_problem, printable
 
 # role of a column -> its usual names; the first one that the table has is used
 _USUAL_NAMES = {
@@ -82,6 +83,7 @@ def read_table(
     """
     if audio_dir is not None and not audio_dir.is_dir():
         raise ValueError(f"`audio_dir` {audio_dir}: no such folder.")
+    check_file(path)
     names, rows = _open_table(path, wants_text)
     # without any name, every row is reported as bad
     chosen = _choose_columns(names, columns, path, wants_text) if names else {}
@@ -127,16 +129,16 @@ def read_folder(folder: Path) -> tuple[list[Utterance], list[Problem]]:
         id_, text_path = _id_of(path.relative_to(folder)), texts.pop(path.parent / path.stem, None)
         try:
             if id_ in first:
-                problems.append(Problem("duplicate id", _printable(id_), _printable(f"{path}, first {first[id_]}")))
+                problems.append(Problem("duplicate id", printable(id_), printable(f"{path}, first {first[id_]}")))
             elif text_path is None:
-                problems.append(Problem("audio without text", _printable(id_), _printable(path)))
+                problems.append(Problem("audio without text", printable(id_), printable(path)))
             else:
                 first[id_] = path
                 utterances.append(_utterance_of_pair(path, text_path, folder))
         except ValueError as err:
-            problems.append(Problem("bad row", _printable(id_), str(err)))
+            problems.append(Problem("bad row", printable(id_), str(err)))
     for path in texts.values():
-        problems.append(Problem("text without audio", _printable(_id_of(path.relative_to(folder))), _printable(path)))
+        problems.append(Problem("text without audio", printable(_id_of(path.relative_to(folder))), printable(path)))
     return utterances, problems
 
 
@@ -259,7 +261,7 @@ def _named(header: Sequence[str], cells: list[str] | str) -> Mapping[str, object
 
 def _choose_columns(names: Sequence[str], columns: TableColumns, path: Path, wants_text: bool) -> dict[str, str]:
     """Return the name of the column for each role that the table has."""
-    listing = f"its columns are: {', '.join(map(_printable, names))}"
+    listing = f"its columns are: {', '.join(map(printable, names))}"
     chosen: dict[str, str] = {}
     for role in _USUAL_NAMES if wants_text else _SOUND_ROLES:
         usual, named = _USUAL_NAMES[role], asdict(columns)[f"{role}_column"]
@@ -295,7 +297,7 @@ def _utterance(row: Mapping[str, object] | str, chosen: Mapping[str, str], folde
     id_ = " ".join(cells.get("id", "").split()) or _id_of(path) + _part_name(start_s, duration_s)
     speaker, split = cells.get("speaker") or "unknown", cells.get("split") or "train"
     if not re.fullmatch(r"[\w.-]+", split):
-        raise ValueError(f"split {_printable(split)!r}: only letters, digits and `_.-` can be part of a file's name")
+        raise ValueError(f"split '{printable(split)}': only letters, digits and `_.-` can be part of a file's name")
     text = " ".join(cells.get("text", "").split())
     return Utterance(id_, folder / path, text, speaker, _SPLIT_NAMES.get(split.lower(), split), start_s, duration_s)
 
@@ -306,7 +308,7 @@ def _seconds(cell: str, column: str) -> float | None:
     try:
         return float(cell)
     except ValueError as err:
-        raise ValueError(f"`{_printable(column)}` is {_printable(cell)[:80]!r}, not a number of seconds") from err
+        raise ValueError(f"`{printable(column)}` is '{printable(cell)[:80]}', not a number of seconds") from err
 
 
 def _part(start: float | None, end: float | None, duration: float | None) -> tuple[float, float]:
@@ -331,18 +333,20 @@ def _part_name(start_s: float, duration_s: float) -> str:
 
 def _cell(value: object, column: str) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int | float | None):
-        raise ValueError(f"`{_printable(column)}` is neither text nor a number")
+        raise ValueError(f"`{printable(column)}` is neither text nor a number")
     if _NOT_UTF8.search(str(value)):
-        raise ValueError(f"`{_printable(column)}` is not UTF-8")
+        raise ValueError(f"`{printable(column)}` is not UTF-8")
     return "" if value is None else str(value).strip()
 
 
 def _utterance_of_pair(path: Path, text_path: Path, folder: Path) -> Utterance:
     relative = _possible(path.relative_to(folder))
+    if problem := file_problem(text_path):
+        raise ValueError(f"{text_path}: {problem}")
     try:
         text = text_path.read_text(encoding="utf-8-sig")
     except (UnicodeDecodeError, OSError) as err:
-        raise ValueError(_printable(f"{text_path} cannot be read as UTF-8 text: {err}")) from err
+        raise ValueError(printable(f"{text_path} cannot be read as UTF-8 text: {err}")) from err
     top = relative.parts[0].lower() if len(relative.parts) > 1 else ""
     speaker, split = path.absolute().parent.name, _SPLIT_NAMES.get(top, "train")
     return Utterance(_id_of(relative), path, " ".join(text.split()), speaker, split)
@@ -357,13 +361,8 @@ def _possible(path: PurePath) -> PurePath:
     """Return a path, unless opening it would raise, or its name would break the table of problems."""
     is_too_long = any(len(part.encode(errors="replace")) > 255 for part in path.parts)
     if is_too_long or not path.name or re.search("[\0-\x1f\ud800-\udfff]", str(path)):
-        raise ValueError(f"{_printable(path if path.name else '')[:80]!r} cannot be the name of a sound file")
+        raise ValueError(f"'{printable(path if path.name else '')[:80]}' cannot be the name of a sound file")
     return path
-
-
-def _printable(value: object) -> str:
-    """Return a value as one line of UTF-8, for the table of problems."""
-    return " ".join(str(value).encode("utf-8", "backslashreplace").decode().split())
 
 
 def _walk(folder: Path, above: frozenset[Path] = frozenset()) -> Iterator[Path]:
