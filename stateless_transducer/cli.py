@@ -37,7 +37,7 @@ _GROUPS: tuple[tuple[str, dict[str, tuple[str, str]]], ...] = (
             "prepare lang": ("prepare_lang", "tokens of several prepared corpora together, to train on all of them"),
             "prepare ngram": ("prepare_ngram", "an n-gram language model of texts, for `decode` and `transcribe`"),
             "prepare text": ("prepare_text", "texts in a model's tokens, for tools that count n-grams"),
-            "prepare download": ("prepare_download", "fetch AISHELL-1 or MUSAN from OpenSLR and unpack it"),
+            "prepare download": ("prepare_download", "fetch AISHELL-1, MUSAN or yesno from OpenSLR and unpack it"),
             "prepare synthetic": ("prepare_synthetic", "write a synthetic Mandarin corpus in AISHELL's layout"),
         },
     ),

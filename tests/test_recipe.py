@@ -84,8 +84,8 @@ def test_options_reach_the_commands(tmp_path):
     flags = "--dl_dir /d --mirror http://m --perturb-speed false --nj 3 --stop-stage 6".split()
     ran = Folder(tmp_path, does_work=False).run(PREPARE, *flags)
     assert [line for line in ran.stdout.splitlines() if line.startswith("transducer")] == [
-        "transducer prepare download --corpus aishell --dl-dir /d --mirror http://m",
-        "transducer prepare download --corpus musan --dl-dir /d --mirror http://m",
+        "transducer prepare download aishell --dl-dir /d --mirror http://m",
+        "transducer prepare download musan --dl-dir /d --mirror http://m",
         "transducer prepare aishell --corpus-dir /d/aishell --num-jobs 3 --step manifests",
         "transducer prepare musan --corpus-dir /d/musan --num-jobs 3 --step manifests",
         "transducer prepare aishell --corpus-dir /d/aishell --num-jobs 3 --step fbank --perturb-speed false",

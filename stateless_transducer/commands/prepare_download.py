@@ -1,10 +1,12 @@
-"""``transducer prepare download``: AISHELL-1 and MUSAN from OpenSLR, unpacked."""
+"""``transducer prepare download``: a corpus of OpenSLR, unpacked."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from tyro.conf import Positional
 
 from stateless_transducer.commands.shared.console import bytes_bar, say
 from stateless_transducer.commands.shared.flags import parse
@@ -15,8 +17,8 @@ from stateless_transducer.data.corpora.openslr import BASE_URL, obtain
 class Options:
     """Options of ``transducer prepare download``."""
 
-    corpus: Literal["aishell", "musan"]
-    """aishell: 16 GB, and as much again unpacked; musan: 11 GB, and as much again."""
+    corpus: Annotated[Literal["aishell", "musan", "yesno"], Positional]
+    """aishell: 16 GB, and as much again unpacked; musan: 11 GB, and as much again; yesno: 5 MB."""
     dl_dir: Path = Path("download")
     """Folder for the archives and the unpacked corpora."""
     mirror: str = BASE_URL
@@ -32,7 +34,9 @@ class Options:
 def main(program: str, arguments: list[str]) -> int:
     """Parse and run."""
     description = "Download a corpus from OpenSLR and unpack it; existing files are skipped."
-    run(parse(Options, program, arguments, description))
+    # the corpus may also be named as an option, `--corpus aishell`
+    words = [word.removeprefix("--corpus=") for word in arguments if word != "--corpus"]
+    run(parse(Options, program, words, description))
     return 0
 
 

@@ -8,11 +8,13 @@ import io
 import tarfile
 import threading
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from stateless_transducer.cli import main
+from stateless_transducer.data.corpora import openslr
 from stateless_transducer.data.download import fetch
 from stateless_transducer.data.unpack import unpack
 
@@ -184,7 +186,7 @@ def archives():
 
 
 def _download(server, corpus, folder, *flags):
-    return main(["prepare", "download", "--corpus", corpus, "--dl-dir", str(folder), "--mirror", server.url, *flags])
+    return main(["prepare", "download", corpus, "--dl-dir", str(folder), "--mirror", server.url, *flags])
 
 
 def _wavs_below(folder):
@@ -206,6 +208,21 @@ def test_download_leaves_icefalls_layout_and_skips_the_second_time(server, archi
     capsys.readouterr()
     assert _download(server, "aishell", tmp_path) == _download(server, "musan", tmp_path) == 0
     assert capsys.readouterr().out.count("already there - skipping") == 3 and len(server.asked) == 3
+
+
+def test_yesno_is_unpacked_after_its_checksum_is_verified(server, tmp_path, capsys, monkeypatch):
+    wavs = {f"waves_yesno/{name}.wav": b"RIFF" for name in ("0_0_0_0_1_1_1_1", "1_0_0_0_0_0_0_0")}
+    packed = _tar_gz(wavs)
+    server.files["/1/waves_yesno.tar.gz"] = packed
+    assert _download(server, "yesno", tmp_path) == 1
+    assert "its MD5 is" in capsys.readouterr().err and not (tmp_path / "waves_yesno").exists()
+    (archive,) = openslr.ARCHIVES["yesno"]
+    monkeypatch.setitem(openslr.ARCHIVES, "yesno", (replace(archive, md5=hashlib.md5(packed).hexdigest()),))
+    for flags in (), ("--corpus",):
+        assert main(["prepare", "download", *flags, "yesno", "--dl-dir", str(tmp_path), "--mirror", server.url]) == 0
+        assert {f"waves_yesno/{name}" for name in _wavs_below(tmp_path / "waves_yesno")} == wavs.keys()
+    # complete: only its size is asked for again
+    assert server.asked == [("/1/waves_yesno.tar.gz", start) for start in (0, len(packed))]
 
 
 def test_another_archive_than_the_published_one_is_refused(server, archives, tmp_path, capsys):

@@ -60,9 +60,9 @@ log "dl_dir: $dl_dir"
 if due 0; then
   log "stage 0: Download data"
   [ -d "$dl_dir/aishell/data_aishell/wav/train" ] ||
-    transducer prepare download --corpus aishell --dl-dir "$dl_dir" ${mirror:+--mirror "$mirror"}
+    transducer prepare download aishell --dl-dir "$dl_dir" ${mirror:+--mirror "$mirror"}
   [ -d "$dl_dir/musan" ] ||
-    transducer prepare download --corpus musan --dl-dir "$dl_dir" ${mirror:+--mirror "$mirror"}
+    transducer prepare download musan --dl-dir "$dl_dir" ${mirror:+--mirror "$mirror"}
 fi
 
 if due 1; then

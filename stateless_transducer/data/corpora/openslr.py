@@ -1,4 +1,4 @@
-"""AISHELL-1 and MUSAN (arXiv 1510.08484) on OpenSLR: their archives, and the folders these unpack to."""
+"""AISHELL-1, MUSAN (arXiv 1510.08484) and yesno on OpenSLR: their archives, and the folders these unpack to."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ ARCHIVES = {
         Archive(33, "data_aishell.tgz", "2f494334227864a8a8fec932999db9d8", "aishell/data_aishell"),
     ),
     "musan": (Archive(17, "musan.tar.gz", "0c472d4fc0c5141eca47ad1ffeb2a7df", "musan"),),
+    "yesno": (Archive(1, "waves_yesno.tar.gz", "962ff6e904d2df1126132ecec6978786", "waves_yesno"),),
 }
 
 
