@@ -1,7 +1,7 @@
-"""How threads wait for one another: asleep, unless the user has them spin.
+"""Policy of waiting threads: sleep, unless the user chooses to spin.
 
-A thread that spins takes a core from whoever could use it. Alone on a machine that is a little faster; beside other
-work, two spinning threads can be tens of times slower than one (benchmarks/results, threads).
+A spinning thread occupies a core that other work could use. On an idle machine, spinning is a little faster; beside
+other work, two spinning threads can be tens of times slower than one (benchmarks/results, threads).
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Floor 5: one command a file; each reads as the story of one run."""
+"""Floor 7: one command per file; each reads as the story of one run."""

@@ -1,1 +1,1 @@
-"""Floor 3: models as ONNX graphs."""
+"""Floor 4: models as ONNX graphs."""

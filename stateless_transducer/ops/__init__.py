@@ -1,1 +1,1 @@
-"""Floor 0: tensors in, tensors out. No modules, no configuration, no files."""
+"""Floor 1: tensors in, tensors out. No modules, no configuration, no files."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def padding_mask(lens: Tensor, max_len: int) -> Tensor:
-    """True where a position lies behind the end of its utterance.
+    """Mask of the positions after the end of their utterance.
 
     Args:
         lens: (N,), integer.

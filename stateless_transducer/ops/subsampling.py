@@ -1,4 +1,4 @@
-"""How encoder frames follow from feature frames. Free of torch."""
+"""Numbers of encoder frames for numbers of feature frames. Free of torch."""
 
 from __future__ import annotations
 

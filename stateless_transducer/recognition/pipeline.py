@@ -105,12 +105,12 @@ class Pipeline:
         return fbank(wave, self._model.fbank_config)
 
     def recognize(self, pieces: Sequence[Piece], batch_seconds: float = 100.0) -> list[Segment]:
-        """The segment of each piece, of one sound or of several."""
+        """Return the segment of each piece, of one sound or of several."""
         segments = dict(result for batch in self.batches(pieces, batch_seconds) for result in batch)
         return [segments[place] for place in range(len(pieces))]
 
     def batches(self, pieces: Sequence[Piece], batch_seconds: float) -> Iterator[list[tuple[int, Segment]]]:
-        """Recognize pieces in batches of like length, the longest first.
+        """Recognize pieces in batches of similar length, the longest first.
 
         Yields:
             For each batch, the places of its pieces and their segments.

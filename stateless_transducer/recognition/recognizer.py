@@ -1,7 +1,7 @@
 """Sounds of any form and length -> transcripts, with a trained model.
 
-Pieces of several sounds wait in a pool until there is enough for batches of like length, so that memory does not grow
-with the length of a sound. `sounds` reads, `segments` cuts, `pipeline` recognizes the pieces.
+Pieces of several sounds wait in a pool until they fill batches of similar length, so that memory does not grow with the
+length of a sound. `sounds` reads, `segments` cuts, `pipeline` recognizes the pieces.
 """
 
 from __future__ import annotations

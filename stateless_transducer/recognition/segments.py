@@ -171,7 +171,7 @@ def loudness(frames: np.ndarray) -> np.ndarray:
 
 
 class _Cutter:
-    """Where pieces begin and end, in frames, from probabilities of speech and loudness as they come."""
+    """Begins and ends of pieces, in frames, from a stream of probabilities of speech and loudness."""
 
     def __init__(self, max_frames: int) -> None:
         self._max_frames = max_frames

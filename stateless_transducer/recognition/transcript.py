@@ -36,7 +36,7 @@ class Segment:
     start: float
     """Begin of the stretch."""
     end: float
-    """Where it ends."""
+    """End of the stretch."""
     text: str
     tokens: tuple[str, ...]
     """The pieces of the text."""

@@ -21,7 +21,7 @@ _CLOSE = {"Connection": "close"}
 
 @dataclass(frozen=True)
 class Access:
-    """Who may use the server."""
+    """Clients that may use the server."""
 
     origins: Sequence[str] = ()
     """Other web pages that may send requests and read the answers; ``*``: all."""

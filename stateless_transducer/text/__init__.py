@@ -1,1 +1,1 @@
-"""Floor 0: strings and ids; the standard library and small wheels only."""
+"""Floor 1: strings and ids; the standard library and small wheels only."""

@@ -92,7 +92,7 @@ def _walk(
         return
     for path in entries:
         if not os.path.isdir(path):
-            # a pipe that nobody writes to would wait forever
+            # opening a pipe without a writer would wait forever
             if path.suffix.lower() in SOUND_SUFFIXES and not path.is_fifo():
                 yield _sound(path, path.relative_to(top))
         elif path.resolve() not in ancestors:
