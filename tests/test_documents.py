@@ -61,21 +61,37 @@ def test_example_of_a_model_of_ones_own_runs(capsys):
     assert len(lines) == 3 and lines[2] == "() () 0.0" and len(eval(lines[0].split(") (")[0] + ")")) > 3
 
 
-def test_example_of_hotwords_and_a_language_model_runs(tmp_path, monkeypatch):
-    """With files of the names that it has."""
-    tokens = build_token_table(["张三李四"], "char")
+@pytest.fixture
+def example_folder(tmp_path, monkeypatch):
+    """The current folder, with files of the names that examples use."""
+    tokens = build_token_table(["张三李四王五"], "char")
     sizes = conformer_model(
         vocab_size=len(tokens), num_layers=1, attention_dim=8, num_heads=2, feedforward_dim=8, joiner_dim=8
     )
     weights = build_model(sizes).state_dict()
     save_checkpoint(tmp_path / "model.pt", Checkpoint(weights, sizes, FbankConfig(), tokens))
-    unigrams = "".join(f"-1 {symbol} 0\n" for symbol in "张三李四")
+    unigrams = "".join(f"-1 {symbol} 0\n" for symbol in "张三李四王五")
     (tmp_path / "lm.arpa").write_text(f"\\1-grams:\n-1 </s>\n-99 <s> 0\n{unigrams}\\end\\\n", encoding="utf-8")
-    soundfile.write(tmp_path / "a.wav", 0.1 * np.random.default_rng(0).standard_normal(16000), 16000)
+    wave = 0.1 * np.random.default_rng(0).standard_normal(16000)
+    for name in ("a.wav", "b.mp3", "three_hours.mp4"):
+        soundfile.write(tmp_path / name, wave, 16000, format="WAV")
     monkeypatch.chdir(tmp_path)
+
+
+def test_example_of_hotwords_and_a_language_model_runs(example_folder):
     names: dict = {}
     exec(_example(ROOT / "docs" / "decoding.md", "NgramScorer(read_arpa("), names)
     assert names["nbest"][0].tokens and math.isfinite(names["nbest"][0].score)
+
+
+def test_examples_of_the_recognizer_run(example_folder, capsys):
+    for document, text in (
+        (README, "Recognizer"),
+        (ROOT / "docs" / "transcribe.md", "stream_transcribe"),
+        (ROOT / "docs" / "transcribe.md", "DetailConfig"),
+    ):
+        exec(_example(document, text), {})
+        assert capsys.readouterr().out, document
 
 
 def test_examples_import_public_names_alone():
