@@ -16,12 +16,13 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from lhotse import CutSet
-from lhotse.features import Features
+from lhotse.cut import Cut
 from torch import Tensor
 
 from stateless_transducer.data.config import DataConfig, SpecAugmentConfig
 from stateless_transducer.data.manifests import noise_cuts_path
 from stateless_transducer.data.spec_augment import warp_and_mask
+from stateless_transducer.data.stored_features import load_features
 from stateless_transducer.features import SILENCE_VALUE, FbankConfig
 
 _NOISE_PROBABILITY = 0.5
@@ -37,7 +38,7 @@ class Augment:
 
     Args:
         seed: seed of the run.
-        noise: stored features of noise to choose from; if empty, no noise is mixed in.
+        noise: cuts of noise with stored features, to choose from; if empty, no noise is mixed in.
         spec_augment: configuration of SpecAugment, or None for no SpecAugment.
         vtlp_range: largest stretch of the frequency axis, as a share.
         gain_range_db: largest change of the level.
@@ -50,7 +51,7 @@ class Augment:
         self,
         seed: int,
         *,
-        noise: Sequence[Features] = (),
+        noise: Sequence[Cut] = (),
         spec_augment: SpecAugmentConfig | None = None,
         vtlp_range: float = 0.0,
         gain_range_db: float = 0.0,
@@ -87,7 +88,7 @@ def training_augment(config: DataConfig, seed: int, frame_shift_s: float) -> Aug
     """Return the augmentation of a configuration, or None if it has none; noise that is not prepared is omitted."""
     path, noise = noise_cuts_path(config.manifest_dir), []
     if config.enable_musan and path.exists():
-        noise = [cut.features for cut in CutSet.from_jsonl_lazy(path)]  # pyright: ignore
+        noise = list(CutSet.from_jsonl_lazy(path))
     ranges = (config.vtlp_range, config.gain_range_db, config.equalizer_range_db, config.silence_s)
     if not (noise or config.enable_spec_aug or any(ranges)):
         return None
@@ -152,7 +153,7 @@ def stretched(features: np.ndarray, factor: float, config: FbankConfig | None = 
     return features[:, below] * (1 - share) + features[:, below + 1] * share
 
 
-def _with_noise(features: np.ndarray, noise: Sequence[Features], draw: random.Random) -> np.ndarray:
+def _with_noise(features: np.ndarray, noise: Sequence[Cut], draw: random.Random) -> np.ndarray:
     """Mix noise into log mel energies of speech, with probability 0.5.
 
     Pieces of noise follow one another up to the end of the utterance. Each is scaled to the drawn signal-to-noise
@@ -164,7 +165,7 @@ def _with_noise(features: np.ndarray, noise: Sequence[Features], draw: random.Ra
     noise_energy = energies.mean() * 10 ** (-draw.uniform(*_SNR_DB) / 10)
     start = 0
     while start < len(energies):
-        piece = np.exp(draw.choice(noise).load())
+        piece = np.exp(load_features(draw.choice(noise)))
         remaining = len(energies) - start
         begin = draw.randint(0, max(0, len(piece) - remaining))
         piece = piece[begin : begin + remaining]

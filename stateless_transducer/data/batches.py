@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from lhotse.cut import Cut, MonoCut
+from lhotse.cut import Cut
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
@@ -26,6 +26,7 @@ from stateless_transducer.data.cutting import features_from_sound
 from stateless_transducer.data.index import CutIndex, JoinedIndex, open_index
 from stateless_transducer.data.manifests import manifest_path
 from stateless_transducer.data.plan import BatchLimits, Lengths, join, mix, plan_epoch
+from stateless_transducer.data.stored_features import load_features
 from stateless_transducer.features import PADDING_VALUE
 from stateless_transducer.ops.subsampling import Subsampling
 from stateless_transducer.processes import CarriedError, end_with_parent
@@ -103,7 +104,7 @@ class TransducerDataset(Dataset):
 
     def _features(self, cut: Cut, epoch: int) -> Tensor:
         """Load or compute the features of a cut, (T_in, F), augmented."""
-        features = torch.from_numpy(features_from_sound(cut) if self._on_the_fly else _stored_features(cut))
+        features = torch.from_numpy(features_from_sound(cut) if self._on_the_fly else load_features(cut))
         return features if self._augment is None else self._augment(features, cut.id, epoch)
 
 
@@ -422,19 +423,6 @@ def _loader(dataset: TransducerDataset, pieces: Sequence[Piece], num_workers: in
         if isinstance(batch, CarriedError):
             raise batch.unpack()
         yield batch
-
-
-def _stored_features(cut: Cut) -> np.ndarray:
-    """Read the stored features of a cut, (T_in, F)."""
-    try:
-        return cut.load_features()
-    except (AssertionError, OSError, ValueError) as err:
-        # lhotse adds lines that describe the cut
-        cause = (str(err).strip() or type(err).__name__).splitlines()[0]
-        path = f" in {cut.features.storage_path}" if isinstance(cut, MonoCut) and cut.features is not None else ""
-        raise ValueError(
-            f"The stored features of {cut.id}{path} cannot be read: {cause} Run `transducer prepare` again."
-        ) from err
 
 
 class _CarryingErrors(Dataset):

@@ -22,6 +22,7 @@ from lhotse.features import Features
 from stateless_transducer.audio import AudioError
 from stateless_transducer.data.corpora.utterance import Problem
 from stateless_transducer.data.cutting import Cutter, Source, read_source
+from stateless_transducer.data.stored_features import with_checksum
 from stateless_transducer.features import FbankConfig, fbank
 from stateless_transducer.files import replacing, write_text
 
@@ -123,7 +124,7 @@ def _make(part: _Part) -> None:
                 cuts.append(_with_features(cut, fbank(wave, part.config), part, writer))
     write_text(part.problems, json.dumps([asdict(problem) for problem in problems]))
     with replacing(part.cuts) as temporary, gzip.open(temporary, "wt", encoding="utf-8") as file:
-        file.writelines(json.dumps(cut.to_dict(), ensure_ascii=False) + "\n" for cut in cuts)
+        file.writelines(json.dumps(with_checksum(cut).to_dict(), ensure_ascii=False) + "\n" for cut in cuts)
 
 
 def _with_features(cut: MonoCut, frames: np.ndarray, part: _Part, writer: LilcomChunkyWriter) -> MonoCut:

@@ -24,7 +24,7 @@ def data(prepared):
 
 @pytest.fixture(scope="module")
 def noise(data):
-    return [cut.features for cut in CutSet.from_file(data / "fbank" / "musan_cuts.jsonl.gz")]
+    return list(CutSet.from_file(data / "fbank" / "musan_cuts.jsonl.gz"))
 
 
 def _speech(num_frames):
