@@ -5,8 +5,8 @@ once, into a folder beside it, with the positions of its lines:
 
 <prefix>_cuts_<split>.jsonl.gz.index/
     cuts.jsonl     the manifest
-    arrays.npz     position, duration and feature frames of each cut; stamp of the manifest
-    counts-*.npy   number of tokens and of unknown units in each transcript, one file per token table
+    arrays.npz     position, checksum, duration and feature frames of each cut; stamp of the manifest
+    counts-*.npz   number of tokens and of unknown units in each transcript, one file per token table
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import os
 import shutil
+import stat
 import tempfile
 import zipfile
 import zlib
@@ -38,6 +40,10 @@ _FRAME_SHIFT_S = FbankConfig().frame_shift_s
 """Of prepared features: all have the default front end."""
 
 
+# errors of `np.load` for damaged, incomplete or missing archives of arrays; their members have checksums
+_UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError)
+
+
 @dataclass(frozen=True)
 class CutIndex:
     """Cuts of a manifest, by number."""
@@ -45,6 +51,8 @@ class CutIndex:
     folder: Path
     places: np.ndarray
     """(M + 1,), int64: byte at which each line begins, and the end of the last."""
+    checksums: np.ndarray
+    """(M,), uint32: CRC-32 of each line."""
     seconds: np.ndarray
     """(M,), float64."""
     num_frames: np.ndarray
@@ -68,9 +76,18 @@ class CutIndex:
         return np.memmap(self.folder / "cuts.jsonl", np.uint8, "r")
 
     def cut(self, number: int) -> Cut:
-        """Read a cut."""
-        start, end = self.places[number], self.places[number + 1]
-        return deserialize_item(json.loads(self._lines[start:end].tobytes()))
+        """Read a cut.
+
+        Raises:
+            ValueError: its line is damaged.
+        """
+        return deserialize_item(json.loads(self._line(number)))
+
+    def _line(self, number: int) -> bytes:
+        line = self._lines[self.places[number] : self.places[number + 1]].tobytes()
+        if zlib.crc32(line) != self.checksums[number]:
+            raise ValueError(f"{self.folder / 'cuts.jsonl'} is damaged. Remove the folder; it is built again.")
+        return line
 
     def name_some(self, numbers: np.ndarray) -> str:
         """Return the ids of cuts for a message, at most the first five."""
@@ -87,14 +104,15 @@ class CutIndex:
 
     def _counts(self, token_table: TokenTable) -> np.ndarray:
         key = hashlib.sha256(repr(token_table).encode()).hexdigest()[:12]
-        path = self.folder / f"counts-{key}.npy"
-        if not path.is_file():
-            with (self.folder / "cuts.jsonl").open("rb") as file:
-                texts = [_text(json.loads(line)) for line in file]
-            counts = [[len(token_table.encode(text)), len(token_table.unknown_units(text))] for text in texts]
-            with replacing(path) as temporary:
-                np.save(temporary, np.array(counts, np.int32).reshape(-1, 2).T)
-        return np.load(path)
+        path = self.folder / f"counts-{key}.npz"
+        with suppress(*_UNREADABLE), path.open("rb") as file, np.load(file) as arrays:
+            return arrays["counts"]
+        texts = [_text(json.loads(self._line(number))) for number in range(len(self))]
+        counts = [[len(token_table.encode(text)), len(token_table.unknown_units(text))] for text in texts]
+        result = np.array(counts, np.int32).reshape(-1, 2).T
+        with replacing(path) as temporary:
+            np.savez(temporary, counts=result)
+        return result
 
 
 @dataclass(frozen=True)
@@ -126,7 +144,7 @@ def open_index(manifest: Path) -> CutIndex:
     """
     stamp = _stamp(manifest)
     for folder in _folders(manifest):
-        with suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        with suppress(*_UNREADABLE):
             return _load(folder, stamp)
     for folder in _folders(manifest):
         with suppress(PermissionError):
@@ -138,8 +156,8 @@ def open_index(manifest: Path) -> CutIndex:
 def _stamp(manifest: Path) -> list[int]:
     """Return number, sizes and latest modification time of the manifest's files."""
     files = shar_files(shar_folders(manifest)) if _is_shar(manifest) else [manifest]
-    stats = [path.stat() for path in files if path.exists()]
-    return [len(stats), sum(stat.st_size for stat in stats), max(stat.st_mtime_ns for stat in stats)]
+    states = [path.stat() for path in files if path.exists()]
+    return [len(states), sum(state.st_size for state in states), max(state.st_mtime_ns for state in states)]
 
 
 def _is_shar(manifest: Path) -> bool:
@@ -157,25 +175,43 @@ def _read_lines(manifest: Path) -> Iterator[bytes]:
         raise ValueError(f"{manifest} is damaged ({err}). Copy it again, or remove it and prepare it again.") from err
 
 
-def _folders(manifest: Path) -> list[Path]:
-    """Return the folders to try: beside the manifest, then in the temporary folder if that cannot be written."""
+def _folders(manifest: Path) -> Iterator[Path]:
+    """Yield the folders to try: beside the manifest, then in the temporary folder if that cannot be written."""
     name = f"{manifest.name}.index"
+    yield manifest.with_name(name)
     key = hashlib.sha256(str(manifest.resolve()).encode()).hexdigest()[:12]
-    return [manifest.with_name(name), Path(tempfile.gettempdir()) / f"{key}-{name}"]
+    private = _private_folder()
+    if private is not None:
+        yield private / f"{key}-{name}"
+
+
+def _private_folder() -> Path | None:
+    """Return a folder in the temporary folder into which only this user can write; None if there is none.
+
+    All users know the names of indexes, and could leave one there that holds other cuts.
+    """
+    folder = Path(tempfile.gettempdir()) / f"stateless-transducer-{os.getuid()}"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        status = folder.lstat()
+    except OSError:
+        return None
+    is_private = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o022
+    return folder if is_private else None
 
 
 def _load(folder: Path, stamp: list[int]) -> CutIndex:
     with (folder / "arrays.npz").open("rb") as file, np.load(file) as arrays:
         if arrays["stamp"].tolist() != stamp:
             raise ValueError("index of another manifest")
-        return CutIndex(folder, arrays["places"], arrays["seconds"], arrays["num_frames"])
+        return CutIndex(folder, arrays["places"], arrays["checksums"], arrays["seconds"], arrays["num_frames"])
 
 
 def _build(manifest: Path, folder: Path, stamp: list[int]) -> None:
     """Build the index in a folder of another name first: processes may build it at once, or be killed."""
     making = Path(tempfile.mkdtemp(prefix=f".{manifest.name[:80]}.", dir=folder.parent))
     try:
-        places, seconds, num_frames = [0], [], []
+        places, checksums, seconds, num_frames = [0], [], [], []
         with (making / "cuts.jsonl").open("wb") as target:
             for number, line in enumerate(_read_lines(manifest), start=1):
                 if not line.strip():
@@ -190,12 +226,14 @@ def _build(manifest: Path, folder: Path, stamp: list[int]) -> None:
                     raise ValueError(f"{manifest}:{number}: cut {cut['id']} has no supervision, so no transcript.")
                 target.write(line)
                 places.append(places[-1] + len(line))
+                checksums.append(zlib.crc32(line))
                 seconds.append(duration)
                 num_frames.append(frames)
         np.savez(
             making / "arrays.npz",
             stamp=np.array(stamp),
             places=np.array(places, np.int64),
+            checksums=np.array(checksums, np.uint32),
             seconds=np.array(seconds, np.float64),
             num_frames=np.array(num_frames, np.int32),
         )

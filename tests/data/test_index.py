@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import pickle
+import random
 
 import pytest
 from lhotse import CutSet, MonoCut, SupervisionSegment
@@ -92,6 +93,34 @@ def test_folder_that_cannot_be_written_is_no_obstacle(manifest, tmp_path, monkey
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "elsewhere"))
     (tmp_path / "elsewhere").mkdir()
     assert len(open_index(manifest)) == 5
+    (private,) = (tmp_path / "elsewhere").iterdir()
+    assert private.stat().st_mode & 0o777 == 0o700 and len(list(private.iterdir())) == 1
+    # others could have written there
+    private.chmod(0o777)
+    with pytest.raises(ValueError, match="index can be written neither"):
+        open_index(manifest)
+
+
+def test_any_flipped_bit_in_an_index_is_refused_or_mended(manifest):
+    index = open_index(manifest)
+    expected = [index.cut(number) for number in range(5)], index.num_tokens(TOKENS).tolist()
+    folder, generator = index.folder, random.Random(0)
+    (counts,) = folder.glob("counts-*")
+    for name, outcomes in (("cuts.jsonl", {"refused"}), ("arrays.npz", {"mended"}), (counts.name, {"mended"})):
+        content = (folder / name).read_bytes()
+        for _ in range(25):
+            place = generator.randrange(8 * len(content))
+            flipped = bytearray(content)
+            flipped[place // 8] ^= 1 << place % 8
+            (folder / name).write_bytes(flipped)
+            index = open_index(manifest)
+            try:
+                found = [index.cut(number) for number in range(5)], index.num_tokens(TOKENS).tolist()
+            except ValueError as err:
+                assert "cuts.jsonl is damaged. Remove the folder" in str(err) and "refused" in outcomes
+            else:
+                assert found == expected and "mended" in outcomes, (name, place)
+            (folder / name).write_bytes(content)
 
 
 def test_line_that_is_no_cut_is_named(tmp_path):
