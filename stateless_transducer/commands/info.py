@@ -81,7 +81,8 @@ def _of_folder(folder: Path) -> dict[str, Any]:
     if has_state := is_streaming(Graph(encoder, 1)):
         model = StreamingModel.open(folder)
     else:
-        model = OnnxTransducer.open(folder, precision="int8" if is_int8(encoder) else "fp32")
+        # not `open`, which refuses changed files; they are listed below
+        model = OnnxTransducer(*(find_graph(folder, role, is_int8(encoder)) for role in GRAPHS))
     tokens = find_tokens(folder)
     paths = [*(path for role in GRAPHS for path in find_files(folder, f"{role}*.onnx")), tokens]
     paths += [path for path in [tokens.parent / SCORES_FILE] if path.is_file()]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stateless_transducer import __version__
-from stateless_transducer.files import sha256, write_text
+from stateless_transducer.files import parse_json, sha256, write_text
 
 if TYPE_CHECKING:
     from stateless_transducer.checkpoint import Checkpoint
@@ -46,11 +46,27 @@ def read_card(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        card = json.loads(path.read_text(encoding="utf-8"))
+        card = parse_json(path.read_bytes())
     except ValueError as err:
         raise ValueError(f"{path} is damaged: {err}") from err
     # another project's file may have the same name
     return card if isinstance(card, dict) and "files" in card and "sizes" in card else {}
+
+
+def check_files(paths: Iterable[Path]) -> None:
+    """Compare files with the hashes in the card of their folder; files that no card lists are not checked.
+
+    Raises:
+        ValueError: A file differs, or the card is damaged.
+    """
+    for path in paths:
+        listed = read_card(path.parent).get("files")
+        facts = listed.get(path.name) if isinstance(listed, dict) else None
+        if isinstance(facts, dict) and path.is_file() and facts.get("sha256") != sha256(path):
+            raise ValueError(
+                f"{path} differs from its checksum in {CARD}: it is damaged, or was changed after the export. Copy it "
+                f"again, or remove {CARD} if you changed it."
+            )
 
 
 def facts_of(path: Path) -> dict[str, Any]:

@@ -6,14 +6,15 @@ feature frames, F mel bins, T encoder frames, C tokens of context, D joiner widt
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
+from stateless_transducer.export.card import check_files
 from stateless_transducer.export.onnx_graph import Graph, feature_dim, find_graph, is_int8, is_streaming
 from stateless_transducer.features import PADDING_VALUE, SILENCE_VALUE, FbankConfig
+from stateless_transducer.files import parse_json
 from stateless_transducer.model.config import ConformerConfig
 from stateless_transducer.ops.subsampling import Subsampling
 
@@ -71,12 +72,13 @@ class OnnxTransducer:
             num_threads: See the constructor.
 
         Raises:
-            ValueError: A file is missing, ambiguous or invalid.
+            ValueError: A file is missing, ambiguous, invalid or damaged.
         """
         if not folder.is_dir():
             raise ValueError(f"{folder}: no such folder; an ONNX model is a folder with three graphs and tokens.txt.")
         prefers_int8 = precision == "int8"
         paths = {role: find_graph(folder, role, prefers_int8) for role in GRAPHS}
+        check_files(paths.values())
         encoder_precision = "int8" if is_int8(paths["encoder"]) else "fp32"
         if encoder_precision != precision:
             _refuse_streaming(Graph(paths["encoder"], 1))
@@ -175,7 +177,7 @@ def _front_end(encoder: Graph) -> FbankConfig:
     if FRONT_END not in encoder.metadata:
         return FbankConfig(num_mel_bins=num_mel_bins)
     try:
-        config = FbankConfig(**json.loads(encoder.metadata[FRONT_END]))
+        config = FbankConfig(**parse_json(encoder.metadata[FRONT_END]))
     except (ValueError, TypeError) as err:
         raise ValueError(f"{encoder.path}: `{FRONT_END}` in the metadata is no front end: {err}") from err
     if config.num_mel_bins != num_mel_bins:
@@ -188,7 +190,7 @@ def _subsampling(encoder: Graph) -> Subsampling:
         # icefall's encoders all subsample by four
         return ConformerConfig().subsampling
     try:
-        return Subsampling(**json.loads(encoder.metadata[SUBSAMPLING]))
+        return Subsampling(**parse_json(encoder.metadata[SUBSAMPLING]))
     except (ValueError, TypeError) as err:
         raise ValueError(f"{encoder.path}: `{SUBSAMPLING}` in the metadata is invalid: {err}") from err
 

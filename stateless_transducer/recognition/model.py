@@ -15,6 +15,7 @@ import numpy as np
 from stateless_transducer.decoding.protocols import TransducerModel
 from stateless_transducer.features import FbankConfig
 from stateless_transducer.text.symbols import Vocabulary, read_vocabulary
+from stateless_transducer.text.tokens import SCORES_FILE, UNIT_FILE
 
 if TYPE_CHECKING:
     import torch
@@ -96,6 +97,7 @@ def model_of(checkpoint: Checkpoint, *, device: str | torch.device = "cpu", prec
 
 
 def _open_folder(folder: Path, device: str | torch.device, precision: Precision, num_threads: int | None) -> Model:
+    from stateless_transducer.export.card import check_files
     from stateless_transducer.export.onnx_graph import find_tokens
     from stateless_transducer.export.onnx_model import OnnxTransducer
 
@@ -104,7 +106,9 @@ def _open_folder(folder: Path, device: str | torch.device, precision: Precision,
     if precision == "bf16":
         raise ValueError(f"`precision` bf16 is one of checkpoints; {folder} is an ONNX folder: fp32, perhaps int8.")
     model = OnnxTransducer.open(folder, precision=precision, num_threads=num_threads)
-    tokens = read_vocabulary(find_tokens(folder), model.vocab_size)
+    tokens_path = find_tokens(folder)
+    check_files(tokens_path.with_name(name) for name in (tokens_path.name, UNIT_FILE, SCORES_FILE))
+    tokens = read_vocabulary(tokens_path, model.vocab_size)
     return Model(model, model.fbank_config, tokens, lambda array: array)
 
 

@@ -16,6 +16,7 @@ from stateless_transducer.text.tokens import (
     SCORES_FILE,
     SPACE,
     SPECIAL,
+    UNIT_FILE,
     UNKNOWN,
     TokenTable,
     Unit,
@@ -129,7 +130,7 @@ def read_vocabulary(path: Path, vocab_size: int) -> Vocabulary:
     """
     table = SymbolTable.read(path)
     table.check(path, vocab_size)
-    if (path.parent / "lang.json").is_file() or _is_of_characters(table, vocab_size):
+    if (path.parent / UNIT_FILE).is_file() or _is_of_characters(table, vocab_size):
         return TokenTable.read(path)
     return _of_pieces(table, path.parent, vocab_size) or table
 

@@ -17,7 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from stateless_transducer.files import read_lines, write_text
+from stateless_transducer.files import parse_json, read_lines, write_text
 from stateless_transducer.text.bpe import SPACE, Segmenter, learn_pieces, model_scores, read_scores
 
 Unit = Literal["char", "word", "bpe"]
@@ -26,6 +26,8 @@ BLANK, SOS_EOS, UNKNOWN = "<blk>", "<sos/eos>", "<unk>"
 SPECIAL = (BLANK, SOS_EOS, UNKNOWN)
 
 SCORES_FILE, _MODEL_FILE = "bpe.vocab", "bpe.model"
+UNIT_FILE = "lang.json"
+"""File beside ``tokens.txt`` that names the unit, and the corpus of the tokens."""
 
 _FIRST_WORDS = ("<eps>", "!SIL", "<SPOKEN_NOISE>", "<UNK>")
 _LAST_WORDS = ("#0", "<s>", "</s>")
@@ -145,7 +147,7 @@ class TokenTable:
         if self.unit == "bpe":
             write_text(lang_dir / SCORES_FILE, self.scores_text())
         settings = {"unit": self.unit} if corpus is None else {"unit": self.unit, "corpus": corpus}
-        write_text(lang_dir / "lang.json", json.dumps(settings) + "\n")
+        write_text(lang_dir / UNIT_FILE, json.dumps(settings) + "\n")
 
     def scores_text(self) -> str:
         """Return the text of ``bpe.vocab``: a line ``piece<tab>score`` per symbol."""
@@ -188,7 +190,7 @@ class TokenTable:
         path = lang_dir if lang_dir.is_file() else lang_dir / "tokens.txt"
         if not path.is_file():
             raise ValueError(f"`lang_dir` {lang_dir} holds no tokens.txt; make it with `transducer prepare`.")
-        settings = path.parent / "lang.json"
+        settings = path.parent / UNIT_FILE
         unit = _read_unit(settings) if settings.is_file() else None
         by_id = read_symbols(path)
         if unit == "word":
@@ -236,7 +238,7 @@ def read_symbols(path: Path) -> dict[int, str]:
 def _read_unit(settings: Path) -> Unit:
     """Return the unit in a ``lang.json``; `TokenTable` checks it."""
     try:
-        return json.loads(settings.read_bytes())["unit"]
+        return parse_json(settings.read_bytes())["unit"]
     except (ValueError, TypeError, KeyError) as err:
         expected = '{"unit": "char"}, or "word" or "bpe"'
         raise ValueError(
@@ -247,7 +249,7 @@ def _read_unit(settings: Path) -> Unit:
 def lang_corpus(lang_dir: Path) -> str | None:
     """Return the name of the corpus in a folder's ``lang.json``; None if there is none, or the file is not ours."""
     try:
-        settings: Any = json.loads((lang_dir / "lang.json").read_bytes())
+        settings: Any = parse_json((lang_dir / UNIT_FILE).read_bytes())
     except (FileNotFoundError, ValueError):
         return None
     return cast("dict[str, Any]", settings).get("corpus") if isinstance(settings, dict) else None

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import random
 import shutil
 import sys
 
@@ -209,3 +210,21 @@ def test_what_a_folder_cannot_do_is_named(foreign, choice, message):
 def test_int8_of_a_checkpoint_is_explained(talker):
     with pytest.raises(ValueError, match="`precision` int8 is one of ONNX folders"):
         open_model(talker / "model.pt", precision="int8")
+
+
+def test_damaged_file_of_an_exported_folder_is_refused_by_name(talker, tmp_path):
+    """A flipped bit in a weight makes another model, which onnxruntime runs without a word."""
+    generator = random.Random(0)
+    for name in ("encoder.onnx", "decoder.int8.onnx", "joiner.onnx", "tokens.txt", "lang.json"):
+        folder = tmp_path / name
+        shutil.copytree(talker / "onnx", folder)
+        content = bytearray((folder / name).read_bytes())
+        place = generator.randrange(8 * len(content))
+        content[place // 8] ^= 1 << place % 8
+        (folder / name).write_bytes(content)
+        with pytest.raises(ValueError, match=rf"{name} differs from its checksum in model.json: .* remove model.json"):
+            open_model(folder, precision="int8" if "int8" in name else "fp32")
+    # without the card, as folders of other programs are
+    (folder / "model.json").unlink()
+    (folder / "lang.json").unlink()
+    open_model(folder)
