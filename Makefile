@@ -12,8 +12,9 @@ BIN := $(VENV)/bin
 demo: $(VENV)/.installed
 	$(BIN)/transducer demo
 
+# one process per core, each with one thread; a file's tests stay together, since they share what they train
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 # what CI runs
 check: lint types docs test
