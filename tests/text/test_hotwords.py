@@ -41,7 +41,7 @@ def test_bad_file_is_named(tmp_path, content, message):
 
 
 def test_missing_file_is_named(tmp_path):
-    with pytest.raises(ValueError, match="none.txt: cannot be read as a list of hotwords"):
+    with pytest.raises(ValueError, match="none.txt"):
         read_hotwords(tmp_path / "none.txt", TABLE, 2.0)
 
 

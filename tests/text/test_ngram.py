@@ -95,7 +95,7 @@ def test_compressed_file_is_the_same(arpa, tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", r"not an ARPA file: it has no `\\1-grams:`"),
+        ("", "lm.arpa.*0 bytes"),
         ("\\1-grams:\n-1 a b c\n", r"lm.arpa:2: not an n-gram of order 1: '-1 a b c'"),
         ("\\1-grams:\nx a\n", r"lm.arpa:2: not an n-gram of order 1"),
         ("\\1-grams:\nnan a\n", r"lm.arpa:2: not an n-gram of order 1: 'nan a'"),
@@ -136,7 +136,7 @@ def test_reading_takes_little_memory(tmp_path):
 
 
 def test_missing_file_is_named(tmp_path):
-    with pytest.raises(ValueError, match="none.arpa: cannot be read as an ARPA file"):
+    with pytest.raises(ValueError, match="none.arpa"):
         read_arpa(tmp_path / "none.arpa", TOKENS)
 
 
