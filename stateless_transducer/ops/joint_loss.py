@@ -176,11 +176,17 @@ def _matmul_dtype(encoder_out: Tensor, weight: Tensor) -> torch.dtype:
 
 
 def _is_emulated(dtype: torch.dtype) -> bool:
-    """Return True if this CPU has no instructions for products of the dtype."""
-    # private, but torch has no public query that covers all processors
-    if dtype == torch.bfloat16:
-        return not torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return dtype == torch.float16 and not torch.ops.mkldnn._is_mkldnn_fp16_supported()
+    """Return True if this CPU has no instructions for products of the dtype, or if that is unknown."""
+    if dtype not in (torch.bfloat16, torch.float16):
+        return False
+    try:
+        # private, but torch has no public query that covers all processors
+        if dtype == torch.bfloat16:
+            return not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        return not torch.ops.mkldnn._is_mkldnn_fp16_supported()
+    except (AttributeError, NotImplementedError, RuntimeError):
+        # this build or version of torch lacks the query; float32 is right everywhere
+        return True
 
 
 def _choose_kernels(impl: Implementation, device: torch.device, dtype: torch.dtype) -> tuple[bool, bool]:

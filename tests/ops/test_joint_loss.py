@@ -382,3 +382,10 @@ def test_padding_tokens_may_be_anything(device):
     wanted = joint_transducer_loss(**problem)
     problem["tokens"][1, 1] = 0
     torch.testing.assert_close(joint_transducer_loss(**problem), wanted, rtol=0, atol=0)
+
+
+def test_processor_that_torch_says_nothing_of_multiplies_in_float32(monkeypatch):
+    """The query is private to torch, and may disappear."""
+    monkeypatch.setattr(torch.ops, "mkldnn", object())
+    assert joint_loss._is_emulated(torch.bfloat16) and joint_loss._is_emulated(torch.float16)
+    assert not joint_loss._is_emulated(torch.float32) and not joint_loss._is_emulated(torch.float64)
