@@ -105,6 +105,10 @@ def test_checkpoints_within_epochs_are_averaged_by_their_batch(tmp_path):
         torch.testing.assert_close(value.double(), wanted, rtol=1e-7, atol=1e-9)
     with pytest.raises(ValueError, match=r"`iter` 25 `avg` 1 needs checkpoint-25.pt, but .*checkpoint-30.pt"):
         Average(iter=25).of(tmp_path)
+    with pytest.raises(
+        ValueError, match="`avg` 3 needs 3 .* up to `iter` 20, .* holds 2: checkpoint-10.pt, checkpoint-20"
+    ):
+        Average(iter=20, avg=3).of(tmp_path)
     with pytest.raises(ValueError, match="`epoch` 1 and `iter` 20"):
         Average(epoch=1, iter=20)
 

@@ -65,7 +65,12 @@ class Average:
             if self.iter not in steps:
                 return [self.iter], steps, batch_path
             candidates = [step for step in steps if step <= self.iter]
-            # fewer than `avg` are enough: training removes old ones
+            if avg > len(candidates):
+                names = _listed([batch_path(exp_dir, step).name for step in candidates])
+                raise ValueError(
+                    f"`avg` {avg} needs {avg} checkpoints up to `iter` {self.iter}, but `exp_dir` {exp_dir} holds "
+                    f"{len(candidates)}: {names}. Lower `avg`, or train with a larger `keep_last`."
+                )
             return candidates[-avg:], steps, batch_path
         epochs = saved_epochs(exp_dir)
         if self.epoch is None and not epochs:
