@@ -88,7 +88,7 @@ class Learner:
             wants_stop: whether this rank was asked to stop.
 
         Raises:
-            ValueError: a batch does not fit into the GPU's memory.
+            BatchTooLargeError: a batch does not fit into the GPU's memory.
         """
         rate = self._rate_at(step, done)
         torch.manual_seed(random.Random(f"{self._config.seed} {step} {self._rank.rank}").getrandbits(63))
@@ -132,7 +132,7 @@ class Learner:
         except RuntimeError as err:
             if not is_out_of_memory(err):
                 raise
-            raise ValueError(_out_of_memory(batch, self._config.precision)) from err
+            raise BatchTooLargeError(_out_of_memory(batch, self._config.precision)) from err
         return losses
 
     def _step(self, rate: float, *, is_wanted: bool) -> float:
@@ -194,6 +194,10 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
         has_bf16 = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
         precision = "bf16" if has_bf16 else "fp32"
     return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+
+
+class BatchTooLargeError(ValueError):
+    """A batch does not fit into the GPU's memory."""
 
 
 def is_out_of_memory(err: RuntimeError) -> bool:

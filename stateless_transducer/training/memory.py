@@ -21,7 +21,7 @@ from stateless_transducer.data.batches import Batch, Update
 from stateless_transducer.data.plan import BatchLimits, Lengths, chain_counts
 from stateless_transducer.features import PADDING_VALUE
 from stateless_transducer.training.distributed import Rank
-from stateless_transducer.training.learner import Learner, autocast_dtype, is_out_of_memory
+from stateless_transducer.training.learner import BatchTooLargeError, Learner, autocast_dtype, is_out_of_memory
 from stateless_transducer.training.objective import Objective, TransducerObjective
 from stateless_transducer.training.optim import warm_up_fault
 from stateless_transducer.training.progress import peak_bytes
@@ -266,7 +266,7 @@ def _measure(task: TransducerTask, rank: Rank, duration: float) -> float | None:
             update = Update([batch], batch.seconds, int(batch.token_lens.sum()))
             for step in (1, 2):
                 learner.learn(update, step=step, epoch=0, done=0.0)
-    except ValueError:
+    except BatchTooLargeError:
         return None
     except RuntimeError as err:
         # in the optimizer, which allocates its moments at the first step

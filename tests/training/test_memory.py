@@ -15,7 +15,7 @@ from small_corpus import write_small_corpus
 from stateless_transducer.cli import main
 from stateless_transducer.data.plan import BatchLimits, plan_epoch
 from stateless_transducer.training import memory
-from stateless_transducer.training.learner import Learner
+from stateless_transducer.training.learner import BatchTooLargeError, Learner
 from stateless_transducer.training.memory import worst_batches
 
 
@@ -44,7 +44,7 @@ def _find(folder, count):
     return main(["train", *flags, "--find-max-duration", "true"])
 
 
-@pytest.mark.parametrize("error", [torch.cuda.OutOfMemoryError, ValueError], ids=["optimizer", "batch"])
+@pytest.mark.parametrize("error", [torch.cuda.OutOfMemoryError, BatchTooLargeError], ids=["optimizer", "batch"])
 def test_largest_duration_is_searched_for_on_a_gpu(error, tmp_path, capsys):
     """Of a GPU that holds 40 s of features; beyond, memory ends in the batch, which the learner names, or behind it."""
     seen = []
@@ -67,6 +67,17 @@ def test_largest_duration_is_searched_for_on_a_gpu(error, tmp_path, capsys):
     *tried, proposed = capsys.readouterr().out.strip().splitlines()
     assert any("does not fit" in line for line in tried)
     assert 30 < float(proposed.removeprefix("--max-duration ")) <= 40
+
+
+def test_another_error_while_measuring_is_reported(tmp_path, capsys, monkeypatch):
+    """It was taken for a lack of memory."""
+
+    def learn(self, update, **place):
+        raise ValueError("`tokens` must be in 0..7.")
+
+    monkeypatch.setattr(Learner, "learn", learn)
+    assert _find(tmp_path, count=4) == 1
+    assert "error: `tokens` must be in 0..7." in capsys.readouterr().err
 
 
 def _on_a_cpu(monkeypatch, *, gib_a_second):
