@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import math
+import itertools
 import re
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -13,6 +14,7 @@ from typing import Annotated, Any
 from annotated_types import Interval
 from tyro.conf import Positional
 
+from stateless_transducer.commands import train
 from stateless_transducer.commands.shared.console import progress_bar, say
 from stateless_transducer.commands.shared.flags import parse
 from stateless_transducer.data.config import DataConfig, Limits, PrepareConfig, TokenConfig
@@ -22,14 +24,11 @@ from stateless_transducer.data.corpora.utterance import Problem, Utterance
 from stateless_transducer.files import fingerprint, size_and_time
 from stateless_transducer.options import ADVANCED, check_bounds
 from stateless_transducer.text.tokens import TokenTable, build_token_table, has_ideographs, lang_corpus
+from stateless_transducer.training.config import TrainConfig
 
 _NUM_EXAMPLES = 20
-_SMALL_S = 100 * 3600.0
-_NUM_EPOCHS, _WARM_STEP, _FEW_BATCHES = 20, 1000, 1000
-_FOR_SMALL_CORPORA = (
-    "--optimizer adamw --peak-lr 1e-3 --warm-step {} --feature-norm level --ctc-loss-scale 0.5 --ctc-epochs 10 "
-    "--num-epochs {}"
-)
+_LITTLE_S = 3600.0
+"""Seconds of speech below which a new model seldom generalizes."""
 
 
 @dataclass(frozen=True)
@@ -110,47 +109,34 @@ def run(options: Options) -> None:
 
 
 def _print_next_command(options: Options, lang_dir: Path) -> None:
-    """Print the command to train with; small corpora need other learning rates than the tutorial."""
+    """Print the command to train with, if training can use the corpus, and what it would choose on this machine."""
     from stateless_transducer.data.manifests import read_durations
 
-    config, usual = options.prepare, DataConfig().max_utterance_s
-    originals = read_durations(config.manifest_dir, options.prefix, "train")
-    durations = [duration / speed for duration in originals for speed in config.all_speeds]
-    num_longer, longest = sum(duration > usual for duration in durations), math.ceil(max(durations))
-    command = f"transducer train --manifest-dir {config.fbank_dir} --prefix {options.prefix} --lang-dir {lang_dir}"
-    if num_longer:
-        copies = " and their copies at other speeds" if len(config.all_speeds) > 1 else ""
-        utterances = f"{len(durations)} training utterances{copies}"
-        say(f"{num_longer} of {utterances} are longer than {usual:g} s: skipped by default")
-        command += f" --max-utterance-s {longest}"
-    if sum(durations) < _SMALL_S:
-        num_batches = _NUM_EPOCHS * _batches_of_an_epoch(durations)
-        if num_batches < _FEW_BATCHES:
-            say(
-                f"{_NUM_EPOCHS} epochs are {num_batches} batches, too few for most models to emit tokens: a "
-                f"`--max-duration` below {DataConfig().max_duration:g}, such as 20 or 10, gives more batches, and "
-                "`--init-from` starts from a trained model"
-            )
-        # at most a fifth of all batches
-        warm_step = min(_WARM_STEP, max(10, num_batches // 50 * 10))
-        command += f" \\\n  {_FOR_SMALL_CORPORA.format(warm_step, _NUM_EPOCHS)}"
-    say(f"next: {command}")
+    config, exp_dir = options.prepare, _unused_folder("exp")
+    data = DataConfig(manifest_dir=config.fbank_dir, prefix=options.prefix)
+    training = train.Options(size="auto", lang_dir=lang_dir, train=TrainConfig(exp_dir=exp_dir), data=data)
+    choice: list[str] = []
+    try:
+        train.with_size(training, (), tell=choice.append)
+    except ValueError as err:
+        say(f"no training yet: {err} Longer recordings help, or larger tokens (`--token word` or `--token bpe`).")
+        return
+    say(choice[0])
+    seconds = sum(read_durations(config.manifest_dir, options.prefix, "train"))
+    if seconds < _LITTLE_S:
+        say(
+            f"{seconds / 60:.1f} minutes of speech are little for a new model; if you have a trained one, pass "
+            "`--init-from` in place of `--size` (docs/training.md)"
+        )
+    command = ["transducer", "train", "--manifest-dir", config.fbank_dir, "--prefix", options.prefix]
+    command += ["--lang-dir", lang_dir, "--exp-dir", exp_dir, "--size", "auto", "--resume", "true"]
+    say(f"next: {shlex.join(map(str, command))}")
 
 
-def _batches_of_an_epoch(durations: Sequence[float]) -> int:
-    """Return the number of batches per epoch with the default options of `transducer train`."""
-    import numpy as np
-
-    from stateless_transducer.data.plan import BatchLimits, Lengths, plan_epoch
-    from stateless_transducer.features import FbankConfig
-    from stateless_transducer.model.config import ModelConfig
-
-    usual, seconds = DataConfig(), np.array(durations)
-    frame_shift_s, subsampling = FbankConfig().frame_shift_s, ModelConfig(vocab_size=1).encoder.subsampling
-    num_frames, num_tokens = (seconds / frame_shift_s).astype(int), np.zeros(len(seconds), int)
-    lengths = Lengths(seconds, num_frames, num_tokens, frame_shift_s, subsampling)
-    limits, random = BatchLimits(usual.max_duration), np.random.default_rng(0)
-    return len(plan_epoch(lengths, limits, num_buckets=usual.num_buckets, random=random))
+def _unused_folder(name: str) -> Path:
+    """Return a folder that does not exist: ``name``, ``name-2`` and so on."""
+    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+    return next(path for path in map(Path, names) if not path.exists())
 
 
 def _read(options: Options) -> tuple[list[Utterance], list[Problem]]:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from tyro.conf import Suppress, arg
 
 from stateless_transducer.commands.shared.console import complain, say
 from stateless_transducer.commands.shared.flags import parse
 from stateless_transducer.commands.shared.idle import refuse_idle_training
+from stateless_transducer.commands.shared.sizes import sized
 from stateless_transducer.data.config import DataConfig
-from stateless_transducer.model.config import ENCODER_CONFIGS, ConformerConfig, EncoderConfig, ModelConfig
+from stateless_transducer.model.config import ENCODER_CONFIGS, ConformerConfig, EncoderConfig, ModelConfig, SizeName
 from stateless_transducer.options import ADVANCED
 from stateless_transducer.training.config import TrainConfig
 
@@ -43,6 +44,10 @@ class Options:
 
     encoder: Annotated[str, arg(metavar="{" + ",".join(ENCODER_CONFIGS) + "}"), ADVANCED] = ConformerConfig.kind
     """Kind of encoder; it decides which options set its sizes."""
+    size: Literal["auto"] | SizeName | None = None
+    """Size of the model, with epochs, batches and learning rate to match; options that are set as well win. auto:
+    by hours of speech, device and free memory. By default, the tutorial's numbers, for 450 hours and a GPU."""
+    chosen: Annotated[tuple[str, ...], Suppress] = ()
     lang_dir: Path = Path("data/lang_char")
     """Folder with tokens.txt."""
     train_split: Annotated[str, ADVANCED] = "train"
@@ -50,7 +55,7 @@ class Options:
     dev_split: Annotated[str, ADVANCED] = "dev"
     """Split to validate on, if it is prepared."""
     dry_run: bool = False
-    """Report model, batches and memory of the run, without training."""
+    """Report model, batches, memory and time of the run, measured on a few batches, without training."""
     find_max_duration: bool = False
     """Try the largest batches for several values of `--max-duration` and propose one, without training."""
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -68,10 +73,10 @@ TrainOptions = TypeVar("TrainOptions", bound=Options)
 def parse_options(
     options: type[TrainOptions], program: str, arguments: list[str], description: str, default: TrainOptions
 ) -> TrainOptions:
-    """Parse the options of training, with the sizes of the encoder that ``--encoder`` names.
+    """Parse the options of training, with the sizes of the encoder that ``--encoder`` names, and those of ``--size``.
 
     Raises:
-        ValueError: An option belongs to another encoder.
+        ValueError: An option belongs to another encoder, or no size can be chosen.
     """
     kind = _encoder_kind(arguments, default.encoder)
     config = ENCODER_CONFIGS.get(kind)
@@ -79,7 +84,19 @@ def parse_options(
         _refuse_other_encoders(arguments, config)
         if config is not type(default.model.encoder):
             default = replace(default, encoder=kind, model=replace(default.model, encoder=config()))
-    return parse(options, program, arguments, description, default=default)
+    parsed = parse(options, program, arguments, description, default=default)
+    if parsed.size is None:
+        return parsed
+    return with_size(parsed, arguments, tell=say if parsed.dry_run else complain)
+
+
+def with_size(options: TrainOptions, arguments: Sequence[str], *, tell: Callable[[str], None]) -> TrainOptions:
+    """Return the options with those that ``--size`` sets and the command line does not; report them."""
+
+    def build_task(options: Options) -> TransducerTask:
+        return _task(options, "", warn=lambda text: None, tell=lambda text: None)
+
+    return sized(options, arguments, build_task, tell)
 
 
 def _encoder_kind(arguments: list[str], default: str) -> str:
@@ -240,7 +257,12 @@ def _look_ahead(options: Options, command: str) -> None:
     """Run ``--dry-run`` or ``--find-max-duration``."""
     from stateless_transducer.training.distributed import Rank, device_of
     from stateless_transducer.training.memory import describe_task, find_max_duration
+    from stateless_transducer.training.speed import describe_time
 
     task = _task(options, command, warn=complain, tell=complain)
     rank = Rank(0, options.train.world_size, device_of(0))
-    say(find_max_duration(task, rank, say) if options.find_max_duration else describe_task(task, rank))
+    if options.find_max_duration:
+        say(find_max_duration(task, rank, say))
+        return
+    say(describe_task(task, rank))
+    say(describe_time(task, rank))

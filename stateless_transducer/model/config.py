@@ -110,6 +110,48 @@ class JoinerConfig:
         check_bounds(self)
 
 
+SizeName = Literal["tiny", "small", "medium", "large"]
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """Encoder and joiner of a size that users choose by name."""
+
+    encoder: EncoderConfig
+    joiner: JoinerConfig
+
+
+ENCODER_SIZES: dict[str, dict[SizeName, ModelSize]] = {
+    ConformerConfig.kind: {
+        "tiny": ModelSize(
+            ConformerConfig(
+                num_layers=4,
+                attention_dim=96,
+                num_heads=4,
+                feedforward_dim=384,
+                conv_kernel=15,
+                subsampling_channels=32,
+                # a million parameters learn slower with more
+                dropout=0.02,
+            ),
+            JoinerConfig(joiner_dim=128),
+        ),
+        "small": ModelSize(
+            ConformerConfig(num_layers=8, attention_dim=176, num_heads=4, feedforward_dim=704, subsampling_channels=64),
+            JoinerConfig(joiner_dim=256),
+        ),
+        "medium": ModelSize(
+            ConformerConfig(
+                num_layers=12, attention_dim=288, num_heads=4, feedforward_dim=1152, subsampling_channels=128
+            ),
+            JoinerConfig(joiner_dim=384),
+        ),
+        "large": ModelSize(ConformerConfig(), JoinerConfig()),
+    },
+}
+"""Sizes that each kind of encoder offers for ``--size``, from small to large; an encoder may offer some or none."""
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """A stateless transducer; the defaults are the tutorial's, 87,939,824 parameters at vocabulary 4336."""

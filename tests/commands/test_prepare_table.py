@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
 from collections import Counter
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -17,8 +18,7 @@ from lhotse import CutSet
 
 from stateless_transducer.cli import main
 from stateless_transducer.commands import prepare_table
-from stateless_transducer.data import manifests, preparation
-from stateless_transducer.data.config import PrepareConfig
+from stateless_transducer.data import preparation
 from stateless_transducer.data.cutting import features_from_sound
 from stateless_transducer.text.tokens import TokenTable
 
@@ -130,7 +130,6 @@ def test_prepare_table_succeeds_in_spite_of_bad_rows(prepared):
     assert prepared.status == 0, prepared.err
     assert "left out: 9" in prepared.out
     assert "next: transducer train --manifest-dir " in prepared.out
-    assert "--optimizer adamw" in prepared.out and "--max-utterance-s" not in prepared.out
 
 
 def test_prepare_table_makes_cuts_of_every_good_file(cuts):
@@ -208,7 +207,7 @@ def test_prepare_table_reads_folder_and_holds_out(tmp_path, monkeypatch):
     assert ran.status == 0, ran.err
     pieces = TokenTable.read(tmp_path / "out" / "lang_bpe_30")
     assert "`--token bpe` is for alphabetic scripts" not in ran.out
-    assert pieces.unit == "bpe" and f"--lang-dir {tmp_path / 'out' / 'lang_bpe_30'}" in ran.out
+    assert pieces.unit == "bpe"
     assert "dev: " in ran.out and set(pieces.unknown_units("one two three")) < set("onetwhr")
 
 
@@ -286,31 +285,35 @@ def test_parts_of_a_file_become_utterances_of_their_own(tmp_path):
             assert np.abs(features_from_sound(cut) - cut.load_features()).max() <= 1 / 256
 
 
-def test_what_training_would_leave_out_by_default_is_said(tmp_path, monkeypatch):
-    monkeypatch.setattr(preparation, "prepare_features", lambda *_, **__: None)
-    for name, seconds in (("long", 14.2), ("short", 2.0)):
-        soundfile.write(tmp_path / f"{name}.wav", np.zeros(round(8000 * seconds)), 8000)
-    (tmp_path / "t.csv").write_text("path,text\nlong.wav,one\nshort.wav,two\n")
+def test_printed_command_trains_on_all_that_was_accepted(tmp_path, monkeypatch, capsys):
+    """Words of a third of a second beside a quarter of a minute; a folder with a blank; an exp folder that is taken."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "exp").mkdir()
+    random = np.random.default_rng(0)
+    for name, seconds in (("long", 15.0), ("word", 0.33), ("other", 0.4)):
+        soundfile.write(f"{name}.wav", random.uniform(-0.1, 0.1, round(8000 * seconds)), 8000)
+    Path("t.csv").write_text("path,text\nlong.wav,no yes no yes\nword.wav,yes\nother.wav,no\n")
+    for tokens in (["--token", "bpe", "--vocab-size", 12], ["--token", "word"]):
+        ran = _run("t.csv", "--data-dir", "my data", "--num-jobs", 1, "--speeds", 0.9, *tokens)
+        assert ran.status == 0, ran.err
+        command = shlex.split(ran.out.split("next: ")[1])
+        assert command[0] == "transducer" and command[command.index("--exp-dir") + 1] == "exp-2"
+        assert main([*command[1:], "--dry-run", "true"]) == 0
+        captured = capsys.readouterr()
+        # 15 s at a speed of 0.9
+        assert "6 utterances" in captured.out and "0.3 to 16.7 s" in captured.out
+        assert "--max-utterance-s 17" in captured.out
+        assert "Left out" not in captured.err
+
+
+def test_no_command_is_printed_if_nothing_is_left_to_train_on(tmp_path):
+    """Four letters in a tenth of a second have no path through the lattice."""
+    noise = np.random.default_rng(0).uniform(-0.1, 0.1, 800)
+    soundfile.write(tmp_path / "a.wav", noise, 8000)
+    (tmp_path / "t.csv").write_text("path,text\na.wav,word\n")
     ran = _run(tmp_path / "t.csv", "--data-dir", tmp_path / "data", "--num-jobs", 1)
-    copies = "6 training utterances and their copies at other speeds"
-    assert f"3 of {copies} are longer than 12 s: skipped by default\n" in ran.out
-    # 14.2 s at a speed of 0.9
-    assert " --max-utterance-s 16 \\\n  --optimizer adamw " in ran.out
-
-
-@pytest.mark.parametrize(
-    ("hours", "warm_step", "few"), [(0.03, 60, True), (0.5, 120, True), (2, 480, False), (9, 1000, False)]
-)
-def test_command_to_train_with_fits_the_corpus(tmp_path, monkeypatch, capsys, hours, warm_step, few):
-    """With three speeds and batches of 200 s, twenty epochs of two hours are 2400 batches."""
-    count = round(hours * 3600 / 4)
-    monkeypatch.setattr(manifests, "read_durations", lambda *_: [3.0, 5.0] * (count // 2))
-    options = prepare_table.Options(Path("t.csv"), prepare=PrepareConfig(data_dir=tmp_path))
-    prepare_table._print_next_command(options, tmp_path / "lang")
-    printed = capsys.readouterr().out
-    optimizer = f"--optimizer adamw --peak-lr 1e-3 --warm-step {warm_step}"
-    assert f"{optimizer} --feature-norm level --ctc-loss-scale 0.5 --ctc-epochs 10 --num-epochs 20" in printed
-    assert ("a `--max-duration` below 200, such as 20 or 10, gives more batches" in printed) == few
+    assert ran.status == 0, ran.err
+    assert "next: " not in ran.out and "0 utterances are left for training" in ran.out
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,241 @@
+"""Choice of a model's size, its batches and its schedule from the data and the machine, for ``--size``.
+
+The rules come from the recipes in ``egs/`` and docs/experiments.md: small corpora need many small batches, a CTC loss
+while the model finds the alignment, and a model that the machine trains within a day.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stateless_transducer.data.plan import BatchLimits
+from stateless_transducer.model.config import ENCODER_SIZES, ModelSize, SizeName
+from stateless_transducer.model.transducer import build_model
+from stateless_transducer.training.distributed import Rank
+from stateless_transducer.training.memory import activation_bytes, fixed_bytes, worst_batches
+from stateless_transducer.training.task import TransducerTask
+
+Settings = Mapping[str, Any]
+"""Values of options by the names of their fields."""
+Build = Callable[[Settings], TransducerTask]
+"""Builds the task with settings; options that the user has set win over them."""
+
+_FROM_HOURS: Mapping[SizeName, float] = {"tiny": 0.0, "small": 15.0, "medium": 150.0, "large": 900.0}
+"""Hours of speech per epoch, copies at other speeds included, from which a size is worth its time."""
+_PEAK_LR: Mapping[SizeName, float] = {"tiny": 2.5e-3, "small": 1.5e-3, "medium": 1e-3, "large": 7e-4}
+_NUM_EPOCHS, _MOST_EPOCHS = 20, 100
+_LEAST_SPEECH_S = 50_000.0
+"""Seconds of speech over all epochs that a new model needs before it emits tokens; small corpora get more epochs."""
+_NUM_UPDATES = 10_000
+"""Updates that training should have: with small corpora, more updates count for more than larger batches."""
+_LEAST_BATCH_S, _LARGEST_BATCH_S = 16.0, 200.0
+"""Bounds of a batch of all processes together, in seconds of speech."""
+_MOST_WARM_STEPS = 2000
+_SHORT_RUN: Settings = {"num_frame_masks": 0, "features_mask_size": 20, "spec_aug_time_warp_factor": 0}
+"""SpecAugment of a tiny model: masks over time harm a short run."""
+_CORE_RATE = 60e6
+"""Seconds of speech times parameters that one core trains per second."""
+_PATIENCE_H = 24.0
+"""Longest training on a CPU that is chosen automatically."""
+_SHARE_OF_FREE = 0.8
+_ANY_LENGTH: Settings = {"min_utterance_s": 0.0, "max_utterance_s": 1e9}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Device that trains, and its free memory."""
+
+    device: str
+    """Name for the user."""
+    num_cores: int
+    """Cores of a CPU; 0: the device is a GPU."""
+    free_bytes: float
+
+    @property
+    def summary(self) -> str:
+        """One phrase, such as "a CPU with 2 cores, 3.1 GiB free"."""
+        return f"{self.device}, {self.free_bytes / 2**30:.1f} GiB free"
+
+
+def this_machine() -> Machine:
+    """Return the first GPU, or the CPU with the memory that is available to this process."""
+    if torch.cuda.is_available():
+        free, _ = torch.cuda.mem_get_info(0)
+        return Machine(torch.cuda.get_device_name(0), 0, float(free))
+    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return Machine(f"a CPU with {num_cores} cores", num_cores, _free_bytes())
+
+
+def _free_bytes() -> float:
+    """Return the available memory: the system's, or that of the control group (a container) if it is less."""
+    free = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = 1024.0 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    group = Path("/sys/fs/cgroup")
+    names = ("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")
+    for limit, used in names:
+        # without a limit, version 2 writes "max", and version 1 a number beyond any memory
+        with suppress(OSError, ValueError):
+            free = min(free, float((group / limit).read_text()) - float((group / used).read_text()))
+    return max(0.0, free)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Size of a model, and the options that go with it."""
+
+    size: SizeName
+    settings: Settings
+    reason: str
+    """Size, data, machine and what decided, in one line."""
+
+
+def choose(name: str, kind: str, build: Build, given: Settings, machine: Machine) -> Choice:
+    """Choose a size for data and machine, and the options that go with it.
+
+    Args:
+        name: "auto", or the size to take.
+        kind: kind of the encoder.
+        build: builds the task with settings.
+        given: options that the user has set.
+        machine: device and memory.
+
+    Raises:
+        ValueError: the encoder does not offer the size, or the corpus has nothing to train on.
+    """
+    sizes = ENCODER_SIZES.get(kind, {})
+    if name not in ("auto", *sizes) or not sizes:
+        offered = f"one of auto, {', '.join(sizes)}" if sizes else "left out, since it has none,"
+        raise ValueError(f"`size` must be {offered} with `encoder={kind}`, but is {name}.")
+    lengths = build(_ANY_LENGTH).data.lengths
+    seconds, longest_s = float(lengths.seconds.sum()), float(lengths.seconds.max())
+    schedule, notes = _schedule(seconds, longest_s, given, machine), list[str]()
+
+    def choice(size: SizeName, settings: Settings) -> Choice:
+        task = build(settings)
+        parts = [
+            f"{size}, {_num_parameters(task) / 1e6:.1f} M parameters",
+            f"{_spell(seconds)} of speech per epoch",
+        ]
+        reason = "; ".join([*parts, machine.summary, *notes])
+        return Choice(size, {**settings, "warm_step": _warm_steps(task)}, reason)
+
+    names: list[SizeName] = [
+        size for size in sizes if name == size or name == "auto" and _FROM_HOURS[size] <= seconds / 3600
+    ]
+    smallest = names[0] if names else next(iter(sizes))
+    for size in reversed(names[1:]):
+        settings = {**schedule, **_of_size(size, sizes[size])}
+        hours = _hours_on_cpu(build(settings), machine)
+        if hours > _PATIENCE_H:
+            notes.append(f"{size} would train for about {hours:.0f} h")
+            continue
+        fitting = _fitting(settings, build, machine)
+        if fitting is not None:
+            return choice(size, fitting)
+        notes.append(f"{size} needs more memory")
+    settings = {**schedule, **_of_size(smallest, sizes[smallest])}
+    fitting = _fitting(settings, build, machine)
+    if fitting is None:
+        fitting = _shortened(settings, build, machine)
+        notes.append(f"utterances above {fitting['max_utterance_s']:g} s do not fit into the memory")
+    return choice(smallest, fitting)
+
+
+def _spell(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} minutes"
+
+
+def _schedule(seconds: float, longest_s: float, given: Settings, machine: Machine) -> Settings:
+    """Return epochs and batches for the seconds of an epoch."""
+    num_epochs = min(_MOST_EPOCHS, max(_NUM_EPOCHS, math.ceil(_LEAST_SPEECH_S / seconds)))
+    num_epochs = int(given.get("num_epochs", num_epochs))
+    parts = int(given.get("world_size", 1)) * int(given.get("accumulate_grad", 1))
+    batch_s = min(_LARGEST_BATCH_S, max(_LEAST_BATCH_S, seconds * num_epochs / _NUM_UPDATES)) / parts
+    return {
+        "num_epochs": num_epochs,
+        "max_duration": float(math.ceil(batch_s)),
+        "min_utterance_s": 0.0,
+        "max_utterance_s": float(math.ceil(longest_s)),
+        "optimizer": "adamw",
+        "ctc_loss_scale": 0.5,
+        "ctc_epochs": math.ceil(num_epochs / 2),
+        "feature_norm": "level",
+        # stored features load faster than a CPU trains
+        **({"num_workers": 0} if machine.num_cores else {}),
+    }
+
+
+def _of_size(name: SizeName, size: ModelSize) -> Settings:
+    """Return the sizes of a model, and the options that suit its size."""
+    augmentation = _SHORT_RUN if name == "tiny" else {}
+    return {**asdict(size.encoder), **asdict(size.joiner), "peak_lr": _PEAK_LR[name], **augmentation}
+
+
+def _num_parameters(task: TransducerTask) -> int:
+    # not on torch's meta device, whose normal_ imports the compiler for seconds
+    return sum(parameter.numel() for parameter in build_model(task.start.model_config).parameters())
+
+
+def _hours_on_cpu(task: TransducerTask, machine: Machine) -> float:
+    """Estimate the hours of training on a CPU; 0 for a GPU."""
+    if not machine.num_cores:
+        return 0.0
+    speech_h = float(task.data.lengths.seconds.sum()) * task.config.num_epochs / 3600
+    return speech_h * _num_parameters(task) / (_CORE_RATE * machine.num_cores)
+
+
+def _needed_bytes(task: TransducerTask) -> float:
+    """Estimate the memory of training with the largest batch."""
+    config, data, objective = task.config, task.data.config, task.build_objective()
+    shapes = worst_batches(
+        task.data.lengths.longer(2 * data.silence_s),
+        BatchLimits(data.max_duration, data.max_cells),
+        config.world_size * config.optim.accumulate_grad,
+        data.join_up_to_s,
+    )
+    fixed = fixed_bytes(objective, has_mean=config.optim.ema_decay > 0)
+    return fixed + max(activation_bytes(task, objective, *shape) for shape in shapes)
+
+
+def _fitting(settings: Settings, build: Build, machine: Machine) -> Settings | None:
+    """Return the settings with the largest batches that fit into the memory, at most those asked for; None if none."""
+    duration = settings["max_duration"]
+    while duration >= 1:
+        fitting = {**settings, "max_duration": float(math.ceil(duration))}
+        if _fits(fitting, build, machine):
+            return fitting
+        duration /= 2
+    return None
+
+
+def _shortened(settings: Settings, build: Build, machine: Machine) -> Settings:
+    """Return the settings with the smallest batches, of utterances as long as fit into the memory."""
+    longest_s = settings["max_utterance_s"]
+    while True:
+        shortened = {**settings, "max_duration": 1.0, "max_utterance_s": longest_s}
+        if longest_s <= 1 or _fits(shortened, build, machine):
+            return shortened
+        longest_s = float(math.floor(0.8 * longest_s))
+
+
+def _fits(settings: Settings, build: Build, machine: Machine) -> bool:
+    # the processes of a CPU share its memory
+    task = build(settings)
+    num_processes = task.config.world_size if machine.num_cores else 1
+    return _needed_bytes(task) * num_processes <= _SHARE_OF_FREE * machine.free_bytes
+
+
+def _warm_steps(task: TransducerTask) -> int:
+    """Return a tenth of all updates, within bounds."""
+    rank = Rank(0, task.config.world_size, torch.device("cpu"))
+    return min(_MOST_WARM_STEPS, max(10, len(task.loader(rank).plan(0)) * task.config.num_epochs // 10))

@@ -1,0 +1,105 @@
+"""``--size``: the model, batches and schedule that suit data and machine."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from small_corpus import write_small_corpus
+
+from stateless_transducer.checkpoint import load_checkpoint
+from stateless_transducer.cli import main
+from stateless_transducer.commands import train
+from stateless_transducer.commands.shared.sizes import replaced
+from stateless_transducer.training import sizing
+from stateless_transducer.training.sizing import Machine, choose
+
+GIB = 2**30
+LAPTOP, SERVER = Machine("a CPU", 2, 3 * GIB), Machine("a CPU", 64, 200 * GIB)
+CARD, SMALL_CARD = Machine("a GPU", 0, 40 * GIB), Machine("a GPU", 0, 0.4 * GIB)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> list[str]:
+    """Flags of a corpus alone, without sizes of a model."""
+    flags = write_small_corpus(tmp_path_factory.mktemp("corpus"))
+    pairs = zip(flags[::2], flags[1::2], strict=True)
+    return [word for flag, value in pairs if flag in ("--manifest-dir", "--lang-dir") for word in (flag, value)]
+
+
+def _build(corpus: list[str], hours: float):
+    """Builder of tasks whose utterances are as many times longer as make the hours; frames stay as they are."""
+    options = train.parse_options(train.Options, "train", corpus, "", train.Options())
+
+    def build(settings):
+        task = train._task(replaced(options, settings), "", warn=lambda text: None, tell=lambda text: None)
+        lengths = task.data.lengths
+        longer = replace(lengths, seconds=lengths.seconds * hours * 3600 / lengths.seconds.sum())
+        return replace(task, data=replace(task.data, training_set=replace(task.data.training_set, lengths=longer)))
+
+    return build
+
+
+@pytest.mark.parametrize(
+    ("hours", "machine", "size"),
+    [
+        (1, CARD, "tiny"),
+        (20, LAPTOP, "small"),
+        (200, LAPTOP, "tiny"),
+        (200, CARD, "medium"),
+        (100, SERVER, "small"),
+        (2000, SMALL_CARD, "small"),
+    ],
+)
+def test_size_follows_hours_device_and_memory(corpus, monkeypatch, hours, machine, size):
+    monkeypatch.setattr(sizing, "_needed_bytes", lambda task: 16 * sizing._num_parameters(task))
+    choice = choose("auto", "conformer", _build(corpus, hours), {}, machine)
+    assert choice.size == size
+    assert f"{size}, " in choice.reason and f"{hours:.1f} h" in choice.reason and machine.summary in choice.reason
+
+
+def test_batches_and_epochs_follow_hours_and_memory(corpus, monkeypatch):
+    monkeypatch.setattr(sizing, "_needed_bytes", lambda task: task.data.config.max_duration * GIB / 10)
+    minutes, hours = (choose("tiny", "conformer", _build(corpus, h), {}, CARD).settings for h in (0.1, 100))
+    assert minutes["num_epochs"] > hours["num_epochs"] == 20
+    assert minutes["max_duration"] == 16 and hours["max_duration"] == 200
+    given = choose("tiny", "conformer", _build(corpus, 100), {"num_epochs": 4, "world_size": 2}, CARD).settings
+    assert (given["num_epochs"], given["ctc_epochs"], given["max_duration"]) == (4, 2, 72)
+    # 3.2 of 4 GiB may be used, for 32 s
+    crowded = choose("tiny", "conformer", _build(corpus, 100), {}, replace(CARD, free_bytes=4 * GIB)).settings
+    assert crowded["max_duration"] == 25
+    # no batch is small enough: shorter utterances
+    monkeypatch.setattr(sizing, "_needed_bytes", lambda task: task.data.config.max_utterance_s * GIB)
+    full = choose("tiny", "conformer", _build(corpus, 0.1), {}, replace(CARD, free_bytes=10 * GIB))
+    assert full.settings["max_utterance_s"] <= 8 and "do not fit" in full.reason
+
+
+def test_options_win_and_a_resumed_run_keeps_its_numbers(corpus, tmp_path, monkeypatch, capsys):
+    command = ["train", *corpus, "--exp-dir", str(tmp_path), "--size", "auto", "--resume", "--num-layers", "1"]
+    assert main([*command, "--num-epochs", "1", "--max-duration", "9"]) == 0
+    assert "--feature-norm level" in (told := capsys.readouterr().err)
+    assert "--num-layers 4" not in told and "--max-duration 16" not in told
+    first = load_checkpoint(tmp_path / "epoch-0.pt")
+    assert first.model_config.encoder.num_layers == 1 and first.model_config.encoder.attention_dim == 96
+    # more data or less memory must not change the model in the middle
+    monkeypatch.setattr(sizing, "choose", lambda *_: pytest.fail("chosen anew"))
+    assert main([*command, "--num-epochs", "2", "--max-duration", "9"]) == 0
+    assert load_checkpoint(tmp_path / "epoch-1.pt").model_config == first.model_config
+
+
+def test_dry_run_reports_choice_and_time(corpus, tmp_path, capsys):
+    flags = ["--exp-dir", str(tmp_path), "--size", "tiny", "--dry-run"]
+    assert main(["train", *corpus, *flags]) == 0
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert lines["size"].startswith("tiny, ") and "--warm-step " in lines["chosen"]
+    assert float(lines["speed"].split()[1]) > 0 and "per epoch" in lines["time"]
+    assert not any(tmp_path.iterdir())
+
+
+def test_sizes_that_cannot_be_are_refused(corpus, monkeypatch, capsys):
+    assert main(["train", *corpus, "--size", "auto", "--init-from", "model.pt"]) == 1
+    err = capsys.readouterr().err
+    assert "`--size` is auto" in err and "`--init-from` model.pt" in err and err.count("\n") == 1
+    monkeypatch.delitem(sizing.ENCODER_SIZES["conformer"], "large")
+    with pytest.raises(ValueError, match="`size` must be one of auto, tiny, small, medium .*, but is large"):
+        choose("large", "conformer", _build(corpus, 1), {}, LAPTOP)
