@@ -11,7 +11,7 @@ import stateless_transducer
 
 PACKAGE = Path(stateless_transducer.__file__).parent
 FLOORS = (
-    {"files", "audio_files", "processes", "threads", "options"},
+    {"files", "audio_files", "processes", "threads", "options", "wording"},
     {"ops", "text", "audio", "features", "weight_files"},
     {"model"},
     {"checkpoint", "decoding", "data"},

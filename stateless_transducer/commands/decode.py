@@ -20,6 +20,7 @@ from stateless_transducer.commands.shared.idle import refuse_idle_search
 from stateless_transducer.decoding.config import SearchConfig
 from stateless_transducer.options import ADVANCED, check_bounds
 from stateless_transducer.training.averaging import Average
+from stateless_transducer.wording import counted
 
 if TYPE_CHECKING:
     import torch
@@ -225,8 +226,8 @@ def _log_result(
     if result.unknown_units:
         kinds = " ".join(list(result.unknown_units)[:20])
         log.warning(
-            f"{split}: {result.unknown_units.total()} units of the references are not in the token table "
-            f"and count as errors: {kinds}"
+            f"{split}: the token table lacks {counted(result.unknown_units.total(), 'unit')} of the references, "
+            f"counted as errors: {kinds}"
         )
     recogs, errs, *_ = files
     log.info(f"The transcripts are stored in {recogs}")

@@ -23,6 +23,7 @@ from stateless_transducer.model.config import ConformerConfig, JoinerConfig, Mod
 from stateless_transducer.options import ADVANCED, check_bounds
 from stateless_transducer.training.averaging import Average
 from stateless_transducer.training.config import OptimConfig, TrainConfig
+from stateless_transducer.wording import counted
 
 _AVERAGED = 2
 
@@ -159,7 +160,7 @@ def _train(options: Options, data_dir: Path, exp_dir: Path) -> bool:
     if resumable is not None and resumable.path.stat().st_mtime < prepared:
         raise ValueError(f"{exp_dir} was trained on other data. Remove it, or choose another `--dir`.")
     if last.exists():
-        say(f"{exp_dir}: all {options.num_epochs} epochs are trained already - skipping")
+        say(f"{exp_dir}: already trained for {counted(options.num_epochs, 'epoch')} - skipping")
         return True
     if resumable is not None:
         say(f"{exp_dir}: resuming from {resumable.path.name}")

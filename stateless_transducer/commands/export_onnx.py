@@ -12,6 +12,7 @@ from tyro.conf import arg
 from stateless_transducer.commands.shared.console import complain, progress_bar, say
 from stateless_transducer.commands.shared.flags import parse
 from stateless_transducer.options import ADVANCED, check_bounds
+from stateless_transducer.wording import counted
 
 if TYPE_CHECKING:
     from stateless_transducer.data.index import CutIndex
@@ -141,7 +142,7 @@ def _cost(fp32: TestResult, int8: TestResult, options: Options, token_table: Tok
     ).difference
     metric, rates = metric_name(token_table), (fp32.report.error_rate, int8.report.error_rate)
     say(
-        f"{metric} of {options.prefix} {options.test_set}, {len(fp32.report.utterances)} utterances: fp32 "
+        f"{metric} of {options.prefix} {options.test_set}, {counted(len(fp32.report.utterances), 'utterance')}: fp32 "
         f"{rates[0]:.2f} %, int8 {rates[1]:.2f} %: {compared.value:+.2f} points "
         f"({100 * CONFIDENCE:g} % interval {compared.low:+.2f}..{compared.high:+.2f})"
     )

@@ -12,6 +12,7 @@ from tyro.conf import Positional
 
 from stateless_transducer.commands.shared.console import say
 from stateless_transducer.commands.shared.flags import parse
+from stateless_transducer.wording import counted
 
 if TYPE_CHECKING:
     from stateless_transducer.text.symbols import Vocabulary
@@ -130,15 +131,15 @@ def _lines(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield (
             "int8",
             f"{int8['metric']} {int8['error_rate_int8']:.2f} %, fp32 {int8['error_rate_fp32']:.2f} % "
-            f"({int8['corpus']} {int8['test_set']}, {int8['utterances']} utterances)"
+            f"({int8['corpus']} {int8['test_set']}, {counted(int8['utterances'], 'utterance')})"
             + ("" if int8["kept"] else "; rejected"),
         )
 
 
 def _training(provenance: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     counts = [
-        f"{provenance['epoch'] + 1} epochs" if "epoch" in provenance else "",
-        f"{provenance['step']} batches" if "step" in provenance else "",
+        counted(provenance["epoch"] + 1, "epoch") if "epoch" in provenance else "",
+        counted(provenance["step"], "batch") if "step" in provenance else "",
         *(
             f"{name.replace('_', ' ')} {provenance[name]:.4f}"
             for name in ("train_loss", "valid_loss")

@@ -10,6 +10,7 @@ from typing import Literal
 from stateless_transducer.commands.shared.console import progress_bar, say
 from stateless_transducer.commands.shared.flags import parse
 from stateless_transducer.data.config import Limits, PrepareConfig
+from stateless_transducer.wording import counted
 
 PREFIX = "aishell"
 
@@ -75,4 +76,4 @@ def _prepare_lang(transcript: Path, lang_dir: Path) -> None:
     if lang_is_of(lang_dir, texts):
         say(f"{lang_dir}/tokens.txt: already there - skipping")
         return
-    say(f"{lang_dir}: {len(write_char_lang(lang_dir, texts))} tokens")
+    say(f"{lang_dir}: {counted(len(write_char_lang(lang_dir, texts)), 'token')}")

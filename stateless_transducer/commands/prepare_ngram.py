@@ -19,6 +19,7 @@ from stateless_transducer.text.arpa import END, START, write_arpa
 from stateless_transducer.text.kneser_ney import MAX_ORDER, estimate
 from stateless_transducer.text.ngram import Ngrams, ngrams_of
 from stateless_transducer.text.tokens import BLANK, SOS_EOS, TokenTable
+from stateless_transducer.wording import counted
 
 
 @dataclass(frozen=True)
@@ -75,13 +76,19 @@ def run(options: Options) -> None:
     sentences.complain(options.lang_dir)
     write_arpa(options.output, levels, [*table.symbols, START, END])
     counts = ", ".join(f"{len(level.tokens)} {n}-grams" for n, level in enumerate(levels, start=1))
-    say(f"{options.output}: {counts} of {sentences.num_sentences} sentences, {sentences.num_units} tokens")
+    say(
+        f"{options.output}: {counts} of {counted(sentences.num_sentences, 'sentence')}, "
+        + counted(sentences.num_units, "token")
+    )
     if held_out:
         held_out_sentences = Sentences(held_out, table)
         ngrams = ngrams_of(levels, vocab_size=len(table), unknown_id=table.unknown_id)
         perplexity = _perplexity(ngrams, held_out_sentences, table)
         held_out_sentences.complain(options.lang_dir)
-        say(f"{options.held_out}: perplexity {perplexity:.1f} per token, {held_out_sentences.num_sentences} sentences")
+        say(
+            f"{options.held_out}: perplexity {perplexity:.1f} per token, "
+            + counted(held_out_sentences.num_sentences, "sentence")
+        )
 
 
 def _perplexity(ngrams: Ngrams, sentences: Iterable[Sequence[str]], table: TokenTable) -> float:

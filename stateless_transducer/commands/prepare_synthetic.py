@@ -13,6 +13,7 @@ from stateless_transducer.commands.shared.console import progress_bar, say
 from stateless_transducer.commands.shared.flags import parse
 from stateless_transducer.data.corpora.synthetic import SyntheticConfig, is_complete, synthesize_corpus
 from stateless_transducer.options import check_bounds
+from stateless_transducer.wording import counted
 
 
 @dataclass(frozen=True)
@@ -47,4 +48,4 @@ def run(options: Options) -> None:
     wavs = list((options.corpus_dir / "data_aishell" / "wav").rglob("*.wav"))
     # 16-bit samples after a header of 44 bytes
     hours = sum(path.stat().st_size - 44 for path in wavs) / 2 / 16000 / 3600
-    say(f"{options.corpus_dir}: {len(wavs)} utterances, {hours:.2f} h of speech")
+    say(f"{options.corpus_dir}: {counted(len(wavs), 'utterance')}, {hours:.2f} h of speech")

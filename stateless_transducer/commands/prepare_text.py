@@ -16,6 +16,7 @@ from stateless_transducer.commands.shared.flags import parse
 from stateless_transducer.commands.shared.texts import Sentences, check_texts
 from stateless_transducer.files import replacing
 from stateless_transducer.text.tokens import TokenTable
+from stateless_transducer.wording import counted
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def run(options: Options) -> None:
             file.write(" ".join(units) + "\n")
     sentences.complain(options.lang_dir)
     if options.output is not None:
-        say(f"{options.output}: {sentences.num_sentences} lines, {sentences.num_units} tokens")
+        say(f"{options.output}: {counted(sentences.num_sentences, 'line')}, {counted(sentences.num_units, 'token')}")
 
 
 @contextmanager

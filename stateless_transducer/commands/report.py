@@ -7,6 +7,7 @@ from pathlib import Path
 
 from stateless_transducer.commands.shared.console import say
 from stateless_transducer.commands.shared.flags import parse
+from stateless_transducer.wording import counted
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,9 @@ def run(options: Options) -> None:
     num_parameters = sum(weight.numel() for weight in checkpoint.weights.values())
     facts = {
         "model": f"{num_parameters:,} parameters: {checkpoint.model_config.summary}",
-        "trained": f"{provenance.get('epoch', -1) + 1} epochs, {provenance.get('step', 0)} batches",
+        "trained": ", ".join(
+            [counted(provenance.get("epoch", -1) + 1, "epoch"), counted(provenance.get("step", 0), "batch")]
+        ),
         "averaged": ", ".join(provenance.get("averaged", ())) or "no",
         "command": str(provenance.get("command", "unknown")),
     }

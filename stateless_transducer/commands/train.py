@@ -19,6 +19,7 @@ from stateless_transducer.data.config import DataConfig
 from stateless_transducer.model.config import ENCODER_CONFIGS, ConformerConfig, EncoderConfig, ModelConfig, SizeName
 from stateless_transducer.options import ADVANCED
 from stateless_transducer.training.config import TrainConfig
+from stateless_transducer.wording import counted
 
 if TYPE_CHECKING:
     from stateless_transducer.data.batches import TrainingSet
@@ -196,7 +197,8 @@ def _task(
 
     def warn_of_skipped(utterances: TrainingSet, name: str) -> None:
         for reason, numbers in utterances.left_out.items():
-            warn(f"Left out {len(numbers)} utterances of {name} {reason}: {utterances.index.name_some(numbers)}")
+            left_out = counted(len(numbers), "utterance")
+            warn(f"Left out {left_out} of {name} {reason}: {utterances.index.name_some(numbers)}")
 
     def training_utterances(prefix: str, option: str) -> TrainingSet:
         index = load_index(data.manifest_dir, prefix, options.train_split, option=option)

@@ -31,6 +31,7 @@ from stateless_transducer.features import PADDING_VALUE
 from stateless_transducer.ops.subsampling import Subsampling
 from stateless_transducer.processes import CarriedError, end_with_parent
 from stateless_transducer.text.tokens import TokenTable
+from stateless_transducer.wording import counted
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -187,7 +188,8 @@ def trainable(index: CutIndex, token_table: TokenTable, config: DataConfig, subs
         skipped = usable.left_out.items()
         reasons = "; ".join(f"{len(numbers)} {reason}: {index.name_some(numbers)}" for reason, numbers in skipped)
         raise ValueError(
-            f"{len(usable)} utterances are left for training, which needs at least 2: {reasons or 'none was skipped'}."
+            f"{counted(len(usable), 'utterance')} left for training, which needs at least 2: "
+            f"{reasons or 'none was skipped'}."
         )
     return usable
 

@@ -12,6 +12,7 @@ from annotated_types import Ge, Gt, Interval, Unit
 
 from stateless_transducer.options import ADVANCED, check_bounds
 from stateless_transducer.text import tokens
+from stateless_transducer.wording import counted
 
 
 @dataclass(frozen=True)
@@ -141,8 +142,8 @@ class TokenConfig:
     def told(self, num_tokens: int) -> str:
         """Describe the number of tokens for the user, with a reason if it is smaller than `--vocab-size`."""
         if self.token != "bpe" or num_tokens >= self.num_pieces:
-            return f"{num_tokens} tokens"
-        return f"{num_tokens} tokens, not `--vocab-size` {self.num_pieces}: the texts have no more pieces"
+            return counted(num_tokens, "token")
+        return f"{counted(num_tokens, 'token')}, not `--vocab-size` {self.num_pieces}: the texts have no more pieces"
 
     @property
     def name(self) -> str:

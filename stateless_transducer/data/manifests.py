@@ -18,6 +18,7 @@ from stateless_transducer.audio import AudioError, audio_duration
 from stateless_transducer.data.config import Limits
 from stateless_transducer.data.corpora.utterance import SPLITS, Problem, Utterance, describe_problems, problem_rows
 from stateless_transducer.files import replacing, write_text
+from stateless_transducer.wording import counted
 
 _ROUNDING_S = 0.1
 """Tolerance for segments that end after their file: tables have few digits."""
@@ -40,7 +41,8 @@ class CorpusSummary:
     def lines(self) -> str:
         """Return sizes and problems as text for the screen."""
         rows = [
-            f"{split:6s} {count:7d} utterances  {self.hours[split]:8.2f} h  {self.num_speakers[split]:4d} speakers"
+            f"{split:6s} {counted(count, 'utterance'):>18s}  {self.hours[split]:8.2f} h  "
+            f"{counted(self.num_speakers[split], 'speaker'):>13s}"
             for split, count in self.num_utterances.items()
         ]
         if self.problems:
@@ -130,7 +132,7 @@ def write_manifests(
                 progress(done, len(utterances))
     write_text(problems_path(manifest_dir, prefix), "kind\tid\tdetail\n" + problem_rows(problems))
     if problems and strict:
-        raise ValueError(f"`strict`: {len(problems)} problems:\n{describe_problems(problems)}")
+        raise ValueError(f"`strict`: {counted(len(problems), 'problem')}:\n{describe_problems(problems)}")
     if not checked:
         raise ValueError(f"No utterance is usable:\n{describe_problems(problems)}")
     splits = [split for split in SPLITS if split in checked] + sorted(set(checked) - set(SPLITS))

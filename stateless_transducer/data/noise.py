@@ -25,6 +25,7 @@ from stateless_transducer.data.manifests import (
 )
 from stateless_transducer.data.preparation import Bar, Say, compute_features, manifests_are_there, manifests_stamp
 from stateless_transducer.files import write_text
+from stateless_transducer.wording import counted
 
 PREFIX = "musan"
 
@@ -57,12 +58,15 @@ def prepare_noise_manifests(corpus_dir: Path, config: WorkConfig, *, say: Say, b
     if problems:
         say(f"left out: {len(problems)}\n{describe_problems(problems)}")
         if config.strict:
-            raise ValueError(f"`strict`: {len(problems)} problems:\n{describe_problems(problems)}")
+            raise ValueError(f"`strict`: {counted(len(problems), 'problem')}:\n{describe_problems(problems)}")
     for part in PARTS:
         readable = {path: result for path in files[part] if not isinstance(result := checked[path], Problem)}
         rows = [(path.stem, path, duration, rate) for path, (duration, rate) in readable.items()]
         write_recordings(manifest_path(config.manifest_dir, PREFIX, "recordings", part), rows)
-        say(f"{part:6s} {len(rows):7d} recordings  {sum(duration for duration, _ in readable.values()) / 3600:8.2f} h")
+        say(
+            f"{part:6s} {counted(len(rows), 'recording'):>18s}  "
+            f"{sum(duration for duration, _ in readable.values()) / 3600:8.2f} h"
+        )
     write_text(done, json.dumps(now) + "\n")
 
 

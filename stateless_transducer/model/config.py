@@ -15,6 +15,7 @@ from annotated_types import Ge, Interval
 
 from stateless_transducer.ops.subsampling import Subsampling
 from stateless_transducer.options import check_bounds
+from stateless_transducer.wording import counted
 
 FeatureNorm = Literal["none", "mean", "level"]
 
@@ -81,7 +82,8 @@ class ConformerConfig(EncoderConfig):
     @property
     def summary(self) -> str:
         """Kind, layers, width and heads."""
-        return f"conformer, {self.num_layers} layers of width {self.attention_dim}, {self.num_heads} heads"
+        layers, heads = counted(self.num_layers, "layer"), counted(self.num_heads, "head")
+        return f"conformer, {layers} of width {self.attention_dim}, {heads}"
 
 
 ENCODER_CONFIGS: dict[str, type[EncoderConfig]] = {ConformerConfig.kind: ConformerConfig}

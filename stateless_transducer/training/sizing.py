@@ -22,6 +22,7 @@ from stateless_transducer.model.transducer import build_model
 from stateless_transducer.training.distributed import Rank
 from stateless_transducer.training.memory import activation_bytes, fixed_bytes, worst_batches
 from stateless_transducer.training.task import TransducerTask
+from stateless_transducer.wording import counted
 
 Settings = Mapping[str, Any]
 """Values of options by the names of their fields."""
@@ -71,7 +72,7 @@ def this_machine() -> Machine:
         free, _ = torch.cuda.mem_get_info(0)
         return Machine(torch.cuda.get_device_name(0), 0, float(free))
     num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return Machine(f"a CPU with {num_cores} cores", num_cores, _free_bytes())
+    return Machine(f"a CPU with {counted(num_cores, 'core')}", num_cores, _free_bytes())
 
 
 def _free_bytes() -> float:

@@ -15,6 +15,7 @@ from stateless_transducer.training.learner import Learner
 from stateless_transducer.training.memory import fixed_bytes
 from stateless_transducer.training.sizing import this_machine
 from stateless_transducer.training.task import TransducerTask
+from stateless_transducer.wording import counted
 
 _NUM_BATCHES = 8
 _MOST_S = 10.0
@@ -40,7 +41,7 @@ def describe_time(task: TransducerTask, rank: Rank) -> str:
     epoch_s /= task.config.world_size if rank.device.type == "cuda" else 1
     total_s = epoch_s * task.config.num_epochs
     return (
-        f"speed         about {rate:.3g} s of speech per second, measured on {num_batches} batches\n"
+        f"speed         about {rate:.3g} s of speech per second, measured on {counted(num_batches, 'batch')}\n"
         f"time          about {timedelta(seconds=round(epoch_s))} per epoch, {timedelta(seconds=round(total_s))} in "
         "all, without validation"
     )

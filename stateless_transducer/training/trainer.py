@@ -26,6 +26,7 @@ from stateless_transducer.training.state import (
 )
 from stateless_transducer.training.stopping import StopRequest
 from stateless_transducer.training.task import Task
+from stateless_transducer.wording import counted
 
 
 class Trainer:
@@ -66,7 +67,7 @@ class Trainer:
         """Train the remaining epochs; return whether all are done, and not stopped on request."""
         config, position = self._config, self._position
         if position.epoch >= config.num_epochs:
-            self._logger.info(f"All {config.num_epochs} epochs are already trained")
+            self._logger.info(f"Already trained: {counted(config.num_epochs, 'epoch')}")
         display = contextlib.nullcontext()
         if self._rank.is_main:
             # all epochs are about equally long
@@ -145,14 +146,14 @@ class Trainer:
             self._logger.debug(f"Batch {position.step}: gradient scale lowered to {self._learner.scaler.get_scale():g}")
             return
         position.num_bad += 1
-        cause = f"the loss of {result.num_bad} utterances" if result.num_bad else "the gradient"
+        cause = f"the loss of {counted(result.num_bad, 'utterance')}" if result.num_bad else "the gradient"
         ids = f": {', '.join(result.bad_ids)}" if result.bad_ids else ""
         self._logger.warning(f"Batch {position.step} is skipped, {cause} is not finite{ids}")
         if position.num_bad >= self._config.max_bad_batches:
             raise ValueError(
-                f"{position.num_bad} consecutive batches without a finite loss or gradient; in the last one, {cause} "
-                f"is not finite{ids}. If few utterances are affected, check their sound and text. If all are, lower "
-                "`lr_factor` or `peak_lr`, or raise `warm_step`, and resume from an earlier checkpoint with "
+                f"{counted(position.num_bad, 'consecutive batch')} without a finite loss or gradient; in the last one, "
+                f"{cause} is not finite{ids}. If few utterances are affected, check their sound and text. If all are, "
+                "lower `lr_factor` or `peak_lr`, or raise `warm_step`, and resume from an earlier checkpoint with "
                 "`start_epoch`."
             )
 

@@ -108,7 +108,7 @@ def test_training_names_some_of_what_it_leaves_out(tmp_path, capsys):
 
 def test_nothing_usable_is_explained(tmp_path):
     index = _index(tmp_path, [make_cut(tmp_path, "short", 0.4, "a")])
-    with pytest.raises(ValueError, match="0 utterances are left for training, .*: 1 shorter than 0.5 s: short."):
+    with pytest.raises(ValueError, match="0 utterances left for training, .*: 1 shorter than 0.5 s: short."):
         trainable(index, TOKENS, PLAIN, SUBSAMPLING)
 
 

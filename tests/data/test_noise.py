@@ -93,7 +93,7 @@ def test_broken_file_of_musan_is_listed_and_strict_refuses_it(musan, tmp_path, c
     assert "1  unreadable audio (noise-free-sound-0002: " in capsys.readouterr().out
     assert "noise-free-sound-0002" in (tmp_path / "data" / "manifests" / "musan_problems.tsv").read_text()
     assert _prepare(corpus, tmp_path / "strict", "--step", "manifests", "--strict", "true") == 1
-    assert "`--strict`: 1 problems:" in capsys.readouterr().err
+    assert "`--strict`: 1 problem:" in capsys.readouterr().err
 
 
 class _OneThenBreak(concurrent.futures.Executor):

@@ -91,7 +91,7 @@ def test_heads_of_training_are_told_apart_from_the_model(corpus, tmp_path, capsy
     flags = ["--exp-dir", str(tmp_path / "exp"), "--dry-run", "true", "--ctc-loss-scale", "0.5"]
     assert main([*corpus, *flags]) == 0
     # 16 numbers and a bias for each of 11 tokens
-    line = r"model +(\S+) parameters, \1 of them trainable, and 187 in heads for training only; conformer, 1 layers"
+    line = r"model +(\S+) parameters, \1 of them trainable, and 187 in heads for training only; conformer, 1 layer "
     assert re.search(line, capsys.readouterr().out)
 
 

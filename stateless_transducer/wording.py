@@ -1,0 +1,14 @@
+"""Wording of counts in messages."""
+
+from __future__ import annotations
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, singular or plural: "1 utterance", "2 batches".
+
+    Args:
+        number: count, from 0.
+        noun: singular of a regular noun; words before it stay.
+    """
+    plural = f"{noun}es" if noun.endswith(("s", "x", "ch", "sh")) else f"{noun}s"
+    return f"{number} {noun if number == 1 else plural}"
