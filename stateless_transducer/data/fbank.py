@@ -20,13 +20,15 @@ from lhotse import LilcomChunkyWriter, MonoCut
 from lhotse.features import Features
 
 from stateless_transducer.audio import AudioError
-from stateless_transducer.data.corpora.utterance import Problem
-from stateless_transducer.data.cutting import Cutter, Source, read_source
+from stateless_transducer.data.corpora.utterance import Problem, describe_problems
+from stateless_transducer.data.cutting import Cutter, Source, read_source, sound_file
 from stateless_transducer.data.stored_features import with_checksum
 from stateless_transducer.features import FbankConfig, fbank
 from stateless_transducer.files import replacing, write_text
 
 _STORED_STEP = -8  # features are multiples of 2**-8
+_SILENT = 2.0**-15
+"""Peak of a recording without sound, one step of 16 bits: a text with it teaches a model to invent words."""
 
 
 @dataclass(frozen=True)
@@ -76,10 +78,10 @@ def store_features(
         progress: called with (recordings done, recordings in total).
 
     Returns:
-        Recordings that could not be read; they are skipped.
+        Recordings that could not be read, or that have a transcript but no sound; they are skipped.
 
     Raises:
-        ValueError: no recording could be read.
+        ValueError: no recording is left.
     """
     feats_dir.mkdir(parents=True, exist_ok=True)
     parts = [
@@ -94,7 +96,7 @@ def store_features(
         progress(done, len(sources))
     problems = [Problem(**row) for part in parts for row in json.loads(part.problems.read_text(encoding="utf-8"))]
     if len(problems) == len(sources):
-        raise ValueError(f"No recording for {cuts_path.name} could be read: {problems[0].detail}")
+        raise ValueError(f"No recording for {cuts_path.name} can be used:\n{describe_problems(problems)}")
     with replacing(cuts_path) as temporary, temporary.open("wb") as whole:
         for part in parts:
             with part.cuts.open("rb") as file:
@@ -114,11 +116,14 @@ def _make(part: _Part) -> None:
     cuts, problems = [], []
     with replacing(part.archive) as temporary, LilcomChunkyWriter(temporary, tick_power=_STORED_STEP) as writer:
         for source in part.sources:
-            recording, _ = source
+            recording, supervision = source
             try:
                 samples = read_source(source, part.config.sample_rate)
             except AudioError as err:
                 problems.append(Problem("unreadable audio", recording.id, str(err)))
+                continue
+            if supervision is not None and np.abs(samples).max() <= _SILENT:
+                problems.append(Problem("silent audio", recording.id, f"no sound in {sound_file(recording)}"))
                 continue
             for cut, wave in part.cutter(source, samples, part.config.sample_rate):
                 cuts.append(_with_features(cut, fbank(wave, part.config), part, writer))

@@ -41,7 +41,7 @@ def test_segments_speakers_and_what_is_wrong(tmp_path):
         tmp_path / "Dev",
         wav_scp="rec rec.wav\npipe sph2pipe -f wav x.sph |\nrec again.wav\n",
         segments="u1 rec 0.5 2.25\nu2 rec 3 -1\nu3 other 0 1\nu4 pipe 0 1\nu5 rec 2 1\nu6 rec 1\nu7 rec 0 1\n",
-        text="u1 one\nu2 two\nu3 three\nu4 four\nu5 five\nu6 six\nu8 eight\n",
+        text="u1 one\nu2\nu2 two\nu3 three\nu4 four\nu5 five\nu6 six\nu8 eight\n",
         utt2spk="u1 ann\nu2 bob\n",
     )
     utterances, problems = read_kaldi(folder)
@@ -51,6 +51,7 @@ def test_segments_speakers_and_what_is_wrong(tmp_path):
     ]
     assert {(p.kind, p.id, p.detail) for p in problems} == {
         ("duplicate id", "rec", "again in wav.scp"),
+        ("duplicate id", "u2", "again in text, and one of the lines is empty"),
         ("bad row", "u3", "recording 'other' is not in wav.scp"),
         ("bad row", "u4", "wav.scp has a command for 'pipe', and commands are not run: let it name a sound file"),
         ("bad row", "u5", "segments: begins at 2 s and ends at 1 s"),

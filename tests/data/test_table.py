@@ -250,21 +250,21 @@ def test_read_table_reports_all_rows_bad(tmp_path):
 @pytest.mark.parametrize("suffix", [".tsv", ".csv"])
 def test_read_table_reports_duplicate_id(tmp_path, suffix):
     rows = [("id", "path", "text"), ("u1", "a.wav", "a"), ("u1", "b.wav", "b"), ("u2", "c.wav", "c")]
+    # a row without a text neither hides nor takes the place of another
+    rows += [("u3", "d.wav", ""), ("u3", "e.wav", "e"), ("u1", "f.wav", "")]
     content = "".join(("," if suffix == ".csv" else "\t").join(row) + "\n" for row in rows)
     utterances, problems = _read(tmp_path / f"t{suffix}", content)
-    assert [u.path.name for u in utterances] == ["a.wav", "c.wav"]
-    assert problems == [Problem("duplicate id", "u1", "line 3, first on line 2")]
+    assert [u.path.name for u in utterances] == ["a.wav", "c.wav", "e.wav"]
+    assert problems == [
+        Problem("duplicate id", "u1", "line 3, first on line 2"),
+        Problem("empty text", "u3", "line 5"),
+        Problem("empty text", "u1", "line 7"),
+    ]
 
 
 def test_read_table_reports_duplicate_id_made_of_paths(tmp_path):
     _, problems = _read(tmp_path / "t.csv", "path,text\na/b.wav,x\na-b.flac,y\n")
     assert problems == [Problem("duplicate id", "a-b", "line 3, first on line 2")]
-
-
-def test_read_table_leaves_missing_text_to_checks(tmp_path):
-    utterances, problems = _read(tmp_path / "t.csv", "path,text\na.wav,\n")
-    assert utterances[0].text == ""
-    assert not problems
 
 
 @pytest.mark.parametrize(

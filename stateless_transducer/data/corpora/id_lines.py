@@ -26,7 +26,11 @@ def read_id_lines(path: Path) -> tuple[dict[str, str], list[Problem]]:
             continue
         id_, value = words[0], " ".join(words[1:])
         if id_ in values:
-            problems.append(Problem("duplicate id", id_, f"again in {path.name}"))
+            is_empty = not (value and values[id_])
+            detail = f"again in {path.name}" + (", and one of the lines is empty" if is_empty else "")
+            problems.append(Problem("duplicate id", id_, detail))
+            # a line with words counts, wherever it is
+            values[id_] = values[id_] or value
             continue
         values[id_] = value
     return values, problems

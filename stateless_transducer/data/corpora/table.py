@@ -96,6 +96,10 @@ def read_table(
         except ValueError as err:
             problems.append(Problem("bad row", f"line {line}", str(err)))
             continue
+        if wants_text and not utterance.text:
+            # before duplicates: another row of the id may have a text
+            problems.append(Problem("empty text", utterance.id, f"line {line}"))
+            continue
         first = line_of.setdefault(utterance.id, line)
         if first == line:
             utterances.append(utterance)

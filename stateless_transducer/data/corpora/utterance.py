@@ -16,6 +16,7 @@ ProblemKind = Literal[
     "unreadable audio",
     "duplicate id",
     "empty text",
+    "silent audio",
     "too short",
     "too long",
     "too much text",
