@@ -7,7 +7,7 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,6 +23,7 @@ from stateless_transducer.data.corpora.table import TableColumns, hold_out, pair
 from stateless_transducer.data.corpora.utterance import Problem, Utterance
 from stateless_transducer.files import fingerprint, size_and_time
 from stateless_transducer.options import ADVANCED, check_bounds
+from stateless_transducer.text.normalize import noise, normalize
 from stateless_transducer.text.tokens import TokenTable, build_token_table, has_ideographs, lang_corpus
 from stateless_transducer.training.config import TrainConfig
 
@@ -44,6 +45,9 @@ class Options:
     """Folder that relative paths in the table refer to; by default, the table's folder."""
     dev_share: Annotated[float, Interval(ge=0, le=0.5)] = 0.0
     """Share of the training utterances to hold out as dev, by speaker, if there is no dev split; 0: none."""
+    normalize_text: bool = False
+    """Write all texts in small letters and the usual forms of characters, without punctuation. Digits stay: spell
+    numbers out in the source."""
     tokens: TokenConfig = field(default_factory=TokenConfig)
     columns: Annotated[TableColumns, ADVANCED] = field(default_factory=TableColumns)
     prepare: PrepareConfig = field(default_factory=PrepareConfig)
@@ -99,6 +103,8 @@ def run(options: Options) -> None:
     texts = {split: read_texts(config.manifest_dir, options.prefix, split) for split in splits}
     lang_dir = _lang_dir(options)
     tokens = _token_table(lang_dir, texts["train"], options, is_new)
+    for line in _noise(texts["train"], options):
+        say(line)
     lacking = [line for split in splits for line in _lacking(tokens, split, texts[split])]
     if lacking:
         report = f"units that {lang_dir}/tokens.txt lacks, which the model cannot recognize:\n" + "\n".join(lacking)
@@ -152,6 +158,8 @@ def _read(options: Options) -> tuple[list[Utterance], list[Problem]]:
         utterances, problems = read_folder(source)
     else:
         utterances, problems = read_table(source, options.columns, audio_dir=options.audio_dir)
+    if options.normalize_text:
+        utterances = [replace(utterance, text=normalize(utterance.text)) for utterance in utterances]
     if options.dev_share:
         utterances, message = hold_out(utterances, options.dev_share)
         say(message)
@@ -169,6 +177,7 @@ def _dependencies(options: Options) -> dict[str, Any]:
     return {
         source_name: state,
         "--dev-share": options.dev_share,
+        "--normalize-text": options.normalize_text,
         "--audio-dir": None if options.audio_dir is None else str(options.audio_dir.resolve()),
         **columns,
     }
@@ -199,12 +208,25 @@ def _token_table(lang_dir: Path, train_texts: Sequence[str], options: Options, i
     return tokens
 
 
+def _noise(texts: Sequence[str], options: Options) -> list[str]:
+    """Return lines about the characters that look like noise, and a way out; none if there are none."""
+    found = noise(texts)
+    if not found:
+        return []
+    lines = [f"  {reason}: {_examples(counts)}" for reason, counts in found.items()]
+    removed = "" if options.normalize_text else "; `--normalize-text true` unifies case and forms, removes punctuation"
+    return ["characters of the training texts that look like noise" + removed + ":", *lines]
+
+
+def _examples(counts: Counter[str]) -> str:
+    examples = " ".join(f"{unit} ({count})" for unit, count in counts.most_common(_NUM_EXAMPLES))
+    return examples + (" ..." if len(counts) > _NUM_EXAMPLES else "")
+
+
 def _lacking(tokens: TokenTable, split: str, texts: Sequence[str]) -> list[str]:
     """Return a line about the units of a split that the table lacks, if any."""
     counts = Counter(unit for text in texts for unit in tokens.unknown_units(text))
     if not counts:
         return []
     total = sum(len(tokens.split(text)) for text in texts)
-    examples = " ".join(f"{unit} ({count})" for unit, count in counts.most_common(_NUM_EXAMPLES))
-    ellipsis = " ..." if len(counts) > _NUM_EXAMPLES else ""
-    return [f"  {split}: {counts.total()} of {total} units, {len(counts)} distinct: {examples}{ellipsis}"]
+    return [f"  {split}: {counts.total()} of {total} units, {len(counts)} distinct: {_examples(counts)}"]

@@ -118,8 +118,8 @@ def manifests_are_there(
             f"{name} were made from {before['source']}, not from {now['source']}. Choose another "
             f"`prefix` or `data_dir`, or remove {done} to make them anew."
         )
-    # earlier versions recorded fewer values
-    changed = [key for key in now if key in before and before[key] != now[key]]
+    # earlier versions recorded fewer values; an option that is on was not there then
+    changed = [key for key in now if before.get(key, now[key] if now[key] is not True else False) != now[key]]
     if changed:
         say(f"{name}: made anew, since these changed: {', '.join(changed)}")
         return False
@@ -198,10 +198,10 @@ def compute_features(
     say: Say,
     bar: Bar,
 ) -> None:
-    """Call `store_features` with progress and messages; add unreadable recordings to the table of problems.
+    """Call `store_features` with progress and messages; add unusable recordings to the table of problems.
 
     Raises:
-        ValueError: ``strict``, and a sound could not be read.
+        ValueError: ``strict``, and a sound could not be read or is silent.
     """
     with bar(f"fbank for {cuts_path.name.removesuffix('.jsonl.gz')}") as progress:
         problems = store_features(

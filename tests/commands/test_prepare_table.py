@@ -39,6 +39,7 @@ PROBLEMS = {
     "unreadable audio": 4,
     "empty text": 1,
     "missing audio": 1,
+    "silent audio": 1,
     "duplicate id": 1,
     "bad row": 1,
     "too much text": 1,
@@ -83,6 +84,7 @@ def _write_bad_files(folder: Path) -> None:
     whole = (folder / "b/odd.ogg").read_bytes()
     (folder / "truncated.ogg").write_bytes(whole[: len(whole) // 2])
     soundfile.write(folder / "empty.wav", np.zeros(0, np.float32), 16000)
+    soundfile.write(folder / "zeros.wav", np.zeros(8000, np.float32), 16000)
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +100,12 @@ def corpus(tmp_path_factory) -> Path:
     rows = [(*row[:3], "copus" if row[0] == "c.opus" else "") for row in rows]
     rows += [("truncated.ogg", "x", "train", "truncated-ogg")]
     rows += [(name, "x", "train", "") for name in ("letter.wav", "truncated.wav", "empty.wav", "missing.wav")]
-    rows += [("a.wav", "", "train", "silent"), ("a.wav", "x" * 50, "train", "babble"), ("a.wav", "x", "train", "a")]
+    rows += [
+        ("zeros.wav", "hello you", "train", ""),
+        ("a.wav", "", "train", "silent"),
+        ("a.wav", "x" * 50, "train", "babble"),
+        ("a.wav", "x", "train", "a"),
+    ]
     rows += [("a.wav", "too", "few")]
     if find_spec("av"):
         _write_m4a(folder / "e.m4a")
@@ -129,6 +136,7 @@ def cuts(prepared, data_dir) -> dict[str, CutSet]:
 def test_prepare_table_succeeds_in_spite_of_bad_rows(prepared):
     assert prepared.status == 0, prepared.err
     assert "left out: 9" in prepared.out
+    assert "silent audio (zeros: " in prepared.out
     assert "next: transducer train --manifest-dir " in prepared.out
 
 
@@ -304,6 +312,23 @@ def test_printed_command_trains_on_all_that_was_accepted(tmp_path, monkeypatch, 
         assert "6 utterances" in captured.out and "0.3 to 16.7 s" in captured.out
         assert "--max-utterance-s 17" in captured.out
         assert "Left out" not in captured.err
+
+
+def test_characters_like_noise_are_listed_and_normalized_on_demand(tmp_path, monkeypatch):
+    monkeypatch.setattr(preparation, "prepare_features", lambda *_, **__: None)
+    soundfile.write(tmp_path / "a.wav", _tone(8000, 1), 8000)
+    (tmp_path / "t.csv").write_text('path,text\na.wav,"Ｏh no, it\'s 2!"\n', encoding="utf-8")
+    flags = (tmp_path / "t.csv", "--data-dir", tmp_path / "data", "--num-jobs", 1)
+    ran = _run(*flags)
+    assert ran.status == 0, ran.err
+    listed = ran.out.split("look like noise")[1]
+    assert "--normalize-text" in listed
+    assert all(f"{character} (1)" in listed for character in "Ｏ,2!") and "'" not in listed.split("units")[0]
+    ran = _run(*flags, "--normalize-text")
+    assert ran.status == 0, ran.err
+    assert "made anew, since these changed: --normalize-text" in ran.out
+    assert set(TokenTable.read(tmp_path / "data" / "lang_char").symbols[3:]) == set("▁ohnit's2")
+    assert "2 (1)" in ran.out.split("look like noise")[1]
 
 
 def test_no_command_is_printed_if_nothing_is_left_to_train_on(tmp_path):

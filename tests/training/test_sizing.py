@@ -48,7 +48,7 @@ def _build(corpus: list[str], hours: float):
         (200, LAPTOP, "tiny"),
         (200, CARD, "medium"),
         (100, SERVER, "small"),
-        (2000, SMALL_CARD, "small"),
+        (200, SMALL_CARD, "small"),
     ],
 )
 def test_size_follows_hours_device_and_memory(corpus, monkeypatch, hours, machine, size):
