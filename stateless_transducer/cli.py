@@ -131,8 +131,9 @@ def _complain_about(arguments: list[str]) -> int:
         return 0 if len(arguments) > 1 else 2
     unknown = " ".join(arguments[:2]) if members else arguments[0]
     # "prepare tabel", "trian a.wav", "expotr"
+    known = members or [*COMMANDS, *(name.split()[0] for name in COMMANDS)]
     candidates = [" ".join(arguments[:2])] if members else [" ".join(arguments[:2]), arguments[0]]
-    similar = [name for word in candidates for name in get_close_matches(word, members or COMMANDS, n=1, cutoff=0.75)]
+    similar = [name for word in candidates for name in get_close_matches(word, known, n=1, cutoff=0.75)]
     names = ", ".join(members or COMMANDS)
     suggestion = f"did you mean `transducer {similar[0]}`?" if similar else f"commands: {names}."
     print(f"transducer: error: no command {unknown!r}; {suggestion}", file=sys.stderr)

@@ -242,6 +242,7 @@ def test_average_takes_the_place_of_no_checkpoint(tmp_path, capsys, output):
         (["trian"], "no command 'trian'; did you mean `transducer train`?", 2),
         (["transcribee", "m.pt", "a.wav"], "no command 'transcribee'; did you mean `transducer transcribe`?", 2),
         (["prepare", "tabel"], "no command 'prepare tabel'; did you mean `transducer prepare table`?", 2),
+        (["prepair"], "no command 'prepair'; did you mean `transducer prepare`?", 2),
         (["expotr", "onnx"], "no command 'expotr'; did you mean `transducer export onnx`?", 2),
         (["train", "--optimizer", "adamw", "--lr-factor", "3"], "`--lr-factor` 3 needs `--optimizer noam`", 1),
         (["train", "--peak-lr", "0.01"], "`--peak-lr` 0.01 needs `--optimizer adamw`", 1),
