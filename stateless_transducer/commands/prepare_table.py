@@ -79,7 +79,7 @@ def run(options: Options) -> None:
     config = options.prepare
     if not options.source.exists():
         raise ValueError(f"{options.source}: no such table or folder.")
-    is_new = prepare_manifests(
+    prepare_manifests(
         lambda: _read(options),
         source=options.source,
         depends_on=_dependencies(options),
@@ -102,7 +102,7 @@ def run(options: Options) -> None:
     prepare_features(options.prefix, config, say=say, bar=progress_bar)
     texts = {split: read_texts(config.manifest_dir, options.prefix, split) for split in splits}
     lang_dir = _lang_dir(options)
-    tokens = _token_table(lang_dir, texts["train"], options, is_new)
+    tokens = _token_table(lang_dir, texts["train"], options)
     for line in _noise(texts["train"], options):
         say(line)
     lacking = [line for split in splits for line in _lacking(tokens, split, texts[split])]
@@ -195,8 +195,12 @@ def _lang_dir(options: Options) -> Path:
     return data_dir / f"lang_{options.prefix}_{options.tokens.name}"
 
 
-def _token_table(lang_dir: Path, train_texts: Sequence[str], options: Options, is_new: bool) -> TokenTable:
-    if (lang_dir / "tokens.txt").exists() and not is_new:
+def _token_table(lang_dir: Path, train_texts: Sequence[str], options: Options) -> TokenTable:
+    """Return the tokens in a folder, or build and write them if there are none or they are older than the corpus."""
+    from stateless_transducer.data.preparation import manifests_stamp
+
+    path, stamp = lang_dir / "tokens.txt", manifests_stamp(options.prepare.manifest_dir, options.prefix)
+    if path.exists() and path.stat().st_mtime_ns >= stamp.stat().st_mtime_ns:
         say(f"{lang_dir}/tokens.txt: already there - skipping")
         return TokenTable.read(lang_dir)
     kind = options.tokens

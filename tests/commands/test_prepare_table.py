@@ -246,14 +246,18 @@ def test_prepare_table_without_train_makes_features_but_no_tokens(tmp_path):
     assert not (tmp_path / "data" / "lang_char").exists()
 
 
-def test_changed_table_gets_new_tokens_in_the_same_folder(tmp_path):
+def test_changed_table_gets_new_tokens_in_the_same_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(preparation, "prepare_features", lambda *_, **__: None)
     soundfile.write(tmp_path / "a.wav", _tone(8000, 1), 8000)
     for text in ("one", "two!"):
         (tmp_path / "all.csv").write_text(f"path,text\na.wav,{text}\n")
-        ran = _run(tmp_path / "all.csv", "--data-dir", tmp_path / "data", "--num-jobs", 1)
-        assert ran.status == 0, ran.err
-        assert set(text) < set(TokenTable.read(tmp_path / "data" / "lang_char").symbols)
-    assert [path.name for path in (tmp_path / "data").glob("lang_*")] == ["lang_char"]
+        for unit in ("char", "word"):
+            flags = ("--data-dir", tmp_path / "data", "--num-jobs", 1, "--token", unit)
+            ran = _run(tmp_path / "all.csv", *flags)
+            assert ran.status == 0, ran.err
+            symbols = TokenTable.read(tmp_path / "data" / f"lang_{unit}").symbols
+            assert {text} < set(symbols) if unit == "word" else set(text) < set(symbols)
+    assert sorted(path.name for path in (tmp_path / "data").glob("lang_*")) == ["lang_char", "lang_word"]
 
 
 def test_parts_of_a_file_become_utterances_of_their_own(tmp_path):
