@@ -14,6 +14,8 @@ from lhotse import LilcomChunkyWriter
 from lhotse.cut import Cut, MonoCut
 from lhotse.features import Features
 
+from stateless_transducer.features import FbankConfig
+
 _CHECKSUM = "features_crc32"
 """Custom field of a cut: ``<storage key>:<CRC-32 of these bytes>``."""
 
@@ -30,7 +32,7 @@ def load_features(cut: Cut) -> np.ndarray:
     """Read the stored features of a cut: (T_in, F).
 
     Raises:
-        ValueError: they are missing or damaged; the message names the cut and the file.
+        ValueError: they are missing, damaged or of another width; the message names the cut and the file.
     """
     features = cut.features if isinstance(cut, MonoCut) else None
     try:
@@ -39,6 +41,9 @@ def load_features(cut: Cut) -> np.ndarray:
         frames = cut.load_features()
         if frames is None:
             raise ValueError("there are none.")
+        num_mel_bins = FbankConfig().num_mel_bins
+        if frames.shape[1:] != (num_mel_bins,):
+            raise ValueError(f"their shape is {frames.shape}, but must be (frames, {num_mel_bins}).")
         return frames
     except (AssertionError, OSError, ValueError) as err:
         # lhotse adds lines that describe the cut

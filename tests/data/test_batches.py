@@ -112,6 +112,17 @@ def test_nothing_usable_is_explained(tmp_path):
         trainable(index, TOKENS, PLAIN, SUBSAMPLING)
 
 
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_features_of_another_width_are_named(tmp_path, num_workers):
+    """Their manifest may not know: the array counts."""
+    frames = [torch.randn(60, 80), torch.randn(60, 40)]
+    cuts = [make_cut(tmp_path / "feats", f"u{n}", 0.6, "ab", rows) for n, rows in enumerate(frames)]
+    CutSet.from_cuts(cuts).to_file(tmp_path / "cuts.jsonl.gz")
+    config = DataConfig(num_workers=num_workers)
+    with pytest.raises(ValueError, match=r"features of u1 .*\(60, 40\).* 80\)"):
+        list(evaluation_batches(open_index(tmp_path / "cuts.jsonl.gz"), TOKENS, config))
+
+
 @pytest.mark.parametrize("masks", [0, 1, 10])
 def test_spec_augment_masks_what_it_is_told_to(cuts, masks):
     augment = SpecAugmentConfig(
