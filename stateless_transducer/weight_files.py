@@ -75,9 +75,11 @@ def read_archive(path: Path, allowed: Sequence[type] = ()) -> Any:
         class_match = re.search(r"GLOBAL (\S+)", str(err))
         if class_match is None:
             raise DamagedFileError(f"{path} is not a checkpoint, or its pickle is damaged.") from err
+        # icefall's epoch-N.pt has the paths of its run; its reader allows them
+        way_out = "" if allowed else " If it is a checkpoint of icefall, convert it with `transducer import`."
         raise ValueError(
             f"{path} is refused: it holds objects other than tensors and plain values ({class_match[1]}), which could "
-            "run code."
+            f"run code.{way_out}"
         ) from err
     # damaged bytes raise almost any exception inside torch
     except Exception as err:

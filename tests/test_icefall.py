@@ -195,6 +195,12 @@ def test_epoch_file_is_read(tmp_path, module):
     assert len(found.weights) == len(weights)
 
 
+def test_epoch_file_as_a_checkpoint_of_ours_names_the_way_to_convert_it(tmp_path):
+    _save_epoch(tmp_path / "epoch-1.pt")
+    with pytest.raises(ValueError, match="epoch-1.pt .*`transducer import`"):
+        load_checkpoint(tmp_path / "epoch-1.pt")
+
+
 def test_provenance_tells_the_file_its_hash_and_the_epoch(tmp_path):
     _save_epoch(tmp_path / "best-valid-loss.pt", cur_epoch=7)
     found = load_icefall(tmp_path / "best-valid-loss.pt", _tokens(6)).provenance
