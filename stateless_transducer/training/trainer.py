@@ -98,6 +98,7 @@ class Trainer:
         done_s, total_s = self._loader.seconds(plan[: position.batch]), self._loader.seconds(plan)
         if display is not None:
             display.advance(done_s, where=f"epoch {position.epoch}", loss=position.recent.value)
+        first_step = position.step + 1
         for update in self._loader.updates(position.epoch, first=position.batch, plan=plan):
             result = self._learner.learn(
                 update,
@@ -112,7 +113,7 @@ class Trainer:
             if display is not None:
                 where = f"epoch {position.epoch} ({position.epoch + 1} of {config.num_epochs}), batch {position.batch}"
                 display.advance(update.seconds, where=f"{where} of {len(plan)}", loss=position.recent.value)
-            if position.step % config.log_interval == 0:
+            if position.step % config.log_interval == 0 or position.step == first_step:
                 self._log_batch(result, sum(len(batch.ids) for batch in update.batches), display)
             # validation and checkpoint of the epoch follow its last batch
             if position.batch < len(plan) and not self._between_batches(result, display):

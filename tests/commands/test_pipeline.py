@@ -143,7 +143,7 @@ def test_training_leaves_the_tutorials_files(world):
         r"About to create model",
         r"Number of model parameters: \d+",
         r"epoch 0, learning rate 0",
-        r"Epoch 0, batch 1, loss\[loss=\S+, over \d+\.00 frames\. \], tot_loss\[loss=\S+, over \d+\.\d\d frames\. \], "
+        r"Epoch 0, batch 0, loss\[loss=\S+, over \d+\.00 frames\. \], tot_loss\[loss=\S+, over \d+\.\d\d frames\. \], "
         r"batch size: \d+, .*",
         r"Computing validation loss",
         r"Epoch 0, validation: loss=\S+, over \d+\.00 frames\. ",
