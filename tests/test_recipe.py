@@ -81,11 +81,11 @@ def test_second_run_skips_and_says_what_is_not_needed(runs):
 
 
 def test_options_reach_the_commands(tmp_path):
-    flags = "--dl_dir /d --mirror http://m --perturb-speed false --nj 3 --stop-stage 6".split()
+    flags = "--dl_dir /d --mirror http://m --checksum false --perturb-speed false --nj 3 --stop-stage 6".split()
     ran = Folder(tmp_path, does_work=False).run(PREPARE, *flags)
     assert [line for line in ran.stdout.splitlines() if line.startswith("transducer")] == [
-        "transducer prepare download aishell --dl-dir /d --mirror http://m",
-        "transducer prepare download musan --dl-dir /d --mirror http://m",
+        "transducer prepare download aishell --dl-dir /d --checksum false --mirror http://m",
+        "transducer prepare download musan --dl-dir /d --checksum false --mirror http://m",
         "transducer prepare aishell --corpus-dir /d/aishell --num-jobs 3 --step manifests",
         "transducer prepare musan --corpus-dir /d/musan --num-jobs 3 --step manifests",
         "transducer prepare aishell --corpus-dir /d/aishell --num-jobs 3 --step fbank --perturb-speed false",
@@ -127,4 +127,4 @@ def test_failing_stage_stops_the_script(tmp_path):
 def test_help_lists_the_options(folder):
     ran = folder.run(PREPARE, "--help")
     assert ran.returncode == 0
-    assert ran.stdout.count("\n  --") == 6 and "#" not in ran.stdout and "set -e" not in ran.stdout
+    assert ran.stdout.count("\n  --") == 7 and "#" not in ran.stdout and "set -e" not in ran.stdout

@@ -9,6 +9,7 @@
 #   --stop-stage 11        last stage
 #   --dl-dir download      where aishell/ and musan/ are, or are downloaded to; a link will do as well
 #   --mirror URL           where to download from, instead of OpenSLR
+#   --checksum true        false: take archives of a mirror that differ from OpenSLR's
 #   --perturb-speed true   add the training set at 0.9 and 1.1 times its speed
 #   --nj N                 processes
 set -eou pipefail
@@ -17,6 +18,7 @@ stage=-1
 stop_stage=11
 dl_dir=$PWD/download
 mirror=
+checksum=true
 perturb_speed=true
 nj=
 
@@ -31,8 +33,8 @@ while [ $# -gt 0 ]; do
   name=${name//-/_}
   case $1 in
     -h | --help) sed -n '2,/^set/{s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"; exit 0 ;;
-    --stage | --stop[-_]stage | --dl[-_]dir | --mirror | --perturb[-_]speed | --nj) ;;
-    *) fail "unknown option $1; there are: --stage --stop-stage --dl-dir --mirror --perturb-speed --nj" ;;
+    --stage | --stop[-_]stage | --dl[-_]dir | --mirror | --checksum | --perturb[-_]speed | --nj) ;;
+    *) fail "unknown option $1; there are: --stage --stop-stage --dl-dir --mirror --checksum --perturb-speed --nj" ;;
   esac
   [ $# -ge 2 ] || fail "$1 needs a value"
   printf -v "$name" %s "$2"
@@ -55,14 +57,16 @@ due() {
 aishell=(transducer prepare aishell --corpus-dir "$dl_dir/aishell" ${nj:+--num-jobs "$nj"})
 musan=(transducer prepare musan --corpus-dir "$dl_dir/musan" ${nj:+--num-jobs "$nj"})
 
+download=(--dl-dir "$dl_dir" --checksum "$checksum" ${mirror:+--mirror "$mirror"})
+
 log "dl_dir: $dl_dir"
 
 if due 0; then
   log "stage 0: Download data"
   [ -d "$dl_dir/aishell/data_aishell/wav/train" ] ||
-    transducer prepare download aishell --dl-dir "$dl_dir" ${mirror:+--mirror "$mirror"}
+    transducer prepare download aishell "${download[@]}"
   [ -d "$dl_dir/musan" ] ||
-    transducer prepare download musan --dl-dir "$dl_dir" ${mirror:+--mirror "$mirror"}
+    transducer prepare download musan "${download[@]}"
 fi
 
 if due 1; then
