@@ -11,6 +11,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
 import torch
@@ -233,6 +234,25 @@ def test_icefalls_model_says_what_it_says_after_import(golden, tmp_path, capsys,
     assert all(found)
     wanted = (f"{sound}:\n{' '.join(tokens)}\n\n" for sound, tokens in zip(sounds[::2], found, strict=True))
     assert printed.out == "".join(wanted)
+
+
+def test_pretrained_takes_one_channel_and_cuts_where_it_is_told_to(golden, tmp_path, capsys):
+    """icefall takes channel 0, and never cuts."""
+    lang = tmp_path / "lang_char"
+    build_token_table(["一二三四五六七八九十百千万今明后天早上下午晚的是不在"], "char").write(lang)
+    generator = torch.Generator().manual_seed(7)
+    left, right = torch.randn(2, 40000, generator=generator).mul(0.1).clamp(-1, 1).numpy()
+    soundfile.write(tmp_path / "left.wav", left, 16000)
+    soundfile.write(tmp_path / "both.wav", np.stack([left, right], axis=1), 16000)
+
+    def text(name, *flags):
+        command = ["--checkpoint", golden / "r" / "pretrained.pt", "--lang-dir", lang, "--blank-penalty", "2", *flags]
+        assert _run("pretrained", *command, tmp_path / name) == 0
+        return capsys.readouterr().out.splitlines()[1]
+
+    whole = text("left.wav")
+    assert whole == text("both.wav", "--channel", "0") != text("both.wav")
+    assert text("left.wav", "--max-segment-s", "2", "--vad", "energy") != whole
 
 
 def _fails(capsys, status, message, *command):

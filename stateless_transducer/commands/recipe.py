@@ -10,13 +10,15 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from annotated_types import Ge
 from tyro.conf import Positional, arg
 
 from stateless_transducer.commands import decode, train
 from stateless_transducer.commands.shared.console import complain, say
 from stateless_transducer.commands.shared.flags import parse
 from stateless_transducer.decoding.config import SearchConfig
-from stateless_transducer.options import ADVANCED
+from stateless_transducer.options import ADVANCED, check_bounds
+from stateless_transducer.recognition.config import SegmentConfig
 from stateless_transducer.training.averaging import Average
 
 if TYPE_CHECKING:
@@ -165,12 +167,16 @@ class PretrainedOptions:
     """Sound files of any length and sample rate, or folders of them."""
     model: Annotated[Path, arg(aliases=("--checkpoint",))]
     """pretrained.pt of icefall or export.py, or any other model file or checkpoint."""
+    channel: Annotated[int, Ge(0)] | None = None
+    """Channel to transcribe, from 0; by default, the mean of all. icefall takes channel 0."""
+    segments: SegmentConfig = field(default_factory=SegmentConfig)
     expected: Expected = field(default_factory=Expected)
     search: SearchConfig = field(default_factory=SearchConfig)
     idle_sound: Annotated[IdleSoundOptions, ADVANCED] = field(default_factory=IdleSoundOptions)
     idle_search: Annotated[IdleSearchOptions, ADVANCED] = field(default_factory=IdleSearchOptions)
 
     def __post_init__(self) -> None:
+        check_bounds(self)
         if not self.sound_files:
             raise ValueError("Name at least one sound file.")
 
@@ -190,19 +196,21 @@ def run_pretrained(script: str, arguments: list[str], lang_dir: Path) -> int:
     _report_idle(options.idle_sound, options.idle_search)
     from stateless_transducer.audio import AudioError
     from stateless_transducer.commands.shared.sounds import find_sounds
+    from stateless_transducer.files import printable
     from stateless_transducer.icefall import load_either
     from stateless_transducer.recognition.recognizer import Recognizer
 
     checkpoint = load_either(options.model, options.expected.lang_dir or lang_dir)
     options.expected.check(checkpoint)
     sounds, problems = find_sounds(options.sound_files)
-    recognizer = Recognizer(checkpoint, options.search, device="auto")
-    for sound, result in zip(sounds, recognizer.transcribe_each(sound.source for sound in sounds), strict=True):
+    recognizer = Recognizer(checkpoint, options.search, device="auto", segments=options.segments)
+    results = recognizer.transcribe_each((sound.source for sound in sounds), channel=options.channel)
+    for sound, result in zip(sounds, results, strict=True):
         if isinstance(result, AudioError):
             problems.append(str(result))
             continue
         tokens = (token for segment in result.segments for token in segment.tokens)
-        say(f"{sound.name}:\n{' '.join(tokens)}\n")
+        say(f"{printable(sound.name)}:\n{' '.join(tokens)}\n")
     for problem in problems:
         complain(problem)
     return 1 if problems else 0
