@@ -15,6 +15,7 @@ import uvicorn
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from stateless_transducer.server.app import Service
+from stateless_transducer.server.descriptors import SpareDescriptor
 
 _GRACE_S = 30.0
 """Seconds that requests in progress have to finish when the server stops."""
@@ -105,6 +106,11 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, service: Service, say: Callable[[str], None]) -> None:
         super().__init__(config)
         self._service, self._say, self._was_interrupted = service, say, False
+        self._spare_descriptor = SpareDescriptor()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        asyncio.get_running_loop().set_exception_handler(self._spare_descriptor.handle)
+        await super().startup(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._was_interrupted |= sig == signal.SIGINT
@@ -126,3 +132,4 @@ class _Server(uvicorn.Server):
             await super().shutdown(sockets)
         finally:
             timer.cancel()
+            self._spare_descriptor.close()

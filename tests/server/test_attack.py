@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import os
 import re
 import socket
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from unittest.mock import Mock
 
 import httpx
 import numpy as np
@@ -24,6 +26,7 @@ from stateless_transducer.recognition.config import SegmentConfig
 from stateless_transducer.recognition.recognizer import Recognizer
 from stateless_transducer.recognition.streaming import StreamingRecognizer
 from stateless_transducer.server.config import BatchConfig
+from stateless_transducer.server.descriptors import SpareDescriptor
 from stateless_transducer.server.engine import PiecewiseEngine, StreamingEngine
 
 PATH = "/v1/audio/transcriptions"
@@ -285,3 +288,25 @@ def test_a_server_with_a_key_wants_it(engine, sound):
             with connect(where + query, additional_headers=extra) as live:
                 live.send("end")
                 assert json.loads(live.recv()) == {"type": "end"}
+
+
+def test_exhausted_descriptors_close_what_waits_and_log_a_line_a_minute(caplog):
+    clock, loop = iter([0.0, 0.0, 59.0, 60.0, 60.0]), Mock()
+    spare = SpareDescriptor(clock=lambda: next(clock))
+    error = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        context = {"message": "socket.accept() out of system resource", "exception": error, "socket": listener}
+        for num_lines, num_closed in ((1, 2), (1, 2), (2, 4)):
+            clients = [socket.create_connection(listener.getsockname(), timeout=5) for _ in range(2)]
+            spare.handle(loop, context)
+            assert [client.recv(1) for client in clients] == [b"", b""]
+            for client in clients:
+                client.close()
+            lines = [record.getMessage() for record in caplog.records]
+            assert len(lines) == num_lines and f"closed {num_closed} connections" in lines[-1]
+    loop.default_exception_handler.assert_not_called()
+    context["exception"] = ValueError()
+    spare.handle(loop, context)
+    loop.default_exception_handler.assert_called_once_with(context)
+    spare.close()
