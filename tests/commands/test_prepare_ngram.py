@@ -63,7 +63,7 @@ def test_manifests_and_packed_texts_are_the_same(tmp_path, lang):
     plain, packed, manifest = tmp_path / "a.txt", tmp_path / "a.txt.gz", tmp_path / "supervisions.jsonl.gz"
     text = "\ufeff" + "\r\n\r\n".join(CHINESE)
     plain.write_bytes(text.encode())
-    packed.write_bytes(gzip.compress(text.encode()))
+    packed.write_bytes(gzip.compress(text.encode(), mtime=0))
     rows = [json.dumps({"id": f"{n}", "text": text}) for n, text in enumerate([*CHINESE, ""])]
     manifest.write_bytes(gzip.compress("\n".join(rows).encode()))
     found = []
@@ -86,7 +86,7 @@ def test_unknown_characters_are_told(tmp_path, lang, capsys):
         ("a.txt", b"\n \n", [], "The texts hold no token"),
         ("a.txt", "今".encode("gbk"), [], "a.txt is not UTF-8"),
         ("a.txt.gz", b"no gzip", [], "a.txt.gz: cannot be read"),
-        ("a.txt.gz", gzip.compress("今天\n".encode() * 99)[:-9], [], "a.txt.gz: cannot be read"),
+        ("a.txt.gz", gzip.compress("今天\n".encode() * 99, mtime=0)[:-9], [], "a.txt.gz: cannot be read"),
         ("a.jsonl", '{"text": "今"}\n{"words": 3}\n'.encode(), [], 'a.jsonl:2: not an object with a "text"'),
         ("a.jsonl", b'{"text": 3}\n', [], 'a.jsonl:1: not an object with a "text"'),
         ("a.jsonl", b"[]\n", [], 'a.jsonl:1: not an object with a "text"'),
