@@ -210,20 +210,23 @@ def _needed_bytes(task: TransducerTask) -> float:
 
 def _fitting(settings: Settings, build: Build, machine: Machine) -> Settings | None:
     """Return the settings with the largest batches that fit into the memory, at most those asked for; None if none."""
-    duration = settings["max_duration"]
-    while duration >= 1:
+    duration, longest_s = settings["max_duration"], settings["max_utterance_s"]
+    while True:
         fitting = {**settings, "max_duration": float(math.ceil(duration))}
         if _fits(fitting, build, machine):
             return fitting
-        duration /= 2
-    return None
+        if duration <= longest_s:
+            # smaller batches would not make the longest utterance shorter
+            return None
+        duration = max(duration / 2, longest_s)
 
 
 def _shortened(settings: Settings, build: Build, machine: Machine) -> Settings:
-    """Return the settings with the smallest batches, of utterances as long as fit into the memory."""
+    """Return the settings with utterances as long as fit into the memory, and batches no longer than these."""
     longest_s = settings["max_utterance_s"]
     while True:
-        shortened = {**settings, "max_duration": 1.0, "max_utterance_s": longest_s}
+        duration = min(settings["max_duration"], longest_s)
+        shortened = {**settings, "max_duration": duration, "max_utterance_s": longest_s}
         if longest_s <= 1 or _fits(shortened, build, machine):
             return shortened
         longest_s = float(math.floor(0.8 * longest_s))

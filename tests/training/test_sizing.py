@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from small_corpus import write_small_corpus
 
@@ -28,14 +29,16 @@ def corpus(tmp_path_factory) -> list[str]:
 
 
 def _build(corpus: list[str], hours: float):
-    """Builder of tasks whose utterances are as many times longer as make the hours; frames stay as they are."""
+    """Builder of tasks with the hours in utterances of 12 s, by their lengths."""
     options = train.parse_options(train.Options, "train", corpus, "", train.Options())
 
     def build(settings):
         task = train._task(replaced(options, settings), "", warn=lambda text: None, tell=lambda text: None)
-        lengths = task.data.lengths
-        longer = replace(lengths, seconds=lengths.seconds * hours * 3600 / lengths.seconds.sum())
-        return replace(task, data=replace(task.data, training_set=replace(task.data.training_set, lengths=longer)))
+        numbers = np.zeros(round(hours * 300), int)
+        lengths = task.data.lengths.of(numbers)
+        lengths = replace(lengths, seconds=np.full(len(numbers), 12.0))
+        training_set = replace(task.data.training_set, numbers=numbers, lengths=lengths)
+        return replace(task, data=replace(task.data, training_set=training_set))
 
     return build
 
