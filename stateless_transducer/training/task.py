@@ -58,8 +58,8 @@ class Validation(Protocol):
         """Return the loss per frame, and the number of frames."""
         ...
 
-    def samples(self) -> Samples:
-        """Return a few results of the model on the dev set."""
+    def samples(self) -> Samples | None:
+        """Return a few results of the model on the dev set; None for a model without hypotheses and lattices."""
         ...
 
 

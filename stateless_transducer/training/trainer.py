@@ -26,6 +26,7 @@ from stateless_transducer.training.state import (
 )
 from stateless_transducer.training.stopping import StopRequest
 from stateless_transducer.training.task import Task
+from stateless_transducer.training.validation import Samples
 from stateless_transducer.wording import counted
 
 
@@ -189,15 +190,18 @@ class Trainer:
         self._logger.info(f"Epoch {position.epoch}, validation: loss={loss:.4g}, over {num_frames:.2f} frames. ")
         if display is not None:
             samples = self._validation.samples()
-            for id_, text, result in samples.texts:
-                self._logger.debug(f"{id_} transcript: {text} | result: {result}")
-            rows = "".join(f"| {id_} | {text} | {result} |\n" for id_, text, result in samples.texts)
-            table = f"| id | transcript | result |\n|---|---|---|\n{rows}"
-            display.show_samples(position.step, table, samples.occupations)
-            display.record(
-                position.step, epoch=position.epoch, valid_loss=loss, share_of_cells_kept=samples.share_of_cells
-            )
+            metrics = {} if samples is None else self._show_samples(samples, display)
+            display.record(position.step, epoch=position.epoch, valid_loss=loss, **metrics)
         return loss
+
+    def _show_samples(self, samples: Samples, display: TrainingDisplay) -> dict[str, float]:
+        """Show the results and the picture, and return the metric that comes with them."""
+        for id_, text, result in samples.texts:
+            self._logger.debug(f"{id_} transcript: {text} | result: {result}")
+        rows = "".join(f"| {id_} | {text} | {result} |\n" for id_, text, result in samples.texts)
+        table = f"| id | transcript | result |\n|---|---|---|\n{rows}"
+        display.show_samples(self._position.step, table, samples.occupations)
+        return {"share_of_cells_kept": samples.share_of_cells}
 
     def _save_epoch(self, valid_loss: float) -> None:
         """Save ``epoch-N.pt``, link it if it is the best so far, and move to the next epoch."""
