@@ -73,6 +73,20 @@ def test_noise_is_in_the_recordings_of_training_strings_and_not_in_the_silences(
     assert [id_ for id_ in rows if not np.array_equal(other[id_], plain[id_])] == ["dev0", "dev1", "dev2"]
 
 
+def test_speaker_to_hold_out_is_dev_and_the_others_train_up_to_the_limits(folder):
+    lines = ["id\tspeaker\tsplit\ttext\tsegments\tgaps_ms"]
+    for speaker, split, count in (("ann", "train", 3), ("bob", "dev", 2), ("cai", "train", 3), ("dee", "test", 3)):
+        lines += [f"{speaker}{n}\t{speaker}\t{split}\tone\tone0\t0 0" for n in range(count)]
+    (folder / "strings.tsv").write_text("\n".join(lines) + "\n")
+    rows = _joined(folder, "--dev-speaker", "ann", "--dev-limit", "1", "--train-limit", "2")
+    splits = {id_: row["split"] for id_, row in rows.items()}
+    train = dict.fromkeys(("bob0", "bob1", "cai0", "cai1"), "train")
+    assert splits == {"ann0": "dev", **train, "dee0": "test", "dee1": "test", "dee2": "test"}
+    with pytest.raises(subprocess.CalledProcessError) as failed:
+        _joined(folder, "--dev-speaker", "eve")
+    assert b"`--dev-speaker` must be one of ann, bob, cai, but is eve" in failed.value.stderr
+
+
 def _of_all(folder, *options):
     rows = _joined(folder, *options)
     return {id_: soundfile.read(folder / "out" / row["path"])[0] for id_, row in rows.items()}, rows

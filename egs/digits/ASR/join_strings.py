@@ -4,9 +4,10 @@
     ./join_strings.py --recordings manifest.tsv --strings strings.tsv --output-dir joined [--noise-share 0.6]
 
 ``manifest.tsv`` has columns id, path; ``strings.tsv`` has id, speaker, split, text, segments (ids of recordings) and
-gaps_ms (silences before, between and behind them: one more than segments). Writes ``<output-dir>/<split>/<id>.wav`` and
+gaps_ms (silences before, between and after them: one more than segments). Writes ``<output-dir>/<split>/<id>.wav`` and
 ``<output-dir>/table.tsv`` for ``transducer prepare table``. With ``--noise-share``, that part of a split's strings
 has a noise in the recordings, not in the silences: as if they had been recorded elsewhere, with another microphone.
+With ``--dev-speaker``, that speaker's strings are dev, and those of all other speakers of train and dev are train.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import argparse
 import csv
 import sys
 import zlib
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 try:
@@ -40,11 +43,13 @@ def main() -> int:
     parser.add_argument(
         "--noise-snr-db", type=float, nargs=2, default=(5.0, 30.0), help="how far their noise is below the speech"
     )
-    parser.add_argument("--limit", type=int, default=None, help="join no more than this many a split")
+    parser.add_argument("--dev-speaker", help="speaker to hold out (default: the splits of the strings)")
+    parser.add_argument("--train-limit", type=int, help="training strings per speaker (default: all)")
+    parser.add_argument("--dev-limit", type=int, help="dev strings per speaker (default: all)")
     arguments = parser.parse_args()
     try:
         count = join_all(arguments)
-    except (AudioError, OSError, KeyError) as err:
+    except (AudioError, OSError, KeyError, ValueError) as err:
         print(f"join_strings.py: error: {err}", file=sys.stderr)
         return 1
     print(f"{arguments.output_dir}/table.tsv: {count} utterances")
@@ -55,14 +60,9 @@ def join_all(arguments: argparse.Namespace) -> int:
     folder = arguments.recordings.parent
     paths = {row["id"]: folder / row["path"] for row in read_rows(arguments.recordings)}
     sounds: dict[str, np.ndarray] = {}
-    written: dict[str, int] = {}
     rows = []
-    for row in read_rows(arguments.strings):
-        split = row["split"]
-        if arguments.limit is not None and written.get(split, 0) >= arguments.limit:
-            continue
-        written[split] = written.get(split, 0) + 1
-        segments = row["segments"].split()
+    for row in chosen_strings(read_rows(arguments.strings), arguments):
+        split, segments = row["split"], row["segments"].split()
         for id_ in segments:
             if id_ not in sounds:
                 sounds[id_] = read_audio(paths[id_], arguments.sample_rate)
@@ -84,6 +84,23 @@ def join_all(arguments: argparse.Namespace) -> int:
     return len(rows)
 
 
+def chosen_strings(rows: list[dict[str, str]], arguments: argparse.Namespace) -> Iterator[dict[str, str]]:
+    """The strings to join, each with its split, up to the limits of the splits."""
+    speakers = sorted({row["speaker"] for row in rows if row["split"] != "test"})
+    if arguments.dev_speaker not in (None, *speakers):
+        raise ValueError(f"`--dev-speaker` must be one of {', '.join(speakers)}, but is {arguments.dev_speaker}")
+    limits = {"train": arguments.train_limit, "dev": arguments.dev_limit}
+    counts: Counter[tuple[str, str]] = Counter()
+    for row in rows:
+        speaker, split = row["speaker"], row["split"]
+        if arguments.dev_speaker is not None and split != "test":
+            split = "dev" if speaker == arguments.dev_speaker else "train"
+        counts[speaker, split] += 1
+        limit = limits.get(split)
+        if limit is None or counts[speaker, split] <= limit:
+            yield {**row, "split": split}
+
+
 def with_noise(sounds: list[np.ndarray], snr_db: float, sample_rate: int, rng: np.random.Generator) -> list[np.ndarray]:
     """One noise of one color through all of them, so many decibels below their mean power."""
     sizes = [len(sound) for sound in sounds]
@@ -95,7 +112,7 @@ def with_noise(sounds: list[np.ndarray], snr_db: float, sample_rate: int, rng: n
 
 
 def join(sounds: list[np.ndarray], gaps: list[int]) -> np.ndarray:
-    """Sounds with silences of so many samples before, between and behind them."""
+    """Sounds with silences of so many samples before, between and after them."""
     pieces = [np.zeros(gaps[0], np.float32)]
     for sound, gap in zip(sounds, gaps[1:], strict=True):
         pieces += [sound, np.zeros(gap, np.float32)]
