@@ -44,6 +44,15 @@ def golden() -> Path:
 
 
 @pytest.fixture(scope="session")
+def zipformer_golden() -> Path:
+    """Results of icefall's Zipformer, beside the checkout: too large for the repository."""
+    folder = Path(__file__).parents[2] / "shared" / "golden" / "zipformer"
+    if not folder.exists():
+        pytest.skip(f"no {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def prepared(tmp_path_factory) -> Path:
     """A corpus in AISHELL's layout and MUSAN, both of noise: aishell/, musan/, and prepared from them, data/."""
     folder = tmp_path_factory.mktemp("prepared")
