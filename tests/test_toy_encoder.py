@@ -155,5 +155,5 @@ def test_unknown_encoder_is_named(corpus, tmp_path, capsys):
 
 def test_model_of_an_unknown_encoder_is_refused(exp, monkeypatch):
     monkeypatch.delitem(model_config.ENCODER_CONFIGS, "toy")
-    with pytest.raises(ValueError, match="`encoder` must be one of conformer, but is 'toy'"):
+    with pytest.raises(ValueError, match="`encoder` must be one of conformer, zipformer, but is 'toy'"):
         load_checkpoint(exp / "epoch-1.pt")

@@ -59,14 +59,14 @@ class RelativeSelfAttention(nn.Module):
         r = self.linear_pos(positions).view(2 * T - 1, H, Dh).transpose(0, 1)  # (H, 2T-1, Dh)
         by_content = (q + self.pos_bias_u[:, None]) @ k.transpose(2, 3)
         by_distance = (q + self.pos_bias_v[:, None]) @ r.transpose(1, 2)  # (N, H, T, 2T-1)
-        scores = (by_content + _shift(by_distance)) * Dh**-0.5
+        scores = (by_content + by_key(by_distance)) * Dh**-0.5
         scores = scores.masked_fill(padding[:, None, None], -torch.inf)
         mixed = scores.softmax(-1) @ v  # (N, H, T, Dh)
         return self.out_proj(mixed.transpose(1, 2).reshape(N, T, H * Dh))
 
 
-def _shift(by_distance: Tensor) -> Tensor:
-    """Map (N, H, T, 2T-1) to (N, H, T, T): entry (i, j) is column T-1-i+j, the distance i-j."""
+def by_key(by_distance: Tensor) -> Tensor:
+    """Map scores by distance, (N, H, T, 2T-1), to (N, H, T, T): entry (i, j) is column T-1-i+j."""
     N, H, T, _ = by_distance.shape
     if torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
         # strides would become constants of the graph; this form needs T >= 2

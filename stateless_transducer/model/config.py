@@ -6,6 +6,7 @@ encoder, decoder and joiner have different names, so that a checkpoint can list 
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -14,10 +15,42 @@ from typing import Annotated, Any, ClassVar, Literal
 from annotated_types import Ge, Interval
 
 from stateless_transducer.ops.subsampling import Subsampling
-from stateless_transducer.options import check_bounds
+from stateless_transducer.options import ADVANCED, check_bounds
 from stateless_transducer.wording import counted
 
 FeatureNorm = Literal["none", "mean", "level"]
+DecoderConv = Literal["depthwise", "grouped"]
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """Sizes of the decoder, the prediction network."""
+
+    context_size: Annotated[int, Ge(1)] = 2
+    """Tokens that the decoder sees."""
+    decoder_dim: Annotated[int, Ge(1)] | None = None
+    """Width of the decoder; None: the width of the joiner."""
+    decoder_conv: Annotated[DecoderConv, ADVANCED] = "depthwise"
+    """Convolution over the tokens. depthwise: the tutorial's, one weight per channel and token. grouped: the
+    Zipformer's, four channels per group, then ReLU, and a learned vector for the start of an utterance."""
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+        if self.decoder_conv == "grouped" and self.decoder_dim is not None and self.decoder_dim % 4:
+            raise ValueError(f"`decoder_dim` must be a multiple of 4, but is {self.decoder_dim}.")
+
+
+@dataclass(frozen=True)
+class JoinerConfig:
+    """Sizes of the joiner."""
+
+    joiner_dim: Annotated[int, Ge(1)] = 512
+    """Width of the joiner."""
+    joiner_proj: Annotated[bool, ADVANCED] = False
+    """Map the outputs of encoder and decoder to the width of the joiner, instead of making them as wide."""
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
 
 
 @dataclass(frozen=True)
@@ -26,6 +59,10 @@ class EncoderConfig(ABC):
 
     kind: ClassVar[str]
     """Name of the encoder in flags and checkpoints."""
+    usual_decoder: ClassVar[DecoderConfig] = DecoderConfig()
+    """Decoder that this encoder is usually trained with."""
+    usual_joiner: ClassVar[JoinerConfig] = JoinerConfig()
+    """Joiner that this encoder is usually trained with."""
 
     dropout: Annotated[float, Interval(ge=0, lt=1)] = 0.1
     """Share of activations dropped in training."""
@@ -86,30 +123,146 @@ class ConformerConfig(EncoderConfig):
         return f"conformer, {layers} of width {self.attention_dim}, {heads}"
 
 
-ENCODER_CONFIGS: dict[str, type[EncoderConfig]] = {ConformerConfig.kind: ConformerConfig}
+@dataclass(frozen=True)
+class ZipformerConfig(EncoderConfig):
+    """Sizes of a Zipformer: a number for each stack, separated by commas, or one for all; the defaults are icefall's M.
+
+    `ZIPFORMER_SIZES` has the published sizes by name.
+    """
+
+    kind: ClassVar[str] = "zipformer"
+    usual_decoder: ClassVar[DecoderConfig] = DecoderConfig(decoder_dim=512, decoder_conv="grouped")
+    usual_joiner: ClassVar[JoinerConfig] = JoinerConfig(joiner_proj=True)
+
+    dropout: Annotated[float, Interval(ge=0, lt=1 / 3)] = 0.1
+    """Share of activations dropped in training, after 20000 batches; three times as much at the beginning."""
+    num_encoder_layers: tuple[Annotated[int, Ge(1)], ...] = (2, 2, 3, 4, 3, 2)
+    """Layers."""
+    downsampling_factor: Annotated[tuple[Annotated[int, Ge(1)], ...], ADVANCED] = (1, 2, 4, 8, 4, 2)
+    """Frames at 50 per second for each frame of the stack."""
+    encoder_dim: tuple[Annotated[int, Ge(1)], ...] = (192, 256, 384, 512, 384, 256)
+    """Width; the largest one is that of the encoder."""
+    encoder_unmasked_dim: Annotated[tuple[Annotated[int, Ge(1)], ...], ADVANCED] = (192, 192, 256, 256, 256, 192)
+    """Channels that training never masks."""
+    feedforward_dim: tuple[Annotated[int, Ge(4)], ...] = (512, 768, 1024, 1536, 1024, 768)
+    """Width inside the second feed-forward module; the first has 3/4 of it, the third 5/4."""
+    num_heads: tuple[Annotated[int, Ge(1)], ...] = (4, 4, 4, 8, 4, 4)
+    """Attention heads."""
+    query_head_dim: Annotated[tuple[Annotated[int, Ge(1)], ...], ADVANCED] = (32,)
+    """Width of a head's queries and keys."""
+    value_head_dim: Annotated[tuple[Annotated[int, Ge(1)], ...], ADVANCED] = (12,)
+    """Width of a head's values."""
+    pos_head_dim: Annotated[tuple[Annotated[int, Ge(1)], ...], ADVANCED] = (4,)
+    """Width of a head's queries by position."""
+    pos_dim: Annotated[int, Ge(2), ADVANCED] = 48
+    """Features of a position; even."""
+    cnn_module_kernel: Annotated[tuple[Annotated[int, Ge(1)], ...], ADVANCED] = (31, 31, 15, 15, 15, 31)
+    """Frames that a convolution module sees; odd."""
+    causal: bool = False
+    """Train on chunks of several lengths, for recognition while someone speaks."""
+    chunk_size: tuple[int, ...] = (16, 32, 64, -1)
+    """Lengths of chunks to train on, in frames of 20 ms; -1: the utterance."""
+    left_context_frames: tuple[int, ...] = (64, 128, 256, -1)
+    """Frames before a chunk that it sees, of 20 ms; -1: all."""
+    pads_like_icefall: Annotated[bool, ADVANCED] = False
+    """Let the padding frames of a batch affect the ends of shorter utterances, as in icefall, to repeat its results."""
+
+    def __post_init__(self) -> None:
+        num_stacks = len(self.downsampling_factor)
+        for name in _PER_STACK:
+            value = getattr(self, name)
+            if len(value) not in (1, num_stacks):
+                raise ValueError(
+                    f"`{name}` must have as many numbers as `downsampling_factor`, {num_stacks}, or 1, but has "
+                    f"{len(value)}."
+                )
+            # one number stands for all stacks; a frozen dataclass has no other way to normalize a field
+            object.__setattr__(self, name, tuple(value) * (num_stacks // len(value)))
+        super().__post_init__()
+        self._check_dims()
+        self._check_chunks()
+
+    def _check_dims(self) -> None:
+        odd = next((dim for dim in self.encoder_dim if dim % 2), None)
+        if odd is not None:
+            raise ValueError(f"`encoder_dim` must be even, but is {odd}.")
+        even = next((value for value in self.cnn_module_kernel if value % 2 == 0), None)
+        if even is not None:
+            raise ValueError(f"`cnn_module_kernel` must be odd, but is {even}.")
+        if self.pos_dim % 2:
+            raise ValueError(f"`pos_dim` must be even, but is {self.pos_dim}.")
+        for unmasked, dim in zip(self.encoder_unmasked_dim, self.encoder_dim, strict=True):
+            if unmasked > dim:
+                raise ValueError(f"`encoder_unmasked_dim` must be at most `encoder_dim` {dim}, but is {unmasked}.")
+
+    def _check_chunks(self) -> None:
+        for name in ("chunk_size", "left_context_frames"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, tuple(value))
+            wrong = next((number for number in value if number < 1 and number != -1), None)
+            if not value or wrong is not None:
+                found = "empty" if wrong is None else wrong
+                raise ValueError(f"`{name}` must be numbers above 0, or -1, but is {found}.")
+        factor = math.lcm(*self.downsampling_factor)
+        broken = next((size for size in self.chunk_size if size > 0 and size % factor), None)
+        if self.causal and broken is not None:
+            raise ValueError(
+                f"`chunk_size` must be a multiple of {factor}, which all of `downsampling_factor` divide, "
+                f"but is {broken}."
+            )
+
+    @property
+    def subsampling(self) -> Subsampling:
+        """Convolutions of stride 2 that see 9 frames, then pairs of frames, the last one with itself if it is alone."""
+        return Subsampling(factor=4, min_frames=9)
+
+    @property
+    def summary(self) -> str:
+        """Kind, stacks, layers and width."""
+        name = next((name for name, sizes in ZIPFORMER_SIZES.items() if sizes.encoder_dim == self.encoder_dim), None)
+        named = "" if name is None else f" {name.upper()}"
+        causal = "causal " if self.causal else ""
+        layers, stacks = sum(self.num_encoder_layers), len(self.num_encoder_layers)
+        return f"{causal}zipformer{named}, {layers} layers in {stacks} stacks of width up to {max(self.encoder_dim)}"
+
+
+_PER_STACK = (
+    "num_encoder_layers",
+    "downsampling_factor",
+    "encoder_dim",
+    "encoder_unmasked_dim",
+    "feedforward_dim",
+    "num_heads",
+    "query_head_dim",
+    "value_head_dim",
+    "pos_head_dim",
+    "cnn_module_kernel",
+)
+"""Fields of `ZipformerConfig` with a number for each stack."""
+
+ZIPFORMER_SIZES = {
+    "s": ZipformerConfig(
+        num_encoder_layers=(2, 2, 2, 2, 2, 2),
+        encoder_dim=(192, 256, 256, 256, 256, 256),
+        encoder_unmasked_dim=(192,),
+        feedforward_dim=(512, 768, 768, 768, 768, 768),
+    ),
+    "m": ZipformerConfig(),
+    "l": ZipformerConfig(
+        num_encoder_layers=(2, 2, 4, 5, 4, 2),
+        encoder_dim=(192, 256, 512, 768, 512, 256),
+        encoder_unmasked_dim=(192, 192, 256, 320, 256, 192),
+        feedforward_dim=(512, 768, 1536, 2048, 1536, 768),
+    ),
+}
+"""icefall's published sizes: 23, 66 and 148 million parameters with a vocabulary of 500."""
+
+
+ENCODER_CONFIGS: dict[str, type[EncoderConfig]] = {
+    ConformerConfig.kind: ConformerConfig,
+    ZipformerConfig.kind: ZipformerConfig,
+}
 """Configuration class of each encoder by its kind."""
-
-
-@dataclass(frozen=True)
-class DecoderConfig:
-    """Sizes of the decoder, the prediction network."""
-
-    context_size: Annotated[int, Ge(1)] = 2
-    """Tokens that the decoder sees."""
-
-    def __post_init__(self) -> None:
-        check_bounds(self)
-
-
-@dataclass(frozen=True)
-class JoinerConfig:
-    """Sizes of the joiner."""
-
-    joiner_dim: Annotated[int, Ge(1)] = 512
-    """Width of encoder output, decoder output and joiner."""
-
-    def __post_init__(self) -> None:
-        check_bounds(self)
 
 
 SizeName = Literal["tiny", "small", "medium", "large"]
@@ -173,6 +326,8 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         check_bounds(self)
+        if isinstance(self.encoder, ZipformerConfig) and not self.joiner.joiner_proj:
+            raise ValueError("`joiner_proj` must be true for a zipformer, whose output is not as wide as the joiner.")
         if not 0 <= self.blank_id < self.vocab_size:
             raise ValueError(f"`blank_id` must be in 0..{self.vocab_size - 1}, but is {self.blank_id}.")
 

@@ -1,40 +1,60 @@
 """Stateless decoder: an embedding and a convolution over the last few tokens (arXiv 2002.03499, plus the convolution).
 
-Letters: N utterances, U tokens, D width.
+Letters: N utterances, U tokens, L tokens of a window or more, V vocabulary, D width.
 """
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
+
+from stateless_transducer.model.config import DecoderConv
+from stateless_transducer.model.regularize import Balancer
+
+_CHANNELS_PER_GROUP = 4
 
 
 class StatelessDecoder(nn.Module):
-    """Prediction network without a state: its output depends only on the last ``context_size`` tokens."""
+    """Prediction network without a state: its output depends only on the last ``context_size`` tokens.
 
-    def __init__(self, vocab_size: int, dim: int, blank_id: int, context_size: int) -> None:
+    In a context, blanks stand before the first token. With a depthwise convolution, their vectors are zero. With a
+    grouped one, as in icefall's Zipformer, the last of them has a learned vector, and those before it are zero.
+    """
+
+    def __init__(
+        self, vocab_size: int, dim: int, blank_id: int, context_size: int, conv: DecoderConv = "depthwise"
+    ) -> None:
         super().__init__()
         self.blank_id, self.context_size = blank_id, context_size
-        # padding_idx: blanks precede the first token, and their embedding stays zero
-        self.embedding = nn.Embedding(vocab_size, dim, padding_idx=blank_id)
+        self.output_dim, self.is_grouped = dim, conv == "grouped"
+        self.embedding = nn.Embedding(vocab_size, dim, padding_idx=None if self.is_grouped else blank_id)
         if context_size > 1:
-            self.conv = nn.Conv1d(dim, dim, context_size, groups=dim, bias=False)
+            groups = dim // _CHANNELS_PER_GROUP if self.is_grouped else dim
+            self.conv = nn.Conv1d(dim, dim, context_size, groups=groups, bias=False)
+        if self.is_grouped:
+            self.balancer1, self.balancer2 = _balancer(), _balancer()
 
     def forward(self, contexts: Tensor) -> Tensor:
         """Compute one output per window of ``context_size`` tokens.
 
         Args:
-            contexts: (N, L), integer, L >= context_size.
+            contexts: (N, L), integer, L >= context_size. Ids below 0 stand for nothing.
 
         Returns:
             (N, L - context_size + 1, D).
         """
-        x = self.embedding(contexts)
+        x = self.embedding(contexts.clamp(min=0))
+        if self.is_grouped:
+            x = self.balancer1(x.masked_fill((contexts < 0)[:, :, None], 0.0))
         if self.context_size > 1:
             x = self.conv(x.transpose(1, 2)).transpose(1, 2)
-        return x
+            x = x.relu() if self.is_grouped else x
+        return self.balancer2(x) if self.is_grouped else x
 
     def step(self, contexts: Tensor) -> Tensor:
         """Compute `forward` for one window, (N, context_size) -> (N, D), with few operations, for the searches."""
+        if self.is_grouped:
+            return self(self.marked(contexts))[:, 0]
         x = self.embedding(contexts)
         if self.context_size == 1:
             return x[:, 0]
@@ -42,4 +62,27 @@ class StatelessDecoder(nn.Module):
 
     def all_prefixes(self, tokens: Tensor) -> Tensor:
         """Map (N, U) to (N, U+1, D): row u has seen the first u tokens, preceded by blanks."""
-        return self(nn.functional.pad(tokens, (self.context_size, 0), value=self.blank_id))
+        prefixes = nn.functional.pad(tokens, (1, 0), value=self.blank_id)
+        nothing = -1 if self.is_grouped else self.blank_id
+        return self(nn.functional.pad(prefixes, (self.context_size - 1, 0), value=nothing))
+
+    def marked(self, contexts: Tensor) -> Tensor:
+        """Return contexts (N, context_size) with -1 for each blank that another one follows, as tokens never are."""
+        is_blank = contexts == self.blank_id
+        return contexts.masked_fill(nn.functional.pad(is_blank[:, :-1] & is_blank[:, 1:], (0, 1)), -1)
+
+    @torch.no_grad()
+    def tables(self) -> list[Tensor]:
+        """Return (V, D) for each token of the context; the sum of its rows is the output of the convolution."""
+        embedding = self.embedding.weight
+        if self.context_size == 1:
+            return [embedding.clone()]
+        # (groups, channels out, channels in) for each position
+        groups = self.conv.groups
+        kernels = self.conv.weight.unflatten(0, (groups, -1)).unbind(-1)
+        inputs = embedding.unflatten(1, (groups, -1))
+        return [torch.einsum("vgi,goi->vgo", inputs, kernel).flatten(1) for kernel in kernels]
+
+
+def _balancer() -> Balancer:
+    return Balancer(min_positive=0.0, max_positive=1.0, min_abs=0.5, max_abs=1.0, prob=0.05)

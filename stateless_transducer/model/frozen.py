@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from stateless_transducer.model.packed_linear import PackedLinear
 from stateless_transducer.model.transducer import Transducer
@@ -18,9 +18,9 @@ from stateless_transducer.model.transducer import Transducer
 class FrozenTransducer:
     """Transducer for the searches, with the outputs of the `Transducer` that it is made from.
 
-    The decoder, an embedding and a depthwise convolution, becomes a table for each of the C positions: a step is C
-    gathers and a sum. The joiner's weight is laid out once, see `PackedLinear`. With bfloat16, encoder and joiner
-    multiply in bfloat16, while sums stay in float32.
+    The decoder, an embedding and a convolution, becomes a table for each of the C positions: a step is C gathers and a
+    sum, and if the model has them, a ReLU and a projection. The joiner's weights are laid out once, see `PackedLinear`.
+    With bfloat16, encoder and joiner multiply in bfloat16, while sums stay in float32.
     """
 
     def __init__(self, model: Transducer, *, dtype: torch.dtype = torch.float32) -> None:
@@ -33,12 +33,15 @@ class FrozenTransducer:
         self.blank_id, self.context_size = model.blank_id, model.context_size
         self.subsampling = model.subsampling
         self._encode, self._dtype = model.encode, dtype
+        self._grouped = model.decoder if model.decoder.is_grouped and self.context_size > 1 else None
         with torch.no_grad():
-            embedding = model.decoder.embedding.weight
-            kernel = model.decoder.conv.weight[:, 0].T if self.context_size > 1 else torch.ones_like(embedding[:1])
-            self._tables = [embedding * factor for factor in kernel]  # C times (V, D)
-            linear = model.joiner.output_linear
-            self._output_linear = PackedLinear(linear.weight.to(dtype), linear.bias.to(dtype))
+            tables, projection = model.decoder.tables(), model.joiner.decoder_proj  # C times (V, D)
+            if self.context_size == 1:
+                tables, projection = [projection(tables[0])], None
+            # row V, the last one, is for -1
+            self._tables = [torch.cat([table, torch.zeros_like(table[:1])]) for table in tables]
+            self._decoder_proj = _packed(projection, torch.float32) if isinstance(projection, nn.Linear) else None
+            self._output_linear = _packed(model.joiner.output_linear, dtype)
 
     @property
     def device(self) -> torch.device:
@@ -56,12 +59,20 @@ class FrozenTransducer:
     @torch.inference_mode()
     def predict(self, contexts: Tensor) -> Tensor:
         """Map contexts (N, C) to decoder outputs (N, D)."""
+        if self._grouped is not None:
+            contexts = self._grouped.marked(contexts) % len(self._tables[0])
         decoder_out = self._tables[0].index_select(0, contexts[:, 0])
         for position, table in enumerate(self._tables[1:], start=1):
             decoder_out += table.index_select(0, contexts[:, position])
-        return decoder_out
+        if self._grouped is not None:
+            decoder_out.relu_()
+        return decoder_out if self._decoder_proj is None else self._decoder_proj(decoder_out)
 
     @torch.inference_mode()
     def join(self, encoder_out: Tensor, decoder_out: Tensor) -> Tensor:
         """Map encoder and decoder outputs, (N, D) each, to logits (N, V), float32."""
         return self._output_linear(torch.tanh(encoder_out + decoder_out)).float()
+
+
+def _packed(linear: nn.Linear, dtype: torch.dtype) -> PackedLinear:
+    return PackedLinear(linear.weight.to(dtype), linear.bias.to(dtype))

@@ -1,6 +1,6 @@
 """Joiner: ``tanh(encoder_out + decoder_out)`` and one linear map.
 
-Letters: D width, V vocabulary with blank.
+Letters: E width of the encoder's output, P width of the decoder's, D width of the joiner, V vocabulary with blank.
 """
 
 from __future__ import annotations
@@ -8,12 +8,24 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from stateless_transducer.model.zipformer_parts import scaled_linear
+
 
 class Joiner(nn.Module):
-    """Joiner: logits of the next token or blank."""
+    """Joiner: logits of the next token or blank.
 
-    def __init__(self, dim: int, vocab_size: int) -> None:
+    Args:
+        dim: D.
+        vocab_size: V.
+        input_dims: E and P, if linear maps bring encoder and decoder to width D; None: both have it.
+    """
+
+    def __init__(self, dim: int, vocab_size: int, input_dims: tuple[int, int] | None = None) -> None:
         super().__init__()
+        self.encoder_proj: nn.Module = nn.Identity()
+        self.decoder_proj: nn.Module = nn.Identity()
+        if input_dims is not None:
+            self.encoder_proj, self.decoder_proj = (scaled_linear(width, dim, 0.25) for width in input_dims)
         self.output_linear = nn.Linear(dim, vocab_size)
 
     @property
@@ -22,5 +34,5 @@ class Joiner(nn.Module):
         return self.output_linear.weight.device
 
     def forward(self, encoder_out: Tensor, decoder_out: Tensor) -> Tensor:
-        """Map encoder and decoder outputs, (..., D) each and broadcast, to logits (..., V)."""
+        """Map projected outputs of encoder and decoder, (..., D) each and broadcast, to logits (..., V)."""
         return self.output_linear(torch.tanh(encoder_out + decoder_out))

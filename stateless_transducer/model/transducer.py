@@ -1,6 +1,7 @@
 """Stateless transducer: encoder, decoder, joiner, and the loss that trains them.
 
-Letters: N utterances, T_in feature frames, F mel bins, T encoder frames, U tokens, V vocabulary, D joiner width.
+Letters: N utterances, T_in feature frames, F mel bins, T encoder frames, U tokens, V vocabulary, D joiner width,
+E width of the encoder's output.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from stateless_transducer.model.config import ConformerConfig, FeatureNorm, ModelConfig
+from stateless_transducer.model.config import ConformerConfig, FeatureNorm, ModelConfig, ZipformerConfig
 from stateless_transducer.model.conformer import Conformer
 from stateless_transducer.model.decoder import StatelessDecoder
 from stateless_transducer.model.encoder import Encoder
 from stateless_transducer.model.feature_norm import normalized
 from stateless_transducer.model.joiner import Joiner
+from stateless_transducer.model.zipformer import StackSizes, Zipformer
+from stateless_transducer.model.zipformer_layer import LayerSizes
 from stateless_transducer.ops.cells import list_cells
 from stateless_transducer.ops.joiner_scores import JoinerInputs, arc_scores
 from stateless_transducer.ops.joint_loss import joint_transducer_loss
@@ -92,7 +95,7 @@ class Transducer(nn.Module):
         return joint_transducer_loss(
             encoder_out,
             encoder_out_lens,
-            self.decoder.all_prefixes(tokens.to(encoder_out.device, non_blocking=True)),
+            self.predict_all(tokens.to(encoder_out.device, non_blocking=True)),
             tokens,
             token_lens,
             self.joiner.output_linear.weight,
@@ -125,7 +128,7 @@ class Transducer(nn.Module):
         # avoid holding the logits of a long utterance
         inputs = JoinerInputs(
             encoder_out,
-            self.decoder.all_prefixes(tokens),
+            self.predict_all(tokens),
             following,
             self.joiner.output_linear.weight,
             self.joiner.output_linear.bias,
@@ -139,11 +142,20 @@ class Transducer(nn.Module):
 
     def encode(self, features: Tensor, feature_lens: Tensor) -> tuple[Tensor, Tensor]:
         """Encode features (N, T_in, F) of lengths (N,): encoder_out (N, T, D) and encoder_out_lens (N,)."""
+        frames, lens = self.encode_frames(features, feature_lens)
+        return self.joiner.encoder_proj(frames), lens
+
+    def encode_frames(self, features: Tensor, feature_lens: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute the encoder's output (N, T, E) before the joiner's projection to encoder_out, and its lengths."""
         return self.encoder(normalized(features, feature_lens, self.feature_norm), feature_lens)
 
     def predict(self, contexts: Tensor) -> Tensor:
         """Map contexts (N, context_size) to decoder outputs (N, D)."""
-        return self.decoder.step(contexts)
+        return self.joiner.decoder_proj(self.decoder.step(contexts))
+
+    def predict_all(self, tokens: Tensor) -> Tensor:
+        """Map tokens (N, U) to decoder outputs (N, U+1, D), of which row u has seen the first u tokens."""
+        return self.joiner.decoder_proj(self.decoder.all_prefixes(tokens))
 
     def join(self, encoder_out: Tensor, decoder_out: Tensor) -> Tensor:
         """Map encoder and decoder outputs, (N, D) each, to logits (N, V)."""
@@ -165,13 +177,54 @@ def _build_conformer(config: ConformerConfig, feature_dim: int, output_dim: int)
     )
 
 
-ENCODER_BUILDERS: dict[type, Callable[[Any, int, int], Encoder]] = {ConformerConfig: _build_conformer}
-"""Builder of each encoder by configuration class; it takes the configuration, the feature and the output dimension."""
+def _build_zipformer(config: ZipformerConfig, feature_dim: int, output_dim: int) -> Zipformer:
+    """Build the encoder; its output is as wide as its widest stack, and the joiner projects it."""
+    stacks = [
+        StackSizes(
+            num_layers=config.num_encoder_layers[i],
+            factor=config.downsampling_factor[i],
+            unmasked_dim=config.encoder_unmasked_dim[i],
+            layer=LayerSizes(
+                dim=config.encoder_dim[i],
+                num_heads=config.num_heads[i],
+                query_dim=config.query_head_dim[i],
+                position_query_dim=config.pos_head_dim[i],
+                value_dim=config.value_head_dim[i],
+                positions_dim=config.pos_dim,
+                feedforward_dim=config.feedforward_dim[i],
+                kernel=config.cnn_module_kernel[i],
+                is_causal=config.causal,
+            ),
+        )
+        for i in range(len(config.encoder_dim))
+    ]
+    return Zipformer(
+        feature_dim=feature_dim,
+        stacks=stacks,
+        dropout=config.dropout,
+        # an encoder that is not causal sees the whole utterance
+        chunk_sizes=config.chunk_size if config.causal else (-1,),
+        left_context_frames=config.left_context_frames if config.causal else (-1,),
+        pads_like_icefall=config.pads_like_icefall,
+        subsampling=config.subsampling,
+    )
+
+
+ENCODER_BUILDERS: dict[type, Callable[[Any, int, int], Encoder]] = {
+    ConformerConfig: _build_conformer,
+    ZipformerConfig: _build_zipformer,
+}
+"""Builder of each encoder by configuration class; it takes the configuration, the feature and the joiner dimension."""
 
 
 def build_model(config: ModelConfig) -> Transducer:
     """Build a network of the given sizes, with weights drawn from torch's generator."""
     joiner_dim = config.joiner.joiner_dim
+    decoder_dim = config.decoder.decoder_dim or joiner_dim
     encoder = ENCODER_BUILDERS[type(config.encoder)](config.encoder, config.feature_dim, joiner_dim)
-    decoder = StatelessDecoder(config.vocab_size, joiner_dim, config.blank_id, config.decoder.context_size)
-    return Transducer(encoder, decoder, Joiner(joiner_dim, config.vocab_size), feature_norm=config.feature_norm)
+    decoder = StatelessDecoder(
+        config.vocab_size, decoder_dim, config.blank_id, config.decoder.context_size, config.decoder.decoder_conv
+    )
+    input_dims = (encoder.output_dim, decoder_dim) if config.joiner.joiner_proj else None
+    joiner = Joiner(joiner_dim, config.vocab_size, input_dims)
+    return Transducer(encoder, decoder, joiner, feature_norm=config.feature_norm)

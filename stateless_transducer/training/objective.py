@@ -130,9 +130,9 @@ class TransducerObjective(Objective):
         super().__init__()
         self.model: Transducer = model  # pyright: ignore[reportIncompatibleVariableOverride]
         self.config = config
-        dim, vocab_size = model.encoder.output_dim, model.vocab_size
-        self.ctc_head = nn.Linear(dim, vocab_size) if config.optim.ctc_loss_scale > 0 else None
-        self.simple_joiner = SimpleJoiner(dim, vocab_size, config.prune) if config.prune.prune_range else None
+        dims, vocab_size = (model.encoder.output_dim, model.decoder.output_dim), model.vocab_size
+        self.ctc_head = nn.Linear(dims[0], vocab_size) if config.optim.ctc_loss_scale > 0 else None
+        self.simple_joiner = SimpleJoiner(dims, vocab_size, config.prune) if config.prune.prune_range else None
 
     @property
     def stages(self) -> Sequence[nn.Module]:
@@ -194,20 +194,21 @@ class TransducerObjective(Objective):
     def unweighted_losses(self, batch: Batch, topology: Topology, *, with_ctc: bool) -> UtteranceLosses:
         """Compute the unweighted losses of each utterance."""
         on_device = batch.to(self.model.device)
-        encoder_out, _ = self.model.encode(on_device.features, on_device.feature_lens)
+        frames, _ = self.model.encode_frames(on_device.features, on_device.feature_lens)
+        encoder_out = self.model.joiner.encoder_proj(frames)
         lens = self.model.subsampling.lens(batch.feature_lens)
         simple_nll, band = None, None
         if self.simple_joiner is not None:
             decoder_out = self.model.decoder.all_prefixes(on_device.tokens)
             simple_nll, band = self.simple_joiner(
-                encoder_out, lens, decoder_out, batch, blank=self.model.blank_id, topology=topology
+                frames, lens, decoder_out, batch, blank=self.model.blank_id, topology=topology
             )
         nll = self.model.nll(
             encoder_out, lens, batch.tokens, batch.token_lens, max_symbols_per_frame=topology, band=band
         )
         ctc_nll = None
         if with_ctc and self.ctc_head is not None:
-            log_probs = self.ctc_head(encoder_out).float().log_softmax(-1).transpose(0, 1)  # (T, N, V)
+            log_probs = self.ctc_head(frames).float().log_softmax(-1).transpose(0, 1)  # (T, N, V)
             ctc_nll = nn.functional.ctc_loss(
                 log_probs,
                 on_device.tokens,
@@ -229,17 +230,17 @@ class TransducerObjective(Objective):
 class SimpleJoiner(nn.Module):
     """Joiner that adds two linear maps; its loss selects the lattice rows of each frame for the pruned loss."""
 
-    def __init__(self, dim: int, vocab_size: int, config: PruneConfig) -> None:
+    def __init__(self, dims: tuple[int, int], vocab_size: int, config: PruneConfig) -> None:
         super().__init__()
-        self.from_encoder, self.from_decoder = nn.Linear(dim, vocab_size), nn.Linear(dim, vocab_size)
+        self.from_encoder, self.from_decoder = (nn.Linear(dim, vocab_size) for dim in dims)
         self._config = config
 
     def forward(
-        self, encoder_out: Tensor, lens: Tensor, decoder_out: Tensor, batch: Batch, *, blank: int, topology: Topology
+        self, frames: Tensor, lens: Tensor, decoder_out: Tensor, batch: Batch, *, blank: int, topology: Topology
     ) -> tuple[Tensor, PruneRanges]:
-        """Map (N, T, D), (N,) and (N, U+1, D) to the simple nll (N,) and the band."""
+        """Map outputs of encoder and decoder, (N, T, E), (N,) and (N, U+1, P), to the simple nll (N,) and the band."""
         simple = simple_transducer_loss(
-            self.from_encoder(encoder_out),
+            self.from_encoder(frames),
             lens,
             self.from_decoder(decoder_out),
             batch.tokens,

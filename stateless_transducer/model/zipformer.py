@@ -1,0 +1,280 @@
+"""Zipformer encoder (Yao et al. 2023, arXiv 2310.11230), offline or causal, as in icefall.
+
+Stacks of layers run at several frame rates, from 50 frames per second down to 6.25 and up again. In this package,
+padding and the other utterances of a batch do not change an utterance; in icefall they do, see `Zipformer`.
+
+Letters: N utterances, T_in feature frames, F mel bins, T frames at 50 per second or of a stack, C channels, D width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from stateless_transducer.model.encoder import Encoder
+from stateless_transducer.model.regularize import Schedule
+from stateless_transducer.model.zipformer_embed import ZipformerSubsampling, embedded_lens
+from stateless_transducer.model.zipformer_layer import LayerSizes, Timeline, ZipformerLayer
+from stateless_transducer.model.zipformer_parts import Bypass, Downsample, downsampled, masked, upsample
+from stateless_transducer.ops.masks import padding_mask
+from stateless_transducer.ops.subsampling import Subsampling
+
+_WARMUP = 4000.0
+"""Batches during which one layer after the other begins to be used always."""
+_POSITION_DROPOUT = 0.15
+_FEATURE_MASK_RATE = 0.125
+"""Share of sequences without the last channels in training, and without half of them."""
+
+
+class StackSizes(NamedTuple):
+    """Sizes of a stack."""
+
+    num_layers: int
+    factor: int
+    """Frames at 50 per second for each frame of the stack."""
+    unmasked_dim: int
+    """Channels that training never masks."""
+    layer: LayerSizes
+
+
+class Zipformer(Encoder):
+    """Zipformer encoder: subsampling by 2, stacks of layers, and a final subsampling by 2.
+
+    A causal encoder sees all of an utterance in chunks: a frame sees the frames of its chunk and ``left_frames`` before
+    it. Training draws the length of the chunks for each batch from ``chunk_sizes``, and ``left_frames`` from
+    ``left_context_frames``; evaluation uses those of `use_chunks`. Both count frames at 50 per second; -1 is no limit.
+
+    Args:
+        pads_like_icefall: Let padding frames of a batch reach the convolutions of the subsampling, the last frame of a
+            downsampled stack, and the last chunk, as in icefall, whose models were trained so.
+    """
+
+    def __init__(
+        self,
+        *,
+        feature_dim: int,
+        stacks: Sequence[StackSizes],
+        dropout: float,
+        chunk_sizes: Sequence[int],
+        left_context_frames: Sequence[int],
+        pads_like_icefall: bool,
+        subsampling: Subsampling,
+    ) -> None:
+        super().__init__()
+        dims = [sizes.layer.dim for sizes in stacks]
+        self.width = self.output_dim = max(dims)
+        self.subsampling, self.pads_like_icefall = subsampling, pads_like_icefall
+        self._dims, self._unmasked_dims = dims, [sizes.unmasked_dim for sizes in stacks]
+        self._chunk_sizes, self._left_context_frames = tuple(chunk_sizes), tuple(left_context_frames)
+        self.embed = ZipformerSubsampling(feature_dim, dims[0], dropout)
+        # the first layers are always used from the second share of the warm-up on
+        share = _WARMUP / (len(stacks) + 1)
+        self.stacks = nn.ModuleList(
+            Stack(sizes, dropout=dropout, warmup=(share * number, share * (number + 1)))
+            for number, sizes in enumerate(stacks, start=1)
+        )
+        self.downsample_output = Downsample(2)
+        self.use_chunks(*self.widest_chunks)
+
+    @property
+    def stages(self) -> Sequence[nn.Module]:
+        """The subsampling and the stacks."""
+        return [self.embed, *self.stacks]
+
+    @property
+    def widest_chunks(self) -> tuple[int, int]:
+        """Chunk size and left context with which the encoder sees most."""
+        # -1 is no limit
+        return max(self._chunk_sizes, key=lambda size: size % 2**62), max(
+            self._left_context_frames, key=lambda frames: frames % 2**62
+        )
+
+    def use_chunks(self, chunk_size: int, left_frames: int) -> None:
+        """Set the length of the chunks and the frames before a chunk that it sees, for evaluation.
+
+        Raises:
+            ValueError: the model was not trained with these numbers.
+        """
+        for name, value, known in (
+            ("chunk_size", chunk_size, self._chunk_sizes),
+            ("left_context_frames", left_frames, self._left_context_frames),
+        ):
+            if value not in known:
+                raise ValueError(f"`{name}` must be one of {', '.join(map(str, known))}, but is {value}.")
+        self._chunks = chunk_size, left_frames
+
+    def forward(self, features: Tensor, feature_lens: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Encoder.forward`."""
+        outputs, ends = self.stack_outputs(features, feature_lens)
+        return self.downsample_output(self._most_recent(outputs), ends), self.subsampling.lens(feature_lens)
+
+    def stack_outputs(self, features: Tensor, feature_lens: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Return the output (N, T, C) of each stack, and the ends (N,), see `Timeline`."""
+        num_frames = (features.shape[1] - 7) // 2
+        # attention to no frame at all would give NaN
+        lens = embedded_lens(feature_lens).clamp(min=1)
+        ends = torch.full_like(lens, num_frames) if self.pads_like_icefall else lens
+        x = self.embed(features, ends)
+        chunk, left_frames = self._drawn_chunks() if self.training else self._chunks
+        masks = self._feature_masks(x)
+        outputs = []
+        for stack, dim, mask in zip(self.stacks, self._dims, masks, strict=True):
+            x = _with_channels(x, dim)
+            x = stack(x, lens, ends, chunk, left_frames, mask, self.recompute_stages and self.training)
+            outputs.append(x)
+        return outputs, ends
+
+    def _most_recent(self, outputs: list[Tensor]) -> Tensor:
+        """Return (N, T, D): each channel from the last stack that has it."""
+        parts = [outputs[-1]]
+        width = outputs[-1].shape[2]
+        for x in reversed(outputs):
+            if x.shape[2] > width:
+                parts.append(x[:, :, width:])
+                width = x.shape[2]
+        return torch.cat(parts, dim=2)
+
+    def _drawn_chunks(self) -> tuple[int, int]:
+        """Draw a chunk size and a left context from torch's generator, which training seeds for each update."""
+
+        def drawn(numbers: Sequence[int]) -> int:
+            return numbers[int(torch.randint(len(numbers), (), device="cpu"))]
+
+        chunk = drawn(self._chunk_sizes)
+        return chunk, -1 if chunk == -1 else drawn(self._left_context_frames)
+
+    def _feature_masks(self, x: Tensor) -> Sequence[Tensor | None]:
+        """Draw masks (N, 1, C) of the channels of each stack: for some sequences, the last quarter or half is zero."""
+        if not self.training:
+            return [None] * len(self._dims)
+        half, quarter = (torch.rand(2, len(x), 1, 1, device=x.device) >= _FEATURE_MASK_RATE).to(x.dtype)
+        ones = torch.ones_like(half)
+        masks = []
+        for dim, unmasked in zip(self._dims, self._unmasked_dims, strict=True):
+            middle = (dim - unmasked) // 2
+            widths = (unmasked, middle, dim - unmasked - middle)
+            parts = zip((ones, half, half * quarter), widths, strict=True)
+            masks.append(torch.cat([part.expand(-1, -1, width) for part, width in parts], dim=2))
+        return masks
+
+
+class Stack(nn.Module):
+    """Layers at one frame rate, with a bypass around them if it is lower than 50 frames per second."""
+
+    def __init__(self, sizes: StackSizes, *, dropout: float, warmup: tuple[float, float]) -> None:
+        super().__init__()
+        self.factor, self._positions_dim = sizes.factor, sizes.layer.positions_dim
+        self._is_causal = sizes.layer.is_causal
+        start, end = warmup
+        step = (end - start) / sizes.num_layers
+        last_rate = 0.035 * math.sqrt(sizes.factor)
+        self.layers = nn.ModuleList(
+            ZipformerLayer(
+                sizes.layer,
+                dropout=dropout,
+                skip_rate=Schedule((start + step * n, 0.5), (start + step * (n + 1), last_rate)),
+            )
+            for n in range(sizes.num_layers)
+        )
+        if sizes.factor > 1:
+            self.downsample = Downsample(sizes.factor)
+            self.out_combiner = Bypass(sizes.layer.dim)
+
+    def forward(
+        self,
+        x: Tensor,
+        lens: Tensor,
+        ends: Tensor,
+        chunk: int,
+        left_frames: int,
+        mask: Tensor | None,
+        recompute: bool,
+    ) -> Tensor:
+        """Map (N, T, C) to (N, T, C).
+
+        Args:
+            x: frames at 50 per second.
+            lens: (N,), lengths of the utterances, at least 1.
+            ends: (N,), see `Timeline`.
+            chunk: frames of a chunk; -1: one chunk.
+            left_frames: frames before a chunk that it sees, rounded down to chunks, at least one; -1: all.
+            mask: (N, 1, C), 0 in the channels to mask.
+            recompute: whether to recompute the activations of the layers for the gradient.
+        """
+        if self.factor == 1:
+            return self._run(x, lens, ends, chunk, left_frames, mask, recompute)
+        y = self.downsample(x, ends)
+        lens, ends = downsampled(lens, self.factor), downsampled(ends, self.factor)
+        chunk = chunk if chunk < 0 else chunk // self.factor
+        y = self._run(y, lens, ends, chunk, left_frames // self.factor, mask, recompute)
+        return self.out_combiner(x, upsample(y, self.factor, x.shape[1]))
+
+    def _run(
+        self,
+        x: Tensor,
+        lens: Tensor,
+        ends: Tensor,
+        chunk: int,
+        left_frames: int,
+        mask: Tensor | None,
+        recompute: bool,
+    ) -> Tensor:
+        """Run the layers at the frame rate of the stack, in which all numbers are."""
+        timeline = self._timeline(x, lens, ends, chunk, left_frames)
+        x = masked(x, mask)
+        for layer in self.layers:
+            x = checkpoint(layer, x, timeline, use_reentrant=False) if recompute else layer(x, timeline)
+            x = masked(x, mask)
+        return x
+
+    def _timeline(self, x: Tensor, lens: Tensor, ends: Tensor, chunk: int, left_frames: int) -> Timeline:
+        T = x.shape[1]
+        positions = nn.functional.dropout(offset_features(T, self._positions_dim, x), _POSITION_DROPOUT, self.training)
+        padding = padding_mask(lens, T)
+        hidden = padding[:, None]
+        if chunk > 0:
+            hidden = hidden | ~chunk_mask(T, chunk, left_frames, x.device)
+        return Timeline(positions, padding, hidden, ends, chunk)
+
+
+def chunk_mask(num_frames: int, chunk: int, left_frames: int, device: torch.device) -> Tensor:
+    """Return (T, T), bool: True where the frame of the row sees the frame of the column.
+
+    Args:
+        num_frames: T.
+        chunk: frames of a chunk.
+        left_frames: frames before the chunk that it sees, rounded down to chunks, at least one; -1: all.
+        device: device of the result.
+    """
+    number = torch.arange(num_frames, device=device) // chunk
+    distance = number[:, None] - number
+    sees = distance >= 0
+    return sees if left_frames < 0 else sees & (distance <= max(left_frames // chunk, 1))
+
+
+def offset_features(num_frames: int, dim: int, like: Tensor) -> Tensor:
+    """Return position features (2T-1, P) of the offsets -(T-1)..T-1.
+
+    Offsets are compressed, first logarithmically, then by an arc tangent, so that the features resolve small offsets
+    finely and large ones coarsely: cosines in even columns, sines in odd ones, and 1 in the last.
+
+    Args:
+        num_frames: T.
+        dim: P, even.
+        like: tensor whose device and dtype the result gets.
+    """
+    offset = torch.arange(-(num_frames - 1), num_frames, device=like.device, dtype=torch.float32)
+    compressed = math.sqrt(dim) * offset.sign() * torch.log1p(offset.abs() / math.sqrt(dim))
+    angle = torch.atan(compressed * (2 * math.pi / dim))[:, None] * torch.arange(1, dim // 2 + 1, device=like.device)
+    features = torch.stack([angle.cos(), angle.sin()], dim=2).flatten(1)
+    return torch.cat([features[:, :-1], torch.ones_like(features[:, :1])], dim=1).to(like.dtype)
+
+
+def _with_channels(x: Tensor, dim: int) -> Tensor:
+    """Cut (N, T, C) to ``dim`` channels, or append zeros."""
+    return x[:, :, :dim] if x.shape[2] >= dim else nn.functional.pad(x, (0, dim - x.shape[2]))

@@ -1,0 +1,99 @@
+"""Subsampling of a Zipformer: convolutions over time and frequency, from 100 to 50 frames per second.
+
+Letters: N utterances, T_in feature frames, F mel bins, T frames after subsampling, C channels.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from stateless_transducer.model.regularize import Balancer, Schedule, Whiten
+from stateless_transducer.model.zipformer_parts import BiasNorm, drop_channels, kept_sequences, masked
+from stateless_transducer.ops.masks import padding_mask
+from stateless_transducer.ops.swoosh import swoosh_l, swoosh_r
+
+MIN_FRAMES = 9
+"""Feature frames that one frame sees."""
+
+
+def embedded_lens(feature_lens: Tensor) -> Tensor:
+    """Return the number of frames after subsampling: frame t sees feature frames 2t .. 2t+8."""
+    return ((feature_lens - MIN_FRAMES + 2) // 2).clamp(min=0)
+
+
+class ZipformerSubsampling(nn.Module):
+    """Map (N, T_in, F) to (N, T, D), with T = (T_in - 7) // 2: three convolutions, a ConvNeXt layer, a linear map."""
+
+    def __init__(self, feature_dim: int, output_dim: int, dropout: float) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 8, kernel_size=3, padding=(0, 1))
+        self.conv2 = nn.Conv2d(8, 32, kernel_size=3, stride=2)
+        self.conv3 = nn.Conv2d(32, 128, kernel_size=3, stride=(1, 2))
+        self.convnext = ConvNeXt(128)
+        self.out = nn.Linear(128 * (((feature_dim - 1) // 2 - 1) // 2), output_dim)
+        self.out_norm = BiasNorm(output_dim)
+        self.dropout = Schedule((0, 3 * dropout), (20000, dropout))
+        self.balancer1 = Balancer(channel_dim=1, max_abs=1.0)
+        self.balancer2 = Balancer(channel_dim=1, max_abs=4.0)
+        self.balancer3 = Balancer(channel_dim=1, max_abs=4.0)
+        self.out_whiten = Whiten(limit=Schedule((0, 4.0), (20000, 8.0), default=4.0), grad_scale=0.02)
+
+    def forward(self, features: Tensor, ends: Tensor) -> Tensor:
+        """Map features to frames; frames from ``ends``, (N,), on count as nothing."""
+        x = features[:, None].contiguous(memory_format=torch.channels_last)
+        x = self.conv1(x)
+        if self.training:
+            x = _SmallerGradient.apply(x, 0.2)
+        x = swoosh_r(self.balancer1(x))
+        x = swoosh_r(self.balancer2(self.conv2(x)))
+        x = swoosh_r(self.balancer3(self.conv3(x)))
+        x = self.convnext(x, ends)
+        x = self.out(x.transpose(1, 2).flatten(2))  # (N, T, C * F')
+        return drop_channels(self.out_norm(self.out_whiten(x)), self.dropout)
+
+
+class ConvNeXt(nn.Module):
+    """ConvNeXt layer without a norm (arXiv 2201.03545): depthwise 7x7, linear, SwooshL, linear, residual."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.depthwise_conv = nn.Conv2d(dim, dim, kernel_size=7, padding=3, groups=dim)
+        self.pointwise_conv1 = nn.Conv2d(dim, 3 * dim, kernel_size=1)
+        self.pointwise_conv2 = nn.Conv2d(3 * dim, dim, kernel_size=1)
+        with torch.no_grad():
+            self.pointwise_conv2.weight.mul_(0.01)
+            self.pointwise_conv2.bias.uniform_(-0.001, 0.001)  # pyright: ignore[reportOptionalMemberAccess]
+        self.skip_rate = Schedule((0, 0.2), (20000, 0.015))
+        self.hidden_balancer = Balancer(channel_dim=1, min_positive=0.3, max_positive=1.0, min_abs=0.75, max_abs=5.0)
+        self.out_balancer = Balancer(channel_dim=1, min_positive=0.4, max_positive=0.6, min_abs=1.0, max_abs=6.0)
+        self.out_whiten = Whiten(limit=5.0, grad_scale=0.01)
+
+    def forward(self, x: Tensor, ends: Tensor) -> Tensor:
+        """Map (N, C, T, F) to (N, C, T, F)."""
+        x = x.masked_fill(padding_mask(ends, x.shape[2])[:, None, :, None], 0.0)
+        y = _pointwise(self.pointwise_conv1, self.depthwise_conv(x))
+        y = _pointwise(self.pointwise_conv2, swoosh_l(self.hidden_balancer(y)))
+        x = self.out_balancer(x + masked(y, kept_sequences(y, self.skip_rate)))
+        return self.out_whiten(x.transpose(1, 3)).transpose(1, 3)
+
+
+def _pointwise(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """Apply a convolution of kernel 1 to (N, C, T, F) as a linear map, which is faster where channels are last."""
+    return F.linear(x.permute(0, 2, 3, 1), conv.weight[:, :, 0, 0], conv.bias).permute(0, 3, 1, 2)
+
+
+class _SmallerGradient(torch.autograd.Function):
+    """Identity whose gradient is scaled, so that the first layer does not learn noise."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: float) -> Tensor:  # noqa: D102
+        ctx.scale = scale
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # noqa: D102  # pyright: ignore[reportIncompatibleMethodOverride]
+        return grad * ctx.scale, None

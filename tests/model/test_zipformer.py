@@ -1,0 +1,170 @@
+"""The Zipformer by itself; tests/test_zipformer_golden.py compares it with icefall's."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from model_sizes import SMALL_ZIPFORMER, zipformer_model
+from torch.nn.utils.rnn import pad_sequence
+
+from stateless_transducer.model.config import ZIPFORMER_SIZES, ModelConfig
+from stateless_transducer.model.regularize import set_batch_count
+from stateless_transducer.model.transducer import build_model
+
+SMALL = zipformer_model(11, SMALL_ZIPFORMER, decoder_dim=12, joiner_dim=20)
+CAUSAL = replace(SMALL, encoder=replace(SMALL_ZIPFORMER, causal=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "causal", "vocab_size", "context_size", "parameters"),
+    [
+        # icefall's RESULTS.md, without the two projections of the simple loss
+        ("s", False, 500, 2, 23_285_615 - 128_500 - 256_500),
+        ("s", True, 500, 2, 23_627_887 - 128_500 - 256_500),
+        ("m", False, 500, 2, 65_549_011 - 2 * 256_500),
+        ("m", True, 500, 2, 66_110_931 - 2 * 256_500),
+        ("m", False, 4336, 1, 73_412_551 - 2 * 2_224_368),
+        ("l", False, 500, 2, 148_439_574 - 384_500 - 256_500),
+    ],
+)
+def test_published_size_has_icefalls_parameters(name, causal, vocab_size, context_size, parameters):
+    encoder = replace(ZIPFORMER_SIZES[name], causal=causal)
+    with torch.device("meta"):
+        model = build_model(zipformer_model(vocab_size, encoder, context_size=context_size))
+    assert sum(parameter.numel() for parameter in model.parameters()) == parameters
+
+
+def _disturbed(config: ModelConfig):
+    """A model none of whose parameters is at its initial value, where zeros would hide faults."""
+    model = build_model(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model.eval()
+
+
+@pytest.mark.parametrize("chunks", [None, (-1, -1), (8, 16), (16, -1)], ids=str)
+def test_utterance_alone_equals_utterance_in_a_padded_batch(chunks, device):
+    model = _disturbed(SMALL if chunks is None else CAUSAL).to(device)
+    if chunks is not None:
+        model.encoder.use_chunks(*chunks)
+    # 5 frames at 50 per second are less than a chunk; 8 feature frames are too few for one
+    lens = (9, 17, 8, 100, 61, 12)
+    utterances = [torch.randn(length, 80, device=device) for length in lens]
+    # 1e4 behind the end: nothing of it may come through
+    batch = pad_sequence(utterances, batch_first=True, padding_value=1e4)
+    together, together_lens = model.encode(batch, torch.tensor(lens, device=device))
+    assert together_lens.tolist() == [1, 3, 0, 23, 14, 1] and together.isfinite().all()
+    for n, utterance in enumerate(utterances):
+        if lens[n] < 9:
+            continue
+        alone, alone_lens = model.encode(utterance[None], torch.tensor([lens[n]], device=device))
+        assert alone_lens.tolist() == [alone.shape[1]]
+        # rounding of float32 through four layers; outputs are of order 1
+        torch.testing.assert_close(together[n, : alone_lens[0]], alone[0], rtol=0, atol=2e-5)
+
+
+def test_icefalls_padding_reaches_the_ends_of_shorter_utterances():
+    config = replace(SMALL, encoder=replace(SMALL_ZIPFORMER, pads_like_icefall=True))
+    model = _disturbed(config)
+    batch, lens = torch.randn(2, 100, 80), torch.tensor([100, 50])
+    together, _ = model.encode(batch, lens)
+    longest, shorter = (model.encode(batch[n : n + 1, : lens[n]], lens[n : n + 1])[0][0] for n in (0, 1))
+    torch.testing.assert_close(together[0], longest, rtol=0, atol=2e-5)
+    assert (together[1, : len(shorter)] - shorter)[-1].abs().max() > 1e-3
+
+
+def test_frame_sees_its_chunk_and_the_left_context_alone():
+    model = _disturbed(CAUSAL)
+    model.encoder.use_chunks(8, 16)
+    features, lens = torch.randn(1, 200, 80), torch.tensor([200])
+    before, _ = model.encode(features, lens)
+    # frame t of the output is of the frames 2t and 2t+1 at 50 per second, which see feature frames 4t .. 4t+10, and
+    # through the ConvNeXt, 6 more on both sides: chunk 3 is of output frames 12..15 and sees frames 48-6 .. 48+24+6
+    changed = features.clone()
+    changed[:, 80:] += 1
+    after, _ = model.encode(changed, lens)
+    torch.testing.assert_close(after[:, :16], before[:, :16])
+    assert (after[:, 16] - before[:, 16]).abs().max() > 1e-3
+    # with three layers, two chunks to the left each, and the convolutions' kernels, the first frames reach chunk 8
+    model.encoder.use_chunks(8, -1)
+    everything, _ = model.encode(features, lens)
+    assert (everything[:, 40:] - before[:, 40:]).abs().max() > 1e-3
+
+
+def test_chunks_that_the_model_was_not_trained_for_are_named():
+    with pytest.raises(ValueError, match="`chunk_size` must be one of 8, 16, -1, but is 32"):
+        build_model(CAUSAL).encoder.use_chunks(32, 16)
+    with pytest.raises(ValueError, match="`left_context_frames` must be one of 16, -1, but is 64"):
+        build_model(CAUSAL).encoder.use_chunks(16, 64)
+    with pytest.raises(ValueError, match="`chunk_size` must be one of -1, but is 16"):
+        build_model(SMALL).encoder.use_chunks(16, -1)
+
+
+def _training_output(model, features, lens):
+    torch.manual_seed(3)
+    return model.train().encode(features, lens)[0]
+
+
+@pytest.mark.parametrize("config", [SMALL, CAUSAL], ids=["offline", "causal"])
+def test_training_draws_from_torchs_generator_alone(config, device):
+    """Equal seeds give equal outputs and gradients, with and without recomputation: runs resume bit-equal."""
+    model = _disturbed(config).to(device)
+    set_batch_count(model, 100)
+    features, lens = torch.randn(3, 100, 80, device=device), torch.tensor([100, 40, 99], device=device)
+    gradients = []
+    for model.encoder.recompute_stages in (False, False, True):
+        model.zero_grad()
+        out = _training_output(model, features, lens)
+        out.square().mean().backward()
+        gradients.append(
+            [parameter.grad.clone() for parameter in model.encoder.parameters() if parameter.requires_grad]
+        )
+    for other in gradients[1:]:
+        assert all(torch.equal(one, two) for one, two in zip(gradients[0], other, strict=True))
+    torch.manual_seed(4)
+    assert not torch.equal(model.encode(features, lens)[0], out)
+
+
+def test_gradient_reaches_every_parameter(device):
+    model = _disturbed(CAUSAL).to(device).train()
+    features = torch.randn(2, 100, 80, device=device)
+    lens, tokens = torch.tensor([100, 90], device=device), torch.randint(1, 11, (2, 4), device=device)
+    # the whole utterance as a chunk has edges, too
+    model(features, lens, tokens, torch.tensor([4, 3], device=device)).sum().backward()
+    unused = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
+    assert len(unused) == 4 and all(
+        name.endswith("layers.0.bypass_scale") or ".1.bypass_scale" in name for name in unused
+    )
+    for name, parameter in model.named_parameters():
+        assert not parameter.requires_grad or parameter.grad.abs().sum() > 0, name
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"encoder_dim": (16, 32)},
+            "`encoder_dim` must have as many numbers as `downsampling_factor`, 3, or 1, but has 2",
+        ),
+        ({"num_heads": (2, 0, 2)}, "`num_heads` must be at least 1, but is 0"),
+        ({"encoder_dim": (16, 33, 24)}, "`encoder_dim` must be even, but is 33"),
+        ({"cnn_module_kernel": (8,)}, "`cnn_module_kernel` must be odd, but is 8"),
+        ({"pos_dim": 7}, "`pos_dim` must be even, but is 7"),
+        ({"encoder_unmasked_dim": (20,)}, "`encoder_unmasked_dim` must be at most `encoder_dim` 16, but is 20"),
+        ({"causal": True, "chunk_size": (8, 6)}, "`chunk_size` must be a multiple of 4, .*, but is 6"),
+        ({"chunk_size": (0,)}, "`chunk_size` must be numbers above 0, or -1, but is 0"),
+        ({"left_context_frames": ()}, "`left_context_frames` must be numbers above 0, or -1, but is empty"),
+        ({"dropout": 0.5}, "`dropout` must be at least 0 and below 0.333"),
+    ],
+)
+def test_bad_size_is_named(change, message):
+    with pytest.raises(ValueError, match=message):
+        replace(SMALL_ZIPFORMER, **change)
+
+
+def test_joiner_without_projection_is_refused():
+    with pytest.raises(ValueError, match="`joiner_proj` must be true"):
+        ModelConfig(11, SMALL_ZIPFORMER)
