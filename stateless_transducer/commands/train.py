@@ -16,7 +16,15 @@ from stateless_transducer.commands.shared.flags import parse
 from stateless_transducer.commands.shared.idle import refuse_idle_training
 from stateless_transducer.commands.shared.sizes import sized
 from stateless_transducer.data.config import DataConfig
-from stateless_transducer.model.config import ENCODER_CONFIGS, ConformerConfig, EncoderConfig, ModelConfig, SizeName
+from stateless_transducer.model.config import (
+    ENCODER_CONFIGS,
+    ZIPFORMER_SIZES,
+    ConformerConfig,
+    EncoderConfig,
+    ModelConfig,
+    SizeName,
+    ZipformerConfig,
+)
 from stateless_transducer.options import ADVANCED
 from stateless_transducer.training.config import TrainConfig
 from stateless_transducer.wording import counted
@@ -28,6 +36,9 @@ if TYPE_CHECKING:
     from stateless_transducer.training.state import Resumable
     from stateless_transducer.training.stopping import StopRequest
     from stateless_transducer.training.task import StartingModel, TransducerTask
+
+
+ZipformerSize = Literal["s", "m", "l"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +56,8 @@ class Options:
 
     encoder: Annotated[str, arg(metavar="{" + ",".join(ENCODER_CONFIGS) + "}"), ADVANCED] = ConformerConfig.kind
     """Kind of encoder; it decides which options set its sizes."""
+    zipformer_size: Annotated[ZipformerSize | None, ADVANCED] = None
+    """Published sizes of a Zipformer, by default m; options of single sizes change them."""
     size: Literal["auto"] | SizeName | None = None
     """Size of the model, with epochs, batches and learning rate to match; options that are set as well win. auto:
     by hours of speech, device and free memory. By default, the tutorial's numbers, for 450 hours and a GPU."""
@@ -79,12 +92,21 @@ def parse_options(
     Raises:
         ValueError: An option belongs to another encoder, or no size can be chosen.
     """
-    kind = _encoder_kind(arguments, default.encoder)
+    kind = _value_of("--encoder", arguments) or default.encoder
     config = ENCODER_CONFIGS.get(kind)
     if config is not None:
         _refuse_other_encoders(arguments, config)
         if config is not type(default.model.encoder):
-            default = replace(default, encoder=kind, model=replace(default.model, encoder=config()))
+            default = _with_encoder(default, config())
+    size = _value_of("--zipformer-size", arguments)
+    if size is not None and config is not None:
+        if config is not ZipformerConfig:
+            raise ValueError(
+                f"`--zipformer-size` is an option of `--encoder zipformer`, not of `--encoder {config.kind}`."
+            )
+        # the parser reports other names
+        if size in ZIPFORMER_SIZES:
+            default = _with_encoder(default, ZIPFORMER_SIZES[size])
     parsed = parse(options, program, arguments, description, default=default)
     if parsed.size is None:
         return parsed
@@ -100,14 +122,20 @@ def with_size(options: TrainOptions, arguments: Sequence[str], *, tell: Callable
     return sized(options, arguments, build_task, tell)
 
 
-def _encoder_kind(arguments: list[str], default: str) -> str:
-    """Return the value of ``--encoder``, on which the other options depend."""
-    kind = default
+def _value_of(flag: str, arguments: list[str]) -> str | None:
+    """Return the value of a flag on which the defaults of others depend."""
+    found = None
     for word, following in zip(arguments, [*arguments, ""][1:], strict=True):
-        flag, is_joined, value = word.partition("=")
-        if flag == "--encoder":
-            kind = value if is_joined else following
-    return kind
+        name, is_joined, value = word.partition("=")
+        if name.replace("_", "-") == flag:
+            found = value if is_joined else following
+    return found
+
+
+def _with_encoder(default: TrainOptions, encoder: EncoderConfig) -> TrainOptions:
+    """Return options with another encoder, and its usual decoder and joiner."""
+    model = replace(default.model, encoder=encoder, decoder=encoder.usual_decoder, joiner=encoder.usual_joiner)
+    return replace(default, encoder=encoder.kind, model=model)
 
 
 def _refuse_other_encoders(arguments: list[str], config: type[EncoderConfig]) -> None:
@@ -246,7 +274,9 @@ def _start(options: Options, tokens: TokenTable, tell: Callable[[str], None]) ->
 
 def _refuse_other_sizes(options: Options, sizes: Mapping[str, Any], path: Path) -> None:
     """Refuse sizes that are set and differ from those of the initial model; dropout is not a size."""
-    default = ModelFlags(encoder=type(options.model.encoder)()).sizes() | {"encoder": ConformerConfig.kind}
+    encoder = type(options.model.encoder)()
+    usual = ModelFlags(encoder=encoder, decoder=encoder.usual_decoder, joiner=encoder.usual_joiner)
+    default = usual.sizes() | {"encoder": ConformerConfig.kind}
     for name, value in options.model.sizes().items():
         if name != "dropout" and value not in (default.get(name), sizes.get(name)):
             raise ValueError(

@@ -23,6 +23,8 @@ from stateless_transducer.features import FbankConfig
 
 # the oldest onnxruntime among the clients in use (1.17) reads IR 9
 _OPSET, _NEWEST_IR = 17, 9
+_MODEL_TYPES = {"zipformer": "zipformer2"}
+"""Names by which sherpa-onnx knows encoders, where they differ."""
 
 
 def write_onnx(folder: Path, checkpoint: Checkpoint) -> None:
@@ -46,7 +48,7 @@ def write_onnx(folder: Path, checkpoint: Checkpoint) -> None:
         {"x": torch.zeros(2, 40, config.feature_dim), "x_lens": torch.tensor([40, 30])},
         {"encoder_out": {0: "N", 1: "T"}, "encoder_out_lens": {0: "N"}},
         {
-            "model_type": config.encoder.kind,
+            "model_type": _MODEL_TYPES.get(config.encoder.kind, config.encoder.kind),
             "version": "1",
             "model_author": "stateless-transducer",
             "comment": "stateless transducer",
@@ -55,7 +57,7 @@ def write_onnx(folder: Path, checkpoint: Checkpoint) -> None:
         },
     )
     contexts = torch.zeros(2, context_size, dtype=torch.int64)
-    _write(folder / GRAPHS["decoder"], OfflineDecoder(model.decoder), {"y": contexts}, {"decoder_out": {0: "N"}}, sizes)
+    _write(folder / GRAPHS["decoder"], OfflineDecoder(model), {"y": contexts}, {"decoder_out": {0: "N"}}, sizes)
     rows = torch.zeros(2, joiner_dim)
     _write(
         folder / GRAPHS["joiner"],

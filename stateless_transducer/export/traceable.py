@@ -8,7 +8,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from stateless_transducer.model.decoder import StatelessDecoder
 from stateless_transducer.model.transducer import Transducer
 
 
@@ -31,15 +30,18 @@ class OfflineEncoder(nn.Module):
 
 
 class OfflineDecoder(nn.Module):
-    """The decoder for contexts with -1 at positions before the first blank."""
+    """The decoder, projected, for contexts with -1 at positions before the first blank."""
 
-    def __init__(self, decoder: StatelessDecoder) -> None:
+    def __init__(self, model: Transducer) -> None:
         super().__init__()
-        self.decoder = decoder
+        self.decoder, self.projection = model.decoder, model.joiner.decoder_proj
         self.eval()
 
     def forward(self, y: Tensor) -> Tensor:
         """(N, C) -> (N, D)."""
+        if self.decoder.is_grouped:
+            return self.projection(self.decoder(y)[:, 0])
         # -1 means blank, as in this package's searches; a gather would read the last row of the table
         x = self.decoder.embedding(y.clamp(min=0))
-        return x[:, 0] if self.decoder.context_size == 1 else (x * self.decoder.conv.weight[:, 0].T).sum(1)
+        x = x[:, 0] if self.decoder.context_size == 1 else (x * self.decoder.conv.weight[:, 0].T).sum(1)
+        return self.projection(x)

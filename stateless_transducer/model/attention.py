@@ -69,8 +69,8 @@ def by_key(by_distance: Tensor) -> Tensor:
     """Map scores by distance, (N, H, T, 2T-1), to (N, H, T, T): entry (i, j) is column T-1-i+j."""
     N, H, T, _ = by_distance.shape
     if torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
-        # strides would become constants of the graph; this form needs T >= 2
-        return by_distance.flatten(2)[..., T - 1 : -1].view(N, H, T, 2 * T - 2)[..., :T]
+        # strides would become constants of the graph
+        return nn.functional.pad(by_distance, (0, 1)).flatten(2)[..., T - 1 : -1].view(N, H, T, 2 * T - 1)[..., :T]
     by_distance = by_distance.contiguous()
     n, h, t, d = by_distance.stride()
     return by_distance.as_strided((N, H, T, T), (n, h, t - d, d), by_distance.storage_offset() + (T - 1) * d)

@@ -118,25 +118,27 @@ class Zipformer(Encoder):
         num_frames = (features.shape[1] - 7) // 2
         # attention to no frame at all would give NaN
         lens = embedded_lens(feature_lens).clamp(min=1)
-        ends = torch.full_like(lens, num_frames) if self.pads_like_icefall else lens
+        ends = torch.zeros_like(lens) + num_frames if self.pads_like_icefall else lens
         x = self.embed(features, ends)
         chunk, left_frames = self._drawn_chunks() if self.training else self._chunks
         masks = self._feature_masks(x)
         outputs = []
+        before = self._dims[0]
         for stack, dim, mask in zip(self.stacks, self._dims, masks, strict=True):
-            x = _with_channels(x, dim)
+            # cut the last channels, or append zeros
+            x = x[:, :, :dim] if dim < before else nn.functional.pad(x, (0, dim - before))
+            before = dim
             x = stack(x, lens, ends, chunk, left_frames, mask, self.recompute_stages and self.training)
             outputs.append(x)
         return outputs, ends
 
     def _most_recent(self, outputs: list[Tensor]) -> Tensor:
         """Return (N, T, D): each channel from the last stack that has it."""
-        parts = [outputs[-1]]
-        width = outputs[-1].shape[2]
-        for x in reversed(outputs):
-            if x.shape[2] > width:
+        parts, width = [], 0
+        for x, dim in zip(reversed(outputs), reversed(self._dims), strict=True):
+            if dim > width:
                 parts.append(x[:, :, width:])
-                width = x.shape[2]
+                width = dim
         return torch.cat(parts, dim=2)
 
     def _drawn_chunks(self) -> tuple[int, int]:
@@ -273,8 +275,3 @@ def offset_features(num_frames: int, dim: int, like: Tensor) -> Tensor:
     angle = torch.atan(compressed * (2 * math.pi / dim))[:, None] * torch.arange(1, dim // 2 + 1, device=like.device)
     features = torch.stack([angle.cos(), angle.sin()], dim=2).flatten(1)
     return torch.cat([features[:, :-1], torch.ones_like(features[:, :1])], dim=1).to(like.dtype)
-
-
-def _with_channels(x: Tensor, dim: int) -> Tensor:
-    """Cut (N, T, C) to ``dim`` channels, or append zeros."""
-    return x[:, :, :dim] if x.shape[2] >= dim else nn.functional.pad(x, (0, dim - x.shape[2]))

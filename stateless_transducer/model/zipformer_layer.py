@@ -268,7 +268,7 @@ class ChunkConvolution(nn.Module):
         """Map (N, T, C), with zeros in padding frames, to (N, T, C). See `Timeline` for the other arguments."""
         T, side = x.shape[1], self.kernel // 2
         past = depthwise(F.pad(x, (0, 0, side, 0)), self.causal_conv, padding=0)
-        if chunk < 0 or chunk >= T:
+        if chunk < 0:
             present = depthwise(x, self.chunkwise_conv, padding=side)
         else:
             chunks = F.pad(x, (0, 0, 0, -T % chunk)).reshape(-1, chunk, x.shape[2])
@@ -281,7 +281,7 @@ class ChunkConvolution(nn.Module):
         from_left = torch.arange(T, device=ends.device) % sizes
         from_right = sizes - 1 - from_left
         # row `kernel` is for all positions that are not near an edge
-        left, right = F.pad(self.chunkwise_conv_scale, (0, 1)).transpose(1, 2)  # (K+1, C) each
+        left, right = F.pad(self.chunkwise_conv_scale, (0, 1)).transpose(1, 2).unbind()  # (K+1, C) each
         K = self.kernel
         near_right = torch.where(from_right < K, K - 1 - from_right, K)
         return 1 + F.embedding(from_left.clamp(max=K), left) + F.embedding(near_right, right)

@@ -1,4 +1,4 @@
-"""Command lines from dataclasses: flat flags, true/false values, the tutorial's spelling.
+"""Command lines from dataclasses: flat flags, true/false values, lists with commas, the tutorial's spelling.
 
 The library names Python arguments in its errors; `in_flags` turns them into the flags of a command.
 """
@@ -17,7 +17,7 @@ import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from stateless_transducer.commands.shared.help import help_text
-from stateless_transducer.commands.shared.option_groups import options_of
+from stateless_transducer.commands.shared.option_groups import is_number_list, options_of
 
 # icefall's spelling of true and false
 _TRUE, _FALSE = ("true", "yes", "t", "y", "1"), ("false", "no", "f", "n", "0")
@@ -56,7 +56,7 @@ def parse(
             )
     except SystemExit as stopped:
         refusal = _refusal(stopped)
-        shown = f"{program}: error: {in_flags(refusal, options)}\n" if refusal else tyro_message.getvalue()
+        shown = f"{program}: error: {in_flags(refusal, options, default)}\n" if refusal else tyro_message.getvalue()
         print(shown, end="", file=sys.stderr)
         raise
     assert result is not None
@@ -74,7 +74,7 @@ def _refusal(stopped: SystemExit) -> str:
     return str(cause) if isinstance(cause, ValueError) else ""
 
 
-def in_flags(message: str, options: type) -> str:
+def in_flags(message: str, options: type, default: object = None) -> str:
     """Replace Python arguments in a message by the flags of a command.
 
     `` `beam_size` 0 `` becomes `` `--beam-size` 0 ``, `` `drop_last=False` `` becomes `` `--drop-last false` ``.
@@ -82,9 +82,10 @@ def in_flags(message: str, options: type) -> str:
     Args:
         message: Message with arguments in backquotes; other names stay.
         options: Dataclass of the command's options.
+        default: Instance that holds the defaults, see `parse`.
     """
     names: dict[str, str] = {}
-    for option in options_of(options):
+    for option in options_of(options, default):
         for spelling in (option.field, *(name.removeprefix("--").replace("-", "_") for name in option.names)):
             names.setdefault(spelling, option.name)
 
@@ -147,6 +148,18 @@ def _registry() -> ConstructorRegistry:
             str_from_instance=lambda value: [str(value)],
         )
 
+    @registry.primitive_rule
+    def _numbers(type_info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[tuple[int, ...]] | None:
+        if not is_number_list(type_info.type):
+            return None
+        return PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="INT[,INT...]",
+            instance_from_str=lambda words: _numbers_of(words[0]),
+            is_instance=lambda value: isinstance(value, tuple) and all(isinstance(number, int) for number in value),
+            str_from_instance=lambda value: [",".join(map(str, value))],
+        )
+
     return registry
 
 
@@ -161,6 +174,13 @@ def _path_of(word: str) -> Path:
     if not word:
         raise ValueError("must be a path, but is empty")
     return Path(word)
+
+
+def _numbers_of(word: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(number) for number in word.split(","))
+    except ValueError:
+        raise ValueError(f"must be whole numbers with commas between them, but is {word!r}") from None
 
 
 def _number_of(word: str) -> float:

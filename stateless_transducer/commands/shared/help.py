@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin
 
-from stateless_transducer.commands.shared.option_groups import REQUIRED, Option, option_groups
+from stateless_transducer.commands.shared.option_groups import REQUIRED, Option, is_number_list, option_groups
 from stateless_transducer.options import choices_of
 
 _INDENT, _MOST_COLUMNS = 26, 110
@@ -56,7 +56,8 @@ def _entry(option: Option) -> Iterator[str]:
     if option.default is REQUIRED and option.names:
         text += " (required)"
     elif option.default is not REQUIRED and option.default is not None and option.default != ():
-        text += f" (default: {_spell(option.default)})"
+        between = "," if is_number_list(option.kind) else " "
+        text += f" (default: {_spell(option.default, between)})"
     yield from _two_columns(f"{', '.join(option.names)} {metavar}" if option.names else metavar, text.strip())
 
 
@@ -65,6 +66,8 @@ def _metavar(option: Option) -> str:
     choices, kind = choices_of(option.hint), option.kind
     if get_origin(kind) in (Union, types.UnionType):
         kind = next(member for member in get_args(kind) if member is not type(None))
+    if is_number_list(kind):
+        return "INT[,INT...]"
     is_several = get_origin(kind) is tuple
     member = get_args(kind)[0] if is_several else kind
     names: dict[Any, str] = {bool: "{true,false}", int: "INT", float: "FLOAT", Path: "PATH"}
@@ -72,10 +75,10 @@ def _metavar(option: Option) -> str:
     return f"{name} [{name} ...]" if is_several else name
 
 
-def _spell(value: Any) -> str:
+def _spell(value: Any, between: str) -> str:
     if isinstance(value, bool):
         return str(value).lower()
-    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return between.join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _two_columns(left: str, text: str) -> Iterator[str]:

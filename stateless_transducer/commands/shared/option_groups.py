@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from tyro.conf import Positional, Suppress
 
@@ -89,6 +89,16 @@ def option_groups(kind: type, default: Any = None, *, is_advanced: bool = False)
 def options_of(kind: type, default: Any = None) -> Iterator[Option]:
     """Return the options of a dataclass and of inner dataclasses."""
     return (option for group in option_groups(kind, default) for option in group.options)
+
+
+def is_number_list(kind: Any) -> bool:
+    """Report whether a type is ``tuple[int, ...]``, a list that a flag spells with commas."""
+    if get_origin(kind) is Annotated:
+        return is_number_list(get_args(kind)[0])
+    if get_origin(kind) is not tuple:
+        return False
+    member, *rest = get_args(kind)
+    return rest == [...] and (get_args(member)[0] if get_origin(member) is Annotated else member) is int
 
 
 def _default(item: Field[Any]) -> Any:
