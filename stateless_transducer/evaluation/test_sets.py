@@ -100,6 +100,10 @@ def evaluate(
             in_words = ScoredUtterance(id_, units(tidied(text), "word"), decoded_words)
             if token_table.unit == "bpe":
                 scored.append(in_words)
+            elif token_table.unit == "bbpe":
+                # as icefall scores Mandarin; a piece may be a part of a character
+                decoded = units(token_table.decode(hypothesis.tokens), "char")
+                scored.append(ScoredUtterance(id_, units(text, "char"), decoded))
             else:
                 # symbol by symbol: an unknown token is one unit, not the characters of its name
                 symbols = (token_table.symbols[token] for token in hypothesis.tokens)
@@ -117,7 +121,7 @@ def evaluate(
 
 def metric_name(token_table: TokenTable) -> str:
     """Return the name of the main metric: CER or WER."""
-    return "CER" if token_table.unit == "char" else "WER"
+    return "CER" if token_table.unit in ("char", "bbpe") else "WER"
 
 
 def write_results(

@@ -19,7 +19,7 @@ from stateless_transducer.files import file_problem
 from stateless_transducer.text.arpa import END, START, NgramLevel, read_levels
 from stateless_transducer.text.tokens import TokenTable
 
-_UNIT_NAMES = {"char": "characters", "word": "words", "bpe": "pieces of words"}
+_UNIT_NAMES = {"char": "characters", "word": "words", "bpe": "pieces of words", "bbpe": "pieces of bytes"}
 NEVER = -20.0
 """Natural log-probability of tokens that are not in the language model, if it has no <unk>."""
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from stateless_transducer.text.byte_level import BYTE_OF, is_byte_level
 from stateless_transducer.text.tokens import (
     BLANK,
     SCORES_FILE,
@@ -30,9 +31,6 @@ _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 # symbols after the last token: disambiguation marks, sentence boundaries
 _NO_TOKEN = re.compile(r"#.*|<.*>")
 _DISAMBIGUATION = re.compile(r"#\d+")
-# icefall's byte-level BPE writes byte b as character number b of these ranges
-_RANGES = ((256, 287), (32, 126), (288, 305), (308, 318), (321, 328), (330, 382), (384, 422))
-_BYTE_OF = {chr(code): b for b, code in enumerate(c for low, high in _RANGES for c in range(low, high + 1))}
 
 
 @dataclass(frozen=True)
@@ -56,8 +54,7 @@ class SymbolTable:
     @cached_property
     def is_byte_level(self) -> bool:
         """Whether the symbols are byte-level BPE, where a character may take several symbols."""
-        letters = {c for symbol in self.symbols.values() for c in symbol} - {SPACE}
-        return letters <= _BYTE_OF.keys() and any(ord(c) >= 384 for c in letters)
+        return is_byte_level(self.symbols.values())
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text that ids spell; bytes that form no character are skipped."""
@@ -75,7 +72,7 @@ class SymbolTable:
         text = bytearray()
         for c in "".join(symbols):
             if c != SPACE:
-                text.append(_BYTE_OF[c])
+                text.append(BYTE_OF[c])
             # a blank only after ASCII: Chinese has none
             elif text and 0x20 < text[-1] < 0x7F:
                 text += b" "

@@ -15,17 +15,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 from stateless_transducer.files import parse_json, read_lines, write_text
 from stateless_transducer.text.bpe import SPACE, Segmenter, learn_pieces, model_scores, read_scores
+from stateless_transducer.text.byte_level import is_byte_level, text_of_bytes, words_in_bytes
 
-Unit = Literal["char", "word", "bpe"]
+Unit = Literal["char", "word", "bpe", "bbpe"]
+"""Characters, words, pieces of words, or pieces of the bytes of words (byte-level BPE)."""
 
 BLANK, SOS_EOS, UNKNOWN = "<blk>", "<sos/eos>", "<unk>"
 SPECIAL = (BLANK, SOS_EOS, UNKNOWN)
 
-SCORES_FILE, _MODEL_FILE = "bpe.vocab", "bpe.model"
+SCORES_FILE = "bpe.vocab"
+_MODEL_FILES = ("bpe.model", "bbpe.model")
+_OF_PIECES = ("bpe", "bbpe")
 UNIT_FILE = "lang.json"
 """File beside ``tokens.txt`` that names the unit, and the corpus of the tokens."""
 
@@ -44,7 +48,8 @@ class TokenTable:
     symbols: tuple[str, ...]
     unit: Unit = "char"
     scores: tuple[float, ...] = ()
-    """Log-probability of each symbol, for pieces of words ("bpe"); otherwise empty."""
+    """Log-probability of each symbol, for pieces of words ("bpe", "bbpe"); otherwise empty. Byte-level pieces without
+    scores can be decoded, not encoded."""
 
     def __post_init__(self) -> None:
         if len(set(self.symbols)) != len(self.symbols):
@@ -53,9 +58,10 @@ class TokenTable:
         for name in (BLANK, UNKNOWN):
             if name not in self.symbols:
                 raise ValueError(f"The token table lacks {name!r}.")
-        if self.unit not in ("char", "word", "bpe"):
-            raise ValueError(f'`unit` must be "char", "word" or "bpe", but is {self.unit!r}.')
-        if len(self.scores) != (len(self.symbols) if self.unit == "bpe" else 0):
+        if self.unit not in get_args(Unit):
+            raise ValueError(f'`unit` must be "char", "word", "bpe" or "bbpe", but is {self.unit!r}.')
+        is_without = self.unit == "bbpe" and not self.scores
+        if len(self.scores) != (len(self.symbols) if self.unit in _OF_PIECES and not is_without else 0):
             raise ValueError(
                 f"A token table of {len(self.symbols)} {self.unit} tokens cannot have {len(self.scores)} scores; "
                 "pieces of words have one each, characters and words none."
@@ -94,8 +100,14 @@ class TokenTable:
         if self.unit == "word":
             return text.split()
         text = tidied(text)
-        if self.unit == "bpe":
-            return [piece for word in text.split() for piece in self._segmenter.pieces(SPACE + word)]
+        if self.unit in _OF_PIECES:
+            if not self.scores:
+                raise ValueError(
+                    "The tokens are byte-level BPE without scores, and cannot spell a text. Import the model with "
+                    "`bpe_model`."
+                )
+            words = words_in_bytes(text) if self.unit == "bbpe" else text.split()
+            return [piece for word in words for piece in self._segmenter.pieces(SPACE + word)]
         return list(text.replace(" ", SPACE if self.spells_words else ""))
 
     def encode(self, text: str) -> list[int]:
@@ -107,7 +119,9 @@ class TokenTable:
         return [self.unknown_id if unit in SPECIAL else self.ids.get(unit, self.unknown_id) for unit in units]
 
     def unknown_units(self, text: str) -> list[str]:
-        """Return the units of a text that the table lacks, in order, repeats included."""
+        """Return the units of a text that the table lacks, in order, repeats included; none for byte-level BPE."""
+        if self.unit == "bbpe":
+            return []
         return [unit for unit in self.split(text) if unit not in self.ids]
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -115,6 +129,8 @@ class TokenTable:
         symbols = [self.symbols[i] for i in ids]
         if self.unit == "word":
             return " ".join(symbols)
+        if self.unit == "bbpe":
+            return tidied(text_of_bytes("".join(symbol for symbol in symbols if symbol not in SPECIAL)))
         text = "".join(symbols).replace(SPACE, " ").strip()
         return " ".join(text.split()) if self.unit == "bpe" else text
 
@@ -123,7 +139,7 @@ class TokenTable:
         text = " ".join(text for text in texts if text)
         if self.unit == "word":
             return text
-        return close_gaps(text) if self.spells_words or self.unit == "bpe" else text.replace(" ", "")
+        return close_gaps(text) if self.spells_words or self.unit in _OF_PIECES else text.replace(" ", "")
 
     def write(
         self, lang_dir: str | Path, extra: tuple[str, ...] = (), *, mark_words: bool = False, corpus: str | None = None
@@ -144,7 +160,7 @@ class TokenTable:
         symbols = (symbol if symbol in SPECIAL else mark + symbol for symbol in (*self.symbols, *extra))
         lines = (f"{symbol} {i}\n" for i, symbol in enumerate(symbols))
         write_text(lang_dir / "tokens.txt", "".join(lines))
-        if self.unit == "bpe":
+        if self.scores:
             write_text(lang_dir / SCORES_FILE, self.scores_text())
         settings = {"unit": self.unit} if corpus is None else {"unit": self.unit, "corpus": corpus}
         write_text(lang_dir / UNIT_FILE, json.dumps(settings) + "\n")
@@ -173,7 +189,7 @@ class TokenTable:
         return cls(tuple(cast("list[str]", symbols)), cast("Unit", unit), tuple(cast("list[float]", scores)))
 
     @classmethod
-    def read(cls, lang_dir: str | Path) -> TokenTable:
+    def read(cls, lang_dir: str | Path, *, bpe_model: Path | None = None) -> TokenTable:
         """Read a folder with ``tokens.txt``.
 
         Without ``lang.json`` (icefall writes none), tokens are pieces of words if a ``bpe.vocab`` or sentencepiece's
@@ -182,6 +198,7 @@ class TokenTable:
 
         Args:
             lang_dir: the folder, or the path of its ``tokens.txt``.
+            bpe_model: sentencepiece's model, if it is elsewhere.
 
         Raises:
             ValueError: there is no such file, or a line, symbol or id is invalid.
@@ -201,11 +218,14 @@ class TokenTable:
             missing = next(i for i in range(len(by_id)) if i not in by_id)
             raise ValueError(f"{path}: ids must run from 0 without a gap, but {missing} is missing.")
         symbols = tuple(by_id[i] for i in range(len(by_id)))
-        if unit not in (None, "bpe"):
+        if unit in ("char", "word"):
             return cls(symbols, unit)
-        scores = piece_scores(path.parent, symbols)
-        if scores is None and unit == "bpe":
-            raise ValueError(f"{path.parent / SCORES_FILE}: must have a score for each of the tokens in {path.name}.")
+        scores = piece_scores(path.parent, symbols, bpe_model)
+        if scores is None and (unit == "bpe" or bpe_model is not None):
+            place = bpe_model or path.parent / SCORES_FILE
+            raise ValueError(f"{place}: must have a score for each of the tokens in {path.name}.")
+        if unit == "bbpe" or is_byte_level(symbol for symbol in symbols if symbol not in SPECIAL):
+            return cls(symbols, "bbpe", scores or ())
         return cls(symbols, "char") if scores is None else cls(symbols, "bpe", scores)
 
 
@@ -240,7 +260,7 @@ def _read_unit(settings: Path) -> Unit:
     try:
         return parse_json(settings.read_bytes())["unit"]
     except (ValueError, TypeError, KeyError) as err:
-        expected = '{"unit": "char"}, or "word" or "bpe"'
+        expected = '{"unit": "char"}, or "word", "bpe" or "bbpe"'
         raise ValueError(
             f"{settings}: must be {expected}. Correct it, or remove it if another program wrote it."
         ) from err
@@ -255,8 +275,10 @@ def lang_corpus(lang_dir: Path) -> str | None:
     return cast("dict[str, Any]", settings).get("corpus") if isinstance(settings, dict) else None
 
 
-def piece_scores(folder: Path, symbols: Sequence[str]) -> tuple[float, ...] | None:
-    """Return the scores of tokens that are pieces of words, from the ``bpe.vocab`` or ``bpe.model`` in their folder.
+def piece_scores(folder: Path, symbols: Sequence[str], model: Path | None = None) -> tuple[float, ...] | None:
+    """Return the scores of tokens that are pieces of words, from a model, or from the files in their folder.
+
+    The files are ``bpe.vocab``, ``bpe.model`` and ``bbpe.model``; the first is used.
 
     The result is None if there is no such file, if it lacks some of the tokens (they are characters), or if some tokens
     are single bytes.
@@ -264,10 +286,10 @@ def piece_scores(folder: Path, symbols: Sequence[str]) -> tuple[float, ...] | No
     Raises:
         ValueError: the file cannot be read.
     """
-    path = next((folder / name for name in (SCORES_FILE, _MODEL_FILE) if (folder / name).is_file()), None)
+    path = model or next((folder / name for name in (SCORES_FILE, *_MODEL_FILES) if (folder / name).is_file()), None)
     if path is None:
         return None
-    scores = read_scores(path) if path.name == SCORES_FILE else model_scores(path)
+    scores = read_scores(path) if path.suffix == ".vocab" else model_scores(path)
     if any(symbol not in scores or symbol.startswith("<0x") for symbol in symbols):
         return None
     return tuple(scores[symbol] for symbol in symbols)

@@ -68,7 +68,7 @@ def test_settings_without_the_unit_are_explained(tmp_path, content):
     build_token_table(["a"], "char").write(tmp_path)
     (tmp_path / "lang.json").write_text(content)
     with pytest.raises(
-        ValueError, match=r'lang.json: must be {"unit": "char"}, or "word" or "bpe". Correct it, or remove'
+        ValueError, match=r'lang.json: must be {"unit": "char"}, or "word", "bpe" or "bbpe". Correct it, or remove'
     ):
         TokenTable.read(tmp_path)
 
