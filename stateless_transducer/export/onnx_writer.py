@@ -87,6 +87,8 @@ def _write(
     with torch.no_grad(), warnings.catch_warnings():
         # the newer exporter writes IR 10; the older one warns of its age
         warnings.simplefilter("ignore", DeprecationWarning)
+        # of paddings, which stay as they are
+        warnings.filterwarnings("ignore", "Constant folding", UserWarning)
         torch.onnx.export(
             module,
             tuple(inputs.values()),
