@@ -44,6 +44,8 @@ class Checkpoint:
     """Origin of the model: version, command, epoch, number of batches, losses."""
     training_state: Mapping[str, Any] | None = None
     """Optimizer, position in the data, heads; None in a released model."""
+    heads: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    """Parameters of the losses' heads by name, of a model imported from icefall."""
 
     def model(self) -> Transducer:
         """Build the network with these weights, in evaluation mode.
@@ -108,6 +110,7 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
         "tokens": checkpoint.token_table.facts(),
         "provenance": dict(checkpoint.provenance),
         "training_state": checkpoint.training_state,
+        "heads": dict(checkpoint.heads),
     }
     write_archive(path, content)
 
@@ -149,6 +152,8 @@ def from_own_format(path: Path, content: Mapping[str, Any]) -> Checkpoint:
         token_table=_token_table(path, content["tokens"]),
         provenance=content["provenance"],
         training_state=content["training_state"],
+        # absent in earlier files
+        heads=content.get("heads", {}),
     )
     try:
         _check_parts(checkpoint)

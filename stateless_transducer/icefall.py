@@ -1,11 +1,11 @@
-"""Conversion of icefall's checkpoints of the recipe ``transducer_stateless_modified``, in both directions.
+# pyright: strict
+"""Conversion of icefall's checkpoints of the recipes ``transducer_stateless_modified`` and ``zipformer``, both ways.
 
 The parameters have other names here; the sizes follow from their shapes. Optimizer and sampler are not converted.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
@@ -26,29 +26,21 @@ from stateless_transducer.checkpoint import (
 )
 from stateless_transducer.features import FbankConfig
 from stateless_transducer.files import sha256
-from stateless_transducer.model.config import ConformerConfig, ModelConfig
+from stateless_transducer.icefall_layouts import (
+    Layout,
+    MissingSizeError,
+    Sizes,
+    conformer_name,
+    icefall_conformer_name,
+    icefall_zipformer_name,
+    layout_of,
+    zipformer_name,
+)
+from stateless_transducer.model.config import ConformerConfig, ModelConfig, ZipformerConfig
 from stateless_transducer.model.transducer import build_model
 from stateless_transducer.text.tokens import TokenTable
 
-_PREFIXES = {
-    "encoder.encoder_embed.": "encoder.embed.",
-    "encoder.encoder.layers.": "encoder.layers.",
-    "encoder.encoder_output_layer.": "encoder.output.",
-}
 _DDP_PREFIX = "module."
-_LAYER = re.compile(r"encoder\.encoder\.layers\.(\d+)\.")
-_LAYER_0 = "encoder.encoder.layers.0."
-_CONTEXT = "decoder.conv.weight"
-# size -> the parameter and the axis that show it
-_SIZES = {
-    "vocab_size": ("decoder.embedding.weight", 0),
-    "joiner_dim": ("decoder.embedding.weight", 1),
-    "attention_dim": ("encoder.encoder_embed.out.weight", 0),
-    "subsampling_channels": ("encoder.encoder_embed.conv.0.weight", 0),
-    "num_heads": (f"{_LAYER_0}self_attn.pos_bias_u", 0),
-    "feedforward_dim": (f"{_LAYER_0}feed_forward.0.weight", 0),
-    "conv_kernel": (f"{_LAYER_0}conv_module.depthwise_conv.weight", 2),
-}
 # entry that icefall's train.py writes to epoch-N.pt beside the weights -> size
 _STATED_SIZES = {
     "vocab_size": "vocab_size",
@@ -59,45 +51,40 @@ _STATED_SIZES = {
     "num_encoder_layers": "num_layers",
     "context_size": "context_size",
 }
+# the same of a Zipformer, whose sizes are lists as text: those that the weights do not show
+_STATED_LISTS = ("num_heads", "encoder_unmasked_dim", "chunk_size", "left_context_frames")
 
 
-def our_name(name: str) -> str:
-    """Return the name here of a parameter of icefall."""
-    return _rename(name, _PREFIXES)
-
-
-def icefall_name(name: str) -> str:
-    """Return icefall's name of a parameter here."""
-    return _rename(name, {new: old for old, new in _PREFIXES.items()})
-
-
-def _rename(name: str, prefixes: Mapping[str, str]) -> str:
-    for old, new in prefixes.items():
-        if name.startswith(old):
-            return new + name.removeprefix(old)
-    return name
-
-
-def load_icefall(path: str | Path, token_table: TokenTable) -> Checkpoint:
+def load_icefall(
+    path: str | Path, token_table: TokenTable, *, sizes: Sizes | None = None, encoder: str | None = None
+) -> Checkpoint:
     """Read icefall's ``epoch-N.pt``, ``best-*.pt`` or ``pretrained.pt``, without executing code in it.
 
     The front end is the default `FbankConfig`, which equals icefall's. Sizes that the file states must equal those of
-    the weights.
+    the weights. The heads of the simple loss and of CTC are kept, to be written back.
 
     Args:
         path: path of the file.
         token_table: tokens of the ``tokens.txt`` that the model was trained with; icefall stores them separately.
+        sizes: sizes of a Zipformer that the weights do not show: ``num_heads``; for a causal one, ``chunk_size`` and
+            ``left_context_frames``; for training alone, ``encoder_unmasked_dim``. An ``epoch-N.pt`` states them.
+        encoder: kind of the encoder that the file must have; None: any.
 
     Raises:
-        ValueError: the file is missing, truncated, from another program or recipe, or has other tokens; the message
-            names the difference.
+        ValueError: the file is missing, truncated, from another program or recipe, or has other tokens or sizes; the
+            message names the difference.
     """
     path = Path(path)
-    return _from_content(path, read_archive(path, _allowed()), token_table)
+    return _from_content(path, read_archive(path, _allowed()), token_table, sizes or {}, encoder)
 
 
-def load_either(path: Path, lang_dir: Path) -> Checkpoint:
+def load_either(path: Path, lang_dir: Path, *, sizes: Sizes | None = None) -> Checkpoint:
     """Read a checkpoint of this project, or one of icefall with the tokens of a folder.
+
+    Args:
+        path: path of the file.
+        lang_dir: folder of the tokens of a file of icefall.
+        sizes: see `load_icefall`.
 
     Raises:
         ValueError: see `load_icefall`.
@@ -108,15 +95,25 @@ def load_either(path: Path, lang_dir: Path) -> Checkpoint:
     content = read_archive(path, _allowed())
     if is_own_format(content):
         return from_own_format(path, content)
-    return _from_content(path, content, TokenTable.read(lang_dir))
+    return _from_content(path, content, TokenTable.read(lang_dir), sizes or {}, None)
 
 
-def _from_content(path: Path, content: Any, token_table: TokenTable) -> Checkpoint:
+def _from_content(path: Path, content: Any, token_table: TokenTable, sizes: Sizes, encoder: str | None) -> Checkpoint:
+    recipe = "transducer_stateless_modified or zipformer"
     try:
-        weights, config = from_icefall(_state_dict(content))
+        theirs = _without_ddp(_state_dict(content))
+        layout = layout_of(theirs)
+        if encoder not in (None, layout.encoder):
+            raise ValueError(f"`encoder` is {encoder}, but the file holds a {layout.encoder}.")
+        recipe = layout.recipe
+        heads = {name: value for name, value in theirs.items() if layout.is_head(name)}
+        sizes = {**_stated_lists(content, layout), **sizes}
+        weights, config = from_icefall({name: theirs[name] for name in theirs if name not in heads}, sizes)
         _check_stated_sizes(content, config)
+    except MissingSizeError as err:
+        raise ValueError(f"{path}: {err}") from err
     except ValueError as err:
-        raise ValueError(f"{path} is not a checkpoint of icefall's transducer_stateless_modified: {err}") from err
+        raise ValueError(f"{path} is not a checkpoint of icefall's {recipe}: {err}") from err
     if len(token_table) != config.vocab_size:
         raise ValueError(
             f"{path} is a model of {config.vocab_size} tokens, but `lang_dir` has {len(token_table)}; pass the one "
@@ -124,7 +121,9 @@ def _from_content(path: Path, content: Any, token_table: TokenTable) -> Checkpoi
         )
     if token_table.blank_id != config.blank_id:
         raise ValueError(f"The blank of icefall's models is token 0, but in `lang_dir` it is {token_table.blank_id}.")
-    return Checkpoint(weights, config, FbankConfig(), token_table, _provenance(path, content))
+    provenance = _provenance(path, content)
+    heads = {layout.our_name(name): value for name, value in heads.items()}
+    return Checkpoint(weights, config, FbankConfig(), token_table, provenance, heads=heads)
 
 
 def save_icefall(path: str | Path, checkpoint: Checkpoint) -> None:
@@ -137,25 +136,50 @@ def save_icefall(path: str | Path, checkpoint: Checkpoint) -> None:
     write_archive(Path(path), {"model": to_icefall(checkpoint)})
 
 
-def from_icefall(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], ModelConfig]:
+def our_name(name: str) -> str:
+    """Return the name here of a parameter of icefall."""
+    return zipformer_name(conformer_name(name))
+
+
+def icefall_name(name: str) -> str:
+    """Return icefall's name of a parameter of a conformer here."""
+    return icefall_conformer_name(name)
+
+
+def from_icefall(weights: Mapping[str, Tensor], sizes: Sizes | None = None) -> tuple[dict[str, Tensor], ModelConfig]:
     """Return the weights under the names here, and the sizes of the model.
 
     Args:
         weights: weights by icefall's names; all may have the prefix ``module.`` of DistributedDataParallel.
+        sizes: see `load_icefall`.
 
     Raises:
-        ValueError: a weight is missing, unknown, of another shape or no floating-point tensor; it is named.
+        ValueError: a weight is missing, unknown, of another shape or no floating-point tensor, or a size is unknown; it
+            is named.
     """
-    if all(name.startswith(_DDP_PREFIX) for name in weights):
-        weights = {name.removeprefix(_DDP_PREFIX): value for name, value in weights.items()}
+    weights = _without_ddp(weights)
     invalid = [name for name, value in weights.items() if not _is_weight(value)]
     if invalid:
         raise ValueError(f"{first_of([f'{name} is no floating-point tensor' for name in invalid])}.")
-    config = _infer_config(weights)
-    faults = weight_faults(weights, {icefall_name(name): value for name, value in _skeleton(config).items()})
+    layout = layout_of(weights)
+    config = layout.config(weights, sizes or {})
+    faults = weight_faults(weights, {_their_name(name, config): value for name, value in _skeleton(config).items()})
     if faults:
         raise ValueError(f"{faults}.")
-    return {our_name(name): value for name, value in weights.items()}, config
+    return {layout.our_name(name): value for name, value in weights.items()}, config
+
+
+def _without_ddp(weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    if not all(name.startswith(_DDP_PREFIX) for name in weights):
+        return weights
+    return {name.removeprefix(_DDP_PREFIX): value for name, value in weights.items()}
+
+
+def _their_name(name: str, config: ModelConfig) -> str:
+    """Return icefall's name of a parameter of a model here."""
+    if isinstance(config.encoder, ZipformerConfig):
+        return icefall_zipformer_name(name, config.encoder.downsampling_factor)
+    return icefall_conformer_name(name)
 
 
 def to_icefall(checkpoint: Checkpoint) -> dict[str, Tensor]:
@@ -164,14 +188,8 @@ def to_icefall(checkpoint: Checkpoint) -> dict[str, Tensor]:
     Raises:
         ValueError: icefall's code has no such model.
     """
-    config, encoder = checkpoint.model_config, checkpoint.model_config.encoder
-    if not isinstance(encoder, ConformerConfig):
-        raise ValueError(f"icefall's recipe has a conformer, but the encoder of this model is a {encoder.kind}.")
-    if encoder.subsampling_channels not in (None, encoder.attention_dim):
-        raise ValueError(
-            f"icefall's subsampling has as many channels as the encoder is wide, {encoder.attention_dim}, but "
-            f"`subsampling_channels` is {encoder.subsampling_channels}; icefall cannot load such a model."
-        )
+    config = checkpoint.model_config
+    _check_known(config)
     if config.feature_norm != "none":
         raise ValueError(
             f"icefall's encoder does not normalize features, but `feature_norm` is {config.feature_norm}; icefall "
@@ -182,7 +200,25 @@ def to_icefall(checkpoint: Checkpoint) -> dict[str, Tensor]:
     faults = weight_faults(checkpoint.weights, _skeleton(config))
     if faults:
         raise ValueError(f"The weights do not fit the model: {faults}.")
-    return {icefall_name(name): value for name, value in checkpoint.weights.items()}
+    named = {**checkpoint.weights, **checkpoint.heads}
+    return {_their_name(name, config): value for name, value in named.items()}
+
+
+def _check_known(config: ModelConfig) -> None:
+    """Refuse a model that icefall's code does not have."""
+    encoder, is_grouped = config.encoder, config.decoder.decoder_conv == "grouped"
+    if isinstance(encoder, ConformerConfig):
+        if encoder.subsampling_channels not in (None, encoder.attention_dim):
+            raise ValueError(
+                f"icefall's subsampling has as many channels as the encoder is wide, {encoder.attention_dim}, but "
+                f"`subsampling_channels` is {encoder.subsampling_channels}; icefall cannot load such a model."
+            )
+        if config.joiner.joiner_proj or is_grouped or config.decoder.decoder_dim is not None:
+            raise ValueError("icefall's conformer has no `joiner_proj`, `decoder_dim` or grouped `decoder_conv`.")
+    elif not isinstance(encoder, ZipformerConfig):
+        raise ValueError(f"icefall's recipes have conformers and zipformers, but this encoder is a {encoder.kind}.")
+    elif not is_grouped:
+        raise ValueError("icefall's zipformer has a grouped `decoder_conv`.")
 
 
 def _allowed() -> list[type]:
@@ -199,43 +235,17 @@ def _state_dict(content: object) -> dict[str, Tensor]:
         raise ValueError("it is already one of stateless-transducer; there is nothing to import.")
     if not isinstance(content, dict):
         raise ValueError(f"it holds a {type(content).__name__} instead of a dict.")
-    if "model" not in content:
-        raise ValueError(f"it has no `model` (but {first_of([repr(name) for name in content]) or 'nothing'}).")
-    weights: Any = cast("dict[Any, Any]", content)["model"]
-    if not isinstance(weights, dict) or not all(isinstance(name, str) for name in weights):
+    entries = cast("dict[object, Any]", content)
+    if "model" not in entries:
+        raise ValueError(f"it has no `model` (but {first_of([repr(name) for name in entries]) or 'nothing'}).")
+    weights = entries["model"]
+    if not isinstance(weights, dict) or not all(isinstance(name, str) for name in cast("dict[object, Any]", weights)):
         raise ValueError("its `model` is no state dict.")
-    return weights
+    return cast("dict[str, Tensor]", weights)
 
 
 def _is_weight(value: object) -> bool:
     return isinstance(value, Tensor) and value.is_floating_point()
-
-
-def _infer_config(weights: Mapping[str, Tensor]) -> ModelConfig:
-    """Return the sizes that the shapes of the weights show."""
-    faults = [f"{name} is missing" for name, _ in _SIZES.values() if name not in weights]
-    axes = [*_SIZES.values(), (_CONTEXT, 2)]
-    faults += [
-        f"{name} has shape {tuple(weights[name].shape)} instead of {axis + 1} axes or more"
-        for name, axis in axes
-        if name in weights and weights[name].ndim <= axis
-    ]
-    if faults:
-        raise ValueError(f"{first_of(list(dict.fromkeys(faults)))}.")
-    sizes: dict[str, Any] = {size: weights[name].shape[axis] for size, (name, axis) in _SIZES.items()}
-    if sizes["subsampling_channels"] == sizes["attention_dim"]:
-        del sizes["subsampling_channels"]
-    layers = [int(match[1]) for match in map(_LAYER.match, weights) if match]
-    return ModelConfig.from_sizes(
-        {
-            "encoder": ConformerConfig.kind,
-            # a layer number above the number of weights is invalid, and must not build a huge model
-            "num_layers": min(max(layers) + 1, len(weights)),
-            "context_size": weights[_CONTEXT].shape[2] if _CONTEXT in weights else 1,
-            "feature_dim": FbankConfig().num_mel_bins,
-            **sizes,
-        }
-    )
 
 
 def _skeleton(config: ModelConfig) -> dict[str, Tensor]:
@@ -248,9 +258,20 @@ def _check_stated_sizes(content: Mapping[str, Any], config: ModelConfig) -> None
     """Check the sizes that a file states: without its convolution, a context of 2 looks like one of 1."""
     sizes = config.sizes()
     for name, size in _STATED_SIZES.items():
-        stated, actual = content.get(name), sizes[size]
-        if isinstance(stated, int) and stated != actual:
+        stated, actual = content.get(name), sizes.get(size)
+        if isinstance(stated, int) and actual is not None and stated != actual:
             raise ValueError(f"it states that `{name}` is {stated}, but the weights have {actual}.")
+
+
+def _stated_lists(content: Mapping[str, Any], layout: Layout) -> Sizes:
+    """Return the sizes that a file of a Zipformer states, and its weights do not show."""
+    if layout.encoder != ZipformerConfig.kind:
+        return {}
+    stated = {name: content[name] for name in _STATED_LISTS if isinstance(content.get(name), str)}
+    try:
+        return {name: [int(number) for number in value.split(",")] for name, value in stated.items()}
+    except ValueError as err:
+        raise ValueError(f"it states a list that holds no numbers: {err}.") from err
 
 
 def _provenance(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:

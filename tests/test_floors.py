@@ -14,7 +14,7 @@ FLOORS = (
     {"files", "audio_files", "processes", "threads", "options", "wording"},
     {"ops", "text", "audio", "features", "weight_files"},
     {"model"},
-    {"checkpoint", "decoding", "data"},
+    {"checkpoint", "decoding", "data", "icefall_layouts"},
     {"training", "icefall", "export"},
     {"recognition"},
     {"evaluation", "server"},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -20,8 +20,28 @@ class Options:
     """icefall's pretrained.pt, epoch-N.pt or best-*.pt."""
     output: Path
     """Model file to write."""
-    lang_dir: Path = Path("data/lang_char")
+    lang_dir: Annotated[Path, arg(aliases=("--tokens",))] = Path("data/lang_char")
     """Folder with the model's tokens.txt, or that file."""
+    bpe_model: Path | None = None
+    """sentencepiece's model of the tokens, if it is not in their folder."""
+    encoder: str | None = None
+    """Kind of encoder that the file must have, conformer or zipformer; by default, any."""
+    num_heads: tuple[int, ...] = ()
+    """Attention heads of each stack of a Zipformer, such as 4,4,4,8,4,4; a pretrained.pt does not tell."""
+    chunk_size: tuple[int, ...] = ()
+    """Lengths of chunks that a causal Zipformer was trained with, such as 16,32,64,-1."""
+    left_context_frames: tuple[int, ...] = ()
+    """Frames before a chunk that a causal Zipformer was trained with, such as 64,128,256,-1."""
+    encoder_unmasked_dim: tuple[int, ...] = ()
+    """Channels of each stack of a Zipformer that training never masks; for fine-tuning alone."""
+    pads_like_icefall: bool = False
+    """Let the padding of a batch affect the ends of shorter utterances, as in icefall, to repeat its results."""
+
+    @property
+    def sizes(self) -> dict[str, tuple[int, ...]]:
+        """The sizes that were set."""
+        names = ("num_heads", "chunk_size", "left_context_frames", "encoder_unmasked_dim")
+        return {name: getattr(self, name) for name in names if getattr(self, name)}
 
 
 def main(program: str, arguments: list[str]) -> int:
@@ -35,10 +55,18 @@ def run(options: Options) -> None:
     from stateless_transducer.checkpoint import save_checkpoint
     from stateless_transducer.files import check_output
     from stateless_transducer.icefall import load_icefall
+    from stateless_transducer.model.config import ZipformerConfig
     from stateless_transducer.text.tokens import TokenTable
 
     check_output(options.output, model=options.model)
-    checkpoint = load_icefall(options.model, TokenTable.read(options.lang_dir))
+    tokens = TokenTable.read(options.lang_dir, bpe_model=options.bpe_model)
+    checkpoint = load_icefall(options.model, tokens, sizes=options.sizes, encoder=options.encoder)
+    encoder = checkpoint.model_config.encoder
+    if options.pads_like_icefall:
+        if not isinstance(encoder, ZipformerConfig):
+            raise ValueError(f"`pads_like_icefall` is for a zipformer, but the file holds a {encoder.kind}.")
+        config = replace(checkpoint.model_config, encoder=replace(encoder, pads_like_icefall=True))
+        checkpoint = replace(checkpoint, model_config=config)
     save_checkpoint(options.output, checkpoint)
     num_parameters = sum(weight.numel() for weight in checkpoint.weights.values())
     say(f"{options.output}: {num_parameters:,} parameters, {checkpoint.model_config.summary}")
