@@ -110,21 +110,21 @@ def test_zipformer_goes_there_and_back(zipformer_golden, tmp_path, capsys):
         (["--num-heads", "4,4,6,4"], "chunk-size"),
         (["--num-heads", "4,4,6,4", "--chunk-size", "16,32,64,-1"], "left-context-frames"),
     ):
-        assert _run("import", given, *flags, *known) == 1
+        assert _run("import", "--checkpoint", given, *flags, *known) == 1
         assert f"the weights do not show `--{missing}`" in capsys.readouterr().err
     known += ["--left-context-frames", "64,128,256,-1"]
-    assert _run("import", given, *flags, *known, "--encoder", "conformer") == 1
+    assert _run("import", "--checkpoint", given, *flags, *known, "--encoder", "conformer") == 1
     assert "`--encoder` is conformer, but the file holds a zipformer" in capsys.readouterr().err
-    assert _run("import", given, *flags, *known, "--num-heads", "5") == 1
+    assert _run("import", "--checkpoint", given, *flags, *known, "--num-heads", "5") == 1
     assert "`--num-heads` is 5,5,5,5" in capsys.readouterr().err
-    assert _run("import", given, *flags, *known) == 0
+    assert _run("import", "--checkpoint", given, *flags, *known) == 0
     assert "causal zipformer, 5 layers in 4 stacks of width up to 64; 41 tokens, context 1" in capsys.readouterr().out
-    assert _run("export", "icefall", model, "--output", back) == 0
+    assert _run("export", "icefall", "--checkpoint", model, "--output", back) == 0
     wanted, found = (torch.load(path, weights_only=True)["model"] for path in (given, back))
     assert list(found) == list(wanted) and all(torch.equal(found[name], value) for name, value in wanted.items())
 
 
 def test_size_of_a_zipformer_is_refused_for_a_conformer(golden, lang_dir, tmp_path, capsys):
     flags = ["--lang-dir", lang_dir, "--output", tmp_path / "m.pt", "--num-heads", "4"]
-    assert _run("import", golden / "r" / "pretrained.pt", *flags) == 1
+    assert _run("import", "--checkpoint", golden / "r" / "pretrained.pt", *flags) == 1
     assert "`--num-heads` is a size of a zipformer, but the file holds a conformer" in capsys.readouterr().err
