@@ -44,7 +44,10 @@ class ZipformerSubsampling(nn.Module):
 
     def forward(self, features: Tensor, ends: Tensor) -> Tensor:
         """Map features to frames; frames from ``ends``, (N,), on count as nothing."""
-        x = features[:, None].contiguous(memory_format=torch.channels_last)
+        x = features[:, None]
+        if not torch.compiler.is_compiling():
+            # the compiler chooses layouts itself
+            x = x.contiguous(memory_format=torch.channels_last)
         x = self.conv1(x)
         if self.training:
             x = _SmallerGradient.apply(x, 0.2)
