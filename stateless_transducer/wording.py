@@ -10,5 +10,6 @@ def counted(number: int, noun: str) -> str:
         number: count, from 0.
         noun: singular of a regular noun; words before it stay.
     """
-    plural = f"{noun}es" if noun.endswith(("s", "x", "ch", "sh")) else f"{noun}s"
+    # after a hiss; the ch of "epoch" is none
+    plural = f"{noun}es" if noun.endswith(("s", "x", "sh", "tch")) else f"{noun}s"
     return f"{number} {noun if number == 1 else plural}"
