@@ -107,7 +107,7 @@ def test_stages_of_the_toy_are_frozen(exp, corpus, tmp_path, capsys):
     flags = ["--encoder", "toy", "--toy-width", "8", "--max-duration", "12", "--num-epochs", "1"]
     flags = ["train", *corpus, *flags, "--init-from", str(exp / "epoch-1.pt"), "--exp-dir", str(tmp_path)]
     assert main([*flags, "--freeze-layers", "2"]) == 1
-    assert "--freeze-layers` 2 is more than the 1 layers" in capsys.readouterr().err
+    assert "--freeze-layers` 2 is more than the 1 layer " in capsys.readouterr().err
     assert main([*flags, "--freeze-layers", "1", "--layer-lr-decay", "0.5"]) == 0
     before, after = (load_checkpoint(path).weights for path in (exp / "epoch-1.pt", tmp_path / "epoch-0.pt"))
     changed = {name.split(".")[0] for name, value in after.items() if not torch.equal(value, before[name])}

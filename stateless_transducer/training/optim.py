@@ -10,6 +10,7 @@ from torch import nn
 
 from stateless_transducer.training.config import FineTuneConfig, OptimConfig, TrainConfig
 from stateless_transducer.training.objective import Objective
+from stateless_transducer.wording import counted
 
 Schedule = Callable[[int, float], float]
 """(Number of the step, from 1; progress through the epochs of decay, from 0) -> learning rate."""
@@ -58,10 +59,10 @@ def warm_up_fault(config: TrainConfig, num_batches: int, *, model_size: int) -> 
     # with noam, an earlier peak is a higher one: propose adamw
     adamw = "" if optim.optimizer == "adamw" else "--optimizer adamw "
     return (
-        f"`--warm-step` {optim.warm_step} is too long for {total} batches ({config.num_epochs} epochs of "
-        f"{num_batches}): the learning rate does not rise above {highest:.2g}, and its peak would be {peak:.2g}. Pass "
-        f"`{adamw}--warm-step {max(1, total // 10)}`, or train on more batches: raise `--num-epochs`, or lower "
-        "`--max-duration`."
+        f"`--warm-step` {optim.warm_step} is too long for {total} batches ({counted(config.num_epochs, 'epoch')} "
+        f"of {num_batches}): the learning rate does not rise above {highest:.2g}, and its peak would be {peak:.2g}. "
+        f"Pass `{adamw}--warm-step {max(1, total // 10)}` or `--size auto`, or train on more batches: raise "
+        "`--num-epochs`, or lower `--max-duration`."
     )
 
 
@@ -100,7 +101,9 @@ def freeze(objective: Objective, num_layers: int) -> None:
     """
     stages = objective.stages
     if num_layers >= len(stages):
-        raise ValueError(f"`freeze_layers` {num_layers} is more than the {len(stages) - 1} layers of the encoder.")
+        raise ValueError(
+            f"`freeze_layers` {num_layers} is more than the {counted(len(stages) - 1, 'layer')} of the encoder."
+        )
     if num_layers:
         for stage in stages[: num_layers + 1]:
             stage.requires_grad_(False)

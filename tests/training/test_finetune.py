@@ -99,7 +99,7 @@ def test_heads_of_training_are_told_apart_from_the_model(corpus, tmp_path, capsy
 def test_warm_up_that_does_not_end_is_told(corpus, tmp_path, capsys, flags):
     assert main([*corpus, "--exp-dir", str(tmp_path / "exp"), "--num-epochs", "1", "--warm-step", "90", *flags]) == 0
     printed = capsys.readouterr()
-    line = r"`--warm-step` 90 is too long for (\d+) batches \(1 epochs of \1\): the learning rate does not rise above"
+    line = r"`--warm-step` 90 is too long for (\d+) batches \(1 epoch of \1\): the learning rate does not rise above"
     assert re.search(f"warning +{line}", printed.out) if flags else re.search(f"WARNING .*{line}", printed.err)
 
 
