@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stateless_transducer.files import replacing, way_from_training
+from stateless_transducer.files import file_problem, printable, replacing, way_from_training
 
 _CHECKSUM, _NO_CHECKSUM = "file_crc32", "00000000"
 """Metadata entry of a .safetensors file, and its value while the CRC-32 of the whole file is computed."""
@@ -61,8 +61,7 @@ def read_archive(path: Path, allowed: Sequence[type] = ()) -> Any:
     """
     if path.is_dir():
         raise ValueError(f"{path} is a folder, not a checkpoint{way_from_training(path)}.")
-    if not path.is_file():
-        raise ValueError(f"{path}: no such checkpoint.")
+    _check_file(path)
     members = _sound_members(path)
     if any(member.endswith("/constants.pkl") for member in members):
         raise ValueError(f"{path} is a scripted model, which holds code; pass the checkpoint that it was made from.")
@@ -84,6 +83,13 @@ def read_archive(path: Path, allowed: Sequence[type] = ()) -> Any:
     # damaged bytes raise almost any exception inside torch
     except Exception as err:
         raise DamagedFileError(f"{path} is not a checkpoint, or is damaged ({err}).") from err
+
+
+def _check_file(path: Path) -> None:
+    """Check that a path names a file with content; reading a pipe may never end."""
+    problem = file_problem(path)
+    if problem:
+        raise (DamagedFileError if path.is_file() else ValueError)(f"{printable(path)}: {problem}.")
 
 
 def _sound_members(path: Path) -> list[str]:
@@ -153,8 +159,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     Raises:
         ValueError: the file is missing, truncated, damaged or of another format.
     """
-    if not path.is_file():
-        raise ValueError(f"{path}: no such checkpoint.")
+    _check_file(path)
     _safetensors()
     import safetensors
 

@@ -162,9 +162,9 @@ def _truncated(folder):
 
 
 BAD = {
-    "absent": (lambda folder: None, "m.pt: no such checkpoint"),
+    "absent": (lambda folder: None, "m.pt: no such file"),
     "truncated": (_truncated, "m.pt is not a checkpoint, or is truncated"),
-    "empty": (lambda folder: (folder / "m.pt").touch(), "m.pt is not a checkpoint"),
+    "empty": (lambda folder: (folder / "m.pt").touch(), r"m.pt: is empty \(0 bytes\)"),
     "text": (lambda folder: (folder / "m.pt").write_text("hello"), "m.pt is not a checkpoint"),
     "other-program": (lambda folder: torch.save({"model": {}}, folder / "m.pt"), "not a checkpoint of stateless-tran"),
     "malicious": (lambda folder: torch.save(_Malice(str(folder / "x")), folder / "m.pt"), "m.pt is refused: it holds"),
@@ -255,7 +255,7 @@ def test_full_disk_keeps_the_old_checkpoint(tmp_path):
 
 
 BAD_SAFETENSORS = {
-    "absent": (lambda path: None, "m.safetensors: no such checkpoint"),
+    "absent": (lambda path: None, "m.safetensors: no such file"),
     "text": (lambda path: path.write_text("hello, hello"), "m.safetensors is not a file of safetensors, or is damaged"),
     "truncated": (
         lambda path: (save_checkpoint(path, _checkpoint()), path.write_bytes(path.read_bytes()[:-9])),

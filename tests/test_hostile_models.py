@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import struct
 from dataclasses import replace
@@ -166,3 +167,22 @@ def test_building_a_model_draws_no_random_numbers(checkpoint):
 def test_token_table_of_wrong_scores_is_refused():
     with pytest.raises(ValueError, match="`scores` must be a list of numbers"):
         TokenTable.from_facts({**TOKENS.facts(), "unit": "bpe", "scores": ["a"] * len(TOKENS)})
+
+
+def test_pipes_and_devices_are_refused_at_once(tmp_path):
+    """Opening a pipe waits for a writer, and a device may never end."""
+    from stateless_transducer.export.onnx_model import OnnxTransducer
+    from stateless_transducer.text.symbols import read_vocabulary
+
+    for name in ("m.pt", "m.safetensors", "encoder.onnx", "decoder.onnx", "joiner.onnx", "tokens.txt"):
+        os.mkfifo(tmp_path / name)
+    message = "is a pipe or a device, not a file"
+    for name in ("m.pt", "m.safetensors"):
+        with pytest.raises(ValueError, match=f"{name}: {message}"):
+            load_checkpoint(tmp_path / name)
+    with pytest.raises(ValueError, match=f"encoder.onnx: {message}"):
+        OnnxTransducer.open(tmp_path)
+    with pytest.raises(ValueError, match=f"tokens.txt: {message}"):
+        read_vocabulary(tmp_path / "tokens.txt", 6)
+    with pytest.raises(ValueError, match=f"zero: {message}"):
+        load_checkpoint("/dev/zero")

@@ -314,9 +314,9 @@ def _save_tar(path):
 
 
 BAD = {
-    "absent": (lambda path: None, "p.pt: no such checkpoint"),
+    "absent": (lambda path: None, "p.pt: no such file"),
     "truncated": (_save_half, "p.pt is not a checkpoint, or is truncated"),
-    "empty": (lambda path: path.touch(), "p.pt is not a checkpoint, or is truncated"),
+    "empty": (lambda path: path.touch(), r"p.pt: is empty \(0 bytes\)"),
     "tar": (_save_tar, "p.pt is not a checkpoint, or is truncated"),
     "before-torch-1.6": (
         lambda path: torch.save({"model": _weights()}, path, _use_new_zipfile_serialization=False),

@@ -73,7 +73,7 @@ def _decoding(exp):
         ("train", "train.py: error: `--lang-dir` data/lang_char holds no tokens.txt"),
         ("decode", "decode.py: error: data/fbank/aishell_cuts_test.jsonl.gz is missing"),
         ("export", "export.py: error: `--epoch` 20 `--avg` 10 needs epoch-11.pt"),
-        ("pretrained", "pretrained.py: error: pretrained.pt: no such checkpoint."),
+        ("pretrained", "pretrained.py: error: pretrained.pt: no such file."),
     ],
 )
 def test_all_options_of_icefalls_are_understood(script, message, tmp_path, monkeypatch, capsys):

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from stateless_transducer.files import way_from_training
+from stateless_transducer.files import check_file, way_from_training
 from stateless_transducer.threads import may_spin
 
 DTYPES = {
@@ -43,6 +43,7 @@ class Graph:
         options.intra_op_num_threads, options.inter_op_num_threads = num_threads or 0, 1
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(may_spin())))
         options.log_severity_level = 3
+        check_file(path)
         _refuse_pointer(path)
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

@@ -17,7 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-from stateless_transducer.files import parse_json, read_lines, write_text
+from stateless_transducer.files import check_file, parse_json, read_lines, write_text
 from stateless_transducer.text.bpe import SPACE, Segmenter, learn_pieces, model_scores, read_scores
 from stateless_transducer.text.byte_level import is_byte_level, text_of_bytes, words_in_bytes
 
@@ -235,10 +235,9 @@ def read_symbols(path: Path) -> dict[int, str]:
     Raises:
         ValueError: there is no such file, or a line is invalid.
     """
+    check_file(path)
     try:
         lines = read_lines(path)
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file.") from None
     except UnicodeDecodeError:
         raise ValueError(f"{path}: is not UTF-8 text.") from None
     symbols: dict[int, str] = {}
