@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from stateless_transducer.files import check_output, filling, printable, replacing, write_text
+from stateless_transducer.files import check_output, filling, parse_json, printable, replacing, write_text
 
 
 def test_link_stays_and_its_target_is_written(tmp_path):
@@ -117,3 +117,10 @@ def test_input_is_found_by_any_name(tmp_path, name):
     (tmp_path / "same.pt").hardlink_to(given)
     with pytest.raises(ValueError, match=f"`output` .*{name} is the file that `lang_dir` .*a.pt names"):
         check_output(tmp_path / name, checkpoint=tmp_path / "none", lang_dir=given)
+
+
+def test_json_nested_too_deeply_is_an_error_like_any_other():
+    for text in ("[" * 100_000, '{"a":' * 100_000, "{", b"\xff"):
+        with pytest.raises(ValueError):
+            parse_json(text)
+    assert parse_json('{"a": [1]}') == {"a": [1]}

@@ -32,7 +32,7 @@ from lhotse.serialization import deserialize_item
 
 from stateless_transducer.data.shar import shar_files, shar_folders, shar_lines
 from stateless_transducer.features import FbankConfig
-from stateless_transducer.files import replacing
+from stateless_transducer.files import parse_json, replacing
 from stateless_transducer.text.tokens import TokenTable
 
 _MOST_NAMED = 5
@@ -217,7 +217,7 @@ def _build(manifest: Path, folder: Path, stamp: list[int]) -> None:
                 if not line.strip():
                     continue
                 try:
-                    cut = json.loads(line)
+                    cut = parse_json(line)
                     duration, frames = _lengths(cut)
                     has_transcript = _has_transcript(cut)
                 except (ValueError, KeyError, TypeError, AttributeError) as err:

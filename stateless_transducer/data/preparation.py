@@ -22,7 +22,7 @@ from stateless_transducer.data.executor import executor
 from stateless_transducer.data.fbank import store_features
 from stateless_transducer.data.manifests import manifest_path, problems_path, read_manifests, write_manifests
 from stateless_transducer.features import FbankConfig
-from stateless_transducer.files import write_text
+from stateless_transducer.files import parse_json, write_text
 
 Say = Callable[[str], None]
 Bar = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
@@ -130,7 +130,7 @@ def manifests_are_there(
 def _read_stamp(done: Path) -> dict[str, Any]:
     """Return the JSON object in a done-file of ours; an empty one if it is missing or of another program."""
     try:
-        stamp = json.loads(done.read_bytes())
+        stamp = parse_json(done.read_bytes())
     except (FileNotFoundError, ValueError):
         return {}
     return stamp if isinstance(stamp, dict) else {}

@@ -6,7 +6,6 @@ fields of `formats.json_line`; times count from the start of the part.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, as_completed
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from pathlib import Path
 from stateless_transducer.audio import AudioError
 from stateless_transducer.data.corpora.table import TableColumns, read_table
 from stateless_transducer.decoding.config import SearchConfig
-from stateless_transducer.files import file_problem
+from stateless_transducer.files import file_problem, parse_json
 from stateless_transducer.recognition.config import DetailConfig, SegmentConfig
 from stateless_transducer.recognition.model import Precision
 from stateless_transducer.recognition.recognizer import Recognizer
@@ -108,7 +107,7 @@ def finished_ids(path: Path) -> set[str]:
 
 def _id_of_transcript(line: bytes) -> str:
     """Return the id of a line written by `formats.json_line`."""
-    entry = json.loads(line)
+    entry = parse_json(line)
     if not isinstance(entry["segments"], list):
         raise TypeError
     return entry["id"]
@@ -117,7 +116,7 @@ def _id_of_transcript(line: bytes) -> str:
 def _may_be_partial(line: bytes) -> bool:
     """Whether an incomplete line may be the beginning of a line of `formats.json_line`."""
     try:
-        json.loads(line)
+        parse_json(line)
     except ValueError:
         return _LINE_START.startswith(line[: len(_LINE_START)])
     return False

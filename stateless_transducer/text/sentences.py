@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import gzip
 import io
-import json
 import unicodedata
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from stateless_transducer.files import check_file
+from stateless_transducer.files import check_file, parse_json
 
 
 def read_sentences(path: Path) -> Iterator[str]:
@@ -33,14 +32,14 @@ def read_sentences(path: Path) -> Iterator[str]:
                     yield unicodedata.normalize("NFC", sentence)
     except UnicodeDecodeError as err:
         raise ValueError(f"{path} is not UTF-8 ({err}).") from err
-    except (json.JSONDecodeError, KeyError, TypeError) as err:
+    except (ValueError, KeyError, TypeError) as err:
         raise ValueError(f'{place}: not an object with a "text".') from err
     except (OSError, EOFError, zlib.error) as err:
         raise ValueError(f"{path}: cannot be read: {err}") from err
 
 
 def _text_of(line: str) -> str:
-    text = json.loads(line)["text"]
+    text = parse_json(line)["text"]
     if not isinstance(text, str):
         raise TypeError
     return text.strip()
