@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import TypeVar
 
 from stateless_transducer import __version__
+from stateless_transducer.files import printable_text
 from stateless_transducer.threads import sleep_while_waiting
 
 Options = TypeVar("Options")
@@ -189,7 +190,7 @@ def _guarded(
             from stateless_transducer.commands.shared.flags import in_flags
 
             message = in_flags(message, options())
-        print(f"{program}: error: {message}", file=sys.stderr)
+        print(printable_text(f"{program}: error: {message}"), file=sys.stderr)
         return 1
     except (MemoryError, RuntimeError) as err:
         if str(err).startswith("DataLoader worker (pid") and not os.environ.get("TRANSDUCER_TRACEBACK"):

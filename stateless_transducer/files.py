@@ -121,6 +121,14 @@ def printable(name: object) -> str:
     )
 
 
+def printable_text(text: str) -> str:
+    """Return text of any number of lines for a terminal: as `printable`, but tabs and line feeds stay.
+
+    Names of tokens and weights, transcripts and messages come from files, whose authors are unknown.
+    """
+    return text if text.isprintable() else "".join(c if c in "\t\n" else printable(c) for c in text)
+
+
 def check_file(path: Path) -> None:
     """Check that a path names a regular file that is not empty, so that reading it does not wait and comes to an end.
 

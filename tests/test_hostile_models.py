@@ -14,6 +14,7 @@ from model_sizes import conformer_model
 from safetensors.torch import load_file, save_file
 
 from stateless_transducer.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from stateless_transducer.cli import main
 from stateless_transducer.features import FbankConfig
 from stateless_transducer.model.transducer import build_model
 from stateless_transducer.text.tokens import TokenTable, build_token_table
@@ -186,3 +187,19 @@ def test_pipes_and_devices_are_refused_at_once(tmp_path):
         read_vocabulary(tmp_path / "tokens.txt", 6)
     with pytest.raises(ValueError, match=f"zero: {message}"):
         load_checkpoint("/dev/zero")
+
+
+def test_control_characters_of_a_file_do_not_reach_the_terminal(tmp_path, checkpoint, capsys):
+    symbols = tuple("\x1b[31m" if symbol == "今" else symbol for symbol in TOKENS.symbols)
+    provenance = {"command": "\x1b]0;title\x07", "author": "a\x9b2Jb\tc"}
+    hostile = replace(checkpoint, token_table=replace(TOKENS, symbols=symbols), provenance=provenance)
+    save_checkpoint(tmp_path / "m.pt", hostile)
+    assert main(["info", str(tmp_path / "m.pt")]) == 0
+    printed = capsys.readouterr().out
+    assert r"\x1b[31m" in printed and r"\x1b]0;title\x07" in printed and "a\\x9b2Jb\tc" in printed
+    content = torch.load(tmp_path / "m.pt", weights_only=True)
+    content["model"]["\x1b[2J"] = torch.zeros(1)
+    torch.save(content, tmp_path / "m.pt")
+    assert main(["info", str(tmp_path / "m.pt")]) == 1
+    complaint = capsys.readouterr().err
+    assert r"\x1b[2J is left over" in complaint and not set(printed + complaint) & set("\x1b\x07\x9b")

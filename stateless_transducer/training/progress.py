@@ -21,7 +21,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from stateless_transducer import __version__
 from stateless_transducer.data.batches import cuts_path
-from stateless_transducer.files import write_text
+from stateless_transducer.files import printable_text, write_text
 
 
 def peak_bytes() -> float:
@@ -77,7 +77,7 @@ class _ConsoleHandler(logging.Handler):
     """Log to the current standard error: while a bar is shown, that is the bar's stream, which prints above it."""
 
     def emit(self, record: logging.LogRecord) -> None:  # noqa: D102
-        print(self.format(record), file=sys.stderr, flush=True)
+        print(printable_text(self.format(record)), file=sys.stderr, flush=True)
 
 
 def describe_run(exp_dir: Path, config: Mapping[str, Any], command: str) -> None:

@@ -21,6 +21,8 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from stateless_transducer.files import printable_text
+
 
 @contextmanager
 def progress_bar(task: str) -> Iterator[Callable[[int, int], None]]:
@@ -74,13 +76,13 @@ def hours_bar(task: str, total: Callable[[], float | None]) -> Iterator[Callable
 
 
 def say(text: str) -> None:
-    """Print a line on standard output at once."""
-    print(text, flush=True)
+    """Print a line on standard output at once, without control characters."""
+    print(printable_text(text), flush=True)
 
 
 def complain(text: str) -> None:
-    """Print a warning or error on standard error at once."""
-    print(text, file=sys.stderr, flush=True)
+    """Print a warning or error on standard error at once, without control characters."""
+    print(printable_text(text), file=sys.stderr, flush=True)
 
 
 class LiveLine:
@@ -93,6 +95,7 @@ class LiveLine:
         """Show the text so far; a narrow terminal shows its end."""
         if not self._is_terminal:
             return
+        text = printable_text(text)
         num_columns = shutil.get_terminal_size().columns - 1
         while cell_len(text) > num_columns:
             text = text[1:]
