@@ -38,6 +38,7 @@ def fetch(
     bar: Callable[[str], AbstractContextManager[Progress]],
     num_retries: int = 5,
     wait_s: float = 1.0,
+    way_out: str = "choose another `mirror`",
 ) -> None:
     """Download a file, unless it exists, and verify its checksum.
 
@@ -49,6 +50,7 @@ def fetch(
         bar: shows the progress of a step, in bytes.
         num_retries: consecutive failures without progress after which to give up.
         wait_s: wait before the first retry; doubled before each further one.
+        way_out: advice for the case that the server does not have the file, or keeps failing.
 
     Raises:
         OSError: the server does not have the file, or the network keeps failing; the part received is kept.
@@ -58,7 +60,7 @@ def fetch(
     if part != path:
         path.parent.mkdir(parents=True, exist_ok=True)
         with bar(f"fetching {path.name}") as progress:
-            _download(url, part, say=say, progress=progress, num_retries=num_retries, wait_s=wait_s)
+            _download(url, part, say=say, progress=progress, num_retries=num_retries, wait_s=wait_s, way_out=way_out)
     if md5 is not None:
         with bar(f"checking {path.name}") as progress:
             actual = _md5(part, progress)
@@ -71,31 +73,38 @@ def fetch(
 
 
 def _download(
-    url: str, part: Path, *, say: Callable[[str], None], progress: Progress, num_retries: int, wait_s: float
+    url: str,
+    part: Path,
+    *,
+    say: Callable[[str], None],
+    progress: Progress,
+    num_retries: int,
+    wait_s: float,
+    way_out: str,
 ) -> None:
     most, failures = _size(part), 0
     if most:
         say(f"{part}: resumes after {most} bytes")
     while True:
         try:
-            return _get(url, part, say, progress)
+            return _get(url, part, say, progress, way_out)
         except _Interrupted as err:
             # starting over and stopping at the same byte each time is no progress
             failures, most = (0, _size(part)) if _size(part) > most else (failures + 1, most)
             if failures > num_retries:
                 raise OSError(
-                    f"{url}: {err}. Given up after {num_retries} retries; run the command again to resume, or choose "
-                    f"another `mirror`. {_size(part)} bytes are kept in {part}."
+                    f"{url}: {err}. Given up after {num_retries} retries; run the command again to resume, or "
+                    f"{way_out}. {_size(part)} bytes are kept in {part}."
                 ) from err
             wait = wait_s * 2 ** max(0, failures - 1)
             say(f"{url}: {err}; retrying in {wait:g} s")
             time.sleep(wait)
 
 
-def _get(url: str, part: Path, say: Callable[[str], None], progress: Progress) -> None:
+def _get(url: str, part: Path, say: Callable[[str], None], progress: Progress, way_out: str) -> None:
     """Append the missing bytes to ``part``, in one attempt."""
     start = _size(part)
-    response = _open(url, start)
+    response = _open(url, start, way_out)
     if response is None:
         return
     with response:
@@ -103,7 +112,7 @@ def _get(url: str, part: Path, say: Callable[[str], None], progress: Progress) -
             say(f"{url}: the server cannot resume a download; starting again from the beginning")
             start = 0
         elif start and not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
-            raise OSError(f"{url}: the server did not send the bytes from {start} on; choose another `mirror`.")
+            raise OSError(f"{url}: the server did not send the bytes from {start} on; {way_out}.")
         length = response.headers.get("Content-Length")
         total = None if length is None else start + int(length)
         free = shutil.disk_usage(part.parent).free
@@ -118,7 +127,7 @@ def _get(url: str, part: Path, say: Callable[[str], None], progress: Progress) -
         raise _Interrupted(f"the connection broke off after {done} of {total} bytes")
 
 
-def _open(url: str, start: int) -> HTTPResponse | None:
+def _open(url: str, start: int, way_out: str) -> HTTPResponse | None:
     """Open the response from byte ``start`` on; None if there are no more bytes.
 
     Raises:
@@ -139,7 +148,7 @@ def _open(url: str, start: int) -> HTTPResponse | None:
         # busy, or a temporary failure
         if err.code in (408, 429) or err.code >= 500:
             raise _Interrupted(f"the server answered {err.code} ({err.reason})") from err
-        raise OSError(f"{url}: the server answered {err.code} ({err.reason}); choose another `mirror`.") from err
+        raise OSError(f"{url}: the server answered {err.code} ({err.reason}); {way_out}.") from err
     except (OSError, HTTPException) as err:
         raise _Interrupted(_reason(err)) from err
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import os
 import shutil
@@ -9,19 +10,18 @@ import tarfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO
 
 _CHUNK = 1 << 20
 
 
 def unpack(archive: Path, folder: Path, *, progress: Callable[[int, int], None]) -> None:
-    """Unpack a tar.gz that holds one folder, and each tar.gz inside it in its place.
+    """Unpack a tar.gz or tar.bz2 that holds one folder, and each tar.gz inside it in its place.
 
     Files that an interrupted run has unpacked are not written again. The folder gets its name, and a file ``.done``,
     when it is complete.
 
     Args:
-        archive: tar.gz whose members' paths begin with the folder's name.
+        archive: archive whose members' paths begin with the folder's name.
         folder: folder to create.
         progress: called with (bytes of the archive read, its size).
 
@@ -31,10 +31,14 @@ def unpack(archive: Path, folder: Path, *, progress: Callable[[int, int], None])
     temporary = folder.with_name(f".{folder.name}.partial")
     temporary.mkdir(parents=True, exist_ok=True)
     size = archive.stat().st_size
-    with archive.open("rb") as raw:
+    opener = bz2.open if archive.suffix == ".bz2" else gzip.open
+    with archive.open("rb") as raw, opener(raw) as stream:
         try:
-            _unpack_stream(raw, temporary.resolve(), lambda: progress(raw.tell(), size))
-        except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as err:
+            _unpack_stream(stream, temporary.resolve(), lambda: progress(raw.tell(), size))
+        except (tarfile.TarError, OSError, zlib.error, EOFError) as err:
+            # bz2 and gzip report damage as an OSError, without an error number of the system
+            if isinstance(err, OSError) and err.errno is not None:
+                raise
             raise ValueError(f"{archive} is damaged ({err}); remove it and run the command again.") from err
     if not (temporary / folder.name).is_dir():
         raise ValueError(f"{archive} holds no folder {folder.name}.")
@@ -43,8 +47,9 @@ def unpack(archive: Path, folder: Path, *, progress: Callable[[int, int], None])
     shutil.rmtree(temporary)
 
 
-def _unpack_stream(packed: IO[bytes], folder: Path, step: Callable[[], None]) -> None:
-    with gzip.open(packed) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
+def _unpack_stream(stream: bz2.BZ2File | gzip.GzipFile, folder: Path, step: Callable[[], None]) -> None:
+    """Unpack a tar file, as it is read from a compressed file."""
+    with tarfile.open(fileobj=stream, mode="r|") as tar:
         for member in tar:
             target = _target(folder, member)
             if member.isdir():
@@ -54,13 +59,14 @@ def _unpack_stream(packed: IO[bytes], folder: Path, step: Callable[[], None]) ->
             content = tar.extractfile(member)
             assert content is not None, member.name
             if target.name.endswith(".tar.gz"):
-                _unpack_stream(content, target.parent, step)
+                with gzip.open(content) as inner:
+                    _unpack_stream(inner, target.parent, step)
             # an interrupted run leaves a truncated file
             elif not target.exists() or target.stat().st_size != member.size:
                 with target.open("wb") as file:
                     shutil.copyfileobj(content, file, _CHUNK)
             step()
-        # gzip verifies its checksum at the end of the file
+        # the checksum is verified at the end of the file
         while stream.read(_CHUNK):
             pass
 
