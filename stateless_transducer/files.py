@@ -20,6 +20,9 @@ from unicodedata import category
 # control characters, surrogates (bytes that are not UTF-8), separators of lines and paragraphs
 _UNPRINTABLE = frozenset(("Cc", "Cs", "Zl", "Zp"))
 
+_POINTER = b"version https://git-lfs"
+"""Beginning of a Git LFS pointer."""
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -234,6 +237,17 @@ def filling(folder: Path, *, owned: Iterable[str] = ()) -> Iterator[Path]:
             os.replace(path, folder / path.name)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def refuse_pointer(path: Path) -> None:
+    """Check that a file is the file itself, not the pointer that git leaves in its place without Git LFS.
+
+    Raises:
+        ValueError: It is a pointer.
+    """
+    with path.open("rb") as file:
+        if file.read(len(_POINTER)) == _POINTER:
+            raise ValueError(f"{path} is a Git LFS pointer, not the file itself. Fetch the file with `git lfs pull`.")
 
 
 def sha256(path: Path) -> str:

@@ -12,10 +12,10 @@ import stateless_transducer
 PACKAGE = Path(stateless_transducer.__file__).parent
 FLOORS = (
     {"files", "audio_files", "processes", "threads", "options", "wording"},
-    {"ops", "text", "audio", "features", "weight_files"},
+    {"ops", "text", "audio", "features", "weight_files", "model_files", "published_models"},
     {"model"},
     {"checkpoint", "decoding", "data", "icefall_layouts"},
-    {"training", "icefall", "export"},
+    {"training", "icefall", "export", "hub"},
     {"recognition"},
     {"evaluation", "server"},
     {"commands"},

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from stateless_transducer.files import check_file, way_from_training
+from stateless_transducer.files import check_file, refuse_pointer
+from stateless_transducer.model_files import TOKENS, Listing
 from stateless_transducer.threads import may_spin
 
 DTYPES = {
@@ -44,7 +45,7 @@ class Graph:
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(may_spin())))
         options.log_severity_level = 3
         check_file(path)
-        _refuse_pointer(path)
+        refuse_pointer(path)
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         # onnxruntime's errors have no common base class but this one
@@ -102,47 +103,25 @@ def find_graph(folder: Path, role: str, prefer_int8: bool) -> Path:
     """Return the graph of one role; x.onnx and x.int8.onnx are one graph in two precisions.
 
     Raises:
-        ValueError: The folder and its direct subfolders hold no such graph, or several.
+        ValueError: The folder and its subfolders hold no such graph, or several.
     """
-    graphs = find_files(folder, f"{role}*.onnx")
-    int8 = [path for path in graphs if is_int8(path)]
-    plain = [path for path in graphs if path not in int8]
-    candidates = (int8 or plain) if prefer_int8 else (plain or int8)
-    if len(candidates) == 1:
-        return candidates[0]
-    if not candidates:
-        raise ValueError(f"{folder}: holds no {role}*.onnx{way_from_training(folder)}.")
-    names = ", ".join(str(path.relative_to(folder)) for path in candidates)
-    raise ValueError(f"{folder}: found several graphs of the {role}: {names}. Keep one.")
+    return folder / Listing.of_folder(folder).graph(role, "int8" if prefer_int8 else "fp32")
 
 
 def find_tokens(folder: Path) -> Path:
-    """Return the path of ``tokens.txt`` in a model's folder or a direct subfolder.
+    """Return the path of ``tokens.txt`` in the folder of a model's graphs.
 
     Raises:
-        ValueError: The direct subfolders hold several.
+        ValueError: There is none beside the graphs, and several elsewhere in the folder.
     """
-    tables = find_files(folder, "tokens.txt")
-    if len(tables) > 1:
-        names = ", ".join(str(path.relative_to(folder)) for path in tables)
-        raise ValueError(f"{folder}: found several token tables: {names}. Keep one.")
-    return tables[0] if tables else folder / "tokens.txt"
-
-
-def find_files(folder: Path, pattern: str) -> list[Path]:
-    """Return the matching files of a folder, or if it has none, those of its direct subfolders."""
-    return sorted(folder.glob(pattern)) or sorted(folder.glob(f"*/{pattern}"))
+    listing = Listing.of_folder(folder)
+    encoders = listing.nearest("encoder*.onnx")
+    return folder / (listing.tokens(encoders[0] if encoders else TOKENS) or TOKENS)
 
 
 def is_int8(path: Path) -> bool:
     """Whether a graph is quantized, by its file name."""
     return ".int8." in path.name
-
-
-def _refuse_pointer(path: Path) -> None:
-    with path.open("rb") as file:
-        if file.read(23) == b"version https://git-lfs":
-            raise ValueError(f"{path} is a Git LFS pointer, not the file itself. Fetch the file with `git lfs pull`.")
 
 
 def _one_line(err: Exception) -> str:
