@@ -39,9 +39,9 @@ class Options:
     exp_dir: Path = Path("exp")
     """Folder with the checkpoints; results are written to <exp-dir>/log/<decoding-method>/."""
     average: Average = field(default_factory=Average)
-    model: Path | None = None
-    """Model file or folder of ONNX graphs to decode with instead; results are written to log/<decoding-method>/ beside
-    it."""
+    model: Annotated[str | None, arg(metavar="MODEL")] = None
+    """Model file, folder of a model, or owner/name of a published one, to decode with instead; results are written to
+    log/<decoding-method>/ beside it, those of a published model to the current folder."""
     precision: Literal["fp32", "bf16", "int8"] = "fp32"
     """Precision of matrix products. bf16: checkpoints only. int8: ONNX folders only."""
     device: str = "auto"
@@ -68,7 +68,11 @@ class Options:
     @property
     def folder(self) -> Path:
         """Folder whose log/ receives the results."""
-        return self.exp_dir if self.model is None else self.model.absolute().parent
+        if self.model is None:
+            return self.exp_dir
+        from stateless_transducer.hub import is_published
+
+        return Path.cwd() if is_published(self.model) else Path(self.model).absolute().parent
 
 
 class _Decoder(NamedTuple):
@@ -159,12 +163,17 @@ def _of_checkpoints(options: Options, accept: Callable[[Checkpoint], None] | Non
 
 
 def _of_model(options: Options) -> _Decoder:
+    from stateless_transducer.commands.shared.models import find_model
+    from stateless_transducer.export.onnx_model import OnnxTransducer
     from stateless_transducer.features import FbankConfig
-    from stateless_transducer.recognition.model import choose_device, open_model
+    from stateless_transducer.hub import short_name
+    from stateless_transducer.recognition.model import choose_device, forms_for, open_model
     from stateless_transducer.text.tokens import TokenTable
 
     assert options.model is not None
-    model = open_model(options.model, device=options.device, precision=options.precision)
+    forms = forms_for(options.device, options.precision)
+    path = find_model(options.model, forms=forms, precision=options.precision)
+    model = open_model(path, device=options.device, precision=options.precision)
     if not isinstance(model.token_table, TokenTable):
         raise ValueError(
             f"`--model` {options.model}: tokens.txt holds BPE pieces without scores (bpe.vocab), which cannot be "
@@ -174,8 +183,8 @@ def _of_model(options: Options) -> _Decoder:
         raise ValueError(
             f"`--model` {options.model} expects other features than those of prepared test sets: {model.fbank_config}."
         )
-    device = None if options.model.is_dir() else choose_device(options.device)
-    name = options.model.absolute().name.removesuffix(".pt") + _suffix(options.precision)
+    device = None if isinstance(model.transducer, OnnxTransducer) else choose_device(options.device)
+    name = short_name(options.model) + _suffix(options.precision)
     return _Decoder(model.transducer, model.token_table, device, name, [str(options.model)])
 
 

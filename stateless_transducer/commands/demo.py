@@ -103,7 +103,7 @@ def run(options: Options) -> None:
 
     _head(6, "transcribe three of its files: transducer transcribe")
     sounds = _three_sounds(corpus_dir)
-    transcribe.run(transcribe.Options(model_path, tuple(map(str, sounds))))
+    transcribe.run(transcribe.Options(str(model_path), tuple(map(str, sounds))))
 
     _head(7, "report")
     report.run(

@@ -16,8 +16,8 @@ from stateless_transducer.commands.shared.flags import parse
 class Options:
     """Options of ``transducer export icefall``."""
 
-    model: Annotated[Path, arg(aliases=("--checkpoint",))]
-    """Model file, as written by `transducer average` or `transducer import`, or a training checkpoint."""
+    model: Annotated[str, arg(aliases=("--checkpoint",), metavar="MODEL")]
+    """Model file, training checkpoint, folder with a checkpoint and tokens.txt, or owner/name of a published model."""
     output: Path
     """File to write, in the format of icefall's pretrained.pt."""
 
@@ -30,12 +30,14 @@ def main(program: str, arguments: list[str]) -> int:
 
 def run(options: Options) -> None:
     """Export the model."""
-    from stateless_transducer.checkpoint import load_checkpoint
+    from stateless_transducer.commands.shared.models import find_model
     from stateless_transducer.files import check_output
     from stateless_transducer.icefall import save_icefall
+    from stateless_transducer.recognition.model import load_pretrained
 
-    check_output(options.output, model=options.model)
-    checkpoint = load_checkpoint(options.model)
+    model = find_model(options.model, forms=("checkpoint",))
+    check_output(options.output, model=model)
+    checkpoint = load_pretrained(model)
     save_icefall(options.output, checkpoint)
     context_size = checkpoint.model_config.decoder.context_size
     say(f"{options.output}: {len(checkpoint.weights)} tensors; `--context-size` {context_size}")

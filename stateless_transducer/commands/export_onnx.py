@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 class Options:
     """Options of ``transducer export onnx``."""
 
-    model: Annotated[Path, arg(aliases=("--checkpoint",))]
-    """Model file, as written by `transducer average` or `transducer import`, or a training checkpoint."""
+    model: Annotated[str, arg(aliases=("--checkpoint",), metavar="MODEL")]
+    """Model file, training checkpoint, folder with a checkpoint and tokens.txt, or owner/name of a published model."""
     output: Path
     """Folder to write: encoder.onnx, decoder.onnx, joiner.onnx, tokens.txt, lang.json, model.json."""
     int8: bool = False
@@ -55,17 +55,18 @@ def main(program: str, arguments: list[str]) -> int:
 
 def run(options: Options) -> int:
     """Export a model; quantize and evaluate it if requested."""
-    from stateless_transducer.checkpoint import load_checkpoint
+    from stateless_transducer.commands.shared.models import find_model
     from stateless_transducer.export.card import CARD, write_card
     from stateless_transducer.export.onnx_model import GRAPHS, INT8_GRAPHS
     from stateless_transducer.export.onnx_writer import differs_from_clients, write_onnx
     from stateless_transducer.files import filling
+    from stateless_transducer.recognition.model import load_pretrained
     from stateless_transducer.text.tokens import SCORES_FILE
 
     if options.output.exists() and not options.output.is_dir():
         raise ValueError(f"`--output` {options.output} is a file; name a folder.")
     cuts = _cuts(options)
-    checkpoint = load_checkpoint(options.model)
+    checkpoint = load_pretrained(find_model(options.model, forms=("checkpoint",)))
     differences = differs_from_clients(checkpoint.fbank_config)
     if differences:
         complain(f"note: sherpa-onnx and onnx-asr compute other features than this model's ({differences}).")

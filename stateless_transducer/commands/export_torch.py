@@ -22,8 +22,8 @@ _ENDINGS = {
 class Options:
     """Options of ``transducer export torch``."""
 
-    model: Annotated[Path, arg(aliases=("--checkpoint",))]
-    """Model file, as written by `transducer average` or `transducer import`, or a training checkpoint."""
+    model: Annotated[str, arg(aliases=("--checkpoint",), metavar="MODEL")]
+    """Model file, training checkpoint, folder with a checkpoint and tokens.txt, or owner/name of a published model."""
     output: Path
     """File to write; its suffix sets the format: .safetensors (weights), .pt2 (torch.export), .jit.pt (TorchScript)."""
 
@@ -46,11 +46,14 @@ def main(program: str, arguments: list[str]) -> int:
 
 def run(options: Options) -> None:
     """Export the model."""
-    from stateless_transducer.checkpoint import load_checkpoint, save_checkpoint
+    from stateless_transducer.checkpoint import save_checkpoint
+    from stateless_transducer.commands.shared.models import find_model
     from stateless_transducer.files import check_output
+    from stateless_transducer.recognition.model import load_pretrained
 
-    check_output(options.output, model=options.model)
-    checkpoint = load_checkpoint(options.model)
+    model = find_model(options.model, forms=("checkpoint",))
+    check_output(options.output, model=model)
+    checkpoint = load_pretrained(model)
     if options.ending == ".safetensors":
         save_checkpoint(options.output, replace(checkpoint, training_state=None))
     else:

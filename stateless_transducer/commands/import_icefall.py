@@ -11,17 +11,20 @@ from tyro.conf import arg
 from stateless_transducer.commands.shared.console import say
 from stateless_transducer.commands.shared.flags import parse
 
+_LANG_DIR = Path("data/lang_char")
+"""The tutorial's folder of tokens."""
+
 
 @dataclass(frozen=True)
 class Options:
     """Options of ``transducer import``."""
 
-    model: Annotated[Path, arg(aliases=("--checkpoint",))]
-    """icefall's pretrained.pt, epoch-N.pt or best-*.pt."""
+    model: Annotated[str, arg(aliases=("--checkpoint",), metavar="MODEL")]
+    """icefall's pretrained.pt, epoch-N.pt or best-*.pt, the folder of a published model, or its owner/name."""
     output: Path
     """Model file to write."""
-    lang_dir: Annotated[Path, arg(aliases=("--tokens",))] = Path("data/lang_char")
-    """Folder with the model's tokens.txt, or that file."""
+    lang_dir: Annotated[Path | None, arg(aliases=("--tokens",))] = None
+    """Folder with the model's tokens.txt, or that file; by default that of the published model, or data/lang_char."""
     bpe_model: Path | None = None
     """sentencepiece's model of the tokens, if it is not in their folder."""
     encoder: str | None = None
@@ -53,14 +56,17 @@ def main(program: str, arguments: list[str]) -> int:
 def run(options: Options) -> None:
     """Import the model."""
     from stateless_transducer.checkpoint import save_checkpoint
+    from stateless_transducer.commands.shared.models import find_model
     from stateless_transducer.files import check_output
     from stateless_transducer.icefall import load_icefall
     from stateless_transducer.model.config import ZipformerConfig
+    from stateless_transducer.recognition.model import find_checkpoint
     from stateless_transducer.text.tokens import TokenTable
 
-    check_output(options.output, model=options.model)
-    tokens = TokenTable.read(options.lang_dir, bpe_model=options.bpe_model)
-    checkpoint = load_icefall(options.model, tokens, sizes=options.sizes, encoder=options.encoder)
+    model, lang_dir = find_checkpoint(find_model(options.model, forms=("checkpoint",)))
+    check_output(options.output, model=model)
+    tokens = TokenTable.read(options.lang_dir or lang_dir or _LANG_DIR, bpe_model=options.bpe_model)
+    checkpoint = load_icefall(model, tokens, sizes=options.sizes, encoder=options.encoder)
     encoder = checkpoint.model_config.encoder
     if options.pads_like_icefall:
         if not isinstance(encoder, ZipformerConfig):

@@ -17,6 +17,7 @@ from stateless_transducer.wording import counted
 if TYPE_CHECKING:
     from stateless_transducer.text.symbols import Vocabulary
 
+_FORMS = ("graphs", "checkpoint")
 _FIRST_TOKENS, _LOSSES = 12, ("train_loss", "valid_loss")
 
 
@@ -24,8 +25,8 @@ _FIRST_TOKENS, _LOSSES = 12, ("train_loss", "valid_loss")
 class Options:
     """Options of ``transducer info``."""
 
-    model: Annotated[Path, Positional]
-    """Checkpoint (.pt, .safetensors), or folder of ONNX graphs and tokens.txt."""
+    model: Annotated[str, Positional]
+    """Checkpoint (.pt, .safetensors), folder of a model, or owner/name of a published one."""
     output_format: Literal["txt", "json"] = "txt"
     """txt: readable lines. json: one object with all facts."""
 
@@ -38,24 +39,26 @@ def main(program: str, arguments: list[str]) -> int:
 
 def run(options: Options) -> None:
     """Describe the model."""
-    path = options.model
-    if not path.exists():
-        raise ValueError(f"{path}: no such model; it is a checkpoint, or a folder of ONNX graphs.")
-    facts = _of_folder(path) if path.is_dir() else _of_checkpoint(path)
+    from stateless_transducer.commands.shared.models import find_model
+    from stateless_transducer.model_files import Listing
+
+    path = find_model(options.model, forms=_FORMS)
+    is_graphs = path.is_dir() and Listing.of_folder(path).choose(_FORMS).form == "graphs"
+    facts = _of_graphs(path) if is_graphs else _of_checkpoint(path)
     if options.output_format == "json":
         # a provenance may hold values of any type
         say(json.dumps(facts, indent=2, ensure_ascii=False, default=str))
         return
-    say(str(path))
+    say(options.model)
     for name, value in _lines(facts):
         say(f"  {name:12s} {value}")
 
 
-def _of_checkpoint(path: Path) -> dict[str, Any]:
-    from stateless_transducer.checkpoint import load_checkpoint
+def _of_checkpoint(model: Path) -> dict[str, Any]:
     from stateless_transducer.export.card import facts_of
+    from stateless_transducer.recognition.model import find_checkpoint, load_pretrained
 
-    checkpoint = load_checkpoint(path)
+    path, checkpoint = find_checkpoint(model)[0], load_pretrained(model)
     return {
         "path": str(path),
         "format": "safetensors" if path.suffix == ".safetensors" else "checkpoint",
@@ -69,12 +72,13 @@ def _of_checkpoint(path: Path) -> dict[str, Any]:
     }
 
 
-def _of_folder(folder: Path) -> dict[str, Any]:
+def _of_graphs(folder: Path) -> dict[str, Any]:
     """Return the facts of a folder of graphs, and of its card if there is one."""
     from stateless_transducer.export.card import facts_of, read_card
-    from stateless_transducer.export.onnx_graph import Graph, find_files, find_graph, find_tokens, is_int8, is_streaming
-    from stateless_transducer.export.onnx_model import GRAPHS, OnnxTransducer
+    from stateless_transducer.export.onnx_graph import Graph, find_graph, find_tokens, is_int8, is_streaming
+    from stateless_transducer.export.onnx_model import OnnxTransducer
     from stateless_transducer.export.onnx_streaming import StreamingModel
+    from stateless_transducer.model_files import ROLES, Listing
     from stateless_transducer.text.symbols import read_vocabulary
     from stateless_transducer.text.tokens import SCORES_FILE
 
@@ -85,7 +89,8 @@ def _of_folder(folder: Path) -> dict[str, Any]:
         # not `open`, which refuses changed files; they are listed below
         model = OnnxTransducer(*(find_graph(folder, role, is_int8(encoder)) for role in GRAPHS))
     tokens = find_tokens(folder)
-    paths = [*(path for role in GRAPHS for path in find_files(folder, f"{role}*.onnx")), tokens]
+    listing = Listing.of_folder(folder)
+    paths = [*(folder / name for role in ROLES for name in listing.nearest(f"{role}*.onnx")), tokens]
     paths += [path for path in [tokens.parent / SCORES_FILE] if path.is_file()]
     files, card = {str(path.relative_to(folder)): facts_of(path) for path in paths}, read_card(folder)
     changed = [name for name, facts in files.items() if card and card["files"].get(name) != facts]

@@ -165,8 +165,9 @@ class PretrainedOptions:
 
     sound_files: Annotated[tuple[str, ...], Positional, arg(metavar="SOUND [SOUND ...]")]
     """Sound files of any length and sample rate, or folders of them."""
-    model: Annotated[Path, arg(aliases=("--checkpoint",))]
-    """pretrained.pt of icefall or export.py, or any other model file or checkpoint."""
+    model: Annotated[str, arg(aliases=("--checkpoint",), metavar="MODEL")]
+    """pretrained.pt of icefall or export.py, any other model file or checkpoint, the folder of a published model, or
+    its owner/name."""
     channel: Annotated[int, Ge(0)] | None = None
     """Channel to transcribe, from 0; by default, the mean of all. icefall takes channel 0."""
     segments: SegmentConfig = field(default_factory=SegmentConfig)
@@ -195,12 +196,15 @@ def run_pretrained(script: str, arguments: list[str], lang_dir: Path) -> int:
     options = parse(PretrainedOptions, script, arguments, description)
     _report_idle(options.idle_sound, options.idle_search)
     from stateless_transducer.audio import AudioError
+    from stateless_transducer.commands.shared.models import find_model
     from stateless_transducer.commands.shared.sounds import find_sounds
     from stateless_transducer.files import printable
     from stateless_transducer.icefall import load_either
+    from stateless_transducer.recognition.model import find_checkpoint
     from stateless_transducer.recognition.recognizer import Recognizer
 
-    checkpoint = load_either(options.model, options.expected.lang_dir or lang_dir)
+    model, its_lang_dir = find_checkpoint(find_model(options.model, forms=("checkpoint",)))
+    checkpoint = load_either(model, options.expected.lang_dir or its_lang_dir or lang_dir)
     options.expected.check(checkpoint)
     sounds, problems = find_sounds(options.sound_files)
     recognizer = Recognizer(checkpoint, options.search, device="auto", segments=options.segments)

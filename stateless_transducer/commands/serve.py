@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 class Options:
     """Options of ``transducer serve``."""
 
-    model: Annotated[Path, Positional, arg(metavar="MODEL")]
-    """Model file, training checkpoint, or folder of ONNX graphs and tokens.txt, offline or streaming."""
+    model: Annotated[str, Positional, arg(metavar="MODEL")]
+    """Model file, training checkpoint, folder of a model, offline or streaming, or owner/name of a published one."""
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0: everyone who reaches this machine can use the server."""
     port: Annotated[int, Interval(ge=0, le=65535)] = 8000
@@ -104,15 +104,15 @@ def run(options: Options) -> None:
     Raises:
         ValueError: The model cannot be opened, or the address is not available.
     """
+    from stateless_transducer.hub import short_name
     from stateless_transducer.server.app import Service
     from stateless_transducer.server.lifecycle import serve
 
     certificate = _certificate(options)
     with _listening(options.host, options.port) as listener:
-        path = options.model
         service = Service(
             _open(options),
-            path.stem if path.is_file() else path.resolve().name,
+            short_name(options.model),
             max_upload_mb=options.max_upload_mb,
             max_uploads=options.max_uploads,
             max_live=options.max_live,
@@ -126,7 +126,8 @@ def run(options: Options) -> None:
         )
         scheme = "http" if certificate is None else "https"
         host, port = listener.getsockname()[:2]
-        say(f"serving {path} on {scheme}://{f'[{host}]' if ':' in host else host}:{port} - press Ctrl-C to stop")
+        address = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+        say(f"serving {options.model} on {address} - press Ctrl-C to stop")
         serve(service, listener, certificate=certificate, has_access_log=options.access_log, say=complain)
 
 
@@ -153,15 +154,19 @@ def _listening(host: str, port: int) -> socket.socket:
 
 
 def _open(options: Options) -> Engine:
+    from stateless_transducer.commands.shared.models import find_model
+    from stateless_transducer.recognition.model import forms_for
     from stateless_transducer.recognition.recognizer import Recognizer
     from stateless_transducer.recognition.streaming import StreamingRecognizer
     from stateless_transducer.server.engine import PiecewiseEngine, StreamingEngine, is_streaming_folder
 
-    if is_streaming_folder(options.model):
+    forms = forms_for(options.device, options.precision)
+    model = find_model(options.model, forms=forms, precision=options.precision)
+    if is_streaming_folder(model, forms):
         for config in (options.search, options.details, options.segments, options.batch):
             refuse_idle(config, f"an offline model, but {options.model} is a streaming model")
         streaming = StreamingRecognizer.from_pretrained(
-            options.model,
+            model,
             options.rules,
             device=options.device,
             precision=options.precision,
@@ -170,7 +175,7 @@ def _open(options: Options) -> Engine:
         return StreamingEngine(streaming)
     refuse_idle(options.rules, f"a streaming model, but {options.model} is an offline model")
     recognizer = Recognizer.from_pretrained(
-        options.model,
+        model,
         options.search,
         device=options.device,
         precision=options.precision,

@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 class Options:
     """Options of ``transducer stream``."""
 
-    model: Annotated[Path, Positional, arg(metavar="MODEL")]
-    """Folder with encoder*.onnx, decoder*.onnx, joiner*.onnx and tokens.txt of a streaming transducer."""
+    model: Annotated[str, Positional, arg(metavar="MODEL")]
+    """Folder with encoder*.onnx, decoder*.onnx, joiner*.onnx and tokens.txt of a streaming transducer, or owner/name of
+    a published one."""
     file: Annotated[Path, Positional, arg(metavar="SOUND")]
     """Sound file of any sample rate; `-`: raw 16-bit samples (little-endian, one channel) from standard input."""
     sample_rate: Annotated[int, Ge(1000), Unit("Hz")] = 16000
@@ -63,12 +64,14 @@ def main(program: str, arguments: list[str]) -> int:
 
 def run(options: Options) -> None:
     """Decode samples as they arrive; at the end or an interrupt, decode the rest."""
+    from stateless_transducer.commands.shared.models import find_model
     from stateless_transducer.recognition.streaming import StreamingRecognizer
 
+    precision = "int8" if options.is_int8 else "fp32"
     recognizer = StreamingRecognizer.from_pretrained(
-        options.model,
+        find_model(options.model, forms=("graphs",), precision=precision),
         options.rules,
-        precision="int8" if options.is_int8 else "fp32",
+        precision=precision,
         num_threads=options.num_threads,
     )
     stream, line = recognizer.create_stream(), LiveLine()

@@ -262,17 +262,18 @@ def _start(options: Options, tokens: TokenTable, tell: Callable[[str], None]) ->
     if path is None:
         sizes = {**options.model.sizes(), "vocab_size": len(tokens), "blank_id": tokens.blank_id}
         return StartingModel(ModelConfig.from_sizes(sizes), FbankConfig(), tokens)
-    from stateless_transducer.checkpoint import load_checkpoint
+    from stateless_transducer.commands.shared.models import find_model
+    from stateless_transducer.recognition.model import load_pretrained
     from stateless_transducer.training.finetune import adapted_config, describe_tokens
 
-    checkpoint = load_checkpoint(path)
+    checkpoint = load_pretrained(find_model(path, forms=("checkpoint",)))
     _refuse_other_sizes(options, checkpoint.model_config.sizes(), path)
     config = adapted_config(checkpoint, tokens, dropout=options.model.encoder.dropout)
     tell(f"Starting from {path}, with its sizes: {describe_tokens(checkpoint.token_table, tokens)}")
     return StartingModel(config, checkpoint.fbank_config, tokens, init_from=checkpoint)
 
 
-def _refuse_other_sizes(options: Options, sizes: Mapping[str, Any], path: Path) -> None:
+def _refuse_other_sizes(options: Options, sizes: Mapping[str, Any], path: str) -> None:
     """Refuse sizes that are set and differ from those of the initial model; dropout is not a size."""
     encoder = type(options.model.encoder)()
     usual = ModelFlags(encoder=encoder, decoder=encoder.usual_decoder, joiner=encoder.usual_joiner)

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 class Options:
     """Options of ``transducer transcribe``."""
 
-    model: Annotated[Path, Positional, arg(metavar="MODEL")]
-    """Model file, training checkpoint, or folder of ONNX graphs and tokens.txt."""
+    model: Annotated[str, Positional, arg(metavar="MODEL")]
+    """Model file, training checkpoint, folder of a model, or owner/name of a published one."""
     files: Annotated[tuple[str, ...], Positional, arg(metavar="[SOUND ...]")]
     """Sound and video files of any length and sample rate, folders, patterns; `-`: standard input."""
     output_format: Literal["txt", "json", "srt", "vtt", "TextGrid", "tsv", "ctm"] = "txt"
@@ -142,13 +142,21 @@ def _without_existing(
     return [sound for sound, _ in pairs], [path for _, path in pairs]
 
 
+def _find_model(options: Options) -> Path:
+    from stateless_transducer.commands.shared.models import find_model
+    from stateless_transducer.recognition.model import forms_for
+
+    forms = forms_for(options.device, options.precision)
+    return find_model(options.model, forms=forms, precision=options.precision)
+
+
 def _recognizer(options: Options) -> Recognizer:
     from stateless_transducer.recognition.recognizer import Recognizer
 
     # lines of text have no times
     has_times = options.output_format != "txt"
     return Recognizer.from_pretrained(
-        options.model,
+        _find_model(options),
         options.search,
         device=options.device,
         precision=options.precision,
@@ -266,9 +274,11 @@ def _job(options: Options) -> Job:
     from stateless_transducer.recognition.manifest import Job
 
     model, search = options.model, options.search
-    if options.dask is not None:
-        # workers run in other folders
-        model = model.absolute()
+    if options.dask is None:
+        model = str(_find_model(options))
+    else:
+        # workers run in other folders; they look up the name of a published model themselves
+        model = str(Path(model).absolute()) if Path(model).exists() else model
         search = replace(search, **{name: path.absolute() for name, path in search.scorer_files.items()})
     return Job(
         model=model,

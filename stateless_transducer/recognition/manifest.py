@@ -40,7 +40,8 @@ class Row:
 class Job:
     """Settings of a recognizer that can be sent to another machine, which must see the same files."""
 
-    model: Path
+    model: str
+    """Path, which the other machine must see, or name of a published model."""
     search: SearchConfig
     segments: SegmentConfig
     details: DetailConfig
@@ -138,7 +139,8 @@ def transcribe_with_workers(
 ) -> Iterator[tuple[Row, Transcript | AudioError]]:
     """Yield the results of `transcribe_here` from the workers of an executor, in order of completion."""
     size = max(1, min(_MOST_ROWS_A_TASK, len(rows) // (_TASKS_A_WORKER * num_workers)))
-    modified = job.model.stat().st_mtime_ns if job.model.exists() else 0
+    path = Path(job.model)
+    modified = path.stat().st_mtime_ns if path.exists() else 0
     tasks = [rows[i : i + size] for i in range(0, len(rows), size)]
     running = {executor.submit(_work, job, modified, task): task for task in tasks}
     finished_s = 0.0

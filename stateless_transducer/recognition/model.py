@@ -8,12 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from stateless_transducer.decoding.protocols import TransducerModel
 from stateless_transducer.features import FbankConfig
+from stateless_transducer.files import refuse_pointer
+from stateless_transducer.hub import locate
+from stateless_transducer.model_files import Form, Listing, ModelFiles, Precision
 from stateless_transducer.text.symbols import Vocabulary, read_vocabulary
 from stateless_transducer.text.tokens import SCORES_FILE, UNIT_FILE
 
@@ -21,8 +24,6 @@ if TYPE_CHECKING:
     import torch
 
     from stateless_transducer.checkpoint import Checkpoint
-
-Precision = Literal["fp32", "bf16", "int8"]
 
 
 @dataclass(frozen=True)
@@ -38,37 +39,72 @@ class Model:
 
 
 def open_model(
-    path: Path,
+    model: str | Path,
     *,
     device: str | torch.device = "cpu",
     precision: Precision = "fp32",
     num_threads: int | None = None,
 ) -> Model:
-    """Read a checkpoint, or open a folder with encoder*.onnx, decoder*.onnx, joiner*.onnx and tokens.txt.
+    """Open a checkpoint, a folder with a model, or a published model by name.
 
     Args:
-        path: The file or the folder.
+        model: Path or name, see `hub.locate`. Of a folder with ONNX graphs and a checkpoint, the graphs are used,
+            unless the device or the precision asks for the checkpoint.
         device: Device of a checkpoint, see `choose_device`. Graphs run on the CPU.
-        precision: fp32; bf16 for checkpoints, int8 for folders.
+        precision: fp32; bf16 for checkpoints, int8 for graphs.
         num_threads: Threads on the CPU; None: torch or onnxruntime decides. For a checkpoint, this sets torch's number,
             which holds for the whole process.
 
     Raises:
-        ValueError: The model cannot be read, or does not support the precision or device.
+        ValueError: The model cannot be found or read, or does not support the precision or device.
     """
-    if not path.exists():
-        raise ValueError(f"{path}: no such model; it is a checkpoint, or a folder of ONNX graphs.")
+    forms = forms_for(device, precision)
+    path = locate(model, forms=forms, precision=precision)
     if path.suffix == ".onnx" and path.is_file():
         raise ValueError(f"{path} is one of three graphs; name the folder that holds them and tokens.txt.")
     if path.is_dir():
-        return _open_folder(path, device, precision, num_threads)
-    from stateless_transducer.checkpoint import load_checkpoint
-
+        files = Listing.of_folder(path).choose(forms, precision)
+        if files.form == "graphs":
+            return _open_graphs(path, files, device, precision, num_threads)
+    checkpoint = load_pretrained(path)
     if num_threads is not None:
         import torch
 
         torch.set_num_threads(num_threads)
-    return model_of(load_checkpoint(path), device=device, precision=precision)
+    return model_of(checkpoint, device=device, precision=precision)
+
+
+def forms_for(device: str | torch.device, precision: Precision) -> tuple[Form, ...]:
+    """Return the forms of a model to look for, the preferred one first: graphs, unless only a checkpoint will do."""
+    needs_torch = precision == "bf16" or str(device) not in ("auto", "cpu")
+    return ("checkpoint", "graphs") if needs_torch else ("graphs", "checkpoint")
+
+
+def load_pretrained(model: str | Path) -> Checkpoint:
+    """Read a checkpoint of this project, or icefall's with its tokens, from a file, a folder or by name.
+
+    Raises:
+        ValueError: The model cannot be found or read, or has no checkpoint.
+    """
+    from stateless_transducer.checkpoint import load_checkpoint
+    from stateless_transducer.icefall import load_either
+
+    path, lang_dir = find_checkpoint(model)
+    return load_checkpoint(path) if lang_dir is None else load_either(path, lang_dir)
+
+
+def find_checkpoint(model: str | Path) -> tuple[Path, Path | None]:
+    """Return the file of a checkpoint and the folder of its tokens; None: the model is a file alone.
+
+    Raises:
+        ValueError: The model cannot be found, or has no checkpoint.
+    """
+    path, lang_dir = locate(model, forms=("checkpoint",)), None
+    if path.is_dir():
+        files = Listing.of_folder(path).choose(("checkpoint",))
+        path, lang_dir = path / files.model[0], (path / files.tokens).parent
+    refuse_pointer(path)
+    return path, lang_dir
 
 
 def model_of(checkpoint: Checkpoint, *, device: str | torch.device = "cpu", precision: Precision = "fp32") -> Model:
@@ -96,9 +132,10 @@ def model_of(checkpoint: Checkpoint, *, device: str | torch.device = "cpu", prec
     )
 
 
-def _open_folder(folder: Path, device: str | torch.device, precision: Precision, num_threads: int | None) -> Model:
+def _open_graphs(
+    folder: Path, files: ModelFiles, device: str | torch.device, precision: Precision, num_threads: int | None
+) -> Model:
     from stateless_transducer.export.card import check_files
-    from stateless_transducer.export.onnx_graph import find_tokens
     from stateless_transducer.export.onnx_model import OnnxTransducer
 
     if str(device) not in ("auto", "cpu"):
@@ -106,7 +143,7 @@ def _open_folder(folder: Path, device: str | torch.device, precision: Precision,
     if precision == "bf16":
         raise ValueError(f"`precision` bf16 is one of checkpoints; {folder} is an ONNX folder: fp32, perhaps int8.")
     model = OnnxTransducer.open(folder, precision=precision, num_threads=num_threads)
-    tokens_path = find_tokens(folder)
+    tokens_path = folder / files.tokens
     check_files(tokens_path.with_name(name) for name in (tokens_path.name, UNIT_FILE, SCORES_FILE))
     tokens = read_vocabulary(tokens_path, model.vocab_size)
     return Model(model, model.fbank_config, tokens, lambda array: array)

@@ -96,11 +96,11 @@ class Recognizer:
         segments: SegmentConfig | None = None,
         details: DetailConfig | None = None,
     ) -> Recognizer:
-        """Open a checkpoint of this project, or a folder of ONNX graphs, for which torch is not needed.
+        """Open a checkpoint, a folder of ONNX graphs (for which torch is not needed), or a published model by name.
 
         Args:
-            path: The checkpoint; or a folder with encoder*.onnx, decoder*.onnx, joiner*.onnx and tokens.txt, written by
-                `transducer export onnx` or published by others.
+            path: The checkpoint; a folder with encoder*.onnx, decoder*.onnx, joiner*.onnx and tokens.txt, or one with
+                a checkpoint and tokens.txt; or ``owner/name`` of a repository of Hugging Face, see docs/models.md.
             config: See the constructor.
             device: See the constructor. Graphs run on the CPU.
             precision: fp32; for a checkpoint also bf16, for a folder int8 (x.int8.onnx).
@@ -113,7 +113,7 @@ class Recognizer:
         Raises:
             ValueError: The model cannot be opened; and see the constructor.
         """
-        model = open_model(Path(path), device=device, precision=precision, num_threads=num_threads)
+        model = open_model(path, device=device, precision=precision, num_threads=num_threads)
         return cls(model, config, hotwords=hotwords, segments=segments, details=details)
 
     @property

@@ -14,11 +14,11 @@ from typing import cast, overload
 import numpy as np
 
 from stateless_transducer.decoding.greedy_streaming import PartialHypothesis, greedy_search_chunk
-from stateless_transducer.export.onnx_graph import find_tokens
 from stateless_transducer.export.onnx_streaming import StreamingModel
 from stateless_transducer.features import FbankConfig, FbankStream, samples_until
+from stateless_transducer.hub import locate
+from stateless_transducer.model_files import Listing, Precision
 from stateless_transducer.recognition.endpoint import EndpointRules
-from stateless_transducer.recognition.model import Precision
 from stateless_transducer.recognition.sounds import CountedBlocks, Sound, is_one_sound, read_sound
 from stateless_transducer.recognition.transcript import Segment, Transcript
 from stateless_transducer.text.symbols import Vocabulary, read_vocabulary
@@ -149,10 +149,10 @@ class StreamingRecognizer:
         precision: Precision = "fp32",
         num_threads: int | None = None,
     ) -> StreamingRecognizer:
-        """Open a folder with encoder*.onnx, decoder*.onnx, joiner*.onnx and tokens.txt.
+        """Open a folder with encoder*.onnx, decoder*.onnx, joiner*.onnx and tokens.txt, or a published model by name.
 
         Args:
-            path: The folder.
+            path: The folder; or ``owner/name`` of a repository of Hugging Face, see docs/models.md.
             rules: When an utterance ends.
             device: auto or cpu. Graphs run on the CPU.
             precision: fp32, or int8 for x.int8.onnx where the folder has both.
@@ -163,9 +163,10 @@ class StreamingRecognizer:
         """
         if device not in ("auto", "cpu") or precision == "bf16":
             raise ValueError(f"{path} is a streaming model: it runs on the CPU, in fp32 or int8.")
-        folder = Path(path)
+        folder = locate(path, forms=("graphs",), precision=precision)
+        tokens = folder / Listing.of_folder(folder).choose(("graphs",), precision).tokens
         model = StreamingModel.open(folder, num_threads=num_threads or 1, prefer_int8=precision == "int8")
-        return cls(model, read_vocabulary(find_tokens(folder), model.vocab_size), rules)
+        return cls(model, read_vocabulary(tokens, model.vocab_size), rules)
 
     @property
     def sample_rate(self) -> int:

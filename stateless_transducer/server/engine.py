@@ -13,7 +13,8 @@ from typing import BinaryIO, Protocol
 import numpy as np
 
 from stateless_transducer.audio import stream_audio
-from stateless_transducer.export.onnx_graph import Graph, find_graph, is_streaming
+from stateless_transducer.export.onnx_graph import Graph, is_streaming
+from stateless_transducer.model_files import Form, Listing
 from stateless_transducer.recognition.recognizer import Recognizer
 from stateless_transducer.recognition.segments import Phrases
 from stateless_transducer.recognition.sounds import CountedBlocks
@@ -238,6 +239,14 @@ def _result(future: Future[Segment], is_abandoned: Callable[[], bool]) -> Segmen
                 raise AbandonedError from None
 
 
-def is_streaming_folder(path: Path) -> bool:
-    """Whether a model is a folder of graphs of a streaming model."""
-    return path.is_dir() and is_streaming(Graph(find_graph(path, "encoder", prefer_int8=True), 1))
+def is_streaming_folder(path: Path, forms: Sequence[Form]) -> bool:
+    """Whether a model is a folder whose graphs are those of a streaming model.
+
+    Args:
+        path: The model.
+        forms: Forms of a model to look for in a folder, the preferred one first.
+    """
+    if not path.is_dir():
+        return False
+    files = Listing.of_folder(path).choose(forms, "int8")
+    return files.form == "graphs" and is_streaming(Graph(path / files.model[0], 1))

@@ -81,8 +81,9 @@ class PruneConfig:
 class FineTuneConfig:
     """Fine-tuning."""
 
-    init_from: Path | None = None
-    """Model or checkpoint to start from. The sizes are its own; the weights of tokens that it knows are kept."""
+    init_from: Annotated[str | None, arg(metavar="MODEL")] = None
+    """Model to start from: a checkpoint, a folder with one, or owner/name of a published one. The sizes are its own;
+    the weights of tokens that it knows are kept."""
     freeze_layers: Annotated[int, Ge(0), ADVANCED] = 0
     """Encoder layers to freeze, from the bottom, with the subsampling; 0: none."""
     layer_lr_decay: Annotated[float, Interval(gt=0, le=1), ADVANCED] = 1.0

@@ -77,5 +77,5 @@ def test_streaming_folder_is_described(tiny_model, info):
 def test_what_is_no_model_is_refused(info, tmp_path):
     (tmp_path / "text.pt").write_text("hello")
     assert "text.pt is not a checkpoint, or is truncated" in info(tmp_path / "text.pt", status=1)
-    assert "no.pt: no such model; it is a checkpoint, or a" in info(tmp_path / "no.pt", status=1)
+    assert "no.pt: no such model; it is a checkpoint, a" in info(tmp_path / "no.pt", status=1)
     assert "holds no encoder*.onnx" in info(tmp_path, status=1)

@@ -177,7 +177,7 @@ def test_what_is_missing_is_named(tiny_model, tmp_path, capsys):
     _fails(
         capsys,
         ["stream", tmp_path / "no", "a.wav"],
-        "no: no such folder; a streaming model is a folder with three graphs",
+        "no: no such model; it is a checkpoint, a folder",
     )
     _fails(capsys, ["stream", tmp_path, "a.wav"], r"holds no encoder\*.onnx")
     _fails(capsys, ["stream", tiny_model().folder, "a.wav"], "a.wav: no such file")

@@ -119,7 +119,7 @@ def _with_metadata(path, **changes):
 
 
 BAD = {
-    "absent": (lambda f: shutil.rmtree(f), "model: no such model; it is a checkpoint, or a folder of ONNX graphs"),
+    "absent": (lambda f: shutil.rmtree(f), "model: no such model; it is a checkpoint, a folder"),
     "no-joiner": (lambda f: _graph(f, "joiner").unlink(), r"model: holds no joiner\*.onnx"),
     "two-encoders": (
         lambda f: shutil.copy(_graph(f, "encoder"), f / "encoder.onnx"),
@@ -150,7 +150,7 @@ BAD = {
         lambda f: _with_metadata(_graph(f, "encoder"), fbank='{"bins": 40}'),
         "encoder.*: `fbank` in the metadata is no front end",
     ),
-    "no-tokens": (lambda f: (f / "tokens.txt").unlink(), "tokens.txt: no such file"),
+    "no-tokens": (lambda f: (f / "tokens.txt").unlink(), "model: holds ONNX graphs, but no tokens.txt"),
     "few-tokens": (lambda f: (f / "tokens.txt").write_text("<blk> 0\na 1\n"), "tokens.txt: lacks id 2, but the model "),
     "gap": (
         lambda f: (f / "tokens.txt").write_text("".join(f"s{i} {i}\n" for i in range(20) if i != 7)),
