@@ -48,12 +48,15 @@ _GROUPS: tuple[tuple[str, dict[str, tuple[str, str]]], ...] = (
             "train": ("train", "train a model"),
             "decode": ("decode", "decode a prepared test set and report the error rate"),
             "compare": ("compare", "compare two results: is one better, or was it chance?"),
+            "models": ("models", "published models that fit: languages, sizes, error rates"),
+            "pull": ("pull", "download a published model by its name"),
             "info": ("info", "what a model is: sizes, tokens, front end, training, hashes"),
             "average": ("average", "average checkpoints into one model file"),
             "import": ("import_icefall", "a model of icefall's transducer_stateless_modified as one of ours"),
             "export icefall": ("export_icefall", "one of our models as icefall's pretrained.pt"),
             "export onnx": ("export_onnx", "one of our models as ONNX, for sherpa-onnx, onnx-asr, `transcribe`"),
             "export torch": ("export_torch", "one of our models as safetensors, torch.export program or TorchScript"),
+            "push": ("push", "publish a model: safetensors, ONNX and a model card, uploaded to Hugging Face"),
             "report": ("report", "write a page about an experiment: losses, error rates, token times"),
         },
     ),
@@ -70,6 +73,7 @@ _GROUPS: tuple[tuple[str, dict[str, tuple[str, str]]], ...] = (
 _EXTRAS = {
     "distributed": "dask",
     "fastapi": "serve",
+    "huggingface_hub": "hub",
     "lhotse": "train",
     "lilcom": "train",
     "matplotlib": "train",
@@ -82,7 +86,7 @@ _EXTRAS = {
     "uvicorn": "serve",
 }
 # commands that need more than torch -> extra that installs torch as well
-_NEEDS = {"decode": "train", "demo": "train", "export onnx": "export", "train": "train"}
+_NEEDS = {"decode": "train", "demo": "train", "export onnx": "export", "push": "export", "train": "train"}
 COMMANDS = {name: entry for _, group in _GROUPS for name, entry in group.items()}
 
 

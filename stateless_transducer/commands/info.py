@@ -87,7 +87,7 @@ def _of_graphs(folder: Path) -> dict[str, Any]:
         model = StreamingModel.open(folder)
     else:
         # not `open`, which refuses changed files; they are listed below
-        model = OnnxTransducer(*(find_graph(folder, role, is_int8(encoder)) for role in GRAPHS))
+        model = OnnxTransducer(*(find_graph(folder, role, is_int8(encoder)) for role in ROLES))
     tokens = find_tokens(folder)
     listing = Listing.of_folder(folder)
     paths = [*(folder / name for role in ROLES for name in listing.nearest(f"{role}*.onnx")), tokens]

@@ -1,0 +1,107 @@
+"""``transducer push``: publish a model, as a folder or in a repository of Hugging Face."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from tyro.conf import Positional, arg
+
+from stateless_transducer.commands.shared.console import complain, say
+from stateless_transducer.commands.shared.flags import parse
+
+if TYPE_CHECKING:
+    from stateless_transducer.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of ``transducer push``."""
+
+    model: Annotated[str, Positional, arg(metavar="MODEL")]
+    """Model file, training checkpoint, folder with a checkpoint and tokens.txt, or owner/name of a published model."""
+    language: tuple[str, ...]
+    """Languages of the model, as codes: zh, en."""
+    repository: Annotated[str | None, Positional, arg(metavar="[OWNER/NAME]")] = None
+    """Repository of Hugging Face to upload to; it is created if it does not exist."""
+    output_dir: Path | None = None
+    """Folder to write, for a look before the upload or instead of it."""
+    license: str | None = None
+    """License of the model, for example apache-2.0."""
+    training_data: str = ""
+    """Sentence about the training data."""
+    results: tuple[Path, ...] = ()
+    """result-*.json files of `transducer decode`, for the error rates."""
+    int8: bool = False
+    """Also write x.int8.onnx; `transducer export onnx` measures what it costs."""
+    private: bool = False
+    """Create a private repository."""
+
+    def __post_init__(self) -> None:
+        if self.repository is None and self.output_dir is None:
+            raise ValueError("Name the repository to upload to, OWNER/NAME, or set `output_dir`.")
+
+
+def main(program: str, arguments: list[str]) -> int:
+    """Parse and run."""
+    description = "Write a model with its ONNX graphs and a model card, and upload it to Hugging Face."
+    run(parse(Options, program, arguments, description))
+    return 0
+
+
+def run(options: Options) -> None:
+    """Write the folder and upload it."""
+    from stateless_transducer.commands.shared.models import find_model
+    from stateless_transducer.export.model_card import read_result
+    from stateless_transducer.hub import check_repository, upload
+    from stateless_transducer.recognition.model import load_pretrained
+
+    if options.repository is not None:
+        check_repository(options.repository)
+    if options.output_dir is not None and options.output_dir.exists() and not options.output_dir.is_dir():
+        raise ValueError(f"`output_dir` {options.output_dir} is a file; name a folder.")
+    results = [read_result(path) for path in options.results]
+    checkpoint = replace(load_pretrained(find_model(options.model, forms=("checkpoint",))), training_state=None)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.output_dir or Path(temporary) / "model"
+        files = _write(folder, checkpoint, results, options)
+        if options.output_dir is not None:
+            sizes = [(folder / file).stat().st_size for file in files if (folder / file).exists()]
+            say(f"{folder}: {len(sizes)} files, {sum(sizes) / 1e6:.1f} MB")
+        if options.repository is not None:
+            say(upload(folder, files, options.repository, is_private=options.private))
+
+
+def _write(folder: Path, checkpoint: Checkpoint, results: list[dict[str, Any]], options: Options) -> tuple[str, ...]:
+    """Write the files of the model; return the names that they may have."""
+    from stateless_transducer.checkpoint import save_checkpoint
+    from stateless_transducer.export.card import CARD, write_card
+    from stateless_transducer.export.model_card import MODEL_CARD, Statements, model_card
+    from stateless_transducer.export.onnx_model import GRAPHS, INT8_GRAPHS
+    from stateless_transducer.export.onnx_writer import differs_from_clients, write_onnx
+    from stateless_transducer.export.quantize import quantize
+    from stateless_transducer.files import filling
+    from stateless_transducer.text.tokens import SCORES_FILE
+
+    differences = differs_from_clients(checkpoint.fbank_config)
+    if differences:
+        complain(f"note: sherpa-onnx and onnx-asr compute other features than this model's ({differences}).")
+    weights = "model.safetensors"
+    owned = (*GRAPHS.values(), *INT8_GRAPHS.values(), "tokens.txt", "lang.json", SCORES_FILE, CARD, MODEL_CARD, weights)
+    statements = Statements(
+        name=options.repository or folder.absolute().name,
+        languages=options.language,
+        license=options.license,
+        training_data=options.training_data,
+    )
+    card = model_card(checkpoint, statements, results, has_int8=options.int8, differences=differences)
+    with filling(folder, owned=owned) as new:
+        write_onnx(new, checkpoint)
+        if options.int8:
+            quantize(new)
+        save_checkpoint(new / weights, checkpoint)
+        (new / MODEL_CARD).write_text(card, encoding="utf-8")
+        write_card(new, checkpoint)
+    return owned

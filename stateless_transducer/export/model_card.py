@@ -1,0 +1,148 @@
+"""``README.md`` of a published model: front matter that Hugging Face reads, results, training data, use."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stateless_transducer.checkpoint import Checkpoint
+
+MODEL_CARD = "README.md"
+_RESULT_KEYS = ("test_set", "metric", "error_rate", "confidence_interval", "method", "utterances")
+
+
+@dataclass(frozen=True)
+class Statements:
+    """What only the publisher knows of a model."""
+
+    name: str
+    """``owner/name`` of the repository, or the name of the folder."""
+    languages: tuple[str, ...]
+    """Codes, for example zh."""
+    license: str | None = None
+    """Identifier of Hugging Face, for example apache-2.0."""
+    training_data: str = ""
+    """A sentence about the data."""
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """Read a ``result-*.json`` of `transducer decode`.
+
+    Raises:
+        ValueError: The file does not exist, or is no such file.
+    """
+    if not path.is_file():
+        raise ValueError(f"`results` {path}: no such file; it is a result-*.json of `transducer decode`.")
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as err:
+        raise ValueError(f"`results` {path} is not JSON: {err}") from err
+    lacking = [key for key in _RESULT_KEYS if not isinstance(result, dict) or key not in result]
+    if lacking:
+        raise ValueError(f"`results` {path} is no result-*.json of `transducer decode`: it lacks `{lacking[0]}`.")
+    return result
+
+
+def model_card(
+    checkpoint: Checkpoint,
+    statements: Statements,
+    results: Sequence[Mapping[str, Any]],
+    *,
+    has_int8: bool,
+    differences: str,
+) -> str:
+    """Return the text of the card.
+
+    Args:
+        checkpoint: The model.
+        statements: What its publisher states.
+        results: See `read_result`.
+        has_int8: Whether the folder has int8 graphs.
+        differences: Settings in which the front end differs from that of sherpa-onnx; empty if none.
+    """
+    num_parameters = sum(weight.numel() for weight in checkpoint.weights.values())
+    tokens = checkpoint.token_table
+    sections = [
+        f"# {statements.name.rpartition('/')[2]}",
+        f"A stateless transducer for speech recognition: {checkpoint.model_config.summary}; {num_parameters:,} "
+        f"parameters, {len(tokens)} tokens ({tokens.unit}), {checkpoint.fbank_config.sample_rate} Hz.",
+    ]
+    if results:
+        sections += ["## Results", _results_table(results)]
+    sections += ["## Training data", statements.training_data or "Not stated."]
+    sections += ["## Use", _here(statements.name, has_int8), _in_sherpa_onnx(differences)]
+    return f"---\n{_front_matter(statements, results)}---\n\n" + "\n\n".join(sections) + "\n"
+
+
+def _front_matter(statements: Statements, results: Sequence[Mapping[str, Any]]) -> str:
+    facts: dict[str, Any] = {
+        "language": list(statements.languages),
+        "license": statements.license,
+        "library_name": "stateless-transducer",
+        "pipeline_tag": "automatic-speech-recognition",
+        "tags": ["speech-recognition", "transducer", "onnx", "sherpa-onnx"],
+    }
+    if results:
+        task = {"type": "automatic-speech-recognition"}
+        entries = [
+            {
+                "task": task,
+                "dataset": {"name": result["test_set"], "type": result["test_set"]},
+                "metrics": [
+                    {"type": str(result["metric"]).lower(), "value": result["error_rate"], "name": _name(result)}
+                ],
+            }
+            for result in results
+        ]
+        facts["model-index"] = [{"name": statements.name.rpartition("/")[2], "results": entries}]
+    # JSON is YAML, with all strings quoted
+    lines = (f"{key}: {json.dumps(value, ensure_ascii=False)}\n" for key, value in facts.items() if value is not None)
+    return "".join(lines)
+
+
+def _name(result: Mapping[str, Any]) -> str:
+    interval = _interval(result)
+    return f"{result['metric']} ({result['method']}{f', {interval}' if interval else ''})"
+
+
+def _interval(result: Mapping[str, Any]) -> str:
+    interval = result["confidence_interval"]
+    return f"{100 * interval['confidence']:g} % interval {interval['low']}..{interval['high']}" if interval else ""
+
+
+def _results_table(results: Sequence[Mapping[str, Any]]) -> str:
+    lines = ["| test set | search | metric | % | interval | utterances |", "|---|---|---|---|---|---|"]
+    for result in results:
+        facts = (result["test_set"], result["method"], result["metric"], result["error_rate"], _interval(result) or "-")
+        lines.append(f"| {' | '.join(map(str, facts))} | {result['utterances']} |")
+    return "\n".join(lines)
+
+
+def _here(name: str, has_int8: bool) -> str:
+    int8 = '  # precision="int8" for the small graphs' if has_int8 else ""
+    return (
+        "With [stateless-transducer](https://pypi.org/project/stateless-transducer/) "
+        "(`pip install 'stateless-transducer[hub,onnx]'`):\n\n"
+        "```python\n"
+        "from stateless_transducer import Recognizer\n\n"
+        f'recognizer = Recognizer.from_pretrained("{name}"){int8}\n'
+        'print(recognizer.transcribe("a.wav").text)\n'
+        "```"
+    )
+
+
+def _in_sherpa_onnx(differences: str) -> str:
+    if differences:
+        return f"sherpa-onnx computes other features than this model expects ({differences}), and cannot run it."
+    return (
+        "With sherpa-onnx (`pip install sherpa-onnx`), in the folder of these files:\n\n"
+        "```python\n"
+        "import sherpa_onnx\n\n"
+        'files = {role: f"{role}.onnx" for role in ("encoder", "decoder", "joiner")}\n'
+        'recognizer = sherpa_onnx.OfflineRecognizer.from_transducer(**files, tokens="tokens.txt")\n'
+        "```"
+    )
