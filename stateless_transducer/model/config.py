@@ -10,7 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 from annotated_types import Ge, Interval
 
@@ -354,7 +354,12 @@ class ModelConfig:
         if kind not in ENCODER_CONFIGS:
             known = ", ".join(ENCODER_CONFIGS)
             raise ValueError(f"`encoder` must be one of {known}, but is {kind!r}.")
-        values, parts = {name: value for name, value in sizes.items() if name != "encoder"}, {}
+        # JSON has no tuples
+        values: dict[str, Any] = {
+            name: tuple(cast("list[Any]", value)) if isinstance(value, list) else value for name, value in sizes.items()
+        }
+        del values["encoder"]
+        parts: dict[str, Any] = {}
         for name, config in (("encoder", ENCODER_CONFIGS[kind]), ("decoder", DecoderConfig), ("joiner", JoinerConfig)):
             parts[name] = config(**{size: values.pop(size) for size in _names(config) if size in values})
         unknown = values.keys() - _names(cls)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -168,3 +169,7 @@ def test_bad_size_is_named(change, message):
 def test_joiner_without_projection_is_refused():
     with pytest.raises(ValueError, match="`joiner_proj` must be true"):
         ModelConfig(11, SMALL_ZIPFORMER)
+
+
+def test_sizes_survive_json():
+    assert ModelConfig.from_sizes(json.loads(json.dumps(CAUSAL.sizes()))) == CAUSAL
