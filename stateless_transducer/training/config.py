@@ -73,7 +73,7 @@ class PruneConfig:
 
     def weights(self, step: int) -> tuple[float, float]:
         """Return the weights of the pruned and the simple loss in a batch, counted from 1 over all epochs."""
-        progress = min(1.0, (step - 1) / self.prune_warm_step) if self.prune_warm_step else 1.0
+        progress = min(1.0, step / self.prune_warm_step) if self.prune_warm_step else 1.0
         return 0.1 + 0.9 * progress, 1.0 - progress * (1.0 - self.simple_loss_scale)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 
@@ -92,10 +93,17 @@ def test_losses_are_those_of_the_simple_joiners_band(symbols, device):
 
 def test_weights_go_from_one_and_a_tenth_to_what_is_asked_for():
     config = PruneConfig(prune_range=5, simple_loss_scale=0.5, prune_warm_step=100)
-    assert config.weights(1) == pytest.approx((0.1, 1.0))
-    assert config.weights(51) == pytest.approx((0.55, 0.75))
-    assert config.weights(101) == config.weights(9999) == pytest.approx((1.0, 0.5))
+    assert config.weights(1) == pytest.approx((0.109, 0.995))
+    assert config.weights(50) == pytest.approx((0.55, 0.75))
+    assert config.weights(100) == config.weights(9999) == pytest.approx((1.0, 0.5))
     assert replace(config, prune_warm_step=0).weights(1) == pytest.approx((1.0, 0.5))
+
+
+def test_weights_are_icefalls(zipformer_golden):
+    scales = json.loads((zipformer_golden / "train" / "scales.json").read_text())["loss_scales_warm_step_2000"]
+    for row in scales:
+        found = PruneConfig(prune_range=5).weights(row["batch_idx_train"])
+        assert found == pytest.approx((row["pruned_loss_scale"], row["simple_loss_scale"]), rel=1e-12)
 
 
 def _learner(device, prune, rank=None, **options):
@@ -111,7 +119,7 @@ def _learn(learner, batch, step=1):
 
 
 def test_gradient_is_of_the_weighted_sum(device):
-    """At step 51 of a warm-up of 100: 0.55 of the pruned loss and 0.75 of the simple one."""
+    """At step 50 of a warm-up of 100: 0.55 of the pruned loss and 0.75 of the simple one."""
     config = PruneConfig(prune_range=3, prune_warm_step=100)
     learner, batch = _learner(device, config), _batch(device)
     losses = learner.objective.unweighted_losses(batch, None, with_ctc=True)
@@ -123,7 +131,7 @@ def test_gradient_is_of_the_weighted_sum(device):
     # standard or modified loss is drawn; here it is told
     config = learner.objective.config
     learner.objective.config = replace(config, optim=replace(config.optim, modified_transducer_prob=0.0))
-    assert _learn(learner, batch, step=51).grad_norm == pytest.approx(norm, rel=1e-5)
+    assert _learn(learner, batch, step=50).grad_norm == pytest.approx(norm, rel=1e-5)
 
 
 def test_processes_exchange_the_gradients_of_all_parts(device):
