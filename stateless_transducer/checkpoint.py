@@ -352,6 +352,67 @@ def average_checkpoints(paths: Iterable[Path], *, use_ema: bool = False) -> Chec
     return replace(last, weights=weights, provenance=provenance)
 
 
+def average_between(ends: Sequence[Path], names: Sequence[str]) -> Checkpoint:
+    """Average the weights over a part of a run, from the means since its start that two checkpoints hold.
+
+    Args:
+        ends: checkpoints at the beginning and at the end of the part; the latter alone, if the run begins with the
+            part. The result has everything but the weights from the latter.
+        names: names of the checkpoints within the part, for the provenance.
+
+    Raises:
+        ValueError: a checkpoint holds no such mean, the models differ in sizes or tokens, or no weights were added to
+            the mean between the two.
+    """
+    end = ends[-1]
+    last, mean, last_step = _mean_since_start(end)
+    part = mean
+    if len(ends) > 1:
+        start = ends[0]
+        first, first_mean, first_step = _mean_since_start(start)
+        if (first.model_config, first.token_table) != (last.model_config, last.token_table):
+            raise ValueError(f"{start} cannot be averaged with {end.name}: other sizes or tokens.")
+        if first_step >= last_step:
+            raise ValueError(
+                f"`use_averaged_model`: no weights were added to the mean between {start} and {end.name}; raise `avg`."
+            )
+        part = mean_of_part(first_mean, first_step, mean, last_step)
+    weights = {name: part[name].to(value.dtype) for name, value in last.weights.items()}
+    provenance = {**last.provenance, "averaged": list(names), "running_mean": True}
+    return replace(last, weights=weights, provenance=provenance)
+
+
+def mean_of_part(
+    first: Mapping[str, Tensor], first_step: int, last: Mapping[str, Tensor], last_step: int
+) -> dict[str, Tensor]:
+    """Return the mean over the steps after one and up to another, from the means over all steps up to each.
+
+    ``(last_step * last - first_step * first) / (last_step - first_step)`` in float64; integer entries are the last.
+    """
+    share = last_step / (last_step - first_step)
+    return {
+        name: (mean.double() * share + first[name].double() * (1 - share)).to(mean.dtype)
+        if mean.is_floating_point()
+        else mean
+        for name, mean in last.items()
+    }
+
+
+def _mean_since_start(path: Path) -> tuple[Checkpoint, Mapping[str, Tensor], int]:
+    """Read a checkpoint without its training state, the mean of its weights since the start, and its last step."""
+    checkpoint = load_checkpoint(path)
+    mean = (checkpoint.training_state or {}).get("average")
+    # before the first addition, the mean is that of the initial weights
+    step = checkpoint.provenance["step"] // mean["period"] * mean["period"] if mean else 0
+    if mean is None or not step:
+        since = "" if mean is None else f" before batch {mean['period']}, its first one"
+        raise ValueError(
+            f"`use_averaged_model`: {path} holds no mean of the weights since the start of the run{since}; train with "
+            "`average_period`."
+        )
+    return replace(checkpoint, training_state=None), mean["weights"], step
+
+
 def _without_training_state(path: Path, use_ema: bool) -> Checkpoint:
     """Read a checkpoint, and drop the optimizer's state: it is twice as large as the model."""
     checkpoint = load_checkpoint(path)

@@ -10,7 +10,7 @@ from fractions import Fraction
 import pytest
 import torch
 from model_sizes import conformer_model, resized
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from stateless_transducer.checkpoint import (
     Checkpoint,
@@ -18,6 +18,7 @@ from stateless_transducer.checkpoint import (
     batch_path,
     epoch_path,
     load_checkpoint,
+    mean_of_part,
     save_checkpoint,
 )
 from stateless_transducer.features import FbankConfig
@@ -124,6 +125,52 @@ def test_running_means_are_averaged_where_they_are_wanted(tmp_path):
     save_checkpoint(epoch_path(tmp_path, 2), _checkpoint())
     with pytest.raises(ValueError, match="`use_ema`: .*epoch-2.pt holds no running mean"):
         Average(epoch=2, avg=1, use_ema=True).of(tmp_path)
+
+
+def test_mean_over_a_part_of_a_run_follows_from_the_means_since_its_start(tmp_path):
+    """Period 10: after epoch n, the mean is over the weights of steps 10, 20, ... up to 25 (n + 1)."""
+
+    def mean(steps):
+        weights = [_checkpoint(step).weights for step in steps]
+        return {name: torch.stack([each[name].double() for each in weights]).mean(0) for name in weights[0]}
+
+    for epoch in range(3):
+        step = 25 * (epoch + 1)
+        average = {"weights": mean(range(10, step + 1, 10)), "period": 10}
+        checkpoint = _checkpoint(epoch, training_state={"average": average})
+        save_checkpoint(epoch_path(tmp_path, epoch), replace(checkpoint, provenance={"step": step}))
+    for epoch, avg, steps in ((2, 2, range(30, 71, 10)), (2, 3, range(10, 71, 10)), (1, 1, range(30, 51, 10))):
+        found = Average(epoch=epoch, avg=avg, use_averaged_model=True).of(tmp_path)
+        assert found.provenance["averaged"] == [f"epoch-{n}.pt" for n in range(epoch - avg + 1, epoch + 1)]
+        for name, expected in mean(steps).items():
+            torch.testing.assert_close(found.weights[name].double(), expected, rtol=1e-6, atol=1e-7)
+    for step in (52, 58):
+        average = {"weights": mean(range(10, 51, 10)), "period": 10}
+        checkpoint = _checkpoint(step, training_state={"average": average})
+        save_checkpoint(batch_path(tmp_path, step), replace(checkpoint, provenance={"step": step}))
+    for average, fault in (
+        (Average(iter=58), "no weights .* between .*checkpoint-52.pt and checkpoint-58.pt; raise `avg`"),
+        (Average(iter=58, avg=2), "`iter` 58 and `avg` 2 needs a checkpoint before checkpoint-52.pt"),
+        (Average(epoch=4, avg=1), "needs epoch-3.pt, epoch-4.pt"),
+    ):
+        with pytest.raises(ValueError, match=fault):
+            replace(average, use_averaged_model=True).of(tmp_path)
+    save_checkpoint(epoch_path(tmp_path, 2), _checkpoint())
+    with pytest.raises(ValueError, match="epoch-2.pt holds no mean .*`average_period`"):
+        Average(epoch=2, avg=1, use_averaged_model=True).of(tmp_path)
+
+
+def test_mean_over_a_part_of_a_run_is_icefalls(zipformer_golden):
+    folder = zipformer_golden / "train" / "average"
+    files = {n: torch.load(folder / f"epoch-{n}.pt", weights_only=True) for n in range(1, 5)}
+    expected = load_file(folder / "expected.safetensors")
+    for start, end in ((1, 4), (2, 3), (3, 4)):
+        ends = [(files[n]["model_avg"], files[n]["batch_idx_train"] // 10 * 10) for n in (start, end)]
+        found = mean_of_part(*ends[0], *ends[1])
+        for name in found:
+            if found[name].is_floating_point():
+                value = expected[f"averaged_model_start{start}_end{end}.{name}"]
+                torch.testing.assert_close(found[name], value, rtol=0, atol=1e-6)
 
 
 def test_models_of_other_sizes_are_not_averaged(tmp_path):

@@ -63,7 +63,7 @@ class Options:
     def __post_init__(self) -> None:
         check_bounds(self)
         if self.model is not None and self.average != Average():
-            raise ValueError(f"`model` {self.model} is decoded unchanged. Remove `epoch`, `iter`, `avg` and `use_ema`.")
+            raise ValueError(f"`model` {self.model} is decoded unchanged. Remove `epoch`, `iter`, `avg` and the mean.")
 
     @property
     def folder(self) -> Path:
@@ -156,7 +156,7 @@ def _of_checkpoints(options: Options, accept: Callable[[Checkpoint], None] | Non
     if accept is not None:
         accept(checkpoint)
     averaged = checkpoint.provenance["averaged"]
-    name = f"{Path(averaged[-1]).stem}-avg-{len(averaged)}{'-use-ema' if options.average.use_ema else ''}"
+    name = f"{Path(averaged[-1]).stem}-avg-{len(averaged)}{options.average.suffix}"
     model = model_of(checkpoint, device=device, precision=options.precision).transducer
     num_parameters = sum(weight.numel() for weight in checkpoint.weights.values())
     return _Decoder(model, checkpoint.token_table, device, name + _suffix(options.precision), averaged, num_parameters)

@@ -276,6 +276,11 @@ class TrainingLoader:
         augment = training_augment(config, seed, self._lengths.frame_shift_s)
         self._dataset = TransducerDataset(index, token_table, augment, on_the_fly=config.on_the_fly_feats)
 
+    @property
+    def update_s(self) -> float:
+        """Seconds of speech of an update that the options ask for, all processes together."""
+        return self._config.max_duration * self._world_size * self._accumulate
+
     def plan(self, epoch: int) -> list[np.ndarray]:
         """Plan the utterances of each update, of all processes.
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt, Interval
+from annotated_types import Ge, Gt, Interval, Unit
 from tyro.conf import arg
 
 from stateless_transducer.options import ADVANCED, check_bounds
@@ -18,12 +18,12 @@ Share = Annotated[float, Interval(ge=0, le=1)]
 class OptimConfig:
     """Optimizer, learning rate and loss weights."""
 
-    optimizer: Literal["noam", "adamw"] = "noam"
-    """noam: the tutorial's optimizer. adamw: warm-up and cosine decay, for small data."""
+    optimizer: Literal["noam", "adamw", "scaled-adam"] = "noam"
+    """noam: the tutorial's optimizer. adamw: warm-up and cosine decay, for small data. scaled-adam: Zipformer's."""
     lr_factor: Annotated[float, Gt(0)] = 5.0
     """noam: factor of the learning rate."""
     warm_step: Annotated[int, Ge(1)] = 80000
-    """Batches until the learning rate peaks."""
+    """noam, adamw: batches until the learning rate peaks."""
     peak_lr: Annotated[float, Gt(0)] = 1e-3
     """adamw: highest learning rate."""
     decay_epochs: Annotated[int, Ge(0), ADVANCED] = 0
@@ -31,12 +31,24 @@ class OptimConfig:
     at the end, for a model that only initializes another."""
     weight_decay: Annotated[float, Ge(0), ADVANCED] = 0.01
     """adamw: weight decay."""
+    base_lr: Annotated[float, Gt(0)] = 0.045
+    """scaled-adam: learning rate before its decay. It moves each weight relative to the size of its matrix."""
+    lr_batches: Annotated[float, Gt(0), ADVANCED] = 7500.0
+    """scaled-adam: number of batches after which the learning rate falls with their square root."""
+    lr_epochs: Annotated[float, Gt(0), ADVANCED] = 3.5
+    """scaled-adam: number of epochs after which the learning rate falls with their square root."""
+    ref_duration: Annotated[float, Gt(0), ADVANCED, Unit("s")] = 600.0
+    """Seconds of speech per batch for which Zipformer's schedules of dropout and skipped layers are made. An update of
+    twice as many counts as two batches."""
     max_grad_norm: Annotated[float, Gt(0), ADVANCED] = 5.0
-    """Gradients are clipped to this norm."""
+    """noam, adamw: gradients are clipped to this norm."""
     accumulate_grad: Annotated[int, Ge(1), ADVANCED] = 1
     """Batches per process and update: their gradients are summed."""
     ema_decay: Annotated[float, Interval(ge=0, lt=1), ADVANCED] = 0.0
     """Decay per batch of a running mean of the weights, for `--use-ema` of decode and average; 0: no mean."""
+    average_period: Annotated[int, Ge(0), ADVANCED] = 0
+    """Batches between two additions of the weights to their mean since the start of the run, for
+    `--use-averaged-model` of decode and average; 0: no mean."""
     modified_transducer_prob: Share = 0.25
     """Share of batches trained with the modified loss: at most one symbol per frame."""
     ctc_loss_scale: Annotated[float, Ge(0)] = 0.0
@@ -46,6 +58,11 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         check_bounds(self)
+        if self.ema_decay and self.average_period:
+            raise ValueError(
+                f"`ema_decay` {self.ema_decay:g} and `average_period` {self.average_period} are two means of the "
+                "weights: pass one of them."
+            )
 
 
 @dataclass(frozen=True)

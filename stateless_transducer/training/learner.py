@@ -15,13 +15,15 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from stateless_transducer.data.batches import Batch, Update
+from stateless_transducer.model.regularize import load_whitening_state, set_batch_count, whitening_state
 from stateless_transducer.training.config import TrainConfig
 from stateless_transducer.training.distributed import Rank, sum_over_ranks
 from stateless_transducer.training.objective import Losses, Objective
 from stateless_transducer.training.optim import build_optimizer, set_rate
+from stateless_transducer.training.running_mean import RunningMean
+from stateless_transducer.training.scaled_adam import norms_of_gradients
 
 _FULL = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 
@@ -56,14 +58,22 @@ class UpdateResult:
 
 
 class Learner:
-    """Objective, optimizer, mean of the weights, precision and exchange between ranks."""
+    """Objective, optimizer, mean of the weights, precision and exchange between ranks.
 
-    def __init__(self, objective: Objective, config: TrainConfig, rank: Rank) -> None:
+    Args:
+        objective: model and losses.
+        config: options of training.
+        rank: this process.
+        update_s: seconds of speech of an update, all ranks together, for the schedules of `model.regularize`.
+    """
+
+    def __init__(self, objective: Objective, config: TrainConfig, rank: Rank, *, update_s: float = 600.0) -> None:
         self.objective, self._config, self._rank = objective, config, rank
         self.optimizer, self._rate_at = build_optimizer(objective, config.optim, config.fine_tune)
         self._dtype = autocast_dtype(config.precision, rank.device)
         self.scaler = torch.amp.GradScaler(rank.device.type, enabled=self._dtype == torch.float16)
-        self.mean = running_mean(objective.model, config.optim.ema_decay) if config.optim.ema_decay else None
+        self.mean = RunningMean.of(objective.model, config.optim)
+        self._batches_per_update = update_s / config.optim.ref_duration
         self._parameters = [parameter for parameter in objective.parameters() if parameter.requires_grad]
         self._module: nn.Module = objective
         if rank.world_size > 1:
@@ -90,7 +100,8 @@ class Learner:
         Raises:
             BatchTooLargeError: a batch does not fit into the GPU's memory.
         """
-        rate = self._rate_at(step, done)
+        rate = self._rate_at(step, epoch, done)
+        set_batch_count(self.objective, step * self._batches_per_update)
         torch.manual_seed(random.Random(f"{self._config.seed} {step} {self._rank.rank}").getrandbits(63))
         self.objective.train()
         self.optimizer.zero_grad(set_to_none=True)
@@ -107,7 +118,10 @@ class Learner:
             bad_ids += [id_ for id_, value in zip(batch.ids, utterance_losses, strict=True) if not math.isfinite(value)]
         sums = self._summed({**sums, "num_bad": len(bad_ids), "num_stops": float(wants_stop)})
         num_bad, num_stops = sums.pop("num_bad"), sums.pop("num_stops")
+        self._share_whitening_state()
         grad_norm = self._step(rate, is_wanted=not num_bad)
+        if self.mean is not None:
+            self.mean.update(self.objective.model, step)
         return UpdateResult(
             total=sums.pop("total"),
             weight=sums.pop("weight"),
@@ -125,9 +139,9 @@ class Learner:
         try:
             with self.autocast():
                 losses: Losses = self._module(batch, step, epoch)
-            # noam: the sum, as in the recipe that its learning rates are from; adamw: the mean over tokens. The factor
-            # turns DDP's mean over ranks into a sum, so that their number does not matter
-            divisor = 1 if self._config.optim.optimizer == "noam" else max(1, num_tokens)
+            # adamw: the mean over tokens; others: the sum, as in the recipes that their learning rates are from. The
+            # factor turns DDP's mean over ranks into a sum, so that their number does not matter
+            divisor = max(1, num_tokens) if self._config.optim.optimizer == "adamw" else 1
             self.scaler.scale(losses.loss * (self._rank.world_size / divisor)).backward()
         except RuntimeError as err:
             if not is_out_of_memory(err):
@@ -138,19 +152,30 @@ class Learner:
     def _step(self, rate: float, *, is_wanted: bool) -> float:
         """Clip the gradient and step, unless the loss or the gradient is not finite; return the gradient's norm."""
         self.scaler.unscale_(self.optimizer)
-        norm = nn.utils.clip_grad_norm_(self._parameters, self._config.optim.max_grad_norm).item()
+        norm = self._clip()
         if is_wanted and math.isfinite(norm):
             set_rate(self.optimizer, rate, self._config.optim)
             self.scaler.step(self.optimizer)
-            if self.mean is not None:
-                # the objective's model has changed in place
-                self.mean.update_parameters(self.objective.model)
         # fp16: the scale falls after gradients that are not finite, but never below 1
         if self.scaler.is_enabled():
             self.scaler.update()
             if self.scaler.get_scale() < 1:
                 self.scaler.update(1.0)
         return norm
+
+    def _clip(self) -> float:
+        """Clip the gradient, unless the optimizer does that itself; return its norm before."""
+        optim = self._config.optim
+        if optim.optimizer != "scaled-adam":
+            return nn.utils.clip_grad_norm_(self._parameters, optim.max_grad_norm).item()
+        return norms_of_gradients(self._parameters).norm().item()
+
+    def _share_whitening_state(self) -> None:
+        """Give all ranks the same state, that of a rank with a metric above the limit: one rank's is saved."""
+        state = whitening_state(self.objective)
+        if state and self._rank.world_size > 1:
+            counts = self._summed({name: float(is_over) for name, is_over in state.items()})
+            load_whitening_state(self.objective, {name: count > 0 for name, count in counts.items()})
 
     def _summed(self, values: Mapping[str, float]) -> dict[str, float]:
         """Sum over all ranks."""
@@ -169,14 +194,6 @@ class Learner:
         if self._dtype is None:
             return contextlib.nullcontext()
         return torch.autocast(self._rank.device.type, self._dtype)
-
-
-def running_mean(model: nn.Module, decay: float) -> AveragedModel:
-    """Exponential moving average of the weights: ``mean = decay * mean + (1 - decay) * weights`` after each update."""
-    mean = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
-    # start from the initial weights; torch would start from those after the first update
-    mean.n_averaged.fill_(1)
-    return mean
 
 
 def _read(losses: Losses) -> tuple[list[float], dict[str, float]]:

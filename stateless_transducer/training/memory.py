@@ -20,6 +20,7 @@ from torch import Tensor
 from stateless_transducer.data.batches import Batch, Update
 from stateless_transducer.data.plan import BatchLimits, Lengths, chain_counts
 from stateless_transducer.features import PADDING_VALUE
+from stateless_transducer.training.config import OptimConfig
 from stateless_transducer.training.distributed import Rank
 from stateless_transducer.training.learner import BatchTooLargeError, Learner, autocast_dtype, is_out_of_memory
 from stateless_transducer.training.objective import Objective, TransducerObjective
@@ -46,7 +47,7 @@ def describe_task(task: TransducerTask, rank: Rank) -> str:
     num_trainable = sum(parameter.numel() for parameter in objective.model.parameters() if parameter.requires_grad)
     num_heads = sum(parameter.numel() for parameter in objective.parameters()) - num_all
     heads = f", and {num_heads:,} in heads for training only" if num_heads else ""
-    fixed = fixed_bytes(objective, has_mean=config.optim.ema_decay > 0)
+    fixed = fixed_bytes(objective, config.optim)
     worst = _worst(task, task.data.config.max_duration)
     activations = max(activation_bytes(task, objective, *shape) for shape in worst)
     sizes = task.start.model_config
@@ -70,11 +71,13 @@ def describe_task(task: TransducerTask, rank: Rank) -> str:
     )
 
 
-def fixed_bytes(objective: Objective, *, has_mean: bool) -> int:
-    """Bytes of the weights, and of the gradients and two optimizer moments of those that are trained."""
+def fixed_bytes(objective: Objective, optim: OptimConfig) -> int:
+    """Bytes of the weights and their mean, and of the gradients and two optimizer moments of those that are trained."""
     parameters = list(objective.parameters())
     num_trainable = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
-    return 4 * (sum(parameter.numel() for parameter in parameters) * (2 if has_mean else 1) + 3 * num_trainable)
+    # the mean since the start is in float64
+    copies = 1 + bool(optim.ema_decay) + 2 * bool(optim.average_period)
+    return 4 * (sum(parameter.numel() for parameter in parameters) * copies + 3 * num_trainable)
 
 
 def _worst(task: TransducerTask, max_duration: float) -> list[tuple[int, int, int]]:

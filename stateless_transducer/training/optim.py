@@ -10,23 +10,42 @@ from torch import nn
 
 from stateless_transducer.training.config import FineTuneConfig, OptimConfig, TrainConfig
 from stateless_transducer.training.objective import Objective
+from stateless_transducer.training.scaled_adam import ScaledAdam
 from stateless_transducer.wording import counted
 
-Schedule = Callable[[int, float], float]
-"""(Number of the step, from 1; progress through the epochs of decay, from 0) -> learning rate."""
+Schedule = Callable[[int, int, float], float]
+"""(Number of the step, from 1; number of the epoch, from 0; progress through the epochs of decay) -> learning rate."""
+
+_EDEN_START, _EDEN_WARM_UP = 0.5, 500
+"""Eden's warm-up: factor of the learning rate at its beginning, and its number of steps."""
 
 
 def noam_schedule(*, factor: float, model_size: int, warm_step: int) -> Schedule:
     """``factor * model_size^-0.5 * min(step^-0.5, step * warm_step^-1.5)`` (arXiv 1706.03762, section 5.3)."""
-    return lambda step, progress: factor * model_size**-0.5 * min(step**-0.5, step * warm_step**-1.5)
+    return lambda step, epoch, progress: factor * model_size**-0.5 * min(step**-0.5, step * warm_step**-1.5)
 
 
 def cosine_schedule(*, peak: float, warm_step: int) -> Schedule:
     """Linear warm-up over ``warm_step`` steps, and half a cosine from ``peak`` to a hundredth of it."""
 
-    def rate(step: int, progress: float) -> float:
+    def rate(step: int, epoch: int, progress: float) -> float:
         cosine = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
         return peak * cosine * min(1.0, step / warm_step)
+
+    return rate
+
+
+def eden_schedule(*, base_lr: float, lr_batches: float, lr_epochs: float) -> Schedule:
+    """``base_lr * (1 + (step / lr_batches)^2)^-1/4 * (1 + (epoch / lr_epochs)^2)^-1/4`` (arXiv 2310.11230, eq. 12).
+
+    Over the first 500 steps, a further factor rises from a half to 1.
+    """
+
+    def rate(step: int, epoch: int, progress: float) -> float:
+        warm_up = min(1.0, _EDEN_START + (1 - _EDEN_START) * step / _EDEN_WARM_UP)
+        by_step = ((step**2 + lr_batches**2) / lr_batches**2) ** -0.25
+        by_epoch = ((epoch**2 + lr_epochs**2) / lr_epochs**2) ** -0.25
+        return base_lr * by_step * by_epoch * warm_up
 
     return rate
 
@@ -35,11 +54,15 @@ def build_schedule(config: OptimConfig, *, model_size: int) -> Schedule:
     """Return the schedule that the options choose."""
     if config.optimizer == "noam":
         return noam_schedule(factor=config.lr_factor, model_size=model_size, warm_step=config.warm_step)
+    if config.optimizer == "scaled-adam":
+        return eden_schedule(base_lr=config.base_lr, lr_batches=config.lr_batches, lr_epochs=config.lr_epochs)
     return cosine_schedule(peak=config.peak_lr, warm_step=config.warm_step)
 
 
 def warm_up_fault(config: TrainConfig, num_batches: int, *, model_size: int) -> str:
     """Describe a warm-up so long that the learning rate stays below half of its peak; empty if it is not.
+
+    Eden begins with half of its peak.
 
     Args:
         config: options of the learning rate, and the number of epochs.
@@ -47,13 +70,15 @@ def warm_up_fault(config: TrainConfig, num_batches: int, *, model_size: int) -> 
         model_size: width of the encoder, for noam.
     """
     optim, total = config.optim, num_batches * config.num_epochs
+    if optim.optimizer == "scaled-adam":
+        return ""
     decay_steps = num_batches * (optim.decay_epochs or config.num_epochs)
     rate_at = build_schedule(optim, model_size=model_size)
     # a thousand steps are enough to find the highest rate
     highest = max(
-        (rate_at(step, step / decay_steps) for step in range(1, total + 1, 1 + total // 1000)), default=math.inf
+        (rate_at(step, 0, step / decay_steps) for step in range(1, total + 1, 1 + total // 1000)), default=math.inf
     )
-    peak = rate_at(optim.warm_step, 0.0)
+    peak = rate_at(optim.warm_step, 0, 0.0)
     if highest >= peak / 2:
         return ""
     # with noam, an earlier peak is a higher one: propose adamw
@@ -80,6 +105,8 @@ def build_optimizer(
     schedule = build_schedule(config, model_size=objective.width)
     if config.optimizer == "noam":
         return torch.optim.Adam(groups, lr=0.0, betas=(0.9, 0.98), eps=1e-9), schedule
+    if config.optimizer == "scaled-adam":
+        return ScaledAdam(groups, lr=0.0), schedule
     # fused: one pass over the parameters, three times faster than a loop of small operations on a CPU
     optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), weight_decay=config.weight_decay, fused=True)
     return optimizer, schedule

@@ -25,6 +25,7 @@ from stateless_transducer.checkpoint import (
     saved_epochs,
 )
 from stateless_transducer.files import replacing
+from stateless_transducer.model.regularize import load_whitening_state, whitening_state
 from stateless_transducer.training.config import TrainConfig
 from stateless_transducer.training.learner import Learner
 from stateless_transducer.weight_files import DamagedFileError
@@ -108,11 +109,24 @@ def training_state(
         "optimizer": learner.optimizer.state_dict(),
         "scaler": learner.scaler.state_dict(),
         "heads": on_cpu(learner.objective.head_state()),
-        "ema": None if learner.mean is None else on_cpu(learner.mean.module.state_dict()),
+        **_means(learner, config),
+        "whitening": whitening_state(learner.objective),
         "options": _options_of_state(learner, config),
         "contents": dict(contents),
         "position": position.state_dict(),
     }
+
+
+def _means(learner: Learner, config: TrainConfig) -> dict[str, Any]:
+    """Return the mean of the weights, by its kind."""
+    means: dict[str, Any] = {"ema": None, "average": None}
+    if learner.mean is not None:
+        weights, period = on_cpu(learner.mean.weights), config.optim.average_period
+        if period:
+            means["average"] = {"weights": weights, "period": period}
+        else:
+            means["ema"] = weights
+    return means
 
 
 def restore(
@@ -148,7 +162,9 @@ def restore(
         learner.scaler.load_state_dict(state["scaler"])
     if learner.mean is not None:
         # a run that had no running mean starts one here
-        learner.mean.module.load_state_dict(state["ema"] or checkpoint.weights)
+        saved = state["ema"] if config.optim.ema_decay else (state.get("average") or {}).get("weights")
+        learner.mean.load(saved or checkpoint.weights)
+    load_whitening_state(objective, state.get("whitening", {}))
     position.load_state_dict(state["position"])
 
 

@@ -38,6 +38,11 @@ class Loader(Protocol):
         """Contents of the epochs by the user's names; a run that resumes within an epoch must have the same."""
         ...
 
+    @property
+    def update_s(self) -> float:
+        """Seconds of speech of an update that the options ask for, all ranks together."""
+        ...
+
     def plan(self, epoch: int) -> list[np.ndarray]:
         """Plan the contents of each update of an epoch."""
         ...

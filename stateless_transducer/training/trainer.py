@@ -45,7 +45,7 @@ class Trainer:
         logger.info(f"Number of model parameters: {sum(p.numel() for p in self._model.parameters())}")
         if rank.world_size > 1:
             logger.info("Using DDP")
-        self._learner = Learner(objective, task.config, rank)
+        self._learner = Learner(objective, task.config, rank, update_s=self._loader.update_s)
         self._position = Position()
         self._validation = task.validation(objective, rank)
         if resumable is not None:
@@ -155,8 +155,8 @@ class Trainer:
             raise ValueError(
                 f"{counted(position.num_bad, 'consecutive batch')} without a finite loss or gradient; in the last one, "
                 f"{cause} is not finite{ids}. If few utterances are affected, check their sound and text. If all are, "
-                "lower `lr_factor` or `peak_lr`, or raise `warm_step`, and resume from an earlier checkpoint with "
-                "`start_epoch`."
+                "lower `lr_factor`, `peak_lr` or `base_lr`, or raise `warm_step`, and resume from an earlier "
+                "checkpoint with `start_epoch`."
             )
 
     def _log_batch(self, result: UpdateResult, num_utterances: int, display: TrainingDisplay | None) -> None:

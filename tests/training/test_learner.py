@@ -246,7 +246,7 @@ def test_running_mean_forgets_by_its_factor(device):
     for step in range(1, 4):
         _learn(learner, _batch([60, 50], [3, 2], seed=step), step=step)
         wanted = {name: 0.75 * value + 0.25 * _weights(learner)[name] for name, value in wanted.items()}
-    for name, value in learner.mean.module.state_dict().items():
+    for name, value in learner.mean.weights.items():
         torch.testing.assert_close(value, wanted[name], rtol=1e-5, atol=1e-6)
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from stateless_transducer.training.config import OptimConfig, TrainConfig
-from stateless_transducer.training.optim import cosine_schedule, noam_schedule, warm_up_fault
+from stateless_transducer.training.optim import cosine_schedule, eden_schedule, noam_schedule, warm_up_fault
 
 
 def test_noam_rates_equal_icefalls(golden):
@@ -16,17 +16,29 @@ def test_noam_rates_equal_icefalls(golden):
         schedule = noam_schedule(factor=float(factor), model_size=512, warm_step=80000)
         for step, rate in by_step.items():
             if int(step) > 0:
-                assert schedule(int(step), 0.0) == pytest.approx(rate, rel=1e-12)
+                assert schedule(int(step), 0, 0.0) == pytest.approx(rate, rel=1e-12)
                 checked += 1
     assert checked > 10
 
 
 def test_cosine_starts_linearly_and_ends_at_a_hundredth():
     schedule = cosine_schedule(peak=2.0, warm_step=10)
-    assert schedule(1, 0.0) == pytest.approx(0.2)
-    assert schedule(10, 0.0) == pytest.approx(2.0)
-    assert schedule(500, 0.5) == pytest.approx(1.01)
-    assert schedule(1000, 1.0) == pytest.approx(0.02) == schedule(1001, 1.01)
+    assert schedule(1, 0, 0.0) == pytest.approx(0.2)
+    assert schedule(10, 0, 0.0) == pytest.approx(2.0)
+    assert schedule(500, 0, 0.5) == pytest.approx(1.01)
+    assert schedule(1000, 0, 1.0) == pytest.approx(0.02) == schedule(1001, 0, 1.01)
+
+
+def test_eden_rates_equal_icefalls(zipformer_golden):
+    content = json.loads((zipformer_golden / "train" / "eden.json").read_text())
+    checked = 0
+    for row in content["rows"]:
+        values = dict(zip(content["columns"], row, strict=True))
+        if values["warmup_start"] == 0.5 and values["warmup_batches"] == 500:
+            schedule = eden_schedule(**{name: values[name] for name in ("base_lr", "lr_batches", "lr_epochs")})
+            assert schedule(values["batch"], values["epoch"], 0.3) == pytest.approx(values["lr"], rel=1e-12)
+            checked += 1
+    assert checked > 100
 
 
 def _fault(num_batches, **optim):
@@ -49,5 +61,6 @@ def test_warm_up_that_comes_to_half_of_its_peak_is_left_alone():
     assert _fault(100, warm_step=4100) and not _fault(100, warm_step=3900)
     assert _fault(100, optimizer="adamw", warm_step=1100) and not _fault(100, optimizer="adamw", warm_step=1000)
     assert not _fault(100, optimizer="adamw", warm_step=1100, decay_epochs=40)
+    assert _fault(15, optimizer="scaled-adam") == ""
     # no batch at all is an error of its own
     assert _fault(0) == ""

@@ -13,6 +13,11 @@ from stateless_transducer.data.config import DataConfig
 from stateless_transducer.decoding.config import SearchConfig
 from stateless_transducer.training.config import TrainConfig
 
+_OPTIONS_OF_OPTIMIZERS = {
+    "noam": ["lr_factor"],
+    "adamw": ["peak_lr", "weight_decay", "decay_epochs"],
+    "scaled-adam": ["base_lr", "lr_batches", "lr_epochs"],
+}
 A_BEAM = "a beam: add `--decoding-method modified_beam_search`"
 
 
@@ -76,10 +81,11 @@ def refuse_idle_training(train: TrainConfig, data: DataConfig) -> None:
         ValueError: The option and what it needs.
     """
     optim, prune = train.optim, train.prune
-    if optim.optimizer == "noam":
-        refuse_idle(optim, "`optimizer=adamw`", names=["peak_lr", "weight_decay", "decay_epochs"])
-    else:
-        refuse_idle(optim, "`optimizer=noam`", names=["lr_factor"])
+    for optimizer, names in _OPTIONS_OF_OPTIMIZERS.items():
+        if optimizer != optim.optimizer:
+            refuse_idle(optim, f"`optimizer={optimizer}`", names=names)
+    if optim.optimizer == "scaled-adam":
+        refuse_idle(optim, "`optimizer=noam` or `adamw`", names=["warm_step", "max_grad_norm"])
     if not optim.ctc_loss_scale:
         refuse_idle(optim, "`ctc_loss_scale` above 0", names=["ctc_epochs"])
     if not prune.prune_range:
