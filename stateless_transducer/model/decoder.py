@@ -43,9 +43,15 @@ class StatelessDecoder(nn.Module):
         Returns:
             (N, L - context_size + 1, D).
         """
+        return self._convolved(self._embedded(contexts))
+
+    def _embedded(self, contexts: Tensor) -> Tensor:
+        """Map (N, L) to (N, L, D)."""
         x = self.embedding(contexts.clamp(min=0))
-        if self.is_grouped:
-            x = self.balancer1(x.masked_fill((contexts < 0)[:, :, None], 0.0))
+        return self.balancer1(x.masked_fill((contexts < 0)[:, :, None], 0.0)) if self.is_grouped else x
+
+    def _convolved(self, x: Tensor) -> Tensor:
+        """Map (N, L, D) to (N, L - context_size + 1, D)."""
         if self.context_size > 1:
             x = self.conv(x.transpose(1, 2)).transpose(1, 2)
             x = x.relu() if self.is_grouped else x
@@ -62,9 +68,9 @@ class StatelessDecoder(nn.Module):
 
     def all_prefixes(self, tokens: Tensor) -> Tensor:
         """Map (N, U) to (N, U+1, D): row u has seen the first u tokens, preceded by blanks."""
-        prefixes = nn.functional.pad(tokens, (1, 0), value=self.blank_id)
-        nothing = -1 if self.is_grouped else self.blank_id
-        return self(nn.functional.pad(prefixes, (self.context_size - 1, 0), value=nothing))
+        x = self._embedded(nn.functional.pad(tokens, (1, 0), value=self.blank_id))
+        # after the balancer, whose statistics are those of tokens
+        return self._convolved(nn.functional.pad(x, (0, 0, self.context_size - 1, 0)))
 
     def marked(self, contexts: Tensor) -> Tensor:
         """Return contexts (N, context_size) with -1 for each blank that another one follows, as tokens never are."""
