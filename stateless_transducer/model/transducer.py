@@ -86,16 +86,20 @@ class Transducer(nn.Module):
         *,
         max_symbols_per_frame: Literal[1] | None = None,
         band: tuple[Tensor, int] | None = None,
+        rows: Tensor | None = None,
     ) -> Tensor:
         """Compute the nll (N,) from encoder output (N, T, D) and tokens (N, U), with the lengths of both, (N,).
 
         With a band (see `joint_transducer_loss`), only paths within it count. Tokens, lengths and band may be on the
-        CPU. The nll of an utterance without a path is infinite, so that the caller can name the utterance.
+        CPU. ``rows`` is what ``decoder.all_prefixes`` returned for the tokens, if the caller has it. The nll of an
+        utterance without a path is infinite, so that the caller can name the utterance.
         """
+        if rows is None:
+            rows = self.decoder.all_prefixes(tokens.to(encoder_out.device, non_blocking=True))
         return joint_transducer_loss(
             encoder_out,
             encoder_out_lens,
-            self.predict_all(tokens.to(encoder_out.device, non_blocking=True)),
+            self.joiner.decoder_proj(rows),
             tokens,
             token_lens,
             self.joiner.output_linear.weight,

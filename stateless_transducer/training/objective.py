@@ -198,13 +198,13 @@ class TransducerObjective(Objective):
         encoder_out = self.model.joiner.encoder_proj(frames)
         lens = self.model.subsampling.lens(batch.feature_lens)
         simple_nll, band = None, None
+        rows = self.model.decoder.all_prefixes(on_device.tokens)
         if self.simple_joiner is not None:
-            decoder_out = self.model.decoder.all_prefixes(on_device.tokens)
             simple_nll, band = self.simple_joiner(
-                frames, lens, decoder_out, batch, blank=self.model.blank_id, topology=topology
+                frames, lens, rows, batch, blank=self.model.blank_id, topology=topology
             )
         nll = self.model.nll(
-            encoder_out, lens, batch.tokens, batch.token_lens, max_symbols_per_frame=topology, band=band
+            encoder_out, lens, batch.tokens, batch.token_lens, max_symbols_per_frame=topology, band=band, rows=rows
         )
         ctc_nll = None
         if with_ctc and self.ctc_head is not None:
