@@ -19,6 +19,7 @@ from small_corpus import TINY, TOKENS, write_small_corpus
 
 from stateless_transducer.checkpoint import average_checkpoints, load_checkpoint
 from stateless_transducer.cli import main
+from stateless_transducer.commands.recipe import IcefallSwitches
 from stateless_transducer.model.config import ModelConfig
 from stateless_transducer.model.transducer import build_model
 from stateless_transducer.text.tokens import build_token_table
@@ -83,6 +84,57 @@ def test_all_options_of_icefalls_are_understood(script, message, tmp_path, monke
     assert message in capsys.readouterr().err
 
 
+SIZES_OF_ZIPFORMER = (
+    "--num-encoder-layers 2,2,3,4,3,2 --downsampling-factor 1,2,4,8,4,2 --feedforward-dim 512,768,1024,1536,1024,768 "
+    "--num-heads 4,4,4,8,4,4 --encoder-dim 192,256,384,512,384,256 --query-head-dim 32 --value-head-dim 12 "
+    "--pos-head-dim 4 --pos-dim 48 --encoder-unmasked-dim 192,192,256,256,256,192 "
+    "--cnn-module-kernel 31,31,15,15,15,31 --decoder-dim 512 --joiner-dim 512 --causal false"
+)
+ICEFALLS_ZIPFORMER = {
+    "train": "--world-size 2 --master-port 12354 --tensorboard true --num-epochs 60 --base-lr 0.045 --lr-batches 7500 "
+    "--lr-epochs 18 --ref-duration 600 --context-size 1 --prune-range 5 --lm-scale 0.25 --am-scale 0.0 "
+    "--simple-loss-scale 0.5 --ctc-loss-scale 0.2 --seed 42 --print-diagnostics false --inf-check false "
+    "--save-every-n 4000 --keep-last-k 30 --average-period 200 --use-fp16 true --use-transducer true --use-ctc false "
+    "--use-attention-decoder false --use-cr-ctc false --exp-dir zipformer/exp --lang-dir data/lang_char "
+    f"--chunk-size 16,32,64,-1 --left-context-frames 64,128,256,-1 {SIZES_OF_ZIPFORMER} {DATA}",
+    "decode": "--epoch 54 --avg 17 --use-averaged-model true --exp-dir zipformer/exp --lang-dir data/lang_char "
+    f"--decoding-method greedy_search {SEARCH} {SIZES_OF_ZIPFORMER} {DATA}",
+    "export": "--epoch 54 --avg 17 --use-averaged-model true --jit false --tokens data/lang_char/tokens.txt "
+    f"--context-size 1 {SIZES_OF_ZIPFORMER}",
+    "pretrained": "--checkpoint pretrained.pt --tokens data/lang_char/tokens.txt --method greedy_search "
+    f"--sample-rate 16000 {SEARCH} {SIZES_OF_ZIPFORMER} a.wav",
+}
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("train", "train.py: error: `--lang-dir` data/lang_char holds no tokens.txt"),
+        ("decode", "decode.py: error: data/fbank/aishell_cuts_test.jsonl.gz is missing"),
+        ("export", "export.py: error: `--epoch` 54 `--avg` 17 needs epoch-37.pt, epoch-54.pt"),
+        ("pretrained", "pretrained.py: error: pretrained.pt: no such checkpoint."),
+    ],
+)
+def test_all_options_of_icefalls_zipformer_are_understood(script, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert _run(f"../zipformer/{script}", *ICEFALLS_ZIPFORMER[script].split()) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_numbers_of_the_zipformer_are_icefalls(monkeypatch, capsys):
+    """Its switches as well; losses that training lacks are refused."""
+    numbers = runpy.run_path(str(SCRIPTS.parent / "zipformer" / "train.py"))["NUMBERS"]
+    with torch.device("meta"):
+        model = build_model(ModelConfig.from_sizes({**numbers.model.sizes(), "vocab_size": 4336}))
+    # less the two projections of the simple loss
+    assert sum(parameter.numel() for parameter in model.parameters()) == 73_412_551 - 2 * 2_224_368
+    config = IcefallSwitches(use_bf16=True, use_ctc=True).applied_to(numbers.train)
+    assert (config.precision, config.optim.ctc_loss_scale, config.optim.ctc_epochs) == ("bf16", 0.2, 60)
+    assert IcefallSwitches().applied_to(numbers.train) == numbers.train
+    for flag, value in (("--use-cr-ctc", "true"), ("--use-transducer", "false")):
+        _fails(capsys, 2, f"`{flag}` must be", "../zipformer/train", flag, value)
+
+
 def test_numbers_are_the_tutorials():
     numbers = runpy.run_path(str(SCRIPTS / "train.py"))["NUMBERS"]
     with torch.device("meta"):
@@ -103,7 +155,7 @@ def test_numbers_are_the_tutorials():
 RECIPES = ("transducer_stateless_modified", "transducer_stateless_modified-2", "pruned_transducer_stateless")
 
 
-@pytest.mark.parametrize("folder", RECIPES)
+@pytest.mark.parametrize("folder", [*RECIPES, "zipformer"])
 @pytest.mark.parametrize("script", ["train", "decode", "export", "pretrained"])
 def test_script_can_be_started_and_knows_its_recipe(script, folder):
     path = SCRIPTS.parent / folder / f"{script}.py"

@@ -7,7 +7,7 @@ import json
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
@@ -62,7 +62,8 @@ class Options:
 
     def __post_init__(self) -> None:
         check_bounds(self)
-        if self.model is not None and self.average != Average():
+        # a recipe's default is no wish of the user's
+        if self.model is not None and replace(self.average, use_averaged_model=False) != Average():
             raise ValueError(f"`model` {self.model} is decoded unchanged. Remove `epoch`, `iter`, `avg` and the mean.")
 
     @property

@@ -6,7 +6,7 @@ A script sets its defaults as options of one of these commands and calls `cli.ru
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,6 +20,7 @@ from stateless_transducer.decoding.config import SearchConfig
 from stateless_transducer.options import ADVANCED, check_bounds
 from stateless_transducer.recognition.config import SegmentConfig
 from stateless_transducer.training.averaging import Average
+from stateless_transducer.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from stateless_transducer.checkpoint import Checkpoint
@@ -73,6 +74,76 @@ class IdleSearchOptions:
 
 
 @dataclass(frozen=True)
+class IdleModelOptions:
+    """Sizes of a Zipformer, which icefall's scripts need again after training: a checkpoint here knows its own."""
+
+    num_encoder_layers: str | None = None
+    downsampling_factor: str | None = None
+    feedforward_dim: str | None = None
+    num_heads: str | None = None
+    encoder_dim: str | None = None
+    query_head_dim: str | None = None
+    value_head_dim: str | None = None
+    pos_head_dim: str | None = None
+    pos_dim: str | None = None
+    encoder_unmasked_dim: str | None = None
+    cnn_module_kernel: str | None = None
+    decoder_dim: str | None = None
+    joiner_dim: str | None = None
+    causal: str | None = None
+
+
+@dataclass(frozen=True)
+class IdleZipformerOptions:
+    """Options of icefall's Zipformer training without effect here."""
+
+    print_diagnostics: str | None = None
+    """TensorBoard and the log have the norm of the gradient; `--dry-run` describes the run."""
+    inf_check: str | None = None
+    """A loss or gradient that is not finite is always found, and the batch skipped."""
+    input_strategy: str | None = None
+    """See `--on-the-fly-feats`."""
+    blank_id: str | None = None
+    """The token table knows the blank."""
+
+
+@dataclass(frozen=True)
+class IcefallSwitches:
+    """icefall's switches of losses and precision."""
+
+    use_fp16: bool = False
+    """As `--precision fp16`."""
+    use_bf16: bool = False
+    """As `--precision bf16`."""
+    use_ctc: bool = False
+    """Train with a CTC loss as well, in all epochs, with weight `--ctc-loss-scale`, or 0.2."""
+    use_transducer: bool = True
+    """Must be true."""
+    use_cr_ctc: bool = False
+    """Must be false."""
+    use_attention_decoder: bool = False
+    """Must be false."""
+
+    def __post_init__(self) -> None:
+        if self.use_fp16 and self.use_bf16:
+            raise ValueError("`use_fp16` and `use_bf16` choose two precisions: pass one of them.")
+        for name, only in (("use_transducer", True), ("use_cr_ctc", False), ("use_attention_decoder", False)):
+            if getattr(self, name) != only:
+                raise ValueError(
+                    f"`{name}` must be {str(only).lower()}: training has the transducer loss, and `--use-ctc`."
+                )
+
+    def applied_to(self, config: TrainConfig) -> TrainConfig:
+        """Return the options of training with the switches applied."""
+        optim, precision = config.optim, config.precision
+        if self.use_ctc:
+            optim = replace(optim, ctc_loss_scale=optim.ctc_loss_scale or 0.2, ctc_epochs=config.num_epochs)
+        if self.use_fp16 or self.use_bf16:
+            precision = "fp16" if self.use_fp16 else "bf16"
+        return replace(config, optim=optim, precision=precision)
+
+
+@dataclass(frozen=True)
 class Expected:
     """Expected properties of the model: an error if it has others."""
 
@@ -103,6 +174,23 @@ class TrainOptions(train.Options):
     idle_data: Annotated[IdleDataOptions, ADVANCED] = field(default_factory=IdleDataOptions)
 
 
+@dataclass(frozen=True)
+class ZipformerTrainOptions(TrainOptions):
+    """Options of Zipformer's train.py."""
+
+    switches: IcefallSwitches = field(default_factory=IcefallSwitches)
+    idle_zipformer: Annotated[IdleZipformerOptions, ADVANCED] = field(default_factory=IdleZipformerOptions)
+
+
+def run_zipformer_train(script: str, arguments: list[str], numbers: ZipformerTrainOptions) -> int:
+    """Run Zipformer's ``train.py``, as `run_train`."""
+    options = train.parse_options(ZipformerTrainOptions, script, arguments, "Train a Zipformer.", numbers)
+    _report_idle(options.idle_data, options.idle_zipformer)
+    options = replace(options, train=options.switches.applied_to(options.train))
+    train.run(options, command=shlex.join([script, *arguments]))
+    return 0
+
+
 def run_train(script: str, arguments: list[str], numbers: TrainOptions) -> int:
     """Run ``train.py``: checkpoints, logs and TensorBoard in the folder of the experiment."""
     options = train.parse_options(TrainOptions, script, arguments, "Train the recipe's model.", numbers)
@@ -119,12 +207,13 @@ class DecodeOptions(decode.Options):
     idle_data: Annotated[IdleDataOptions, ADVANCED] = field(default_factory=IdleDataOptions)
     idle_training: Annotated[IdleTrainingOptions, ADVANCED] = field(default_factory=IdleTrainingOptions)
     idle_search: Annotated[IdleSearchOptions, ADVANCED] = field(default_factory=IdleSearchOptions)
+    idle_model: Annotated[IdleModelOptions, ADVANCED] = field(default_factory=IdleModelOptions)
 
 
 def run_decode(script: str, arguments: list[str], numbers: DecodeOptions) -> int:
     """Run ``decode.py``: results and a log in ``<exp-dir>/log/<decoding-method>/``."""
     options = parse(DecodeOptions, script, arguments, "Decode with the mean of checkpoints.", default=numbers)
-    _report_idle(options.idle_data, options.idle_training, options.idle_search)
+    _report_idle(options.idle_data, options.idle_training, options.idle_search, options.idle_model)
     decode.run(options, accept=options.expected.check)
     return 0
 
@@ -140,12 +229,14 @@ class ExportOptions:
     jit: bool = False
     """Write TorchScript with methods encode, predict and join to cpu_jit.pt instead; see `transducer export --help` for
     other formats."""
+    idle_model: Annotated[IdleModelOptions, ADVANCED] = field(default_factory=IdleModelOptions)
 
 
 def run_export(script: str, arguments: list[str], numbers: ExportOptions) -> int:
     """Run ``export.py``: the mean of checkpoints as icefall's ``pretrained.pt``, or as TorchScript."""
     description = "Write the mean of checkpoints as <exp-dir>/pretrained.pt: weights alone, as icefall's."
     options = parse(ExportOptions, script, arguments, description, default=numbers)
+    _report_idle(options.idle_model)
     from stateless_transducer.export.torch_writer import write_script
     from stateless_transducer.icefall import save_icefall
 
@@ -175,6 +266,7 @@ class PretrainedOptions:
     search: SearchConfig = field(default_factory=SearchConfig)
     idle_sound: Annotated[IdleSoundOptions, ADVANCED] = field(default_factory=IdleSoundOptions)
     idle_search: Annotated[IdleSearchOptions, ADVANCED] = field(default_factory=IdleSearchOptions)
+    idle_model: Annotated[IdleModelOptions, ADVANCED] = field(default_factory=IdleModelOptions)
 
     def __post_init__(self) -> None:
         check_bounds(self)
@@ -194,7 +286,7 @@ def run_pretrained(script: str, arguments: list[str], lang_dir: Path) -> int:
         f"Transcribe sounds. A pretrained.pt holds no tokens: they are those of `--lang-dir`, or of {lang_dir}."
     )
     options = parse(PretrainedOptions, script, arguments, description)
-    _report_idle(options.idle_sound, options.idle_search)
+    _report_idle(options.idle_sound, options.idle_search, options.idle_model)
     from stateless_transducer.audio import AudioError
     from stateless_transducer.commands.shared.models import find_model
     from stateless_transducer.commands.shared.sounds import find_sounds

@@ -122,9 +122,9 @@ class TrainConfig:
     """Resume from epoch-<start_epoch - 1>.pt; 0: start anew."""
     resume: bool = False
     """Resume from the newest checkpoint in `--exp-dir`; start anew if there is none."""
-    save_every: Annotated[int, Ge(0), ADVANCED] = 4000
+    save_every: Annotated[int, Ge(0), arg(aliases=("--save-every-n",)), ADVANCED] = 4000
     """Batches between two checkpoint-<batch>.pt within an epoch; 0: none."""
-    keep_last: Annotated[int, Ge(0), ADVANCED] = 3
+    keep_last: Annotated[int, Ge(0), arg(aliases=("--keep-last-k",)), ADVANCED] = 3
     """Number of checkpoint-<batch>.pt to keep; 0: all. epoch-*.pt are never removed."""
     world_size: Annotated[int, Ge(1)] = 1
     """Processes on this machine (DDP): one per GPU, or on the CPU."""
