@@ -152,7 +152,7 @@ def main(program: str, arguments: list[str]) -> int:
     description = "Train a stateless transducer; defaults are the tutorial's."
     options = parse_options(Options, program, arguments, description, Options())
     # not in `run`: recipe scripts set options for several cases
-    refuse_idle_training(options.train, options.data)
+    refuse_idle_training(options.train, options.data, encoder=options.encoder)
     run(options, command=shlex.join([*program.split(), *arguments]))
     return 0
 

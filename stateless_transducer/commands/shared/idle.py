@@ -74,8 +74,13 @@ def refuse_idle_search(search: SearchConfig, *, nbest: int = 1, sounds_have_hotw
         refuse_idle(search, "`--lodr-lm`", names=["lodr_scale"])
 
 
-def refuse_idle_training(train: TrainConfig, data: DataConfig) -> None:
+def refuse_idle_training(train: TrainConfig, data: DataConfig, *, encoder: str) -> None:
     """Refuse options of training without effect.
+
+    Args:
+        train: Options of training.
+        data: Options of data.
+        encoder: Kind of encoder; a model of ``init_from`` may have another one.
 
     Raises:
         ValueError: The option and what it needs.
@@ -86,6 +91,8 @@ def refuse_idle_training(train: TrainConfig, data: DataConfig) -> None:
             refuse_idle(optim, f"`optimizer={optimizer}`", names=names)
     if optim.optimizer == "scaled-adam":
         refuse_idle(optim, "`optimizer=noam` or `adamw`", names=["warm_step", "max_grad_norm"])
+    if encoder != "zipformer" and train.fine_tune.init_from is None:
+        refuse_idle(optim, "`encoder=zipformer`", names=["ref_duration"])
     if not optim.ctc_loss_scale:
         refuse_idle(optim, "`ctc_loss_scale` above 0", names=["ctc_epochs"])
     if not prune.prune_range:
