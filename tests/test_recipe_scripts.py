@@ -129,9 +129,10 @@ def test_numbers_of_the_zipformer_are_icefalls(monkeypatch, capsys):
     # less the two projections of the simple loss
     assert sum(parameter.numel() for parameter in model.parameters()) == 73_412_551 - 2 * 2_224_368
     config = IcefallSwitches(use_bf16=True, use_ctc=True).applied_to(numbers.train)
+    assert IcefallSwitches(use_ctc=True, use_cr_ctc=True).applied_to(numbers.train).optim.cr_loss_scale == 0.2
     assert (config.precision, config.optim.ctc_loss_scale, config.optim.ctc_epochs) == ("bf16", 0.2, 60)
     assert IcefallSwitches().applied_to(numbers.train) == numbers.train
-    for flag, value in (("--use-cr-ctc", "true"), ("--use-transducer", "false")):
+    for flag, value in (("--use-attention-decoder", "true"), ("--use-transducer", "false")):
         _fails(capsys, 2, f"`{flag}` must be", "../zipformer/train", flag, value)
 
 

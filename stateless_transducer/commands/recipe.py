@@ -120,14 +120,17 @@ class IcefallSwitches:
     use_transducer: bool = True
     """Must be true."""
     use_cr_ctc: bool = False
-    """Must be false."""
+    """Train with the consistency of two CTC outputs as well, with weight `--cr-loss-scale`, or 0.2; needs
+    `--use-ctc`."""
     use_attention_decoder: bool = False
     """Must be false."""
 
     def __post_init__(self) -> None:
         if self.use_fp16 and self.use_bf16:
             raise ValueError("`use_fp16` and `use_bf16` choose two precisions: pass one of them.")
-        for name, only in (("use_transducer", True), ("use_cr_ctc", False), ("use_attention_decoder", False)):
+        if self.use_cr_ctc and not self.use_ctc:
+            raise ValueError("`use_cr_ctc` needs `use_ctc=True`.")
+        for name, only in (("use_transducer", True), ("use_attention_decoder", False)):
             if getattr(self, name) != only:
                 raise ValueError(
                     f"`{name}` must be {str(only).lower()}: training has the transducer loss, and `--use-ctc`."
@@ -138,6 +141,8 @@ class IcefallSwitches:
         optim, precision = config.optim, config.precision
         if self.use_ctc:
             optim = replace(optim, ctc_loss_scale=optim.ctc_loss_scale or 0.2, ctc_epochs=config.num_epochs)
+        if self.use_cr_ctc:
+            optim = replace(optim, cr_loss_scale=optim.cr_loss_scale or 0.2)
         if self.use_fp16 or self.use_bf16:
             precision = "fp16" if self.use_fp16 else "bf16"
         return replace(config, optim=optim, precision=precision)

@@ -55,6 +55,9 @@ class OptimConfig:
     """Weight of an auxiliary CTC loss on the encoder, with which small runs start faster; 0: no CTC."""
     ctc_epochs: Annotated[int, Ge(0)] = 1
     """Epochs with the CTC loss."""
+    cr_loss_scale: Annotated[float, Ge(0), ADVANCED] = 0.0
+    """Weight of the consistency of the CTC outputs for two copies of each batch, masked differently (CR-CTC), in the
+    epochs of the CTC loss; icefall's recipes have 0.2. 0: one copy. Twice the time and memory per batch."""
 
     def __post_init__(self) -> None:
         check_bounds(self)
@@ -63,6 +66,8 @@ class OptimConfig:
                 f"`ema_decay` {self.ema_decay:g} and `average_period` {self.average_period} are two means of the "
                 "weights: pass one of them."
             )
+        if self.cr_loss_scale and not self.ctc_loss_scale:
+            raise ValueError(f"`cr_loss_scale` {self.cr_loss_scale:g} needs `ctc_loss_scale` above 0.")
 
 
 @dataclass(frozen=True)

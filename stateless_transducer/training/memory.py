@@ -148,7 +148,7 @@ def activation_bytes(task: TransducerTask, objective: TransducerObjective, N: in
     sizes = np.array([_saved_bytes(task, objective, frames) for frames in lengths], dtype=float)
     powers = np.array([[frames, frames**2] for frames in lengths], dtype=float)
     linear, square = np.linalg.solve(powers, sizes)
-    encoder = N * (linear * T_in + square * T_in**2)
+    encoder = N * objective.num_copies * (linear * T_in + square * T_in**2)
     losses = objective.extra_bytes(N, int(subsampling.lens(torch.tensor(T_in))), U)
     dtype = autocast_dtype(task.config.precision, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     return encoder * (0.6 if dtype is not None else 1.0) + losses

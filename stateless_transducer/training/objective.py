@@ -17,9 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from stateless_transducer.data.batches import Batch
+from stateless_transducer.data.config import SpecAugmentConfig
 from stateless_transducer.model.transducer import Transducer
 from stateless_transducer.ops.pruned_loss import PruneRanges, prune_ranges, simple_transducer_loss
 from stateless_transducer.training.config import PruneConfig, TrainConfig
+from stateless_transducer.training.consistency import WARM_STEP, consistency, two_copies
 
 Topology = Literal[1] | None
 """Symbols per frame: any number (None, the standard transducer), or at most one (1, the modified transducer)."""
@@ -111,6 +113,18 @@ class UtteranceLosses(NamedTuple):
     """CTC loss; None if it was not requested."""
     simple_nll: Tensor | None
     """Loss of the simple joiner that selects the band; None without pruning."""
+    divergence: Tensor | None = None
+    """Divergence of the CTC output from that for the other copy; None without copies."""
+
+    def mean_of_copies(self) -> UtteranceLosses:
+        """Return the losses (N,) of utterances from those of their two copies, (2N,)."""
+
+        def mean(values: Tensor) -> Tensor:
+            return values.unflatten(0, (2, -1)).mean(0)
+
+        others = {name: getattr(self, name) for name in ("ctc_nll", "simple_nll", "divergence")}
+        means = {name: mean(values) for name, values in others.items() if values is not None}
+        return self._replace(nll=mean(self.nll), encoder_lens=self.encoder_lens.chunk(2)[0], **means)
 
     @property
     def is_finite(self) -> Tensor:
@@ -124,10 +138,16 @@ class TransducerObjective(Objective):
     An untrained transducer first learns to emit blanks, and stays there for long. CTC (Graves 2006) on a linear head
     over the encoder finds the alignment sooner. The pruned loss needs separate logits of encoder and decoder, from two
     linear maps. Both are heads.
+
+    Args:
+        model: model to train.
+        config: weights of the losses.
+        masks: masks of the two copies of each batch, for the consistency of the CTC outputs.
     """
 
-    def __init__(self, model: Transducer, config: TrainConfig) -> None:
+    def __init__(self, model: Transducer, config: TrainConfig, masks: SpecAugmentConfig | None = None) -> None:
         super().__init__()
+        self.masks = (masks or SpecAugmentConfig()) if config.optim.cr_loss_scale else None
         self.model: Transducer = model  # pyright: ignore[reportIncompatibleVariableOverride]
         self.config = config
         dims, vocab_size = (model.encoder.output_dim, model.decoder.output_dim), model.vocab_size
@@ -161,7 +181,11 @@ class TransducerObjective(Objective):
         """See `Objective.forward`. The topology is drawn from the seed and the step: the same on all ranks."""
         optim, draw = self.config.optim, random.Random(f"{self.config.seed} {step}").random()
         topology: Topology = 1 if draw < optim.modified_transducer_prob else None
-        losses = self.unweighted_losses(batch, topology, with_ctc=epoch < optim.ctc_epochs)
+        with_ctc = epoch < optim.ctc_epochs
+        if self.masks is not None and with_ctc:
+            losses = self.unweighted_losses(two_copies(batch, self.masks), topology, with_ctc=True).mean_of_copies()
+        else:
+            losses = self.unweighted_losses(batch, topology, with_ctc=with_ctc)
         loss, metrics = losses.nll, {}
         if losses.simple_nll is not None:
             pruned_weight, simple_weight = self.config.prune.weights(step)
@@ -172,6 +196,9 @@ class TransducerObjective(Objective):
         if losses.ctc_nll is not None:
             loss = loss + optim.ctc_loss_scale * losses.ctc_nll.sum()
             metrics["ctc_loss"] = losses.ctc_nll.detach().double().sum()
+        if losses.divergence is not None:
+            loss = loss + optim.cr_loss_scale * min(1.0, step / WARM_STEP) * losses.divergence.sum()
+            metrics["cr_loss"] = losses.divergence.detach().double().sum()
         utterance_losses = torch.where(losses.is_finite, losses.nll.detach(), torch.nan).double()
         return Losses(loss, utterance_losses, losses.encoder_lens.sum(), metrics)
 
@@ -206,11 +233,13 @@ class TransducerObjective(Objective):
         nll = self.model.nll(
             encoder_out, lens, batch.tokens, batch.token_lens, max_symbols_per_frame=topology, band=band, rows=rows
         )
-        ctc_nll = None
+        ctc_nll, divergence = None, None
         if with_ctc and self.ctc_head is not None:
-            log_probs = self.ctc_head(frames).float().log_softmax(-1).transpose(0, 1)  # (T, N, V)
+            log_probs = self.ctc_head(frames).float().log_softmax(-1)
+            if self.masks is not None:
+                divergence = consistency(log_probs, lens)
             ctc_nll = nn.functional.ctc_loss(
-                log_probs,
+                log_probs.transpose(0, 1),
                 on_device.tokens,
                 lens,
                 batch.token_lens,
@@ -219,10 +248,16 @@ class TransducerObjective(Objective):
                 # repeated tokens need a frame between them: CTC may have no path where the transducer has one
                 zero_infinity=True,
             )
-        return UtteranceLosses(nll, lens, ctc_nll, simple_nll)
+        return UtteranceLosses(nll, lens, ctc_nll, simple_nll, divergence)
+
+    @property
+    def num_copies(self) -> int:
+        """Copies of each utterance in a batch."""
+        return 1 if self.masks is None else 2
 
     def extra_bytes(self, N: int, T: int, U: int) -> float:
         """Bytes of scores, sums and occupations per cell in float64; with a band, of two logits and their gradients."""
+        N *= self.num_copies
         lattice = N * T * (U + 1) * 80
         return lattice + (N * (T + U + 1) * self.model.vocab_size * 8 if self.simple_joiner is not None else 0)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -148,16 +148,21 @@ class TransducerTask:
         if config.compile:
             for stage in model.encoder.stages:
                 stage.compile(dynamic=True)
-        objective = TransducerObjective(model, config)
+        objective = TransducerObjective(model, config, self.data.config.spec_augment)
         freeze(objective, config.fine_tune.freeze_layers)
         return objective
 
     def loader(self, rank: Rank) -> TrainingLoader:
         """Return the loader of one rank."""
+        data = self.data.config
+        if self.config.optim.cr_loss_scale:
+            # the objective masks the copies
+            masks = replace(data.spec_augment, num_feature_masks=0, num_frame_masks=0)
+            data = replace(data, enable_spec_aug=True, spec_augment=masks)
         return TrainingLoader(
             self.data.training_set,
             self.start.token_table,
-            self.data.config,
+            data,
             seed=self.config.seed,
             rank=rank.rank,
             world_size=rank.world_size,

@@ -246,6 +246,7 @@ def test_average_takes_the_place_of_no_checkpoint(tmp_path, capsys, output):
         (["expotr", "onnx"], "no command 'expotr'; did you mean `transducer export onnx`?", 2),
         (["train", "--optimizer", "adamw", "--lr-factor", "3"], "`--lr-factor` 3 needs `--optimizer noam`", 1),
         (["train", "--peak-lr", "0.01"], "`--peak-lr` 0.01 needs `--optimizer adamw`", 1),
+        (["train", "--cr-loss-scale", "0.2"], "`--cr-loss-scale` 0.2 needs `--ctc-loss-scale` above 0", 2),
         (["train", "--ref-duration", "9"], "`--ref-duration` 9 needs `--encoder zipformer`", 1),
         (["train", "--lr-epochs", "9"], "`--lr-epochs` 9 needs `--optimizer scaled-adam`", 1),
         (["train", "--optimizer", "scaled-adam", "--warm-step", "9"], "`--warm-step` 9 needs `--optimizer noam` or", 1),

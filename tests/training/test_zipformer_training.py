@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from io import BytesIO
 
 import pytest
@@ -13,6 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from stateless_transducer.checkpoint import Checkpoint
 from stateless_transducer.data.batches import Batch, Update
+from stateless_transducer.data.config import SpecAugmentConfig
 from stateless_transducer.features import PADDING_VALUE, FbankConfig
 from stateless_transducer.icefall import our_name
 from stateless_transducer.model import regularize, zipformer, zipformer_layer
@@ -21,8 +23,10 @@ from stateless_transducer.model.regularize import Schedule, set_batch_count
 from stateless_transducer.model.transducer import build_model
 from stateless_transducer.text.tokens import build_token_table
 from stateless_transducer.training import learner as learner_module
+from stateless_transducer.training import objective as objective_module
 from stateless_transducer.training import optim as optim_module
 from stateless_transducer.training.config import OptimConfig, PruneConfig, TrainConfig
+from stateless_transducer.training.consistency import two_copies
 from stateless_transducer.training.distributed import Rank
 from stateless_transducer.training.learner import Learner
 from stateless_transducer.training.objective import TransducerObjective
@@ -59,7 +63,7 @@ def _our_name(name):
     return f"model.{our_name(name)}"
 
 
-def _golden_objective(folder):
+def _golden_objective(folder, config=CONFIG):
     given = json.loads((folder / "offline" / "config.json").read_text())["config"]
     sizes = {
         name: tuple(map(int, given[name].split(",")))
@@ -68,7 +72,7 @@ def _golden_objective(folder):
     }
     encoder = ZipformerConfig(**sizes, pos_dim=given["pos_dim"], pads_like_icefall=True)
     dims = {name: given[name] for name in ("decoder_dim", "joiner_dim", "context_size")}
-    objective = TransducerObjective(build_model(zipformer_model(given["vocab_size"], encoder, **dims)), CONFIG)
+    objective = TransducerObjective(build_model(zipformer_model(given["vocab_size"], encoder, **dims)), config)
     weights = torch.load(folder / "offline" / "pretrained.pt", weights_only=True)["model"]
     objective.load_state_dict({_our_name(name): value for name, value in weights.items()})
     return objective
@@ -112,6 +116,53 @@ def test_trajectory_is_icefalls(kind, zipformer_golden, monkeypatch):
 
 TOKENS = build_token_table(["今天天气"], "char")
 SMALL = zipformer_model(len(TOKENS), SMALL_ZIPFORMER, decoder_dim=12, joiner_dim=20)
+
+
+def test_consistency_of_two_copies_is_icefalls(zipformer_golden, monkeypatch):
+    """All losses and gradients of the doubled batch, with icefall's masks."""
+    folder = zipformer_golden / "train"
+    cases = json.loads((folder / "cr_ctc.json").read_text())["cases"]
+    inputs = load_file(zipformer_golden / "offline" / "inputs.safetensors")
+    masked = load_file(folder / "cr_ctc.safetensors")
+    config = replace(CONFIG, optim=replace(OPTIM, cr_loss_scale=0.2))
+    objective = _golden_objective(zipformer_golden, config).eval()
+    for case in cases:
+        name = f"b{case['batch']}"
+        lens, tokens = inputs[f"{name}.x_lens"].tolist(), inputs[f"{name}.y"].long()
+        tokens = tokens.split(inputs[f"{name}.y_lens"].tolist())
+        doubled = _batch(inputs[f"{name}.x"].float().split(lens) * 2, tokens * 2)
+        for number, kind, start, end in case["masks"]:
+            # padding as well, which reaches the convolutions
+            x = doubled.features[number]
+            (x[start:end] if kind == "time" else x[:, start:end]).fill_(x.mean())
+        rows = [x[:length] for x, length in zip(doubled.features, lens * 2, strict=True)]
+        torch.testing.assert_close(torch.cat(rows), masked[f"{name}.x_masked"])
+        monkeypatch.setattr(objective_module, "two_copies", lambda batch, masks, doubled=doubled: doubled)
+        objective.zero_grad()
+        losses = objective(_batch(inputs[f"{name}.x"].float().split(lens), tokens), 2000, 0)
+        assert len(losses.utterance_losses) == len(lens)
+        found = {"pruned_loss": losses.utterance_losses.sum(), "total": losses.loss, **losses.metrics}
+        for key, value in found.items():
+            assert value.item() == pytest.approx(case[key], rel=1e-5), key
+        losses.loss.backward()
+        for theirs, norm in case["gradient_norms_of_total"].items():
+            # smaller ones are zero in theory
+            if norm is not None and norm > 1e-2:
+                assert objective.get_parameter(_our_name(theirs)).grad.norm().item() == pytest.approx(norm, rel=1e-3)
+
+
+def test_copies_are_masked_differently_and_the_same_again():
+    batch = _random_batch(1)
+    torch.manual_seed(3)
+    copies = two_copies(batch, SpecAugmentConfig(spec_aug_probability=1.0, frames_mask_size=20))
+    torch.manual_seed(3)
+    again = two_copies(batch, SpecAugmentConfig(spec_aug_probability=1.0, frames_mask_size=20))
+    assert torch.equal(copies.features, again.features) and copies.ids == batch.ids * 2
+    first, second = copies.features.chunk(2)
+    changed = [(each != batch.features).any(-1).float().mean().item() for each in (first, second)]
+    assert min(changed) > 0 and not torch.equal(first, second)
+    # padding stays
+    assert torch.equal(first[1, 61:], batch.features[1, 61:])
 
 
 def _small_learner(device, **options):
