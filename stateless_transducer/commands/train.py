@@ -79,6 +79,10 @@ class Options:
     def __post_init__(self) -> None:
         if self.encoder not in ENCODER_CONFIGS:
             raise ValueError(f"`encoder` must be one of {', '.join(ENCODER_CONFIGS)}, but is {self.encoder!r}.")
+        if self.size is not None and self.zipformer_size is not None:
+            raise ValueError(
+                f"`size` {self.size} and `zipformer_size` {self.zipformer_size} both choose the sizes: pass one."
+            )
 
 
 TrainOptions = TypeVar("TrainOptions", bound=Options)

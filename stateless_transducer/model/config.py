@@ -303,6 +303,12 @@ ENCODER_SIZES: dict[str, dict[SizeName, ModelSize]] = {
         ),
         "large": ModelSize(ConformerConfig(), JoinerConfig()),
     },
+    # no tiny one is published
+    ZipformerConfig.kind: {
+        "small": ModelSize(ZIPFORMER_SIZES["s"], ZipformerConfig.usual_joiner),
+        "medium": ModelSize(ZIPFORMER_SIZES["m"], ZipformerConfig.usual_joiner),
+        "large": ModelSize(ZIPFORMER_SIZES["l"], ZipformerConfig.usual_joiner),
+    },
 }
 """Sizes that each kind of encoder offers for ``--size``, from small to large; an encoder may offer some or none."""
 

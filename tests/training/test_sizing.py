@@ -12,6 +12,7 @@ from stateless_transducer.checkpoint import load_checkpoint
 from stateless_transducer.cli import main
 from stateless_transducer.commands import train
 from stateless_transducer.commands.shared.sizes import replaced
+from stateless_transducer.model.config import ZIPFORMER_SIZES, ZipformerConfig
 from stateless_transducer.training import sizing
 from stateless_transducer.training.sizing import Machine, choose
 
@@ -99,7 +100,19 @@ def test_dry_run_reports_choice_and_time(corpus, tmp_path, capsys):
     assert not any(tmp_path.iterdir())
 
 
+def test_a_zipformer_has_the_published_sizes(corpus, monkeypatch):
+    monkeypatch.setattr(sizing, "_needed_bytes", lambda task: 0)
+    flags = [*corpus, "--encoder", "zipformer", "--size", "small", "--cnn-module-kernel", "7"]
+    options = train.parse_options(train.Options, "train", flags, "", train.Options())
+    encoder = options.model.encoder
+    assert isinstance(encoder, ZipformerConfig) and encoder.encoder_dim == ZIPFORMER_SIZES["s"].encoder_dim
+    assert encoder.cnn_module_kernel == (7,) * 6 and options.model.joiner.joiner_proj
+
+
 def test_sizes_that_cannot_be_are_refused(corpus, monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--encoder", "zipformer", "--size", "small", "--zipformer-size", "s"])
+    assert "`--size` small and `--zipformer-size` s" in capsys.readouterr().err
     assert main(["train", *corpus, "--size", "auto", "--init-from", "model.pt"]) == 1
     err = capsys.readouterr().err
     assert "`--size` is auto" in err and "`--init-from` model.pt" in err and err.count("\n") == 1
