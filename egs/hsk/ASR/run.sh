@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Mandarin words of one speaker (audio-cmn), words that training has not heard: figures in RESULTS.md.
+# Mandarin words of one speaker (audio-cmn), words that training has not heard, in the same voice: figures in RESULTS.md.
+# other_speaker.sh tests another voice.
 #
 #   ./run.sh FOLDER     with manifest.tsv (id, path, text, pinyin, split: train, dev, perhaps test)
 #

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # English sentences by Mandarin speakers (speechocean762), speakers that training has not heard: figures in RESULTS.md.
+# The settings were chosen on dev.
 #
 #   ./run.sh FOLDER     with manifest.tsv (id, path, speaker, text, split: train, dev, perhaps test)
 #
