@@ -15,6 +15,7 @@ EGS = Path(__file__).parents[1] / "egs"
 THERE = (
     "joined_noisy/table.tsv",
     "joined_clean/table.tsv",
+    "table.tsv",
     "noise_8khz/x.wav",
     "travel/table.tsv",
     "corpus/model.pt",
@@ -28,7 +29,7 @@ while :; do sleep 0.05; done
 """
 
 
-@pytest.mark.parametrize("recipe", ["digits", "hsk", "so762", "adaptation"])
+@pytest.mark.parametrize("recipe", ["digits", "hsk", "so762", "adaptation", "yesno"])
 def test_nothing_begins_behind_a_training_that_was_told_to_stop(recipe, tmp_path):
     for name in THERE:
         (tmp_path / name).parent.mkdir(exist_ok=True)
