@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, TypeGuard
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, TypeGuard, cast
 
 import numpy as np
 
@@ -59,8 +59,8 @@ def is_one_sound(sounds: Sound | Iterable[Sound]) -> TypeGuard[Sound]:
     if isinstance(sounds, str | Path | Stretch | bytes | bytearray | memoryview | Mapping) or hasattr(sounds, "read"):
         return True
     if isinstance(sounds, tuple):
-        return len(sounds) == 2 and _is_rate(sounds[0]) != _is_rate(sounds[1])
-    if not (isinstance(sounds, np.ndarray) or _is_tensor(sounds)):
+        return _pair(sounds) is not None
+    if not _is_samples(sounds):
         return False
     if isinstance(sounds, np.ndarray) and sounds.dtype.kind in "OSU":
         # names, or waves of different lengths
@@ -120,7 +120,7 @@ class CountedBlocks:
 
     def __init__(self, blocks: Iterable[np.ndarray]) -> None:
         self._blocks = blocks
-        self.num_samples = 0
+        self.num_samples: int = 0
         """Samples read so far."""
 
     def __iter__(self) -> Iterator[np.ndarray]:
@@ -132,6 +132,7 @@ class CountedBlocks:
 def _with_rate(sound: object, default_rate: int) -> tuple[str, object, float]:
     """Name, samples and rate."""
     if isinstance(sound, Mapping):
+        sound = cast("Mapping[str, Any]", sound)
         keys = [key for key in _ARRAY_KEYS if key in sound]
         if len(keys) != 1 or not _is_rate(sound.get("sampling_rate")):
             raise ValueError(
@@ -139,14 +140,26 @@ def _with_rate(sound: object, default_rate: int) -> tuple[str, object, float]:
                 f"{', '.join(map(repr, sound)) or 'nothing'}."
             )
         return str(sound.get("path") or "wave"), sound[keys[0]], sound["sampling_rate"]
-    if isinstance(sound, tuple) and len(sound) == 2 and _is_rate(sound[0]) != _is_rate(sound[1]):
-        rate, samples = sound if _is_rate(sound[0]) else reversed(sound)
-        return "wave", samples, rate
-    return "wave", sound, default_rate
+    samples, rate = _pair(sound) or (sound, default_rate)
+    return "wave", samples, rate
+
+
+def _pair(sound: object) -> tuple[object, float] | None:
+    """Samples and rate of a pair in either order; None for another object."""
+    if not isinstance(sound, tuple) or len(cast("tuple[Any, ...]", sound)) != 2:
+        return None
+    first, second = cast("tuple[Any, Any]", sound)
+    if _is_rate(first) == _is_rate(second):
+        return None
+    return (second, first) if _is_rate(first) else (first, second)
 
 
 def _is_rate(value: object) -> bool:
     return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+
+
+def _is_samples(value: object) -> TypeGuard[Samples]:
+    return isinstance(value, np.ndarray) or _is_tensor(value)
 
 
 def _is_tensor(value: object) -> TypeGuard[torch.Tensor]:
@@ -157,7 +170,7 @@ def _is_tensor(value: object) -> TypeGuard[torch.Tensor]:
 
 def _as_array(samples: object) -> np.ndarray:
     if isinstance(samples, np.ndarray):
-        return samples
+        return cast(np.ndarray, samples)
     if not _is_tensor(samples):
         raise ValueError(
             "A sound must be a file name, an open binary file, the bytes of a file, a Stretch, a NumPy array or torch "

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import cast, overload
 
@@ -40,7 +40,7 @@ class Stream:
         self._fbank_config, self._fbank = fbank_config, FbankStream(fbank_config)
         self._state = model.initial_state()
         self._hypothesis = PartialHypothesis.begin(model.context_size, model.blank_id)
-        self._silent = {model.blank_id} | ({token_table.ids[UNKNOWN]} if UNKNOWN in token_table.ids else set())
+        self._silent = {model.blank_id} | {id_ for token, id_ in token_table.ids.items() if token == UNKNOWN}
         self._num_processed = self._segment_start = 0  # feature frames
         self._is_finished, self._duration_s = False, math.inf
 
@@ -105,6 +105,22 @@ class Stream:
         """Begin a new segment; encoder and decoder continue from their states."""
         self._hypothesis = self._hypothesis.next(self._model.blank_id)
         self._segment_start = self._num_processed
+
+    @staticmethod
+    def decode_chunks(model: StreamingModel, streams: Sequence[Stream]) -> None:
+        """Decode the next chunk of each stream, all of which are ready; see `StreamingRecognizer.advance`.
+
+        Raises:
+            ValueError: A stream belongs to another model.
+        """
+        if any(stream._model is not model for stream in streams):
+            raise ValueError("A stream belongs to another recognizer.")
+        features = np.stack([stream._fbank.take(stream._num_processed, model.chunk_frames) for stream in streams])
+        encoder_out, states = model.encode_chunk(features, [stream._state for stream in streams])
+        for stream, state in zip(streams, states, strict=True):
+            stream._state = state
+            stream._num_processed += model.chunk_shift
+        greedy_search_chunk(model, encoder_out, [stream._hypothesis for stream in streams], streams[0]._silent)
 
     def _within(self, time: float) -> float:
         """The time, or the end of the sound if that is earlier."""
@@ -275,19 +291,8 @@ class StreamingRecognizer:
         """
         ready = [stream for stream in dict.fromkeys(streams) if stream.is_ready]
         if ready:
-            self._advance(ready)
+            Stream.decode_chunks(self._model, ready)
         return len(ready)
-
-    def _advance(self, streams: list[Stream]) -> None:
-        model = self._model
-        if any(stream._model is not model for stream in streams):
-            raise ValueError("A stream belongs to another recognizer.")
-        features = np.stack([stream._fbank.take(stream._num_processed, model.chunk_frames) for stream in streams])
-        encoder_out, states = model.encode_chunk(features, [stream._state for stream in streams])
-        for stream, state in zip(streams, states, strict=True):
-            stream._state = state
-            stream._num_processed += model.chunk_shift
-        greedy_search_chunk(model, encoder_out, [stream._hypothesis for stream in streams], streams[0]._silent)
 
 
 def as_wave(samples: np.ndarray) -> np.ndarray:
