@@ -33,12 +33,13 @@ class RelativeSelfAttention(nn.Module):
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
-        self.num_heads, self.head_dim = num_heads, dim // num_heads
-        self.in_proj = nn.Linear(dim, 3 * dim)
-        self.out_proj = nn.Linear(dim, dim)
-        self.linear_pos = nn.Linear(dim, dim, bias=False)
-        self.pos_bias_u = nn.Parameter(torch.empty(num_heads, dim // num_heads))
-        self.pos_bias_v = nn.Parameter(torch.empty(num_heads, dim // num_heads))
+        self.num_heads: int = num_heads
+        self.head_dim: int = dim // num_heads
+        self.in_proj: nn.Linear = nn.Linear(dim, 3 * dim)
+        self.out_proj: nn.Linear = nn.Linear(dim, dim)
+        self.linear_pos: nn.Linear = nn.Linear(dim, dim, bias=False)
+        self.pos_bias_u: nn.Parameter = nn.Parameter(torch.empty(num_heads, dim // num_heads))
+        self.pos_bias_v: nn.Parameter = nn.Parameter(torch.empty(num_heads, dim // num_heads))
         for weight in (self.in_proj.weight, self.pos_bias_u, self.pos_bias_v):
             nn.init.xavier_uniform_(weight)
         nn.init.zeros_(self.in_proj.bias)

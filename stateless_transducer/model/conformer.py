@@ -35,14 +35,16 @@ class Conformer(Encoder):
         subsampling: Subsampling,
     ) -> None:
         super().__init__()
-        self.width, self.output_dim, self.subsampling = dim, output_dim, subsampling
-        self.embed = Conv2dSubsampling(feature_dim, subsampling_channels, dim)
-        self.dropout = nn.Dropout(dropout)
-        self.layers = nn.ModuleList(
+        self.width: int = dim
+        self.output_dim: int = output_dim
+        self.subsampling: Subsampling = subsampling
+        self.embed: Conv2dSubsampling = Conv2dSubsampling(feature_dim, subsampling_channels, dim)
+        self.dropout: nn.Dropout = nn.Dropout(dropout)
+        self.layers: nn.ModuleList = nn.ModuleList(
             ConformerLayer(dim, num_heads, feedforward_dim, conv_kernel, dropout) for _ in range(num_layers)
         )
-        self.after_norm = nn.LayerNorm(dim)
-        self.output = nn.Sequential(nn.Dropout(dropout), nn.Linear(dim, output_dim))
+        self.after_norm: nn.LayerNorm = nn.LayerNorm(dim)
+        self.output: nn.Sequential = nn.Sequential(nn.Dropout(dropout), nn.Linear(dim, output_dim))
 
     @property
     def stages(self) -> Sequence[nn.Module]:
@@ -74,13 +76,13 @@ class Conv2dSubsampling(nn.Module):
 
     def __init__(self, feature_dim: int, num_channels: int, output_dim: int) -> None:
         super().__init__()
-        self.conv = nn.Sequential(
+        self.conv: nn.Sequential = nn.Sequential(
             nn.Conv2d(1, num_channels, kernel_size=3, stride=2),
             nn.ReLU(),
             nn.Conv2d(num_channels, num_channels, kernel_size=3, stride=2),
             nn.ReLU(),
         )
-        self.out = nn.Linear(num_channels * (((feature_dim - 1) // 2 - 1) // 2), output_dim)
+        self.out: nn.Linear = nn.Linear(num_channels * (((feature_dim - 1) // 2 - 1) // 2), output_dim)
 
     def forward(self, features: Tensor) -> Tensor:  # noqa: D102
         x = self.conv(features[:, None])  # (N, C, T, F')
@@ -92,16 +94,16 @@ class ConformerLayer(nn.Module):
 
     def __init__(self, dim: int, num_heads: int, feedforward_dim: int, conv_kernel: int, dropout: float) -> None:
         super().__init__()
-        self.feed_forward_macaron = _feed_forward(dim, feedforward_dim, dropout)
-        self.self_attn = RelativeSelfAttention(dim, num_heads)
-        self.conv_module = ConvolutionModule(dim, conv_kernel)
-        self.feed_forward = _feed_forward(dim, feedforward_dim, dropout)
-        self.norm_ff_macaron = nn.LayerNorm(dim)
-        self.norm_mha = nn.LayerNorm(dim)
-        self.norm_conv = nn.LayerNorm(dim)
-        self.norm_ff = nn.LayerNorm(dim)
-        self.norm_final = nn.LayerNorm(dim)
-        self.dropout = nn.Dropout(dropout)
+        self.feed_forward_macaron: nn.Sequential = _feed_forward(dim, feedforward_dim, dropout)
+        self.self_attn: RelativeSelfAttention = RelativeSelfAttention(dim, num_heads)
+        self.conv_module: ConvolutionModule = ConvolutionModule(dim, conv_kernel)
+        self.feed_forward: nn.Sequential = _feed_forward(dim, feedforward_dim, dropout)
+        self.norm_ff_macaron: nn.LayerNorm = nn.LayerNorm(dim)
+        self.norm_mha: nn.LayerNorm = nn.LayerNorm(dim)
+        self.norm_conv: nn.LayerNorm = nn.LayerNorm(dim)
+        self.norm_ff: nn.LayerNorm = nn.LayerNorm(dim)
+        self.norm_final: nn.LayerNorm = nn.LayerNorm(dim)
+        self.dropout: nn.Dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, positions: Tensor, padding: Tensor) -> Tensor:
         """Map (N, T, D) to (N, T, D); ``positions`` and ``padding`` are those of `RelativeSelfAttention`."""
@@ -117,10 +119,10 @@ class ConvolutionModule(nn.Module):
 
     def __init__(self, dim: int, kernel: int) -> None:
         super().__init__()
-        self.pointwise_conv1 = nn.Conv1d(dim, 2 * dim, 1)
-        self.depthwise_conv = nn.Conv1d(dim, dim, kernel, padding=(kernel - 1) // 2, groups=dim)
-        self.norm = nn.LayerNorm(dim)
-        self.pointwise_conv2 = nn.Conv1d(dim, dim, 1)
+        self.pointwise_conv1: nn.Conv1d = nn.Conv1d(dim, 2 * dim, 1)
+        self.depthwise_conv: nn.Conv1d = nn.Conv1d(dim, dim, kernel, padding=(kernel - 1) // 2, groups=dim)
+        self.norm: nn.LayerNorm = nn.LayerNorm(dim)
+        self.pointwise_conv2: nn.Conv1d = nn.Conv1d(dim, dim, 1)
 
     def forward(self, x: Tensor, padding: Tensor) -> Tensor:
         """Map (N, T, D) to (N, T, D); ``padding``: (N, T), True after the end of an utterance."""

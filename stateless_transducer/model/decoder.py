@@ -25,14 +25,17 @@ class StatelessDecoder(nn.Module):
         self, vocab_size: int, dim: int, blank_id: int, context_size: int, conv: DecoderConv = "depthwise"
     ) -> None:
         super().__init__()
-        self.blank_id, self.context_size = blank_id, context_size
-        self.output_dim, self.is_grouped = dim, conv == "grouped"
-        self.embedding = nn.Embedding(vocab_size, dim, padding_idx=None if self.is_grouped else blank_id)
+        self.blank_id: int = blank_id
+        self.context_size: int = context_size
+        self.output_dim: int = dim
+        self.is_grouped: bool = conv == "grouped"
+        self.embedding: nn.Embedding = nn.Embedding(vocab_size, dim, padding_idx=None if self.is_grouped else blank_id)
         if context_size > 1:
             groups = dim // _CHANNELS_PER_GROUP if self.is_grouped else dim
-            self.conv = nn.Conv1d(dim, dim, context_size, groups=groups, bias=False)
+            self.conv: nn.Conv1d = nn.Conv1d(dim, dim, context_size, groups=groups, bias=False)
         if self.is_grouped:
-            self.balancer1, self.balancer2 = _balancer(), _balancer()
+            self.balancer1: Balancer = _balancer()
+            self.balancer2: Balancer = _balancer()
 
     def forward(self, contexts: Tensor) -> Tensor:
         """Compute one output per window of ``context_size`` tokens.

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from stateless_transducer.model.packed_linear import PackedLinear
 from stateless_transducer.model.transducer import Transducer
+from stateless_transducer.ops.subsampling import Subsampling
 
 
 class FrozenTransducer:
@@ -30,8 +31,9 @@ class FrozenTransducer:
             model: transducer in evaluation mode.
             dtype: dtype of matrix products, float32 or bfloat16.
         """
-        self.blank_id, self.context_size = model.blank_id, model.context_size
-        self.subsampling = model.subsampling
+        self.blank_id: int = model.blank_id
+        self.context_size: int = model.context_size
+        self.subsampling: Subsampling = model.subsampling
         self._encode, self._dtype = model.encode, dtype
         self._grouped = model.decoder if model.decoder.is_grouped and self.context_size > 1 else None
         with torch.no_grad():

@@ -28,7 +28,8 @@ class PackedLinear:
             weight: (O, I), float32 or bfloat16.
             bias: (O,), of the same dtype.
         """
-        self.device, self._dtype, self._bias = weight.device, weight.dtype, bias.detach().clone()
+        self.device: torch.device = weight.device
+        self._dtype, self._bias = weight.dtype, bias.detach().clone()
         packed = _packed(weight, bias)
         self._product = _plain_product if packed is None else _packed_product
         self._weight = weight.detach().T.clone(memory_format=torch.contiguous_format) if packed is None else packed

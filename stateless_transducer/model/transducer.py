@@ -37,9 +37,12 @@ class Transducer(nn.Module):
         self, encoder: Encoder, decoder: StatelessDecoder, joiner: Joiner, *, feature_norm: FeatureNorm = "none"
     ) -> None:
         super().__init__()
-        self.encoder, self.decoder, self.joiner = encoder, decoder, joiner
+        self.encoder: Encoder = encoder
+        self.decoder: StatelessDecoder = decoder
+        self.joiner: Joiner = joiner
         self.feature_norm: FeatureNorm = feature_norm
-        self.blank_id, self.context_size = decoder.blank_id, decoder.context_size
+        self.blank_id: int = decoder.blank_id
+        self.context_size: int = decoder.context_size
 
     @property
     def subsampling(self) -> Subsampling:
