@@ -76,7 +76,7 @@ class FbankStream:
         self._input_rate: int | None = None
         self._resampler: soxr.ResampleStream | None = None
         self._first_frame = 0
-        self.num_samples = 0
+        self.num_samples: int = 0
         """Number of samples so far, at the rate of the configuration."""
 
     @property

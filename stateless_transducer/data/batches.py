@@ -80,7 +80,7 @@ class Piece:
     """Numbers of utterances in the index; those of a chain are joined into one utterance."""
 
 
-class TransducerDataset(Dataset):
+class TransducerDataset(Dataset["Batch"]):
     """Dataset of batches, indexed by pieces of an epoch."""
 
     def __init__(
@@ -432,7 +432,7 @@ def _loader(dataset: TransducerDataset, pieces: Sequence[Piece], num_workers: in
         yield batch
 
 
-class _CarryingErrors(Dataset):
+class _CarryingErrors(Dataset["Batch | CarriedError"]):
     """Dataset that returns exceptions instead of raising them: the DataLoader turns those of its workers into text."""
 
     def __init__(self, dataset: TransducerDataset) -> None:

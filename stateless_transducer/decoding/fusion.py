@@ -71,7 +71,7 @@ class SumOfScorers:
 
     def __init__(self, scorers: Sequence[Scorer]) -> None:
         self._scorers = tuple(scorers)
-        self.state_size = sum(scorer.state_size for scorer in scorers)
+        self.state_size: int = sum(scorer.state_size for scorer in scorers)
 
     def start(self, utterances: Array) -> Array:
         """See `Scorer`."""

@@ -147,7 +147,7 @@ class Scorers:
             if path is not None:
                 ngrams = read_arpa(path, token_table)
                 self._scorers.append(NgramScorer(ngrams, scale=scale, blank_id=token_table.blank_id))
-        self.shared = _summed(self._scorers)
+        self.shared: Scorer | None = _summed(self._scorers)
         """Scorer for utterances without hotwords of their own; None without hotwords and language models."""
 
     def spell(self, hotwords: Sequence[str]) -> tuple[HotwordPhrase, ...]:

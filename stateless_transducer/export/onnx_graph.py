@@ -11,7 +11,7 @@ from stateless_transducer.files import check_file, refuse_pointer
 from stateless_transducer.model_files import TOKENS, Listing
 from stateless_transducer.threads import may_spin
 
-DTYPES = {
+DTYPES: dict[str, type[np.generic]] = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
     "tensor(int64)": np.int64,
@@ -53,13 +53,13 @@ class Graph:
             raise ValueError(f"{path}: onnxruntime cannot open the graph: {_one_line(err)}") from err
         self.path = path
         self.inputs: list[Any] = list(self._session.get_inputs())
-        self.num_outputs = len(self._session.get_outputs())
+        self.num_outputs: int = len(self._session.get_outputs())
         for declared in self.inputs:
             if declared.type not in DTYPES:
                 raise ValueError(f"{path}: {declared.name}: {declared.type} is not supported; {', '.join(DTYPES)} are.")
         self.metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
         # exported for one stream, or quantized dynamically over all rows, so that streams would affect one another
-        self.is_single = self.inputs[0].shape[0] == 1 or RUNS_QUANTIZED in self.metadata.items()
+        self.is_single: bool = self.inputs[0].shape[0] == 1 or RUNS_QUANTIZED in self.metadata.items()
 
     def number(self, key: str) -> int:
         """Return a positive number of the metadata."""

@@ -53,12 +53,13 @@ class OnnxTransducer:
         """
         self._encoder, self._decoder, self._joiner = (Graph(path, num_threads) for path in (encoder, decoder, joiner))
         _check(self._encoder, self._decoder, self._joiner)
-        self.context_size, self.vocab_size = (self._decoder.number(key) for key in ("context_size", "vocab_size"))
-        self.fbank_config = _front_end(self._encoder)
+        self.context_size: int = self._decoder.number("context_size")
+        self.vocab_size: int = self._decoder.number("vocab_size")
+        self.fbank_config: FbankConfig = _front_end(self._encoder)
         """Front end of the encoder."""
-        self.subsampling = _subsampling(self._encoder)
+        self.subsampling: Subsampling = _subsampling(self._encoder)
         """Subsampling of the encoder."""
-        self.is_ours = FRONT_END in self._encoder.metadata
+        self.is_ours: bool = FRONT_END in self._encoder.metadata
         """Whether this project exported the encoder, which then accepts utterances of any length, 0 included."""
         self._try()
 

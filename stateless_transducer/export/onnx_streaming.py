@@ -32,17 +32,17 @@ class StreamingModel:
             ValueError: A graph is not ONNX, not streaming or of an unknown kind, or the graphs do not match.
         """
         self._encoder, self._decoder, self._joiner = (Graph(p, num_threads) for p in (encoder, decoder, joiner))
-        self.kind = self._encoder.metadata.get("model_type", "")
+        self.kind: str = self._encoder.metadata.get("model_type", "")
         self._state_axes = _state_axes(self._encoder, self.kind)
         if self._encoder.metadata.get("feature", ""):
             raise ValueError(f"{encoder}: expects {self._encoder.metadata['feature']!r} features, not Kaldi's fbank.")
-        self.chunk_frames = self._encoder.number("T")
+        self.chunk_frames: int = self._encoder.number("T")
         """T, feature frames per chunk."""
-        self.chunk_shift = self._encoder.number("decode_chunk_len")
+        self.chunk_shift: int = self._encoder.number("decode_chunk_len")
         """Feature frames from the beginning of a chunk to that of the next one."""
-        self.feature_dim = feature_dim(self._encoder)
-        self.context_size = self._decoder.number("context_size")
-        self.vocab_size = self._decoder.number("vocab_size")
+        self.feature_dim: int = feature_dim(self._encoder)
+        self.context_size: int = self._decoder.number("context_size")
+        self.vocab_size: int = self._decoder.number("vocab_size")
         self._try()
 
     @classmethod
@@ -119,7 +119,7 @@ class StreamingModel:
         silence = np.full((1, self.chunk_frames, self.feature_dim), -15.9, np.float32)
         state = self.initial_state()
         encoder_out, (new,) = self.encode_chunk(silence, [state])
-        self.encoder_frames = encoder_out.shape[1]
+        self.encoder_frames: int = encoder_out.shape[1]
         """T', encoder frames per chunk."""
         for declared, before, after in zip(self._encoder.inputs[1:], state, new, strict=True):
             if before.shape != after.shape:

@@ -18,7 +18,7 @@ class OfflineEncoder(nn.Module):
         super().__init__()
         self.model = model
         # the traced attention needs two encoder frames
-        self.fewest_frames = model.subsampling.min_frames + model.subsampling.factor
+        self.fewest_frames: int = model.subsampling.min_frames + model.subsampling.factor
         self.eval()
 
     def forward(self, x: Tensor, x_lens: Tensor) -> tuple[Tensor, Tensor]:

@@ -26,7 +26,7 @@ class Joiner(nn.Module):
         self.decoder_proj: nn.Module = nn.Identity()
         if input_dims is not None:
             self.encoder_proj, self.decoder_proj = (scaled_linear(width, dim, 0.25) for width in input_dims)
-        self.output_linear = nn.Linear(dim, vocab_size)
+        self.output_linear: nn.Linear = nn.Linear(dim, vocab_size)
 
     @property
     def device(self) -> torch.device:

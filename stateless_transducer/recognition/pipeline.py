@@ -23,6 +23,7 @@ from stateless_transducer.recognition.segments import Phrases, Piece, PieceStrea
 from stateless_transducer.recognition.spans import separate_spans, token_spans
 from stateless_transducer.recognition.transcript import Alternative, Segment
 from stateless_transducer.recognition.words import timed_words
+from stateless_transducer.text.symbols import Vocabulary
 from stateless_transducer.text.tokens import TokenTable
 
 _LOG = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ class Pipeline:
         if hotwords and self._config.decoding_method == "greedy_search":
             raise ValueError('Hotwords need a beam: SearchConfig(decoding_method="modified_beam_search").')
         self._model = model
-        self.token_table = model.token_table
+        self.token_table: Vocabulary = model.token_table
         self._scorers = self._read_scorers(hotwords)
 
     def _read_scorers(self, hotwords: Sequence[str]) -> Scorers | None:

@@ -80,7 +80,7 @@ class Recognizer:
                 silero-vad is requested by name and not installed.
         """
         opened = model if isinstance(model, Model) else model_of(model, device=device, precision=precision)
-        self.pipeline = Pipeline(opened, config, hotwords=hotwords, segments=segments, details=details)
+        self.pipeline: Pipeline = Pipeline(opened, config, hotwords=hotwords, segments=segments, details=details)
         """Stages of recognition, for servers and benchmarks."""
 
     @classmethod

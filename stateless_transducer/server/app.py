@@ -87,12 +87,13 @@ class Service:
     ) -> None:
         self._engine, self._name = engine, name
         self._max_live, self._max_seconds, self._live_timeout_s = max_live, max_seconds, live_timeout_s
-        self.idle_timeout_s, self._has_key = idle_timeout_s, api_key is not None
+        self.idle_timeout_s: float = idle_timeout_s
+        self._has_key = api_key is not None
         self._uploads, self._metrics = Uploads(max_uploads), Metrics()
         # anyio binds a limiter to the event loop in which it is first used
         self._upload_threads, self._live_threads = (anyio.CapacityLimiter(n) for n in (max_uploads, max_live))
         self._inboxes: set[Inbox] = set()
-        self.app = self._make_app()
+        self.app: FastAPI = self._make_app()
         self.app.add_middleware(
             UploadGate,
             uploads=self._uploads,

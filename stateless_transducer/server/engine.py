@@ -111,14 +111,15 @@ class PiecewiseEngine:
 
     def __init__(self, recognizer: Recognizer, config: BatchConfig) -> None:
         """Set up an engine for a recognizer that clients share."""
-        self._pipeline, self.token_table = recognizer.pipeline, recognizer.token_table
+        self._pipeline = recognizer.pipeline
+        self.token_table: Vocabulary = recognizer.token_table
         self._batcher = Batcher(
             lambda pieces: recognizer.pipeline.recognize(pieces, config.batch_seconds),
             recognizer.sample_rate,
             batch_seconds=config.batch_seconds,
             max_wait_ms=config.max_wait_ms,
         )
-        self.has_hotwords = recognizer.pipeline.has_hotwords
+        self.has_hotwords: bool = recognizer.pipeline.has_hotwords
 
     def spell(self, hotwords: Sequence[str]) -> Phrases:
         """See `Engine`."""
@@ -177,12 +178,13 @@ class PiecewiseEngine:
 class StreamingEngine:
     """A streaming model: sound files are decoded from front to back, too."""
 
-    waiting_s = 0.0
+    waiting_s: float = 0.0
     has_hotwords = False
 
     def __init__(self, recognizer: StreamingRecognizer) -> None:
         """Set up an engine for a recognizer."""
-        self._recognizer, self.token_table, self._is_closed = recognizer, recognizer.token_table, False
+        self._recognizer, self._is_closed = recognizer, False
+        self.token_table: Vocabulary = recognizer.token_table
 
     def spell(self, hotwords: Sequence[str]) -> Phrases:
         """See `Engine`."""

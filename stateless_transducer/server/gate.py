@@ -180,7 +180,9 @@ class Uploads:
     """The uploads in progress, of which there may be ``limit``."""
 
     def __init__(self, limit: int) -> None:
-        self.limit, self.count, self.is_ending = limit, 0, False
+        self.limit: int = limit
+        self.count: int = 0
+        self.is_ending: bool = False
 
     def take(self) -> Slot:
         """A slot for one more upload."""

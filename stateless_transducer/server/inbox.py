@@ -41,8 +41,8 @@ class Inbox:
         kind = given.get("format", "s16le")
         if kind not in _SAMPLES:
             raise ValueError(f"`format` must be {' or '.join(_SAMPLES)}, but is {kind}.")
-        self.sample_rate = int(rate)
-        self.hotwords = given.get("hotwords", "").splitlines()
+        self.sample_rate: int = int(rate)
+        self.hotwords: list[str] = given.get("hotwords", "").splitlines()
         self._socket, self._timeout_s, self._dtype = socket, timeout_s, np.dtype(_SAMPLES[kind])
         self._kept, self._is_over, self._news = bytearray(), False, asyncio.Event()
         self._is_whole = False

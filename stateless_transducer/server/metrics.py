@@ -12,7 +12,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self._answers: Counter[int] = Counter()
-        self.audio_s = 0.0
+        self.audio_s: float = 0.0
         """Seconds of audio in files that were transcribed."""
 
     def count_answer(self, status: int) -> None:

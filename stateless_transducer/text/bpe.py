@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ class Segmenter:
         # score of a character that is no piece: lower than that of any piece
         self._unknown = min(scores.values(), default=0.0) - 10
         # most of a text consists of few different words
-        self.pieces = lru_cache(maxsize=100_000)(self._pieces)
+        self.pieces: Callable[[str], tuple[str, ...]] = lru_cache(maxsize=100_000)(self._pieces)
 
     def __reduce__(self) -> tuple[type[Segmenter], tuple[Mapping[str, float]]]:
         """Pickle the scores alone, without the cache of words."""

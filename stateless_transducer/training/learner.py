@@ -11,6 +11,7 @@ import math
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -68,11 +69,13 @@ class Learner:
     """
 
     def __init__(self, objective: Objective, config: TrainConfig, rank: Rank, *, update_s: float = 600.0) -> None:
-        self.objective, self._config, self._rank = objective, config, rank
+        self.objective: Objective = objective
+        self._config, self._rank = config, rank
+        self.optimizer: torch.optim.Optimizer
         self.optimizer, self._rate_at = build_optimizer(objective, config.optim, config.fine_tune)
         self._dtype = autocast_dtype(config.precision, rank.device)
-        self.scaler = torch.amp.GradScaler(rank.device.type, enabled=self._dtype == torch.float16)
-        self.mean = RunningMean.of(objective.model, config.optim)
+        self.scaler: torch.amp.GradScaler = torch.amp.GradScaler(rank.device.type, enabled=self._dtype == torch.float16)
+        self.mean: RunningMean | None = RunningMean.of(objective.model, config.optim)
         self._batches_per_update = update_s / config.optim.ref_duration
         self._parameters = [parameter for parameter in objective.parameters() if parameter.requires_grad]
         self._module: nn.Module = objective
@@ -184,12 +187,12 @@ class Learner:
         summed = sum_over_ranks(torch.tensor(list(values.values()), dtype=torch.float64, device=self._rank.device))
         return dict(zip(values, summed.tolist(), strict=True))
 
-    def _without_exchange(self) -> contextlib.AbstractContextManager:
+    def _without_exchange(self) -> contextlib.AbstractContextManager[Any]:
         """Context in which gradients are not exchanged: before the last batch of an update."""
         module = self._module
         return module.no_sync() if isinstance(module, DistributedDataParallel) else contextlib.nullcontext()
 
-    def autocast(self) -> contextlib.AbstractContextManager:
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Context of the chosen precision of matrix products."""
         if self._dtype is None:
             return contextlib.nullcontext()

@@ -151,7 +151,7 @@ class TransducerObjective(Objective):
         self.model: Transducer = model  # pyright: ignore[reportIncompatibleVariableOverride]
         self.config = config
         dims, vocab_size = (model.encoder.output_dim, model.decoder.output_dim), model.vocab_size
-        self.ctc_head = nn.Linear(dims[0], vocab_size) if config.optim.ctc_loss_scale > 0 else None
+        self.ctc_head: nn.Linear | None = nn.Linear(dims[0], vocab_size) if config.optim.ctc_loss_scale > 0 else None
         self.simple_joiner = SimpleJoiner(dims, vocab_size, config.prune) if config.prune.prune_range else None
 
     @property

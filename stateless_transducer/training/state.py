@@ -35,7 +35,9 @@ class Mean:
     """Weighted mean; each addition multiplies the weight of earlier values by ``decay``."""
 
     def __init__(self, decay: float = 1.0) -> None:
-        self.total, self.weight, self._decay = 0.0, 0.0, decay
+        self.total: float = 0.0
+        self.weight: float = 0.0
+        self._decay = decay
 
     def add(self, total: float, weight: float) -> None:
         """Add a total and its weight."""
@@ -198,7 +200,8 @@ class Resumable:
     """A checkpoint to resume from, read once per process. Another process gets the path alone, and reads it itself."""
 
     def __init__(self, path: Path, start_epoch: int = 0, checkpoint: Checkpoint | None = None) -> None:
-        self.path, self._start_epoch, self._checkpoint = path, start_epoch, checkpoint
+        self.path: Path = path
+        self._start_epoch, self._checkpoint = start_epoch, checkpoint
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_checkpoint": None}

@@ -59,7 +59,7 @@ class Loader(Protocol):
 class Validation(Protocol):
     """Validation on the dev set."""
 
-    def loss(self, autocast: contextlib.AbstractContextManager) -> tuple[float, float]:
+    def loss(self, autocast: contextlib.AbstractContextManager[Any]) -> tuple[float, float]:
         """Return the loss per frame, and the number of frames."""
         ...
 

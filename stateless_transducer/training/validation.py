@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -61,7 +62,7 @@ class TransducerValidation:
         self._rank, self._objective = rank, objective
 
     @torch.no_grad()
-    def loss(self, autocast: contextlib.AbstractContextManager) -> tuple[float, float]:
+    def loss(self, autocast: contextlib.AbstractContextManager[Any]) -> tuple[float, float]:
         """Return the loss per frame over the utterances whose loss is finite, and their number of frames."""
         self._objective.eval()
         sums = torch.zeros(2, dtype=torch.float64, device=self._rank.device)

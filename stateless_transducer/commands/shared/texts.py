@@ -35,8 +35,8 @@ class Sentences:
 
     def __init__(self, paths: Sequence[Path], tokens: TokenTable) -> None:
         self._paths, self._tokens = paths, tokens
-        self.num_sentences = 0
-        self.num_units = 0
+        self.num_sentences: int = 0
+        self.num_units: int = 0
         self._unknown: Counter[str] = Counter()
 
     def __iter__(self) -> Iterator[list[str]]:

@@ -28,7 +28,7 @@ class Archive:
 
 
 # checksums used by the recipes of several toolkits
-ARCHIVES = {
+ARCHIVES: dict[str, tuple[Archive, ...]] = {
     "aishell": (
         # the small archive first: if the folder of the other exists, both do
         Archive(33, "resource_aishell.tgz", "957d480a0fcac85fc18e550756f624e5", "aishell/resource_aishell"),
