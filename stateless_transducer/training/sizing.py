@@ -204,7 +204,7 @@ def _needed_bytes(task: TransducerTask) -> float:
         config.world_size * config.optim.accumulate_grad,
         data.join_up_to_s,
     )
-    fixed = fixed_bytes(objective, has_mean=config.optim.ema_decay > 0)
+    fixed = fixed_bytes(objective, config.optim)
     return fixed + max(activation_bytes(task, objective, *shape) for shape in shapes)
 
 

@@ -27,7 +27,7 @@ _BATCH_S = 3.0
 def describe_time(task: TransducerTask, rank: Rank) -> str:
     """Train a separate model on a few batches and describe the time of the run, for ``--dry-run``."""
     fixed, free = (
-        fixed_bytes(task.build_objective(), has_mean=task.config.optim.ema_decay > 0),
+        fixed_bytes(task.build_objective(), task.config.optim),
         this_machine().free_bytes,
     )
     if fixed > free:
