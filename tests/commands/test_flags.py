@@ -75,7 +75,7 @@ _ALIASES = [
 @pytest.mark.parametrize(("command", "flag", "alias"), _ALIASES, ids=str)
 def test_alias_means_the_same(command, flag, alias):
     (option,) = (option for option in options_of(_options(command)) if flag in option.names)
-    value = (*choices_of(option.hint)[-1:], 0.125 if option.kind is float else "elsewhere")[0]
+    value = (*choices_of(option.hint)[-1:], {float: 0.125, int: 7}.get(option.kind, "elsewhere"))[0]
     needed = _NEEDED.get(command, "").replace(f" {flag} m.pt", "").split()
     parsed = [parse(_options(command), command, [*needed, name, str(value)], "") for name in (flag, alias)]
     assert parsed[0] == parsed[1]
