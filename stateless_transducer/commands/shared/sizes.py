@@ -93,7 +93,8 @@ def _recalled(options: Options) -> dict[str, Any] | None:
     saved = json.loads(path.read_bytes())
     if saved.get("size") != options.size:
         return None
-    values = _flat(saved)
+    # JSON has no tuples
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in _flat(saved).items()}
     return {name: values[name] for name in saved["chosen"]}
 
 
