@@ -67,6 +67,8 @@ def test_published_size_is_chosen_by_name(flags, tmp_path, capsys):
     assert main(["train", *few, "--encoder", "zipformer", "--zipformer-size", "s", "--dry-run"]) == 0
     assert "zipformer S, 12 layers" in " ".join(capsys.readouterr().out.split())
     assert ZIPFORMER_SIZES["s"].num_heads == (4, 4, 4, 8, 4, 4)
+    assert main(["train", *few, "--encoder", "zipformer", "--compile", "true", "--dry-run"]) == 1
+    assert "`--compile` is true, but a zipformer cannot be compiled" in capsys.readouterr().err
     assert main(["train", *few, "--zipformer-size", "s", "--dry-run"]) == 1
     assert "`--zipformer-size` is an option of `--encoder zipformer`" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):

@@ -225,6 +225,9 @@ def _task(
 
     data, tokens = options.data, TokenTable.read(options.lang_dir)
     start = _start(options, tokens, tell)
+    encoder = start.model_config.encoder
+    if options.train.compile and not encoder.can_compile:
+        raise ValueError(f"`compile` is true, but a {encoder.kind} cannot be compiled for training. Remove it.")
     subsampling = start.model_config.encoder.subsampling
 
     def warn_of_skipped(utterances: TrainingSet, name: str) -> None:

@@ -63,6 +63,8 @@ class EncoderConfig(ABC):
     """Decoder that this encoder is usually trained with."""
     usual_joiner: ClassVar[JoinerConfig] = JoinerConfig()
     """Joiner that this encoder is usually trained with."""
+    can_compile: ClassVar[bool] = True
+    """Whether torch.compile can compile the training of this encoder."""
 
     dropout: Annotated[float, Interval(ge=0, lt=1)] = 0.1
     """Share of activations dropped in training."""
@@ -133,6 +135,8 @@ class ZipformerConfig(EncoderConfig):
     kind: ClassVar[str] = "zipformer"
     usual_decoder: ClassVar[DecoderConfig] = DecoderConfig(decoder_dim=512, decoder_conv="grouped")
     usual_joiner: ClassVar[JoinerConfig] = JoinerConfig(joiner_proj=True)
+    # the corrections of gradients, which act by chance, cut each layer into dozens of graphs
+    can_compile: ClassVar[bool] = False
 
     dropout: Annotated[float, Interval(ge=0, lt=1 / 3)] = 0.1
     """Share of activations dropped in training, after 20000 batches; three times as much at the beginning."""
