@@ -107,6 +107,9 @@ def _sound_members(path: Path) -> list[str]:
         # torch writes zeros if `torch.serialization.set_crc32_options` turned the checksums off
         if not any(member.CRC for member in archive.infolist()):
             return archive.namelist()
+        wrong = next(filter(_is_misread_by_torch, archive.infolist()), None)
+        if wrong is not None:
+            raise _damage(path, f"the directory entry of {wrong.filename} is wrong")
         try:
             damaged = archive.testzip()
         # a damaged header shows an encrypted member, an unknown compression, or a place beyond the end
@@ -115,6 +118,15 @@ def _sound_members(path: Path) -> list[str]:
         if damaged is not None:
             raise _damage(path, f"the checksum of {damaged} differs")
         return archive.namelist()
+
+
+_FOLDER_ATTRIBUTE = 0x10
+
+
+def _is_misread_by_torch(member: zipfile.ZipInfo) -> bool:
+    """Whether torch reads other bytes than Python does, so that the checksum, which Python compares, proves nothing."""
+    is_stored = member.compress_type == zipfile.ZIP_STORED
+    return (is_stored and member.compress_size != member.file_size) or bool(member.external_attr & _FOLDER_ATTRIBUTE)
 
 
 def _damage(path: Path, fault: str) -> DamagedFileError:
