@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from stateless_transducer.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from stateless_transducer.cli import main
 from stateless_transducer.features import FbankConfig
+from stateless_transducer.model.config import ModelConfig, ZipformerConfig
 from stateless_transducer.model.transducer import build_model
 from stateless_transducer.text.tokens import TokenTable, build_token_table
 
@@ -72,6 +73,27 @@ def test_damage_names_the_member(tmp_path, checkpoint):
     (tmp_path / "m.pt").write_bytes(content)
     with pytest.raises(ValueError, match=r"m.pt is damaged \(the checksum of .*/data/\d+ differs\). Copy it again"):
         load_checkpoint(tmp_path / "m.pt")
+
+
+def test_damage_in_the_directory_of_an_archive_is_refused(tmp_path, checkpoint):
+    """Of what torch reads differently: as folders, which are empty, or with another size."""
+    save_checkpoint(tmp_path / "m.pt", checkpoint)
+    content = (tmp_path / "m.pt").read_bytes()
+    entry = content.rindex(b"PK\x01\x02", 0, content.rindex(b"/data/5"))
+    num_refused = 0
+    # sizes, attributes
+    for place in (*range(entry + 20, entry + 28), *range(entry + 36, entry + 42)):
+        for bit in range(0, 8, 2):
+            flipped = bytearray(content)
+            flipped[place] ^= 1 << bit
+            (tmp_path / "m.pt").write_bytes(flipped)
+            try:
+                loaded = load_checkpoint(tmp_path / "m.pt")
+            except ValueError:
+                num_refused += 1
+            else:
+                assert _is_equal(loaded, checkpoint), (place - entry, bit)
+    assert num_refused > 30
 
 
 def test_files_without_checksums_load(tmp_path, checkpoint):
@@ -203,3 +225,34 @@ def test_control_characters_of_a_file_do_not_reach_the_terminal(tmp_path, checkp
     assert main(["info", str(tmp_path / "m.pt")]) == 1
     complaint = capsys.readouterr().err
     assert r"\x1b[2J is left over" in complaint and not set(printed + complaint) & set("\x1b\x07\x9b")
+
+
+ZIPFORMER = ZipformerConfig(
+    num_encoder_layers=(1, 1), downsampling_factor=(1, 2), encoder_dim=(8,), encoder_unmasked_dim=(8,), num_heads=(2,),
+    feedforward_dim=(8,), query_head_dim=(4,), pos_dim=4, cnn_module_kernel=(3,),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["m.pt", "m.safetensors"])
+def test_sizes_per_stack_load_and_have_bounds(tmp_path, name):
+    torch.manual_seed(0)
+    config = ModelConfig(
+        vocab_size=len(TOKENS),
+        encoder=ZIPFORMER,
+        decoder=replace(ZIPFORMER.usual_decoder, decoder_dim=8),
+        joiner=replace(ZIPFORMER.usual_joiner, joiner_dim=8),
+    )
+    model = build_model(config)
+    saved = Checkpoint(model.state_dict(), config, FbankConfig(), TOKENS)
+    save_checkpoint(tmp_path / name, saved)
+    assert _is_equal(loaded := load_checkpoint(tmp_path / name), saved)
+    features, lens = torch.randn(1, 60, 80), torch.tensor([60])
+    assert torch.equal(loaded.model().encode(features, lens)[0], model.eval().encode(features, lens)[0])
+    sizes = config.sizes()
+    for change, message in (
+        ({"num_encoder_layers": [10**9, 1]}, "`num_encoder_layers` must be in 1..256, but is 1000000000"),
+        ({"downsampling_factor": [1] * 100_000}, "`downsampling_factor` must have 1 to 32 numbers, but has 100000"),
+        ({"downsampling_factor": []}, "`downsampling_factor` must have 1 to 32 numbers, but has 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ModelConfig.from_sizes({**sizes, **change})

@@ -140,7 +140,7 @@ class ZipformerConfig(EncoderConfig):
 
     dropout: Annotated[float, Interval(ge=0, lt=1 / 3)] = 0.1
     """Share of activations dropped in training, after 20000 batches; three times as much at the beginning."""
-    num_encoder_layers: tuple[Annotated[int, Ge(1)], ...] = (2, 2, 3, 4, 3, 2)
+    num_encoder_layers: tuple[Annotated[int, Interval(ge=1, le=256)], ...] = (2, 2, 3, 4, 3, 2)
     """Layers."""
     downsampling_factor: Annotated[tuple[Annotated[int, Ge(1)], ...], ADVANCED] = (1, 2, 4, 8, 4, 2)
     """Frames at 50 per second for each frame of the stack."""
@@ -173,6 +173,8 @@ class ZipformerConfig(EncoderConfig):
 
     def __post_init__(self) -> None:
         num_stacks = len(self.downsampling_factor)
+        if not 1 <= num_stacks <= _MOST_STACKS:
+            raise ValueError(f"`downsampling_factor` must have 1 to {_MOST_STACKS} numbers, but has {num_stacks}.")
         for name in _PER_STACK:
             value = getattr(self, name)
             if len(value) not in (1, num_stacks):
@@ -230,6 +232,7 @@ class ZipformerConfig(EncoderConfig):
         return f"{causal}zipformer{named}, {layers} layers in {stacks} stacks of width up to {max(self.encoder_dim)}"
 
 
+_MOST_STACKS = 32
 _PER_STACK = (
     "num_encoder_layers",
     "downsampling_factor",
