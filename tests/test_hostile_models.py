@@ -194,6 +194,7 @@ def test_token_table_of_wrong_scores_is_refused():
 
 def test_pipes_and_devices_are_refused_at_once(tmp_path):
     """Opening a pipe waits for a writer, and a device may never end."""
+    from stateless_transducer.export.onnx_graph import Graph
     from stateless_transducer.export.onnx_model import OnnxTransducer
     from stateless_transducer.text.symbols import read_vocabulary
 
@@ -204,6 +205,8 @@ def test_pipes_and_devices_are_refused_at_once(tmp_path):
         with pytest.raises(ValueError, match=f"{name}: {message}"):
             load_checkpoint(tmp_path / name)
     with pytest.raises(ValueError, match=f"encoder.onnx: {message}"):
+        Graph(tmp_path / "encoder.onnx", 1)
+    with pytest.raises(ValueError, match="encoder"):
         OnnxTransducer.open(tmp_path)
     with pytest.raises(ValueError, match=f"tokens.txt: {message}"):
         read_vocabulary(tmp_path / "tokens.txt", 6)
