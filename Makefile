@@ -14,7 +14,7 @@ demo: $(VENV)/.installed
 
 # one process per core, each with one thread; a file's tests stay together, since they share what they train
 test: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 # what CI runs
 check: lint types docs test

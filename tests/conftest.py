@@ -90,3 +90,9 @@ def talker(tmp_path_factory):
     flags = ["--checkpoint", str(folder / "model.pt"), "--output", str(folder / "onnx"), "--int8", "true"]
     assert main(["export", "onnx", *flags]) == 0
     return folder
+
+
+def pytest_collection_modifyitems(items):
+    """Run the longest files first, so that no process is left alone with one of them at the end."""
+    longest = ("test_tutorial.py", "test_notebook.py", "test_survival.py", "test_pipeline.py")
+    items.sort(key=lambda item: longest.index(item.path.name) if item.path.name in longest else len(longest))

