@@ -155,8 +155,8 @@ def _from_repository(name: PublishedName, forms: Sequence[Form], precision: Prec
         return cached
     folder = f"{name.folder}/" if name.folder else ""
     siblings = {file.rfilename: file for file in info.siblings or []}
-    there = tuple(file.removeprefix(folder) for file in siblings if file.startswith(folder))
-    chosen = Listing(str(name), there).choose(forms, precision)
+    files = tuple(file.removeprefix(folder) for file in siblings if file.startswith(folder))
+    chosen = Listing(str(name), files).choose(forms, precision)
     snapshot = _snapshots(constants.HF_HUB_CACHE, name) / info.sha
     missing = [folder + file for file in chosen.names if not (snapshot / folder / file).exists()]
     if missing:

@@ -132,9 +132,9 @@ class Listing:
 
     def nearest(self, pattern: str) -> list[str]:
         """Return the files whose last part matches, those in the fewest folders alone."""
-        found = [name for name in self.names if fnmatchcase(PurePosixPath(name).name, pattern)]
-        least = min((name.count("/") for name in found), default=0)
-        return sorted(name for name in found if name.count("/") == least <= _MOST_FOLDERS)
+        matches = [name for name in self.names if fnmatchcase(PurePosixPath(name).name, pattern)]
+        least = min((name.count("/") for name in matches), default=0)
+        return sorted(name for name in matches if name.count("/") == least <= _MOST_FOLDERS)
 
     def _find(self, form: Form, precision: Precision = "fp32") -> ModelFiles | None:
         return self._graphs(precision) if form == "graphs" else self._checkpoint()
@@ -153,11 +153,11 @@ class Listing:
 
     def _checkpoint(self) -> ModelFiles | None:
         for pattern in _CHECKPOINTS:
-            found = [n for n in self.names if fnmatchcase(n, pattern) or fnmatchcase(n, f"exp/{pattern}")]
+            matches = [n for n in self.names if fnmatchcase(n, pattern) or fnmatchcase(n, f"exp/{pattern}")]
             # a folder of training checkpoints holds no tokens
-            tokens = self.tokens(found[0]) if found else None
+            tokens = self.tokens(matches[0]) if matches else None
             if tokens is not None:
-                checkpoint = self._only(found, "checkpoints")
+                checkpoint = self._only(matches, "checkpoints")
                 return ModelFiles("checkpoint", (checkpoint,), tokens, self._extras(checkpoint, tokens))
         return None
 

@@ -214,10 +214,10 @@ def _token_table(lang_dir: Path, train_texts: Sequence[str], options: Options) -
 
 def _noise(texts: Sequence[str], options: Options) -> list[str]:
     """Return lines about the characters that look like noise, and a way out; none if there are none."""
-    found = noise(texts)
-    if not found:
+    suspects = noise(texts)
+    if not suspects:
         return []
-    lines = [f"  {reason}: {_examples(counts)}" for reason, counts in found.items()]
+    lines = [f"  {reason}: {_examples(counts)}" for reason, counts in suspects.items()]
     removed = "" if options.normalize_text else "; `--normalize-text true` unifies case and forms, removes punctuation"
     return ["characters of the training texts that look like noise" + removed + ":", *lines]
 

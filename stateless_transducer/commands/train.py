@@ -128,12 +128,12 @@ def with_size(options: TrainOptions, arguments: Sequence[str], *, tell: Callable
 
 def _value_of(flag: str, arguments: list[str]) -> str | None:
     """Return the value of a flag on which the defaults of others depend."""
-    found = None
+    chosen = None
     for word, following in zip(arguments, [*arguments, ""][1:], strict=True):
         name, is_joined, value = word.partition("=")
         if name.replace("_", "-") == flag:
-            found = value if is_joined else following
-    return found
+            chosen = value if is_joined else following
+    return chosen
 
 
 def _with_encoder(default: TrainOptions, encoder: EncoderConfig) -> TrainOptions:

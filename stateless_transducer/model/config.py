@@ -207,8 +207,8 @@ class ZipformerConfig(EncoderConfig):
             object.__setattr__(self, name, tuple(value))
             wrong = next((number for number in value if number < 1 and number != -1), None)
             if not value or wrong is not None:
-                found = "empty" if wrong is None else wrong
-                raise ValueError(f"`{name}` must be numbers above 0, or -1, but is {found}.")
+                fault = "empty" if wrong is None else wrong
+                raise ValueError(f"`{name}` must be numbers above 0, or -1, but is {fault}.")
         factor = math.lcm(*self.downsampling_factor)
         broken = next((size for size in self.chunk_size if size > 0 and size % factor), None)
         if self.causal and broken is not None:

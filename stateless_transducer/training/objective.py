@@ -122,8 +122,8 @@ class UtteranceLosses(NamedTuple):
         def mean(values: Tensor) -> Tensor:
             return values.unflatten(0, (2, -1)).mean(0)
 
-        others = {name: getattr(self, name) for name in ("ctc_nll", "simple_nll", "divergence")}
-        means = {name: mean(values) for name, values in others.items() if values is not None}
+        auxiliary = {name: getattr(self, name) for name in ("ctc_nll", "simple_nll", "divergence")}
+        means = {name: mean(values) for name, values in auxiliary.items() if values is not None}
         return self._replace(nll=mean(self.nll), encoder_lens=self.encoder_lens.chunk(2)[0], **means)
 
     @property
