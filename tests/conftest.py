@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from stateless_transducer.cli import main
 
 
 def pytest_configure(config):
+    # a shell's background job ignores SIGINT, and so would the programs that tests start and interrupt
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.getoption("--device") == "cpu":
         # before Triton is imported: its kernels then run on the CPU, in Python
         os.environ["TRITON_INTERPRET"] = "1"
