@@ -1,7 +1,7 @@
 """Policy of waiting threads: sleep, unless the user chooses to spin.
 
-A spinning thread occupies a core that other work could use. On an idle machine, spinning is a little faster; beside
-other work, two spinning threads can be tens of times slower than one (benchmarks/results, threads).
+A spinning thread occupies a core that other work could use. On an idle machine, spinning was up to 25 % faster; beside
+other work, sleeping was 12 to 14 times faster (benchmarks/results/2026-11-30-threads.md).
 """
 
 from __future__ import annotations

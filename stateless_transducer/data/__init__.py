@@ -1,1 +1,1 @@
-"""Floor 2: corpora, manifests, features on disk, batches. lhotse lives here and nowhere else."""
+"""Floor 3: corpora, manifests, features on disk, batches. lhotse lives here and nowhere else."""

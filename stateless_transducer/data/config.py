@@ -6,12 +6,11 @@ import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Interval, Unit
 
 from stateless_transducer.options import ADVANCED, check_bounds
-from stateless_transducer.text import tokens
 from stateless_transducer.wording import counted
 
 
@@ -121,7 +120,7 @@ class Limits:
 class TokenConfig:
     """Tokens: those of the training texts."""
 
-    token: tokens.Unit = "char"
+    token: Literal["char", "word", "bpe"] = "char"
     """Unit of the model's output: characters, words, or pieces of words (bpe)."""
     vocab_size: Annotated[int, Ge(1)] | None = None
     """Number of tokens with `--token bpe`; by default, 500."""

@@ -1,1 +1,1 @@
-"""Floor 2: searches for any model that encodes, predicts and joins."""
+"""Floor 3: searches for any model that encodes, predicts and joins."""

@@ -1,1 +1,1 @@
-"""Network modules (floor 1). Modules take numbers; only `build_model` knows the configuration."""
+"""Floor 2: network modules. Modules take numbers; only `build_model` knows the configuration."""

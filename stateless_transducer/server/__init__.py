@@ -1,1 +1,1 @@
-"""The server: HTTP, WebSocket and a page; one model shared by many clients."""
+"""Floor 6: the server: HTTP, WebSocket and a page; one model shared by many clients."""

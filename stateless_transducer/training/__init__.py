@@ -1,1 +1,1 @@
-"""Floor 3: optimizer and schedule, the loop, processes, what a person sees of it."""
+"""Floor 4: objective, optimizer, training loop, processes, progress."""
