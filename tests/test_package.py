@@ -33,3 +33,9 @@ def test_public_names_are_listed_and_typed():
 def test_importing_the_package_loads_no_torch():
     program = "import stateless_transducer, sys; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "False\n"
+
+
+def test_importing_a_model_loads_no_compiler():
+    """`torch._dynamo` takes seconds to import; only `torch.compile` needs it."""
+    program = "import stateless_transducer.model.transducer, sys; print('torch._dynamo' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "False\n"

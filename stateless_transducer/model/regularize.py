@@ -10,14 +10,14 @@ Letters: C channels, G groups of channels, M all other positions together.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar, cast
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
-_F = TypeVar("_F", bound=Callable[..., Any])
+from stateless_transducer.ops.arguments import never_compiled
+
 _RMS_PER_ABS = 1.2533
 """RMS of a normal variable per mean of its absolute value: sqrt(pi / 2)."""
 _MEAN_SCALE = 0.8139535143
@@ -25,12 +25,7 @@ _MEAN_SCALE = 0.8139535143
 _TINY = 1e-20
 
 
-def _eager(function: _F) -> _F:
-    """Exclude a function from `torch.compile`, which would compile it anew for each value of a schedule."""
-    return cast(_F, torch.compiler.disable(function))
-
-
-@_eager
+@never_compiled
 def chance(probability: float) -> bool:
     """Return True with the given probability."""
     return probability > 0 and bool(torch.rand((), device="cpu") < probability)
@@ -66,7 +61,7 @@ class Schedule(nn.Module):
         """Set the count whose value the schedule has."""
         self._value = self.at(count)
 
-    @_eager
+    @never_compiled
     def __float__(self) -> float:
         return self._value if self.training else self.default
 
@@ -115,7 +110,7 @@ class Balancer(nn.Module):
         self.grad_scale = grad_scale
         self.prob = Schedule((0, 0.5), (8000, 0.125), default=0.4) if prob is None else prob
 
-    @_eager
+    @never_compiled
     def forward(self, x: Tensor) -> Tensor:
         """Return x; in training, its gradient is corrected by chance."""
         if not (self.training and x.requires_grad and chance(float(self.prob))):
@@ -205,7 +200,7 @@ class Whiten(nn.Module):
         self.reading: Tensor | None = None
         """(), bool: the same for the newest metric, on its device; None if there is none since then."""
 
-    @_eager
+    @never_compiled
     def forward(self, x: Tensor) -> Tensor:
         """Return x (..., C); in training, its gradient is corrected by chance."""
         if not (self.training and x.requires_grad and chance(self.probs[self.is_over])):
@@ -263,7 +258,7 @@ def load_whitening_state(model: nn.Module, state: Mapping[str, bool]) -> None:
             module.is_over, module.reading = bool(state.get(name, module.is_over)), None
 
 
-@_eager
+@never_compiled
 def limit_values(x: Tensor, low: float, high: float, *, prob: float = 0.6) -> Tensor:
     """Return x; with some probability, a gradient step cannot move its values further outside of low..high.
 
@@ -289,7 +284,7 @@ class _Limited(torch.autograd.Function):
         return torch.where(x < low, -grad.abs(), torch.where(x > high, grad.abs(), grad)), None, None
 
 
-@_eager
+@never_compiled
 def penalize_large(x: Tensor, *, limit: float, penalty: float, prob: float = 0.1) -> Tensor:
     """Return x; with some probability, ``penalty * sign(x)`` is added to the gradient where ``abs(x) > limit``."""
     if not (x.requires_grad and chance(prob)):
