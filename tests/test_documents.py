@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
+import itertools
 import re
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +18,8 @@ from served import served
 
 from stateless_transducer import Recognizer
 from stateless_transducer.checkpoint import Checkpoint, save_checkpoint
-from stateless_transducer.cli import main
+from stateless_transducer.cli import COMMANDS, main
+from stateless_transducer.commands.shared.flags import parse
 from stateless_transducer.features import FbankConfig
 from stateless_transducer.model.transducer import build_model
 from stateless_transducer.server.config import BatchConfig
@@ -98,25 +103,41 @@ def test_links_lead_somewhere():
     ]
 
 
-def test_flags_of_our_commands_exist():
-    lines = (ROOT / "tests" / "commands" / "flags.txt").read_text(encoding="utf-8").splitlines()
-    # the documents use the present names, not their aliases
-    split = (line.split(":") for line in lines)
-    flags = {command: {flag.partition("=")[0] for flag in flags.split()} for command, flags in split}
-    seen, missing = 0, []
-    for document in DOCUMENTS:
-        text = document.read_text(encoding="utf-8").replace("\\\n", " ")
-        for line in re.findall(r"^transducer (.*)", text, re.MULTILINE):
-            typed = line.split("#")[0]
-            command = max((name for name in flags if typed.startswith(name + " ")), key=len, default=None)
-            if command is None:
-                missing.append(f"{document.name}: {line}")
-                continue
-            used = set(re.findall(r"(?<=\s)--[a-z][a-z0-9-]+", typed))
-            seen += len(used)
-            missing += [f"{document.name}: {flag} of {command}" for flag in used - flags[command]]
-    assert seen > 50
-    assert not missing
+def _commands(document: Path) -> Iterator[list[str]]:
+    """Yield the arguments of each `transducer ...` line of a document."""
+    text = document.read_text(encoding="utf-8").replace("\\\n", " ")
+    for line in re.findall(r"^transducer (.*)", text, re.MULTILINE):
+        shell = shlex.shlex(line, posix=True, punctuation_chars=True)
+        shell.wordchars += "@,:+%$"
+        words = itertools.takewhile(lambda word: not set(word) & set("|<>&;"), shell)
+        yield [word for word in words if word != "..."]
+
+
+def test_commands_of_documents_parse(monkeypatch, capsys):
+    class Parsed(Exception):
+        pass
+
+    def parse_only(*arguments, **defaults):
+        parse(*arguments, **defaults)
+        raise Parsed
+
+    for module, _ in COMMANDS.values():
+        command = importlib.import_module(f"stateless_transducer.commands.{module}")
+        monkeypatch.setattr(command, "parse", parse_only, raising=False)
+    commands = {(document.name, *words) for document in DOCUMENTS for words in _commands(document)}
+    assert len(commands) > 50
+    wrong = []
+    for document, *words in sorted(commands):
+        if words[-1].startswith("--"):
+            # help, version
+            continue
+        try:
+            main(words)
+        except Parsed:
+            continue
+        except SystemExit:
+            wrong.append(f"{document}: transducer {' '.join(words)}\n{capsys.readouterr().err}")
+    assert not wrong, "\n".join(wrong)
 
 
 def test_messages_of_troubleshooting_are_those_of_the_code():
