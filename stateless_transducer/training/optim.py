@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from inspect import unwrap
 
 import torch
 from torch import nn
@@ -104,12 +105,23 @@ def build_optimizer(
     groups = _groups(objective, fine_tune.layer_lr_decay)
     schedule = build_schedule(config, model_size=objective.width)
     if config.optimizer == "noam":
-        return torch.optim.Adam(groups, lr=0.0, betas=(0.9, 0.98), eps=1e-9), schedule
+        return _eager(torch.optim.Adam)(groups, lr=0.0, betas=(0.9, 0.98), eps=1e-9), schedule
     if config.optimizer == "scaled-adam":
-        return ScaledAdam(groups, lr=0.0), schedule
+        return _eager(ScaledAdam)(groups, lr=0.0), schedule
     # fused: one pass over the parameters, three times faster than a loop of small operations on a CPU
-    optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), weight_decay=config.weight_decay, fused=True)
-    return optimizer, schedule
+    adamw = _eager(torch.optim.AdamW)
+    return adamw(groups, lr=0.0, betas=(0.9, 0.98), weight_decay=config.weight_decay, fused=True), schedule
+
+
+def _eager(optimizer: type[torch.optim.Optimizer]) -> Callable[..., torch.optim.Optimizer]:
+    """Derive an optimizer that does not import torch's compiler, which takes as long as importing torch itself.
+
+    torch decorates these methods for compiled optimizers, and each decorator imports the compiler at the first call.
+    """
+    names = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
+    methods = {name: unwrap(getattr(optimizer, name)) for name in names}
+    # the decorator of `step` also switches off gradients
+    return type(optimizer.__name__, (optimizer,), {**methods, "step": torch.no_grad()(unwrap(optimizer.step))})
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float, config: OptimConfig) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 
 import pytest
@@ -103,6 +104,17 @@ def test_trajectory_is_icefalls(golden, device):
         if not name.endswith(("in_proj.bias", "linear_pos.weight")):
             ours = learner.objective.model.state_dict()[our_name(name)].cpu()
             torch.testing.assert_close(ours, value, rtol=0, atol=5e-4)
+
+
+@pytest.mark.parametrize("optimizer", ["noam", "adamw", "scaled-adam"])
+def test_update_does_not_import_the_compiler(optimizer, device, monkeypatch):
+    """It takes as long to import as torch itself; here, importing it fails."""
+    monkeypatch.setitem(sys.modules, "torch._dynamo", None)
+    learner = _learner(device, replace(ADAMW, optimizer=optimizer))
+    before = _weights(learner)
+    _learn(learner, _batch([60, 40], [3, 2]))
+    assert any(not torch.equal(value, before[name]) for name, value in _weights(learner).items())
+    learner.optimizer.load_state_dict(learner.optimizer.state_dict())
 
 
 @pytest.mark.parametrize("optimizer", ["noam", "adamw"])
