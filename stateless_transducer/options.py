@@ -34,7 +34,7 @@ _BOUNDS: dict[type, tuple[str, Callable[[Any, Any], bool], str]] = {
 def check_bounds(config: Any) -> None:
     """Check the fields of a dataclass against the types and bounds of their annotations; floats must also be finite.
 
-    Types other than numbers, strings and booleans are not checked.
+    Types other than numbers, strings, booleans and tuples are not checked.
 
     Raises:
         ValueError: names the field, its type or bounds, and the value.
@@ -42,6 +42,8 @@ def check_bounds(config: Any) -> None:
     hints = type_hints(type(config))
     for name in config.__dataclass_fields__:
         value, hint = getattr(config, name), hints[name]
+        if _is_tuple(hint) and not isinstance(value, tuple):
+            raise ValueError(f"`{name}` must be a tuple, but is {_spell(value)}.")
         for member in value if isinstance(value, tuple) else (value,):
             requirement = _broken(member, hint)
             if requirement:
@@ -109,6 +111,10 @@ def _types_of(hint: Any) -> tuple[type, ...]:
     if origin is Literal:
         return tuple(type(choice) for choice in get_args(hint))
     return (hint,) if hint in (*_TYPES, types.NoneType) else (object,)
+
+
+def _is_tuple(hint: Any) -> bool:
+    return get_origin(get_args(hint)[0] if get_origin(hint) is Annotated else hint) is tuple
 
 
 def _is_a(value: Any, kind: type) -> bool:

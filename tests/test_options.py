@@ -54,7 +54,8 @@ def test_values_within_bounds_are_accepted(good):
         ({"count": None}, "`count` must be a whole number, but is None."),
         ({"share": "x"}, "`share` must be a number, but is 'x'."),
         ({"port": 2.5}, "`port` must be a whole number, but is 2.5."),
-        ({"speeds": [1.0]}, "`speeds` must be a number, but is [1.0]."),
+        ({"speeds": [1.0]}, "`speeds` must be a tuple, but is [1.0]."),
+        ({"speeds": 1.0}, "`speeds` must be a tuple, but is 1."),
     ],
 )
 def test_value_out_of_bounds_is_named(wrong, message):
