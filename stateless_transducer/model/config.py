@@ -10,6 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from operator import attrgetter
 from typing import Annotated, Any, ClassVar, Literal, cast
 
 from annotated_types import Ge, Interval
@@ -36,8 +37,6 @@ class DecoderConfig:
 
     def __post_init__(self) -> None:
         check_bounds(self)
-        if self.decoder_conv == "grouped" and self.decoder_dim is not None and self.decoder_dim % 4:
-            raise ValueError(f"`decoder_dim` must be a multiple of 4, but is {self.decoder_dim}.")
 
 
 @dataclass(frozen=True)
@@ -65,6 +64,8 @@ class EncoderConfig(ABC):
     """Joiner that this encoder is usually trained with."""
     can_compile: ClassVar[bool] = True
     """Whether torch.compile can compile the training of this encoder."""
+    needs_joiner_proj: ClassVar[bool] = False
+    """Whether the width of the encoder's output is its own, so that the joiner must project it."""
 
     dropout: Annotated[float, Interval(ge=0, lt=1)] = 0.1
     """Share of activations dropped in training."""
@@ -137,6 +138,7 @@ class ZipformerConfig(EncoderConfig):
     usual_joiner: ClassVar[JoinerConfig] = JoinerConfig(joiner_proj=True)
     # the corrections of gradients, which act by chance, cut each layer into dozens of graphs
     can_compile: ClassVar[bool] = False
+    needs_joiner_proj: ClassVar[bool] = True
 
     dropout: Annotated[float, Interval(ge=0, lt=1 / 3)] = 0.1
     """Share of activations dropped in training, after 20000 batches; three times as much at the beginning."""
@@ -172,6 +174,7 @@ class ZipformerConfig(EncoderConfig):
     """Let the padding frames of a batch affect the ends of shorter utterances, as in icefall, to repeat its results."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         num_stacks = len(self.downsampling_factor)
         if not 1 <= num_stacks <= _MOST_STACKS:
             raise ValueError(f"`downsampling_factor` must have 1 to {_MOST_STACKS} numbers, but has {num_stacks}.")
@@ -183,8 +186,7 @@ class ZipformerConfig(EncoderConfig):
                     f"{len(value)}."
                 )
             # one number stands for all stacks; a frozen dataclass has no other way to normalize a field
-            object.__setattr__(self, name, tuple(value) * (num_stacks // len(value)))
-        super().__post_init__()
+            object.__setattr__(self, name, value * (num_stacks // len(value)))
         self._check_dims()
         self._check_chunks()
 
@@ -204,7 +206,6 @@ class ZipformerConfig(EncoderConfig):
     def _check_chunks(self) -> None:
         for name in ("chunk_size", "left_context_frames"):
             value = getattr(self, name)
-            object.__setattr__(self, name, tuple(value))
             wrong = next((number for number in value if number < 1 and number != -1), None)
             if not value or wrong is not None:
                 fault = "empty" if wrong is None else wrong
@@ -225,7 +226,8 @@ class ZipformerConfig(EncoderConfig):
     @property
     def summary(self) -> str:
         """Kind, stacks, layers and width."""
-        name = next((name for name, sizes in ZIPFORMER_SIZES.items() if sizes.encoder_dim == self.encoder_dim), None)
+        sizes = _published_sizes(self)
+        name = next((name for name, published in ZIPFORMER_SIZES.items() if _published_sizes(published) == sizes), None)
         named = "" if name is None else f" {name.upper()}"
         causal = "causal " if self.causal else ""
         layers, stacks = sum(self.num_encoder_layers), len(self.num_encoder_layers)
@@ -246,6 +248,8 @@ _PER_STACK = (
     "cnn_module_kernel",
 )
 """Fields of `ZipformerConfig` with a number for each stack."""
+# in which the published sizes differ
+_published_sizes = attrgetter("num_encoder_layers", "encoder_dim", "feedforward_dim")
 
 ZIPFORMER_SIZES = {
     "s": ZipformerConfig(
@@ -339,10 +343,28 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         check_bounds(self)
-        if isinstance(self.encoder, ZipformerConfig) and not self.joiner.joiner_proj:
-            raise ValueError("`joiner_proj` must be true for a zipformer, whose output is not as wide as the joiner.")
+        self._check_widths()
         if not 0 <= self.blank_id < self.vocab_size:
             raise ValueError(f"`blank_id` must be in 0..{self.vocab_size - 1}, but is {self.blank_id}.")
+
+    def _check_widths(self) -> None:
+        """Check that decoder and encoder are as wide as the joiner, or projected, and that groups fill the decoder."""
+        kind, joiner_dim = self.encoder.kind, self.joiner.joiner_dim
+        if self.encoder.needs_joiner_proj and not self.joiner.joiner_proj:
+            raise ValueError(f"`joiner_proj` must be true for a {kind}, whose output is not as wide as the joiner.")
+        if not self.joiner.joiner_proj and self.decoder_dim != joiner_dim:
+            raise ValueError(
+                f"`decoder_dim` must be `joiner_dim` {joiner_dim} without `joiner_proj`, but is {self.decoder_dim}."
+            )
+        if self.decoder.decoder_conv == "grouped" and self.decoder_dim % 4:
+            raise ValueError(
+                f"`decoder_dim` must be a multiple of 4 for a grouped `decoder_conv`, but is {self.decoder_dim}."
+            )
+
+    @property
+    def decoder_dim(self) -> int:
+        """Width of the decoder, P."""
+        return self.decoder.decoder_dim or self.joiner.joiner_dim
 
     @property
     def summary(self) -> str:

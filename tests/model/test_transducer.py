@@ -95,6 +95,8 @@ def test_gradient_reaches_every_parameter(device):
         ({"dropout": 1.0}, "`dropout` must be at least 0 and below 1, but is 1"),
         ({"num_layers": 0}, "`num_layers` must be .*1.*, but is 0"),
         ({"blank_id": 11}, "`blank_id` must be in 0..10, but is 11"),
+        ({"decoder_dim": 16}, "`decoder_dim` must be `joiner_dim` 20 without `joiner_proj`, but is 16"),
+        ({"decoder_conv": "grouped", "joiner_dim": 18}, "`decoder_dim` must be a multiple of 4 .*, but is 18"),
     ],
 )
 def test_bad_size_is_named(change, message):
