@@ -8,7 +8,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from stateless_transducer.model.config import DecoderConv
 from stateless_transducer.model.regularize import Balancer
 
 _CHANNELS_PER_GROUP = 4
@@ -22,19 +21,20 @@ class StatelessDecoder(nn.Module):
     """
 
     def __init__(
-        self, vocab_size: int, dim: int, blank_id: int, context_size: int, conv: DecoderConv = "depthwise"
+        self, vocab_size: int, dim: int, blank_id: int, context_size: int, *, is_grouped: bool = False
     ) -> None:
         super().__init__()
         self.blank_id: int = blank_id
         self.context_size: int = context_size
         self.output_dim: int = dim
-        self.is_grouped: bool = conv == "grouped"
-        self.embedding: nn.Embedding = nn.Embedding(vocab_size, dim, padding_idx=None if self.is_grouped else blank_id)
+        self.is_grouped: bool = is_grouped
+        self.embedding: nn.Embedding = nn.Embedding(vocab_size, dim, padding_idx=None if is_grouped else blank_id)
         if context_size > 1:
-            groups = dim // _CHANNELS_PER_GROUP if self.is_grouped else dim
+            groups = dim // _CHANNELS_PER_GROUP if is_grouped else dim
             self.conv: nn.Conv1d = nn.Conv1d(dim, dim, context_size, groups=groups, bias=False)
-        if self.is_grouped:
+        if is_grouped:
             self.balancer1: Balancer = _balancer()
+        if is_grouped and context_size > 1:
             self.balancer2: Balancer = _balancer()
 
     def forward(self, contexts: Tensor) -> Tensor:
@@ -55,15 +55,15 @@ class StatelessDecoder(nn.Module):
 
     def _convolved(self, x: Tensor) -> Tensor:
         """Map (N, L, D) to (N, L - context_size + 1, D)."""
-        if self.context_size > 1:
-            x = self.conv(x.transpose(1, 2)).transpose(1, 2)
-            x = x.relu() if self.is_grouped else x
-        return self.balancer2(x) if self.is_grouped else x
+        if self.context_size == 1:
+            return x
+        x = self.conv(x.transpose(1, 2)).transpose(1, 2)
+        return self.balancer2(x.relu()) if self.is_grouped else x
 
     def step(self, contexts: Tensor) -> Tensor:
         """Compute `forward` for one window, (N, context_size) -> (N, D), with few operations, for the searches."""
         if self.is_grouped:
-            return self(self.marked(contexts))[:, 0]
+            return self(self.mark_padding(contexts))[:, 0]
         x = self.embedding(contexts)
         if self.context_size == 1:
             return x[:, 0]
@@ -75,7 +75,7 @@ class StatelessDecoder(nn.Module):
         # after the balancer, whose statistics are those of tokens
         return self._convolved(nn.functional.pad(x, (0, 0, self.context_size - 1, 0)))
 
-    def marked(self, contexts: Tensor) -> Tensor:
+    def mark_padding(self, contexts: Tensor) -> Tensor:
         """Return contexts (N, context_size) with -1 for each blank that another one follows, as tokens never are."""
         is_blank = contexts == self.blank_id
         return contexts.masked_fill(nn.functional.pad(is_blank[:, :-1] & is_blank[:, 1:], (0, 1)), -1)

@@ -62,7 +62,7 @@ class FrozenTransducer:
     def predict(self, contexts: Tensor) -> Tensor:
         """Map contexts (N, C) to decoder outputs (N, D)."""
         if self._grouped is not None:
-            contexts = self._grouped.marked(contexts) % len(self._tables[0])
+            contexts = self._grouped.mark_padding(contexts) % len(self._tables[0])
         decoder_out = self._tables[0].index_select(0, contexts[:, 0])
         for position, table in enumerate(self._tables[1:], start=1):
             decoder_out += table.index_select(0, contexts[:, position])

@@ -226,11 +226,14 @@ ENCODER_BUILDERS: dict[type, Callable[[Any, int, int], Encoder]] = {
 
 def build_model(config: ModelConfig) -> Transducer:
     """Build a network of the given sizes, with weights drawn from torch's generator."""
-    joiner_dim = config.joiner.joiner_dim
-    decoder_dim = config.decoder.decoder_dim or joiner_dim
+    joiner_dim, decoder_dim = config.joiner.joiner_dim, config.decoder_dim
     encoder = ENCODER_BUILDERS[type(config.encoder)](config.encoder, config.feature_dim, joiner_dim)
     decoder = StatelessDecoder(
-        config.vocab_size, decoder_dim, config.blank_id, config.decoder.context_size, config.decoder.decoder_conv
+        config.vocab_size,
+        decoder_dim,
+        config.blank_id,
+        config.decoder.context_size,
+        is_grouped=config.decoder.decoder_conv == "grouped",
     )
     input_dims = (encoder.output_dim, decoder_dim) if config.joiner.joiner_proj else None
     joiner = Joiner(joiner_dim, config.vocab_size, input_dims)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from model_sizes import SMALL_ZIPFORMER, zipformer_model
+from model_sizes import SMALL_ZIPFORMER, resized, zipformer_model
 from torch.nn.utils.rnn import pad_sequence
 
 from stateless_transducer.model.config import ZIPFORMER_SIZES, ModelConfig
@@ -156,6 +156,7 @@ def test_gradient_reaches_every_parameter(device):
         ({"pos_dim": 7}, "`pos_dim` must be even, but is 7"),
         ({"encoder_unmasked_dim": (20,)}, "`encoder_unmasked_dim` must be at most `encoder_dim` 16, but is 20"),
         ({"causal": True, "chunk_size": (8, 6)}, "`chunk_size` must be a multiple of 4, .*, but is 6"),
+        ({"num_heads": 4}, "`num_heads` must be a tuple, but is 4"),
         ({"chunk_size": (0,)}, "`chunk_size` must be numbers above 0, or -1, but is 0"),
         ({"left_context_frames": ()}, "`left_context_frames` must be numbers above 0, or -1, but is empty"),
         ({"dropout": 0.5}, "`dropout` must be at least 0 and below 0.333"),
@@ -169,6 +170,19 @@ def test_bad_size_is_named(change, message):
 def test_joiner_without_projection_is_refused():
     with pytest.raises(ValueError, match="`joiner_proj` must be true"):
         ModelConfig(11, SMALL_ZIPFORMER)
+
+
+def test_summary_names_a_published_size_alone():
+    sizes = ZIPFORMER_SIZES["s"]
+    assert sizes.summary.startswith("zipformer S, 12 layers")
+    for change in ({"num_encoder_layers": (1,)}, {"encoder_dim": (192,)}, {"feedforward_dim": (512,)}):
+        assert replace(sizes, **change).summary.startswith("zipformer, ")
+
+
+def test_decoder_without_context_embeds_alone():
+    """icefall's has no second balancer, either, which would correct the gradient of the embedding once more."""
+    decoder = build_model(resized(SMALL, context_size=1)).decoder
+    assert {name.partition(".")[0] for name, _ in decoder.named_modules()} == {"", "embedding", "balancer1"}
 
 
 def test_sizes_survive_json():
