@@ -262,12 +262,14 @@ def _chunk_sizes(is_causal: bool, given: Sizes) -> dict[str, Sequence[int]]:
     for name in _CHUNKS:
         if name not in given:
             default = _spelled(getattr(ZipformerConfig(), name))
-            _ask(name, f"the numbers that the causal model was trained with; icefall's default is {default}")
+            _ask(name, f"which the causal model was trained with; icefall's default is {default}")
     return {name: given[name] for name in _CHUNKS}
 
 
 def _ask(name: str, what: str) -> NoReturn:
-    raise MissingSizeError(f"the weights do not show `{name}`. Pass it: {what}.")
+    raise MissingSizeError(
+        f"the weights do not show `{name}`, {what}. Pass it to `transducer import` (Python: `load_icefall(sizes=...)`)."
+    )
 
 
 def _spelled(value: int | Sequence[int]) -> str:

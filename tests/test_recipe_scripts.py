@@ -15,11 +15,14 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from model_sizes import SMALL_ZIPFORMER, zipformer_model
 from small_corpus import TINY, TOKENS, write_small_corpus
 
-from stateless_transducer.checkpoint import average_checkpoints, load_checkpoint
+from stateless_transducer.checkpoint import Checkpoint, average_checkpoints, load_checkpoint
 from stateless_transducer.cli import main
 from stateless_transducer.commands.recipe import IcefallSwitches
+from stateless_transducer.features import FbankConfig
+from stateless_transducer.icefall import save_icefall
 from stateless_transducer.model.config import ModelConfig
 from stateless_transducer.model.transducer import build_model
 from stateless_transducer.text.tokens import build_token_table
@@ -287,6 +290,22 @@ def test_icefalls_model_says_what_it_says_after_import(golden, tmp_path, capsys,
     assert all(found)
     wanted = (f"{sound}:\n{' '.join(tokens)}\n\n" for sound, tokens in zip(sounds[::2], found, strict=True))
     assert printed.out == "".join(wanted)
+
+
+def test_pretrained_takes_the_sizes_that_icefalls_zipformer_does_not_show(tmp_path, capsys):
+    tokens = build_token_table(["一二三四五六七八"], "char")
+    tokens.write(tmp_path / "lang")
+    encoder = replace(SMALL_ZIPFORMER, causal=True)
+    config = zipformer_model(len(tokens), encoder, decoder_dim=12, joiner_dim=20)
+    save_icefall(tmp_path / "p.pt", Checkpoint(build_model(config).state_dict(), config, FbankConfig(), tokens))
+    soundfile.write(tmp_path / "a.wav", 0.1 * np.random.default_rng(0).standard_normal(8000), 16000)
+    flags = ["--checkpoint", tmp_path / "p.pt", "--lang-dir", tmp_path / "lang"]
+    sizes = [("--num-heads", "2,4,2"), ("--chunk-size", "8"), ("--left-context-frames", "16")]
+    for flag, value in sizes:
+        _fails(capsys, 1, f"the weights do not show `{flag}`", "../zipformer/pretrained", *flags, tmp_path / "a.wav")
+        flags += [flag, value]
+    assert _run("../zipformer/pretrained", *flags, tmp_path / "a.wav") == 0
+    assert capsys.readouterr().out.startswith(f"{tmp_path / 'a.wav'}:\n")
 
 
 def test_pretrained_takes_one_channel_and_cuts_where_it_is_told_to(golden, tmp_path, capsys):

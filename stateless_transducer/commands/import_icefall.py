@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +10,7 @@ from tyro.conf import arg
 
 from stateless_transducer.commands.shared.console import say
 from stateless_transducer.commands.shared.flags import parse
+from stateless_transducer.commands.shared.icefall_sizes import IcefallSizes
 
 _LANG_DIR = Path("data/lang_char")
 """The tutorial's folder of tokens."""
@@ -29,22 +30,9 @@ class Options:
     """sentencepiece's model of the tokens, if it is not in their folder."""
     encoder: str | None = None
     """Kind of encoder that the file must have, conformer or zipformer; by default, any."""
-    num_heads: tuple[int, ...] = ()
-    """Attention heads of each stack of a Zipformer, such as 4,4,4,8,4,4; a pretrained.pt does not tell."""
-    chunk_size: tuple[int, ...] = ()
-    """Lengths of chunks that a causal Zipformer was trained with, such as 16,32,64,-1."""
-    left_context_frames: tuple[int, ...] = ()
-    """Frames before a chunk that a causal Zipformer was trained with, such as 64,128,256,-1."""
-    encoder_unmasked_dim: tuple[int, ...] = ()
-    """Channels of each stack of a Zipformer that training never masks; for fine-tuning alone."""
     pads_like_icefall: bool = False
     """Let the padding of a batch affect the ends of shorter utterances, as in icefall, to repeat its results."""
-
-    @property
-    def sizes(self) -> dict[str, tuple[int, ...]]:
-        """The sizes that were set."""
-        names = ("num_heads", "chunk_size", "left_context_frames", "encoder_unmasked_dim")
-        return {name: getattr(self, name) for name in names if getattr(self, name)}
+    sizes: IcefallSizes = field(default_factory=IcefallSizes)
 
 
 def main(program: str, arguments: list[str]) -> int:
@@ -66,7 +54,7 @@ def run(options: Options) -> None:
     model, lang_dir = find_checkpoint(find_model(options.model, forms=("checkpoint",)))
     check_output(options.output, model=model)
     tokens = TokenTable.read(options.lang_dir or lang_dir or _LANG_DIR, bpe_model=options.bpe_model)
-    checkpoint = load_icefall(model, tokens, sizes=options.sizes, encoder=options.encoder)
+    checkpoint = load_icefall(model, tokens, sizes=options.sizes.by_name, encoder=options.encoder)
     encoder = checkpoint.model_config.encoder
     if options.pads_like_icefall:
         if not isinstance(encoder, ZipformerConfig):

@@ -16,6 +16,7 @@ from tyro.conf import Positional, arg
 from stateless_transducer.commands import decode, train
 from stateless_transducer.commands.shared.console import complain, say
 from stateless_transducer.commands.shared.flags import parse
+from stateless_transducer.commands.shared.icefall_sizes import IcefallSizes
 from stateless_transducer.decoding.config import SearchConfig
 from stateless_transducer.options import ADVANCED, check_bounds
 from stateless_transducer.recognition.config import SegmentConfig
@@ -80,17 +81,23 @@ class IdleModelOptions:
     num_encoder_layers: str | None = None
     downsampling_factor: str | None = None
     feedforward_dim: str | None = None
-    num_heads: str | None = None
     encoder_dim: str | None = None
     query_head_dim: str | None = None
     value_head_dim: str | None = None
     pos_head_dim: str | None = None
     pos_dim: str | None = None
-    encoder_unmasked_dim: str | None = None
     cnn_module_kernel: str | None = None
     decoder_dim: str | None = None
     joiner_dim: str | None = None
     causal: str | None = None
+
+
+@dataclass(frozen=True)
+class IdleHeadOptions:
+    """Further sizes of a Zipformer, which icefall's files do not show, and a checkpoint here knows as well."""
+
+    num_heads: str | None = None
+    encoder_unmasked_dim: str | None = None
 
 
 @dataclass(frozen=True)
@@ -213,12 +220,13 @@ class DecodeOptions(decode.Options):
     idle_training: Annotated[IdleTrainingOptions, ADVANCED] = field(default_factory=IdleTrainingOptions)
     idle_search: Annotated[IdleSearchOptions, ADVANCED] = field(default_factory=IdleSearchOptions)
     idle_model: Annotated[IdleModelOptions, ADVANCED] = field(default_factory=IdleModelOptions)
+    idle_heads: Annotated[IdleHeadOptions, ADVANCED] = field(default_factory=IdleHeadOptions)
 
 
 def run_decode(script: str, arguments: list[str], numbers: DecodeOptions) -> int:
     """Run ``decode.py``: results and a log in ``<exp-dir>/log/<decoding-method>/``."""
     options = parse(DecodeOptions, script, arguments, "Decode with the mean of checkpoints.", default=numbers)
-    _report_idle(options.idle_data, options.idle_training, options.idle_search, options.idle_model)
+    _report_idle(options.idle_data, options.idle_training, options.idle_search, options.idle_model, options.idle_heads)
     decode.run(options, accept=options.expected.check)
     return 0
 
@@ -235,13 +243,14 @@ class ExportOptions:
     """Write TorchScript with methods encode, predict and join to cpu_jit.pt instead; see `transducer export --help` for
     other formats."""
     idle_model: Annotated[IdleModelOptions, ADVANCED] = field(default_factory=IdleModelOptions)
+    idle_heads: Annotated[IdleHeadOptions, ADVANCED] = field(default_factory=IdleHeadOptions)
 
 
 def run_export(script: str, arguments: list[str], numbers: ExportOptions) -> int:
     """Run ``export.py``: the mean of checkpoints as icefall's ``pretrained.pt``, or as TorchScript."""
     description = "Write the mean of checkpoints as <exp-dir>/pretrained.pt: weights alone, as icefall's."
     options = parse(ExportOptions, script, arguments, description, default=numbers)
-    _report_idle(options.idle_model)
+    _report_idle(options.idle_model, options.idle_heads)
     from stateless_transducer.export.torch_writer import write_script
     from stateless_transducer.icefall import save_icefall
 
@@ -269,6 +278,7 @@ class PretrainedOptions:
     segments: SegmentConfig = field(default_factory=SegmentConfig)
     expected: Expected = field(default_factory=Expected)
     search: SearchConfig = field(default_factory=SearchConfig)
+    sizes: Annotated[IcefallSizes, ADVANCED] = field(default_factory=IcefallSizes)
     idle_sound: Annotated[IdleSoundOptions, ADVANCED] = field(default_factory=IdleSoundOptions)
     idle_search: Annotated[IdleSearchOptions, ADVANCED] = field(default_factory=IdleSearchOptions)
     idle_model: Annotated[IdleModelOptions, ADVANCED] = field(default_factory=IdleModelOptions)
@@ -301,7 +311,8 @@ def run_pretrained(script: str, arguments: list[str], lang_dir: Path) -> int:
     from stateless_transducer.recognition.recognizer import Recognizer
 
     model, its_lang_dir = find_checkpoint(find_model(options.model, forms=("checkpoint",)))
-    checkpoint = load_either(model, options.expected.lang_dir or its_lang_dir or lang_dir)
+    tokens_dir = options.expected.lang_dir or its_lang_dir or lang_dir
+    checkpoint = load_either(model, tokens_dir, sizes=options.sizes.by_name)
     options.expected.check(checkpoint)
     sounds, problems = find_sounds(options.sound_files)
     recognizer = Recognizer(checkpoint, options.search, device="auto", segments=options.segments)
