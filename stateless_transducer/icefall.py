@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
-import torch
 from torch import Tensor
 
 from stateless_transducer import __version__
@@ -19,10 +18,10 @@ from stateless_transducer.checkpoint import (
     first_of,
     from_own_format,
     is_own_format,
+    is_weight,
     load_checkpoint,
-    read_archive,
+    skeleton,
     weight_faults,
-    write_archive,
 )
 from stateless_transducer.features import FbankConfig
 from stateless_transducer.files import sha256
@@ -30,15 +29,13 @@ from stateless_transducer.icefall_layouts import (
     Layout,
     MissingSizeError,
     Sizes,
-    conformer_name,
     icefall_conformer_name,
     icefall_zipformer_name,
     layout_of,
-    zipformer_name,
 )
 from stateless_transducer.model.config import ConformerConfig, ModelConfig, ZipformerConfig
-from stateless_transducer.model.transducer import build_model
 from stateless_transducer.text.tokens import TokenTable
+from stateless_transducer.weight_files import read_archive, write_archive
 
 _DDP_PREFIX = "module."
 # entry that icefall's train.py writes to epoch-N.pt beside the weights -> size
@@ -107,6 +104,7 @@ def _from_content(path: Path, content: Any, token_table: TokenTable, sizes: Size
             raise ValueError(f"`encoder` is {encoder}, but the file holds a {layout.encoder}.")
         recipe = layout.recipe
         heads = {name: value for name, value in theirs.items() if layout.is_head(name)}
+        _check_tensors(heads)
         sizes = {**_stated_lists(content, layout), **sizes}
         weights, config = from_icefall({name: theirs[name] for name in theirs if name not in heads}, sizes)
         _check_stated_sizes(content, config)
@@ -136,16 +134,6 @@ def save_icefall(path: str | Path, checkpoint: Checkpoint) -> None:
     write_archive(Path(path), {"model": to_icefall(checkpoint)})
 
 
-def our_name(name: str) -> str:
-    """Return the name here of a parameter of icefall."""
-    return zipformer_name(conformer_name(name))
-
-
-def icefall_name(name: str) -> str:
-    """Return icefall's name of a parameter of a conformer here."""
-    return icefall_conformer_name(name)
-
-
 def from_icefall(weights: Mapping[str, Tensor], sizes: Sizes | None = None) -> tuple[dict[str, Tensor], ModelConfig]:
     """Return the weights under the names here, and the sizes of the model.
 
@@ -158,15 +146,21 @@ def from_icefall(weights: Mapping[str, Tensor], sizes: Sizes | None = None) -> t
             is named.
     """
     weights = _without_ddp(weights)
-    invalid = [name for name, value in weights.items() if not _is_weight(value)]
-    if invalid:
-        raise ValueError(f"{first_of([f'{name} is no floating-point tensor' for name in invalid])}.")
+    # before the sizes are read from the shapes
+    _check_tensors(weights)
     layout = layout_of(weights)
     config = layout.config(weights, sizes or {})
-    faults = weight_faults(weights, {_their_name(name, config): value for name, value in _skeleton(config).items()})
+    expected = skeleton(config).state_dict()
+    faults = weight_faults(weights, {_their_name(name, config): value for name, value in expected.items()})
     if faults:
         raise ValueError(f"{faults}.")
     return {layout.our_name(name): value for name, value in weights.items()}, config
+
+
+def _check_tensors(weights: Mapping[str, Tensor]) -> None:
+    invalid = [name for name, value in weights.items() if not is_weight(value)]
+    if invalid:
+        raise ValueError(f"{first_of([f'{name} is no dense floating-point tensor' for name in invalid])}.")
 
 
 def _without_ddp(weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -197,7 +191,7 @@ def to_icefall(checkpoint: Checkpoint) -> dict[str, Tensor]:
         )
     if config.blank_id != 0:
         raise ValueError(f"The blank of icefall's models is token 0, but here it is {config.blank_id}.")
-    faults = weight_faults(checkpoint.weights, _skeleton(config))
+    faults = weight_faults(checkpoint.weights, skeleton(config).state_dict())
     if faults:
         raise ValueError(f"The weights do not fit the model: {faults}.")
     named = {**checkpoint.weights, **checkpoint.heads}
@@ -242,16 +236,6 @@ def _state_dict(content: object) -> dict[str, Tensor]:
     if not isinstance(weights, dict) or not all(isinstance(name, str) for name in cast("dict[object, Any]", weights)):
         raise ValueError("its `model` is no state dict.")
     return cast("dict[str, Tensor]", weights)
-
-
-def _is_weight(value: object) -> bool:
-    return isinstance(value, Tensor) and value.is_floating_point()
-
-
-def _skeleton(config: ModelConfig) -> dict[str, Tensor]:
-    """Return the parameters of a model without values, which takes neither time nor random numbers."""
-    with torch.device("meta"):
-        return build_model(config).state_dict()
 
 
 def _check_stated_sizes(content: Mapping[str, Any], config: ModelConfig) -> None:

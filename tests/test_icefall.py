@@ -19,14 +19,8 @@ from safetensors.torch import load_file
 
 from stateless_transducer.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from stateless_transducer.features import FbankConfig
-from stateless_transducer.icefall import (
-    from_icefall,
-    icefall_name,
-    load_icefall,
-    our_name,
-    save_icefall,
-    to_icefall,
-)
+from stateless_transducer.icefall import from_icefall, load_icefall, save_icefall, to_icefall
+from stateless_transducer.icefall_layouts import conformer_name, icefall_conformer_name
 from stateless_transducer.model.transducer import build_model
 from stateless_transducer.text.tokens import SPECIAL, TokenTable
 
@@ -44,7 +38,9 @@ def _tokens(size):
 
 def _weights(config=SMALL):
     """As icefall names them."""
-    return OrderedDict((icefall_name(name), value) for name, value in build_model(config).state_dict().items())
+    return OrderedDict(
+        (icefall_conformer_name(name), value) for name, value in build_model(config).state_dict().items()
+    )
 
 
 def _shapes(weights):
@@ -94,7 +90,7 @@ def _save_epoch(path, **changes):
 
 def test_names_lead_there_and_back(golden):
     names = json.loads((golden / "state_dict_keys_full.json").read_text())
-    assert [icefall_name(our_name(name)) for name in names] == list(names)
+    assert [icefall_conformer_name(conformer_name(name)) for name in names] == list(names)
 
 
 def test_full_model_is_written_with_icefalls_names_and_shapes(golden):
@@ -122,7 +118,9 @@ def test_sizes_follow_from_the_tensors(config, prefix):
         theirs = {prefix + name: value for name, value in _weights(config).items()}
     weights, found = from_icefall(theirs)
     assert found == config
-    assert _shapes(weights) == {our_name(name.removeprefix(prefix)): shape for name, shape in _shapes(theirs).items()}
+    assert _shapes(weights) == {
+        conformer_name(name.removeprefix(prefix)): shape for name, shape in _shapes(theirs).items()
+    }
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -192,7 +190,7 @@ def test_epoch_file_is_read(tmp_path, module):
     _respell(tmp_path / "epoch-1.pt", f"c{spelt}\nPosixPath\n".encode(), f"c{module}\nPosixPath\n".encode())
     found = load_icefall(tmp_path / "epoch-1.pt", _tokens(6))
     assert found.model_config == SMALL and found.training_state is None
-    assert all(torch.equal(found.weights[our_name(name)], value) for name, value in weights.items())
+    assert all(torch.equal(found.weights[conformer_name(name)], value) for name, value in weights.items())
     assert len(found.weights) == len(weights)
 
 
@@ -245,9 +243,9 @@ FAULTS = {
     ),
     "integers": (
         {"decoder.conv.weight": torch.zeros(10, 1, 2).long()},
-        "decoder.conv.weight is no floating-point tensor",
+        "decoder.conv.weight is no dense floating-point tensor",
     ),
-    "no-tensor": ({"decoder.conv.weight": [1.0]}, "decoder.conv.weight is no floating-point tensor"),
+    "no-tensor": ({"decoder.conv.weight": [1.0]}, "decoder.conv.weight is no dense floating-point tensor"),
     "layer-left-out": (
         {"encoder.encoder.layers.3.norm_ff.bias": torch.zeros(8)},
         "encoder.encoder.layers.2.feed_forward_macaron.0.weight is missing; .*; and 60 more",

@@ -16,7 +16,7 @@ from model_sizes import conformer_model
 from stateless_transducer.checkpoint import load_checkpoint
 from stateless_transducer.cli import main
 from stateless_transducer.data.augment import Augment
-from stateless_transducer.icefall import icefall_name
+from stateless_transducer.icefall_layouts import icefall_conformer_name
 from stateless_transducer.model.transducer import build_model
 from stateless_transducer.text.tokens import TokenTable
 
@@ -308,7 +308,7 @@ def test_model_of_icefalls_is_decoded_as_in_the_tutorial(world, tmp_path):
     sizes = conformer_model(
         len(TokenTable.read(lang_dir)), num_layers=1, attention_dim=16, num_heads=2, feedforward_dim=16, joiner_dim=16
     )
-    weights = {icefall_name(name): value for name, value in build_model(sizes).state_dict().items()}
+    weights = {icefall_conformer_name(name): value for name, value in build_model(sizes).state_dict().items()}
     torch.save({"model": weights}, tmp_path / "pretrained.pt")
     flags = ["--lang-dir", str(lang_dir), "--output", str(tmp_path / "exp" / "epoch-9999.pt")]
     assert main(["import", "--checkpoint", str(tmp_path / "pretrained.pt"), *flags]) == 0

@@ -17,7 +17,7 @@ from stateless_transducer.decoding.beam import beam_search
 from stateless_transducer.decoding.greedy import greedy_search
 from stateless_transducer.decoding.modified_beam import modified_beam_search
 from stateless_transducer.features import PADDING_VALUE
-from stateless_transducer.icefall import our_name
+from stateless_transducer.icefall_layouts import conformer_name
 from stateless_transducer.model.transducer import build_model
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "icefall"
@@ -41,7 +41,7 @@ def _load(name):
         )
     )
     weights = torch.load(folder / "pretrained.pt", weights_only=True)["model"]
-    model.load_state_dict({our_name(key): value for key, value in weights.items()})
+    model.load_state_dict({conformer_name(key): value for key, value in weights.items()})
     return model.eval(), load_file(folder / "inputs.safetensors"), load_file(folder / "outputs.safetensors")
 
 

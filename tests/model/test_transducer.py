@@ -8,7 +8,7 @@ from model_sizes import conformer_model, resized
 from torch.nn.utils.rnn import pad_sequence
 
 from stateless_transducer.features import PADDING_VALUE
-from stateless_transducer.icefall import our_name
+from stateless_transducer.icefall_layouts import conformer_name
 from stateless_transducer.model.transducer import build_model
 
 SMALL = conformer_model(
@@ -29,7 +29,7 @@ def test_full_model_has_icefalls_names_and_shapes(golden):
             for name, value in build_model(conformer_model(vocab_size=4336)).state_dict().items()
         }
     theirs = json.loads((golden / "state_dict_keys_full.json").read_text())
-    assert ours == {our_name(name): shape for name, shape in theirs.items()}
+    assert ours == {conformer_name(name): shape for name, shape in theirs.items()}
 
 
 def _utterances(lens):

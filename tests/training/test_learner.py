@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 from stateless_transducer.cli import main
 from stateless_transducer.data.batches import Batch, Update
 from stateless_transducer.features import PADDING_VALUE
-from stateless_transducer.icefall import our_name
+from stateless_transducer.icefall_layouts import conformer_name
 from stateless_transducer.model.transducer import build_model
 from stateless_transducer.training.config import FineTuneConfig, OptimConfig, TrainConfig
 from stateless_transducer.training.distributed import Rank
@@ -73,7 +73,7 @@ def test_trajectory_is_icefalls(golden, device):
     optim = OptimConfig(lr_factor=2.0, warm_step=20)
     learner = _learner(device, optim, sizes)
     initial = load_file(folder / "init.safetensors")
-    learner.objective.model.load_state_dict({our_name(name): value for name, value in initial.items()})
+    learner.objective.model.load_state_dict({conformer_name(name): value for name, value in initial.items()})
     recent = Mean(decay=1 - 1 / wanted["reset_interval"])
     for number, step in enumerate(wanted["steps"], start=1):
         name = f"b{step['batch']}"
@@ -102,7 +102,7 @@ def test_trajectory_is_icefalls(golden, device):
     for name, value in load_file(folder / "after_step24.safetensors").items():
         # gradients of these are zero but for rounding, which Adam makes large
         if not name.endswith(("in_proj.bias", "linear_pos.weight")):
-            ours = learner.objective.model.state_dict()[our_name(name)].cpu()
+            ours = learner.objective.model.state_dict()[conformer_name(name)].cpu()
             torch.testing.assert_close(ours, value, rtol=0, atol=5e-4)
 
 

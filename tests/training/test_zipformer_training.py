@@ -16,7 +16,7 @@ from stateless_transducer.checkpoint import Checkpoint
 from stateless_transducer.data.batches import Batch, Update
 from stateless_transducer.data.config import SpecAugmentConfig
 from stateless_transducer.features import PADDING_VALUE, FbankConfig
-from stateless_transducer.icefall import our_name
+from stateless_transducer.icefall_layouts import zipformer_name
 from stateless_transducer.model import regularize, zipformer, zipformer_layer
 from stateless_transducer.model.config import ZipformerConfig
 from stateless_transducer.model.regularize import Schedule, set_batch_count
@@ -60,7 +60,7 @@ def _our_name(name):
     for theirs, ours in (*heads.items(), ("ctc_output.1", "ctc_head")):
         if name.startswith(theirs):
             return name.replace(theirs, ours)
-    return f"model.{our_name(name)}"
+    return f"model.{zipformer_name(name)}"
 
 
 def _golden_objective(folder, config=CONFIG):
