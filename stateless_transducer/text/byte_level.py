@@ -18,6 +18,11 @@ _ALONE = "\u1100-\u11ff\u2e80-\ua4cf\ua840-\ud7af\uf900-\ufaff\ufe30-\ufe4f\uff6
 _WORD = re.compile(rf"[{_ALONE}]|[^\s{_ALONE}]+")
 
 
+def is_of_bytes(symbol: str) -> bool:
+    """Report whether each character of a symbol stands for a byte, or is `SPACE`."""
+    return {*symbol} <= BYTE_OF.keys() | {SPACE}
+
+
 def is_byte_level(symbols: Iterable[str]) -> bool:
     """Report whether tokens are byte-level BPE: of these characters alone, with some that no alphabet needs."""
     letters = {character for symbol in symbols for character in symbol} - {SPACE}

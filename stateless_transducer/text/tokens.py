@@ -19,7 +19,7 @@ from typing import Any, Literal, cast, get_args
 
 from stateless_transducer.files import check_file, parse_json, read_lines, write_text
 from stateless_transducer.text.bpe import SPACE, Segmenter, learn_pieces, model_scores, read_scores
-from stateless_transducer.text.byte_level import is_byte_level, text_of_bytes, words_in_bytes
+from stateless_transducer.text.byte_level import is_byte_level, is_of_bytes, text_of_bytes, words_in_bytes
 
 Unit = Literal["char", "word", "bpe", "bbpe"]
 """Characters, words, pieces of words, or pieces of the bytes of words (byte-level BPE)."""
@@ -60,6 +60,10 @@ class TokenTable:
                 raise ValueError(f"The token table lacks {name!r}.")
         if self.unit not in get_args(Unit):
             raise ValueError(f'`unit` must be "char", "word", "bpe" or "bbpe", but is {self.unit!r}.')
+        if self.unit == "bbpe":
+            other = next((s for s in self.symbols if s not in SPECIAL and not is_of_bytes(s)), None)
+            if other is not None:
+                raise ValueError(f'`unit` is "bbpe", but {other!r} has characters that stand for no byte.')
         is_without = self.unit == "bbpe" and not self.scores
         if len(self.scores) != (len(self.symbols) if self.unit in _OF_PIECES and not is_without else 0):
             raise ValueError(
@@ -219,6 +223,11 @@ class TokenTable:
             raise ValueError(f"{path}: ids must run from 0 without a gap, but {missing} is missing.")
         symbols = tuple(by_id[i] for i in range(len(by_id)))
         if unit in ("char", "word"):
+            if bpe_model is not None:
+                raise ValueError(
+                    f'`bpe_model` is {bpe_model}, but the unit of the tokens is "{unit}" ({settings}). Remove it, or '
+                    f"correct {settings.name}."
+                )
             return cls(symbols, unit)
         scores = piece_scores(path.parent, symbols, bpe_model)
         if scores is None and (unit == "bpe" or bpe_model is not None):

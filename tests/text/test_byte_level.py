@@ -21,6 +21,14 @@ def test_words_are_written_in_printable_bytes_and_read_back():
     assert is_byte_level(words) and not is_byte_level(["▁hello", "č"]) and not is_byte_level(["你"])
 
 
+def test_table_of_other_characters_is_not_byte_level(tmp_path):
+    with pytest.raises(ValueError, match="`unit` is \"bbpe\", but '你'"):
+        TokenTable((*SPECIAL, "\u018b\u2581", "你"), "bbpe")
+    TokenTable((*SPECIAL, "a"), "char").write(tmp_path)
+    with pytest.raises(ValueError, match='`bpe_model` is .*bpe.vocab, but the unit of the tokens is "char"'):
+        TokenTable.read(tmp_path, bpe_model=tmp_path / "bpe.vocab")
+
+
 def test_table_of_byte_level_pieces_spells_and_reads_any_text(tmp_path):
     sentencepiece = pytest.importorskip("sentencepiece")
     lines = [" ".join(words_in_bytes(text)) for text in ["你好世界", "今天天气很好", "hello world", "世界你好"] * 5]
