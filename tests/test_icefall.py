@@ -9,12 +9,13 @@ import pickle
 import tarfile
 import zipfile
 from collections import OrderedDict
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path, PosixPath
 
 import pytest
 import torch
-from model_sizes import conformer_model, resized
+from model_sizes import SMALL_ZIPFORMER, conformer_model, resized, zipformer_model
 from safetensors.torch import load_file
 
 from stateless_transducer.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -192,6 +193,61 @@ def test_epoch_file_is_read(tmp_path, module):
     assert found.model_config == SMALL and found.training_state is None
     assert all(torch.equal(found.weights[conformer_name(name)], value) for name, value in weights.items())
     assert len(found.weights) == len(weights)
+
+
+ZIPFORMER_EPOCH = {
+    "scheduler": {"base_lrs": [0.045], "epoch": 1, "batch": 16, "verbose": False},
+    "grad_scaler": {"scale": 1.0, "growth_factor": 2.0},
+    "sampler": {"epoch": 1, "shuffle": True},
+    "cur_epoch": 1,
+    "batch_idx_train": 16,
+    # options as text, of which the weights show all but the last four
+    "num_encoder_layers": "1,2,1",
+    "downsampling_factor": "1,4,2",
+    "encoder_dim": "16,32,24",
+    "feedforward_dim": "24,32,24",
+    "cnn_module_kernel": "7,5,7",
+    "pos_dim": 12,
+    "causal": True,
+    "num_heads": "2,4,2",
+    "encoder_unmasked_dim": "12,20,16",
+    "chunk_size": "8,16,-1",
+    "left_context_frames": "16,-1",
+    "decoder_dim": 12,
+    "joiner_dim": 20,
+    "vocab_size": 11,
+    "context_size": 2,
+    "use_ctc": True,
+    "exp_dir": PosixPath("zipformer/exp"),
+    "env_info": {"torch-version": torch.__version__},
+}
+"""Entries that icefall's train.py writes to a Zipformer's epoch-N.pt beside the weights and their running mean."""
+
+
+def test_epoch_file_of_a_zipformer_is_read(tmp_path):
+    config = zipformer_model(11, replace(SMALL_ZIPFORMER, causal=True), decoder_dim=12, joiner_dim=20)
+    heads = {"ctc_output.1.weight": torch.randn(11, 32), "simple_am_proj.bias": torch.randn(11)}
+    checkpoint = Checkpoint(build_model(config).state_dict(), config, FbankConfig(), _tokens(11))
+    weights = to_icefall(checkpoint) | heads
+    mean = {name: value + 1 for name, value in weights.items()}
+    optimizer = {"state": {0: {"step": 16, "param_rms": torch.ones(1)}}, "param_groups": [{"lr": 0.01, "params": [0]}]}
+    content = {"model": weights, "model_avg": mean, "optimizer": optimizer, **ZIPFORMER_EPOCH}
+    torch.save(content, tmp_path / "epoch-1.pt")
+    loaded = load_icefall(tmp_path / "epoch-1.pt", _tokens(11))
+    assert (loaded.model_config, loaded.provenance["epoch"], loaded.provenance["step"]) == (config, 1, 16)
+    assert loaded.weights.keys() == checkpoint.weights.keys()
+    assert all(torch.equal(value, checkpoint.weights[name]) for name, value in loaded.weights.items())
+    assert loaded.heads.keys() == {"ctc_head.weight", "simple_joiner.from_encoder.bias"}
+    for changes, fault in (
+        ({"model": weights | {"ctc_output.1.bias": [1.0]}}, "ctc_output.1.bias is no dense floating-point tensor"),
+        ({"num_heads": "2,x"}, "states a list that holds no numbers"),
+        ({"num_heads": "2,4,3"}, "`num_heads` is 2,4,3, but 3 heads cannot share"),
+        ({"context_size": 1}, "`context_size` is 1, but the weights have 2"),
+        ({"chunk_size": "6"}, "`chunk_size` must be a multiple of 4, .*, but is 6"),
+    ):
+        torch.save(content | changes, tmp_path / "epoch-1.pt")
+        with pytest.raises(ValueError, match=f"epoch-1.pt is not a checkpoint of icefall's zipformer: .*{fault}"):
+            load_icefall(tmp_path / "epoch-1.pt", _tokens(11))
 
 
 def test_epoch_file_as_a_checkpoint_of_ours_names_the_way_to_convert_it(tmp_path):
