@@ -142,6 +142,8 @@ def from_own_format(path: Path, content: Mapping[str, Any]) -> Checkpoint:
     layout = content["format"].removeprefix(_FORMAT)
     if layout not in ("1", str(_LAYOUT)):
         raise ValueError(f"{path}: {_LATER} (layout {layout}; this one reads 1 to {_LAYOUT}); use that version.")
+    # earlier files have no heads
+    content = {"heads": {}, **content}
     _check_fields(path, content)
     if layout == "1":
         content = _from_layout_1(content)
@@ -152,8 +154,7 @@ def from_own_format(path: Path, content: Mapping[str, Any]) -> Checkpoint:
         token_table=_token_table(path, content["tokens"]),
         provenance=content["provenance"],
         training_state=content["training_state"],
-        # absent in earlier files
-        heads=content.get("heads", {}),
+        heads=content["heads"],
     )
     try:
         _check_parts(checkpoint)
@@ -162,7 +163,7 @@ def from_own_format(path: Path, content: Mapping[str, Any]) -> Checkpoint:
     return checkpoint
 
 
-_FIELDS = ("model", "model_config", "fbank_config", "tokens", "provenance", "training_state")
+_FIELDS = ("model", "model_config", "fbank_config", "tokens", "provenance", "training_state", "heads")
 
 
 def _check_fields(path: Path, content: Mapping[str, Any]) -> None:
@@ -194,6 +195,12 @@ def _check_parts(checkpoint: Checkpoint) -> None:
     if num_mel_bins != config.feature_dim:
         raise ValueError(f"`feature_dim` is {config.feature_dim}, but its front end has {num_mel_bins} mel bins.")
     _check_weights(checkpoint.weights, skeleton(config).state_dict())
+    # the names of heads, and so their shapes, are the recipe's
+    _check_weights(checkpoint.heads, checkpoint.heads, of="heads")
+
+
+_HEADS = "heads."
+"""Prefix of the heads in a .safetensors file, which has one namespace for all tensors."""
 
 
 def _save_safetensors(path: Path, checkpoint: Checkpoint) -> None:
@@ -205,14 +212,17 @@ def _save_safetensors(path: Path, checkpoint: Checkpoint) -> None:
         # a provenance may hold anything
         "provenance": json.dumps(dict(checkpoint.provenance), default=str),
     }
-    write_safetensors(path, checkpoint.weights, metadata)
+    heads = {_HEADS + name: value for name, value in checkpoint.heads.items()}
+    write_safetensors(path, {**checkpoint.weights, **heads}, metadata)
 
 
 def _load_safetensors(path: Path) -> Checkpoint:
-    weights, metadata = read_safetensors(path)
+    tensors, metadata = read_safetensors(path)
     if not is_own_format(metadata):
         raise ValueError(f"{path} is not a checkpoint of stateless-transducer.")
-    content: dict[str, Any] = {"format": metadata["format"], "model": weights, "training_state": None}
+    heads = {name.removeprefix(_HEADS): value for name, value in tensors.items() if name.startswith(_HEADS)}
+    weights = {name: value for name, value in tensors.items() if not name.startswith(_HEADS)}
+    content: dict[str, Any] = {"format": metadata["format"], "model": weights, "heads": heads, "training_state": None}
     for name in ("model_config", "fbank_config", "tokens", "provenance"):
         try:
             content[name] = parse_json(metadata[name])
@@ -425,11 +435,11 @@ def _without_training_state(path: Path, use_ema: bool) -> Checkpoint:
     return replace(checkpoint, weights=mean, provenance=provenance, training_state=None)
 
 
-def _check_weights(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+def _check_weights(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], *, of: str = "weights") -> None:
     without_values = [f"{name} has no values" for name, value in weights.items() if getattr(value, "is_meta", False)]
     faults = first_of(without_values) or weight_faults(weights, expected)
     if faults:
-        raise ValueError(f"The weights do not fit the model: {faults}.")
+        raise ValueError(f"The {of} do not fit the model: {faults}.")
 
 
 def weight_faults(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:

@@ -44,6 +44,15 @@ def _checkpoint(seed=0, **changes):
     return replace(made, **changes)
 
 
+@pytest.mark.parametrize("name", ["m.pt", "m.safetensors"])
+def test_heads_are_kept(tmp_path, name):
+    saved = _checkpoint(heads={"ctc_head.bias": torch.arange(3.0)})
+    save_checkpoint(tmp_path / name, saved)
+    loaded = load_checkpoint(tmp_path / name)
+    assert torch.equal(loaded.heads.pop("ctc_head.bias"), saved.heads["ctc_head.bias"])
+    assert not loaded.heads and loaded.weights.keys() == saved.weights.keys()
+
+
 def test_all_that_is_saved_is_loaded(tmp_path):
     saved = _checkpoint()
     save_checkpoint(tmp_path / "a" / "epoch-0.pt", saved)
