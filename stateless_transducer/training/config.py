@@ -56,8 +56,8 @@ class OptimConfig:
     ctc_epochs: Annotated[int, Ge(0)] = 1
     """Epochs with the CTC loss."""
     cr_loss_scale: Annotated[float, Ge(0), ADVANCED] = 0.0
-    """Weight of the consistency of the CTC outputs for two copies of each batch, masked differently (CR-CTC), in the
-    epochs of the CTC loss; icefall's recipes have 0.2. 0: one copy. Twice the time and memory per batch."""
+    """Weight of the consistency of the CTC outputs for two copies of each batch, masked differently (CR-CTC), with
+    `--ctc-epochs` as many as epochs; icefall's recipes have 0.2. 0: one copy. Twice the time and memory per batch."""
 
     def __post_init__(self) -> None:
         check_bounds(self)

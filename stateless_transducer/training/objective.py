@@ -143,10 +143,19 @@ class TransducerObjective(Objective):
         model: model to train.
         config: weights of the losses.
         masks: masks of the two copies of each batch, for the consistency of the CTC outputs.
+
+    Raises:
+        ValueError: the CTC loss, and with it the copies and their masks, would end before training does.
     """
 
     def __init__(self, model: Transducer, config: TrainConfig, masks: SpecAugmentConfig | None = None) -> None:
         super().__init__()
+        optim = config.optim
+        if optim.cr_loss_scale and optim.ctc_epochs < config.num_epochs:
+            raise ValueError(
+                f"`ctc_epochs` must be at least `num_epochs` {config.num_epochs} with `cr_loss_scale`, but is "
+                f"{optim.ctc_epochs}: only the copies of a batch are masked."
+            )
         self.masks = (masks or SpecAugmentConfig()) if config.optim.cr_loss_scale else None
         self.model: Transducer = model  # pyright: ignore[reportIncompatibleVariableOverride]
         self.config = config

@@ -151,6 +151,13 @@ def test_consistency_of_two_copies_is_icefalls(zipformer_golden, monkeypatch):
                 assert objective.get_parameter(_our_name(theirs)).grad.norm().item() == pytest.approx(norm, rel=1e-3)
 
 
+def test_consistency_needs_the_ctc_loss_in_all_epochs():
+    """Without the loss, there are no copies, and masks are only theirs."""
+    config = replace(CONFIG, num_epochs=9, optim=replace(OPTIM, cr_loss_scale=0.2, ctc_epochs=8))
+    with pytest.raises(ValueError, match="`ctc_epochs` must be at least `num_epochs` 9 .*, but is 8"):
+        TransducerObjective(build_model(SMALL), config)
+
+
 def test_copies_are_masked_differently_and_the_same_again():
     batch = _random_batch(1)
     torch.manual_seed(3)
