@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stateless_transducer.files import file_problem, printable, replacing, way_from_training
+from stateless_transducer.files import file_problem, printable, refuse_pointer, replacing, way_from_training
 
 _CHECKSUM, _NO_CHECKSUM = "file_crc32", "00000000"
 """Metadata entry of a .safetensors file, and its value while the CRC-32 of the whole file is computed."""
@@ -86,10 +86,11 @@ def read_archive(path: Path, allowed: Sequence[type] = ()) -> Any:
 
 
 def _check_file(path: Path) -> None:
-    """Check that a path names a file with content; reading a pipe may never end."""
+    """Check that a path names a file with content, and no pointer to it; reading a pipe may never end."""
     problem = file_problem(path)
     if problem:
         raise (DamagedFileError if path.is_file() else ValueError)(f"{printable(path)}: {problem}.")
+    refuse_pointer(path)
 
 
 def _sound_members(path: Path) -> list[str]:

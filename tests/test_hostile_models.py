@@ -198,11 +198,19 @@ def test_pipes_and_devices_are_refused_at_once(tmp_path):
     """Opening a pipe waits for a writer, and a device may never end."""
     from stateless_transducer.export.onnx_graph import Graph
     from stateless_transducer.export.onnx_model import OnnxTransducer
+    from stateless_transducer.recognition.model import find_checkpoint, load_pretrained
+    from stateless_transducer.text.bpe import model_scores, read_scores
     from stateless_transducer.text.symbols import read_vocabulary
 
-    for name in ("m.pt", "m.safetensors", "encoder.onnx", "decoder.onnx", "joiner.onnx", "tokens.txt"):
+    for name in ("m.pt", "m.safetensors", "encoder.onnx", "decoder.onnx", "joiner.onnx", "tokens.txt", "bpe.model"):
         os.mkfifo(tmp_path / name)
     message = "is a pipe or a device, not a file"
+    assert find_checkpoint(tmp_path / "m.pt") == (tmp_path / "m.pt", None)
+    with pytest.raises(ValueError, match=f"m.pt: {message}"):
+        load_pretrained(tmp_path / "m.pt")
+    for read in (model_scores, read_scores):
+        with pytest.raises(ValueError, match=f"bpe.model: {message}"):
+            read(tmp_path / "bpe.model")
     for name in ("m.pt", "m.safetensors"):
         with pytest.raises(ValueError, match=f"{name}: {message}"):
             load_checkpoint(tmp_path / name)

@@ -15,12 +15,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from lhotse import CutSet
 from lhotse.cut import Cut
 from torch import Tensor
 
 from stateless_transducer.data.config import DataConfig, SpecAugmentConfig
-from stateless_transducer.data.manifests import noise_cuts_path
+from stateless_transducer.data.manifests import noise_cuts_path, read_manifest
 from stateless_transducer.data.spec_augment import warp_and_mask
 from stateless_transducer.data.stored_features import load_features
 from stateless_transducer.features import SILENCE_VALUE, FbankConfig
@@ -88,7 +87,7 @@ def training_augment(config: DataConfig, seed: int, frame_shift_s: float) -> Aug
     """Return the augmentation of a configuration, or None if it has none; noise that is not prepared is omitted."""
     path, noise = noise_cuts_path(config.manifest_dir), []
     if config.enable_musan and path.exists():
-        noise = list(CutSet.from_jsonl_lazy(path))
+        noise = list(read_manifest(path))
     ranges = (config.vtlp_range, config.gain_range_db, config.equalizer_range_db, config.silence_s)
     if not (noise or config.enable_spec_aug or any(ranges)):
         return None

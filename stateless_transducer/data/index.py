@@ -32,7 +32,7 @@ from lhotse.serialization import deserialize_item
 
 from stateless_transducer.data.shar import shar_files, shar_folders, shar_lines
 from stateless_transducer.features import FbankConfig
-from stateless_transducer.files import parse_json, replacing
+from stateless_transducer.files import check_file, parse_json, replacing
 from stateless_transducer.text.tokens import TokenTable
 
 _MOST_NAMED = 5
@@ -168,6 +168,7 @@ def _read_lines(manifest: Path) -> Iterator[bytes]:
     if _is_shar(manifest):
         yield from shar_lines(shar_folders(manifest))
         return
+    check_file(manifest)
     try:
         with gzip.open(manifest) if manifest.suffix == ".gz" else manifest.open("rb") as file:
             yield from file

@@ -17,7 +17,7 @@ from lhotse import AudioSource, Recording, RecordingSet, SupervisionSegment, Sup
 from stateless_transducer.audio import AudioError, audio_duration
 from stateless_transducer.data.config import Limits
 from stateless_transducer.data.corpora.utterance import SPLITS, Problem, Utterance, describe_problems, problem_rows
-from stateless_transducer.files import replacing, write_text
+from stateless_transducer.files import check_file, replacing, write_text
 from stateless_transducer.wording import counted
 
 _ROUNDING_S = 0.1
@@ -90,6 +90,7 @@ def read_manifest(path: Path) -> Any:
     Raises:
         ValueError: the file is missing, damaged or not a manifest.
     """
+    check_file(path)
     try:
         return load_manifest(path)
     except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, AssertionError) as err:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from lhotse.features.io import FeaturesReader, MemoryLilcomReader, register_reader
 
-from stateless_transducer.files import read_lines
+from stateless_transducer.files import check_file, read_lines
 
 _LILCOM, _NUMPY = ".llc", ".npy"
 
@@ -66,6 +66,7 @@ def _features_of(cuts: Path) -> Path:
 def _shard_lines(cuts: Path, features: Path) -> Iterator[bytes]:
     if not features.is_file():
         raise ValueError(f"{features} is missing: Shar corpora are read with stored features (field `features`).")
+    check_file(cuts)
     opened = gzip.open(cuts) if cuts.suffix == ".gz" else cuts.open("rb")
     with tarfile.open(features) as archive, opened as lines:
         members = iter(archive)

@@ -14,7 +14,6 @@ import numpy as np
 
 from stateless_transducer.decoding.protocols import TransducerModel
 from stateless_transducer.features import FbankConfig
-from stateless_transducer.files import refuse_pointer
 from stateless_transducer.hub import locate
 from stateless_transducer.model_files import Form, Listing, ModelFiles, Precision
 from stateless_transducer.text.symbols import Vocabulary, read_vocabulary
@@ -103,7 +102,6 @@ def find_checkpoint(model: str | Path) -> tuple[Path, Path | None]:
     if path.is_dir():
         files = Listing.of_folder(path).choose(("checkpoint",))
         path, lang_dir = path / files.model[0], (path / files.tokens).parent
-    refuse_pointer(path)
     return path, lang_dir
 
 

@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from stateless_transducer.files import read_lines
+from stateless_transducer.files import check_file, read_lines
 
 SPACE = "\u2581"
 """Sign for a blank in sentencepiece and sherpa-onnx; the first piece of a word begins with it."""
@@ -124,6 +124,7 @@ def model_scores(path: Path) -> dict[str, float]:
     Raises:
         ValueError: sentencepiece is not installed, or the file is not a unigram model of sentencepiece.
     """
+    check_file(path)
     sentencepiece = _sentencepiece(f"{path.name}, with no bpe.vocab beside it,")
     try:
         processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
@@ -148,6 +149,7 @@ def read_scores(path: Path) -> dict[str, float]:
         ValueError: the file cannot be read, or a line is invalid.
     """
     scores = {}
+    check_file(path)
     try:
         lines = read_lines(path)
     except (OSError, UnicodeDecodeError) as err:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import pickle
 import random
 
@@ -11,7 +12,11 @@ import pytest
 from lhotse import CutSet, MonoCut, SupervisionSegment
 from lhotse.features import Features
 
+from stateless_transducer.data.augment import training_augment
+from stateless_transducer.data.config import DataConfig
+from stateless_transducer.data.corpora.id_lines import read_id_lines
 from stateless_transducer.data.index import JoinedIndex, open_index
+from stateless_transducer.data.manifests import read_manifest
 from stateless_transducer.text.tokens import build_token_table
 
 TOKENS = build_token_table(["abc"], "char")
@@ -145,3 +150,21 @@ def test_cut_without_supervision_is_named_with_its_line(tmp_path):
     CutSet.from_cuts([_cut(0), silent]).to_file(path)
     with pytest.raises(ValueError, match="cuts.jsonl.gz:2: cut u1 has no supervision"):
         open_index(path)
+
+
+def test_pipes_are_refused_at_once(tmp_path):
+    """Opening a pipe waits for a writer."""
+    for name in ("cuts.jsonl", "cuts.jsonl.gz", "musan_cuts.jsonl.gz", "text"):
+        os.mkfifo(tmp_path / name)
+    (tmp_path / "shar").mkdir()
+    os.mkfifo(tmp_path / "shar" / "cuts.000000.jsonl.gz")
+    (tmp_path / "shar" / "features.000000.tar").touch()
+    readers = (
+        *((open_index, name) for name in ("cuts.jsonl", "cuts.jsonl.gz", "shar")),
+        (read_manifest, "cuts.jsonl.gz"),
+        (read_id_lines, "text"),
+        (lambda folder: training_augment(DataConfig(manifest_dir=folder), 0, 0.01), ""),
+    )
+    for read, name in readers:
+        with pytest.raises(ValueError, match="is a pipe or a device, not a file"):
+            read(tmp_path / name)

@@ -5,17 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 from stateless_transducer.data.corpora.utterance import Problem
-from stateless_transducer.files import read_lines
+from stateless_transducer.files import check_file, read_lines
 
 
 def read_id_lines(path: Path) -> tuple[dict[str, str], list[Problem]]:
     """Read a mapping from id to its words, joined by blanks; a repeated id is a problem.
 
     Raises:
-        ValueError: the file is not UTF-8.
+        ValueError: the file is missing, empty or not UTF-8.
     """
     values: dict[str, str] = {}
     problems: list[Problem] = []
+    check_file(path)
     try:
         lines = read_lines(path)
     except UnicodeDecodeError as err:
