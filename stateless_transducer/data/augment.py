@@ -30,6 +30,8 @@ _QUIET_SHARE, _LEAST_QUIET = 0.1, 5
 """Share of an utterance's frames that count as its silence, and the least number of them."""
 _DIGITAL_SHARE = 0.25
 """Share of utterances that get digital silence."""
+# a configuration checks its bounds: too slow for each utterance
+_FRONT_END = FbankConfig()
 
 
 class Augment:
@@ -129,7 +131,7 @@ def _smooth_curve(count: int, draw: random.Random) -> np.ndarray:
     return np.asarray(curve) / (1 + 1 / 2 + 1 / 3)
 
 
-def stretched(features: np.ndarray, factor: float, config: FbankConfig | None = None) -> np.ndarray:
+def stretched(features: np.ndarray, factor: float, config: FbankConfig = _FRONT_END) -> np.ndarray:
     """Change log mel energies to those of a vocal tract of another length: frequency f moves to ``factor * f``.
 
     Energies are interpolated between bins, and constant beyond the last bin (Jaitly and Hinton, "Vocal tract length
@@ -138,9 +140,8 @@ def stretched(features: np.ndarray, factor: float, config: FbankConfig | None = 
     Args:
         features: (T_in, F).
         factor: above 1 for a shorter vocal tract.
-        config: configuration of the front end; None for the default.
+        config: configuration of the front end.
     """
-    config = config or FbankConfig()
     low, high = (1127 * np.log1p(hertz / 700) for hertz in (config.low_freq, config.sample_rate / 2 + config.high_freq))
     count = features.shape[1]
     centers = low + (high - low) * np.arange(1, count + 1) / (count + 1)

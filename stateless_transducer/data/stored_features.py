@@ -18,6 +18,8 @@ from stateless_transducer.features import FbankConfig
 
 _CHECKSUM = "features_crc32"
 """Custom field of a cut: ``<storage key>:<CRC-32 of these bytes>``."""
+# a configuration checks its bounds: too slow for each utterance
+_NUM_MEL_BINS = FbankConfig().num_mel_bins
 
 
 def with_checksum(cut: MonoCut) -> MonoCut:
@@ -41,9 +43,8 @@ def load_features(cut: Cut) -> np.ndarray:
         frames = cut.load_features()
         if frames is None:
             raise ValueError("there are none.")
-        num_mel_bins = FbankConfig().num_mel_bins
-        if frames.shape[1:] != (num_mel_bins,):
-            raise ValueError(f"their shape is {frames.shape}, but must be (frames, {num_mel_bins}).")
+        if frames.shape[1:] != (_NUM_MEL_BINS,):
+            raise ValueError(f"their shape is {frames.shape}, but must be (frames, {_NUM_MEL_BINS}).")
         return frames
     except (AssertionError, OSError, ValueError) as err:
         # lhotse adds lines that describe the cut
