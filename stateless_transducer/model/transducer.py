@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from stateless_transducer.model.chunks import ChunkChoices
 from stateless_transducer.model.config import ConformerConfig, FeatureNorm, ModelConfig, ZipformerConfig
 from stateless_transducer.model.conformer import Conformer
 from stateless_transducer.model.decoder import StatelessDecoder
@@ -209,9 +210,7 @@ def _build_zipformer(config: ZipformerConfig, feature_dim: int, output_dim: int)
         feature_dim=feature_dim,
         stacks=stacks,
         dropout=config.dropout,
-        # an encoder that is not causal sees the whole utterance
-        chunk_sizes=config.chunk_size if config.causal else (-1,),
-        left_context_frames=config.left_context_frames if config.causal else (-1,),
+        chunk_choices=ChunkChoices(config.chunk_size, config.left_context_frames),
         pads_like_icefall=config.pads_like_icefall,
         subsampling=config.subsampling,
     )

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from stateless_transducer.model.encoder import Encoder
+from stateless_transducer.model.chunks import ChunkChoices, Chunks, chunk_mask
+from stateless_transducer.model.encoder import CausalEncoder
 from stateless_transducer.model.regularize import Schedule
 from stateless_transducer.model.zipformer_embed import ZipformerSubsampling, embedded_lens
 from stateless_transducer.model.zipformer_layer import LayerSizes, Timeline, ZipformerLayer
@@ -42,12 +43,8 @@ class StackSizes(NamedTuple):
     layer: LayerSizes
 
 
-class Zipformer(Encoder):
+class Zipformer(CausalEncoder):
     """Zipformer encoder: subsampling by 2, stacks of layers, and a final subsampling by 2.
-
-    A causal encoder sees all of an utterance in chunks: a frame sees the frames of its chunk and ``left_frames`` before
-    it. Training draws the length of the chunks for each batch from ``chunk_sizes``, and ``left_frames`` from
-    ``left_context_frames``; evaluation uses those of `use_chunks`. Both count frames at 50 per second; -1 is no limit.
 
     Args:
         pads_like_icefall: Let padding frames of a batch reach the convolutions of the subsampling, the last frame of a
@@ -60,8 +57,7 @@ class Zipformer(Encoder):
         feature_dim: int,
         stacks: Sequence[StackSizes],
         dropout: float,
-        chunk_sizes: Sequence[int],
-        left_context_frames: Sequence[int],
+        chunk_choices: ChunkChoices,
         pads_like_icefall: bool,
         subsampling: Subsampling,
     ) -> None:
@@ -70,7 +66,10 @@ class Zipformer(Encoder):
         self.width = self.output_dim = max(dims)
         self.subsampling, self.pads_like_icefall = subsampling, pads_like_icefall
         self._dims, self._unmasked_dims = dims, [sizes.unmasked_dim for sizes in stacks]
-        self._chunk_sizes, self._left_context_frames = tuple(chunk_sizes), tuple(left_context_frames)
+        self.is_causal, self.chunk_choices = stacks[0].layer.is_causal, chunk_choices
+        self.chunk_factor = math.lcm(2, *(sizes.factor for sizes in stacks))
+        # a chunk of c frames reads 2c + 13 feature frames: 7 for the convolutions, 6 for the ConvNeXt layer
+        self.look_ahead = 13
         self.embed = ZipformerSubsampling(feature_dim, dims[0], dropout)
         # the first layers are always used from the second share of the warm-up on
         share = _WARMUP / (len(stacks) + 1)
@@ -79,34 +78,11 @@ class Zipformer(Encoder):
             for number, sizes in enumerate(stacks, start=1)
         )
         self.downsample_output = Downsample(2)
-        self.use_chunks(*self.widest_chunks)
 
     @property
     def stages(self) -> Sequence[nn.Module]:
         """The subsampling and the stacks."""
         return [self.embed, *self.stacks]
-
-    @property
-    def widest_chunks(self) -> tuple[int, int]:
-        """Chunk size and left context with which the encoder sees most."""
-        # -1 is no limit
-        return max(self._chunk_sizes, key=lambda size: size % 2**62), max(
-            self._left_context_frames, key=lambda frames: frames % 2**62
-        )
-
-    def use_chunks(self, chunk_size: int, left_frames: int) -> None:
-        """Set the length of the chunks and the frames before a chunk that it sees, for evaluation.
-
-        Raises:
-            ValueError: the model was not trained with these numbers.
-        """
-        for name, value, known in (
-            ("chunk_size", chunk_size, self._chunk_sizes),
-            ("left_context_frames", left_frames, self._left_context_frames),
-        ):
-            if value not in known:
-                raise ValueError(f"`{name}` must be one of {', '.join(map(str, known))}, but is {value}.")
-        self._chunks = chunk_size, left_frames
 
     def forward(self, features: Tensor, feature_lens: Tensor) -> tuple[Tensor, Tensor]:
         """See `Encoder.forward`."""
@@ -120,7 +96,7 @@ class Zipformer(Encoder):
         lens = embedded_lens(feature_lens).clamp(min=1)
         ends = torch.zeros_like(lens) + num_frames if self.pads_like_icefall else lens
         x = self.embed(features, ends)
-        chunk, left_frames = self._drawn_chunks() if self.training else self._chunks
+        chunks = self.chunks
         masks = self._feature_masks(x)
         outputs = []
         before = self._dims[0]
@@ -128,9 +104,17 @@ class Zipformer(Encoder):
             # cut the last channels, or append zeros
             x = x[:, :, :dim] if dim < before else nn.functional.pad(x, (0, dim - before))
             before = dim
-            x = stack(x, lens, ends, chunk, left_frames, mask, self.recompute_stages and self.training)
+            x = stack(x, lens, ends, chunks, mask, self.recompute_stages and self.training)
             outputs.append(x)
         return outputs, ends
+
+    def initial_state(self, num_streams: int) -> tuple[Any, ...]:
+        """See `CausalEncoder.initial_state`."""
+        raise NotImplementedError
+
+    def encode_chunk(self, features: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """See `CausalEncoder.encode_chunk`."""
+        raise NotImplementedError
 
     def _most_recent(self, outputs: list[Tensor]) -> Tensor:
         """Return (N, T, D): each channel from the last stack that has it."""
@@ -140,15 +124,6 @@ class Zipformer(Encoder):
                 parts.append(x[:, :, width:])
                 width = dim
         return torch.cat(parts, dim=2)
-
-    def _drawn_chunks(self) -> tuple[int, int]:
-        """Draw a chunk size and a left context from torch's generator, which training seeds for each update."""
-
-        def drawn(numbers: Sequence[int]) -> int:
-            return numbers[int(torch.randint(len(numbers), (), device="cpu"))]
-
-        chunk = drawn(self._chunk_sizes)
-        return chunk, -1 if chunk == -1 else drawn(self._left_context_frames)
 
     def _feature_masks(self, x: Tensor) -> Sequence[Tensor | None]:
         """Draw masks (N, 1, C) of the channels of each stack: for some sequences, the last quarter or half is zero."""
@@ -192,8 +167,7 @@ class Stack(nn.Module):
         x: Tensor,
         lens: Tensor,
         ends: Tensor,
-        chunk: int,
-        left_frames: int,
+        chunks: Chunks,
         mask: Tensor | None,
         recompute: bool,
     ) -> Tensor:
@@ -203,17 +177,17 @@ class Stack(nn.Module):
             x: frames at 50 per second.
             lens: (N,), lengths of the utterances, at least 1.
             ends: (N,), see `Timeline`.
-            chunk: frames of a chunk; -1: one chunk.
-            left_frames: frames before a chunk that it sees, rounded down to chunks, at least one; -1: all.
+            chunks: chunks of the utterances.
             mask: (N, 1, C), 0 in the channels to mask.
             recompute: whether to recompute the activations of the layers for the gradient.
         """
         if self.factor == 1:
-            return self._run(x, lens, ends, chunk, left_frames, mask, recompute)
+            return self._run(x, lens, ends, chunks, mask, recompute)
         y = self.downsample(x, ends)
         lens, ends = downsampled(lens, self.factor), downsampled(ends, self.factor)
-        chunk = chunk if chunk < 0 else chunk // self.factor
-        y = self._run(y, lens, ends, chunk, left_frames // self.factor, mask, recompute)
+        # -1, no limit, stays
+        chunks = Chunks(*(number if number < 0 else number // self.factor for number in chunks))
+        y = self._run(y, lens, ends, chunks, mask, recompute)
         return self.out_combiner(x, upsample(y, self.factor, x.shape[1]))
 
     def _run(
@@ -221,42 +195,26 @@ class Stack(nn.Module):
         x: Tensor,
         lens: Tensor,
         ends: Tensor,
-        chunk: int,
-        left_frames: int,
+        chunks: Chunks,
         mask: Tensor | None,
         recompute: bool,
     ) -> Tensor:
         """Run the layers at the frame rate of the stack, in which all numbers are."""
-        timeline = self._timeline(x, lens, ends, chunk, left_frames)
+        timeline = self._timeline(x, lens, ends, chunks)
         x = masked(x, mask)
         for layer in self.layers:
             x = checkpoint(layer, x, timeline, use_reentrant=False) if recompute else layer(x, timeline)
             x = masked(x, mask)
         return x
 
-    def _timeline(self, x: Tensor, lens: Tensor, ends: Tensor, chunk: int, left_frames: int) -> Timeline:
+    def _timeline(self, x: Tensor, lens: Tensor, ends: Tensor, chunks: Chunks) -> Timeline:
         T = x.shape[1]
         positions = nn.functional.dropout(offset_features(T, self._positions_dim, x), _POSITION_DROPOUT, self.training)
         padding = padding_mask(lens, T)
         hidden = padding[:, None]
-        if chunk > 0:
-            hidden = hidden | ~chunk_mask(T, chunk, left_frames, x.device)
-        return Timeline(positions, padding, hidden, ends, chunk)
-
-
-def chunk_mask(num_frames: int, chunk: int, left_frames: int, device: torch.device) -> Tensor:
-    """Return (T, T), bool: True where the frame of the row sees the frame of the column.
-
-    Args:
-        num_frames: T.
-        chunk: frames of a chunk.
-        left_frames: frames before the chunk that it sees, rounded down to chunks, at least one; -1: all.
-        device: device of the result.
-    """
-    number = torch.arange(num_frames, device=device) // chunk
-    distance = number[:, None] - number
-    sees = distance >= 0
-    return sees if left_frames < 0 else sees & (distance <= max(left_frames // chunk, 1))
+        if chunks.size > 0:
+            hidden = hidden | ~chunk_mask(T, chunks, x.device)
+        return Timeline(positions, padding, hidden, ends, chunks.size)
 
 
 def offset_features(num_frames: int, dim: int, like: Tensor) -> Tensor:

@@ -1,0 +1,70 @@
+"""Chunks in which a causal encoder sees an utterance: how training draws them, and who sees whom.
+
+Lengths are in frames of 20 ms, whatever the encoder's own frame rate is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+FEATURE_FRAMES = 2
+"""Feature frames of a frame of 20 ms."""
+
+
+class Chunks(NamedTuple):
+    """Chunks of an utterance: each frame sees its chunk and a limited number of frames before it."""
+
+    size: int
+    """Frames of a chunk; -1: the whole utterance is one."""
+    left_frames: int
+    """Frames before a chunk that it sees, rounded down to chunks, at least one; -1: all."""
+
+    @property
+    def cached_frames(self) -> int:
+        """Frames before a chunk that it sees, which a stream keeps; for chunks with both limits."""
+        return max(self.left_frames // self.size, 1) * self.size
+
+
+WHOLE = Chunks(-1, -1)
+"""One chunk: every frame sees every other one."""
+
+
+class ChunkChoices(NamedTuple):
+    """Chunks that an encoder is trained on."""
+
+    sizes: tuple[int, ...]
+    left_frames: tuple[int, ...]
+
+    @property
+    def widest(self) -> Chunks:
+        """Chunks with which the encoder sees most."""
+        # -1 is no limit
+        size, left_frames = (max(numbers, key=lambda number: number % 2**62) for numbers in self)
+        return Chunks(size, left_frames)
+
+    def draw(self) -> Chunks:
+        """Draw chunks from torch's generator, which training seeds for each update."""
+        size = _drawn(self.sizes)
+        return WHOLE if size == -1 else Chunks(size, _drawn(self.left_frames))
+
+
+def _drawn(numbers: Sequence[int]) -> int:
+    return numbers[int(torch.randint(len(numbers), (), device="cpu"))]
+
+
+def chunk_mask(num_frames: int, chunks: Chunks, device: torch.device) -> Tensor:
+    """Return (T, T), bool: True where the frame of the row sees the frame of the column.
+
+    Args:
+        num_frames: T.
+        chunks: in the frames of the mask; not `WHOLE`.
+        device: device of the result.
+    """
+    number = torch.arange(num_frames, device=device) // chunks.size
+    distance = number[:, None] - number
+    sees = distance >= 0
+    return sees if chunks.left_frames < 0 else sees & (distance * chunks.size <= chunks.cached_frames)
