@@ -1,6 +1,6 @@
 """Self-attention with relative positions (Transformer-XL, arXiv 1901.02860, section 3.3).
 
-Letters: N utterances, T encoder frames, H heads, D width, Dh = D / H.
+Letters: N utterances, T encoder frames, K keys, H heads, D width, Dh = D / H.
 """
 
 from __future__ import annotations
@@ -67,11 +67,13 @@ class RelativeSelfAttention(nn.Module):
 
 
 def by_key(by_distance: Tensor) -> Tensor:
-    """Map scores by distance, (N, H, T, 2T-1), to (N, H, T, T): entry (i, j) is column T-1-i+j."""
-    N, H, T, _ = by_distance.shape
+    """Map scores by distance, (N, H, T, T+K-1), to scores by key, (N, H, T, K): entry (i, j) is column T-1-i+j."""
+    N, H, T, num_distances = by_distance.shape
+    K = num_distances - T + 1
     if torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
         # strides would become constants of the graph
-        return nn.functional.pad(by_distance, (0, 1)).flatten(2)[..., T - 1 : -1].view(N, H, T, 2 * T - 1)[..., :T]
+        padded = nn.functional.pad(by_distance, (0, 1)).flatten(2)[..., T - 1 : -1]
+        return padded.view(N, H, T, num_distances)[..., :K]
     by_distance = by_distance.contiguous()
     n, h, t, d = by_distance.stride()
-    return by_distance.as_strided((N, H, T, T), (n, h, t - d, d), by_distance.storage_offset() + (T - 1) * d)
+    return by_distance.as_strided((N, H, T, K), (n, h, t - d, d), by_distance.storage_offset() + (T - 1) * d)

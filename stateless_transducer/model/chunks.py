@@ -28,6 +28,10 @@ class Chunks(NamedTuple):
         """Frames before a chunk that it sees, which a stream keeps; for chunks with both limits."""
         return max(self.left_frames // self.size, 1) * self.size
 
+    def divided(self, factor: int) -> Chunks:
+        """Return the same chunks in longer frames, of ``factor`` frames each."""
+        return Chunks(*(number if number < 0 else number // factor for number in self))
+
 
 WHOLE = Chunks(-1, -1)
 """One chunk: every frame sees every other one."""

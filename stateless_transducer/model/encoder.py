@@ -106,6 +106,19 @@ class CausalEncoder(Encoder):
         self._evaluation_chunks = Chunks(size, left_frames)
 
     @property
+    def live_chunks(self) -> Chunks:
+        """Chunks of evaluation, for live sound.
+
+        Raises:
+            ValueError: they have no limits, and live sound has no whole.
+        """
+        chunks = self.evaluation_chunks
+        for name, value in (("chunk_size", chunks.size), ("left_context_frames", chunks.left_frames)):
+            if value < 0:
+                raise ValueError(f"`{name}` must be above 0 to encode live sound, but is {value}; see `use_chunks`.")
+        return chunks
+
+    @property
     def chunk_shift(self) -> int:
         """Feature frames from the beginning of a chunk to that of the next one."""
         return FEATURE_FRAMES * self.evaluation_chunks.size
@@ -120,7 +133,7 @@ class CausalEncoder(Encoder):
         """Return the state of N new streams, on the device of the parameters.
 
         Raises:
-            ValueError: `evaluation_chunks` has no limits: live sound has no whole.
+            ValueError: see `live_chunks`.
         """
 
     @abstractmethod
