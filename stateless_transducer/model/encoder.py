@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -169,9 +169,9 @@ def _first(state: Any) -> Tensor:
 
 def _mapped(function: Callable[[list[Tensor]], Tensor], states: Sequence[Any]) -> Any:
     """Apply a function to the tensors in the same place of all states."""
-    kind: type[Any] = type(states[0])
-    if issubclass(kind, Tensor):
+    if isinstance(states[0], Tensor):
         return function(list(states))
     parts = [_mapped(function, column) for column in zip(*states, strict=True)]
     # named tuples take their fields as arguments, plain ones take a list
+    kind = cast("Callable[..., Any]", type(states[0]))
     return kind(*parts) if hasattr(kind, "_fields") else tuple(parts)
