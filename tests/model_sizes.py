@@ -20,6 +20,9 @@ def zipformer_model(vocab_size: int, encoder: ZipformerConfig, **sizes) -> Model
     return resized(usual, **sizes)
 
 
+SMALL_CONFORMER = ConformerConfig(num_layers=2, attention_dim=24, num_heads=3, feedforward_dim=40, conv_kernel=7)
+"""Sizes for tests."""
+
 SMALL_ZIPFORMER = ZipformerConfig(
     num_encoder_layers=(1, 2, 1),
     downsampling_factor=(1, 4, 2),

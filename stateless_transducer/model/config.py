@@ -85,7 +85,42 @@ class EncoderConfig(ABC):
 
 
 @dataclass(frozen=True)
-class ConformerConfig(EncoderConfig):
+class CausalEncoderConfig(EncoderConfig):
+    """Sizes of an encoder that can be trained on chunks."""
+
+    causal: bool = False
+    """Train on chunks of several lengths, for recognition while someone speaks."""
+    chunk_size: tuple[int, ...] = (16, 32, 64, -1)
+    """Lengths of chunks to train on, in frames of 20 ms; -1: the utterance."""
+    left_context_frames: tuple[int, ...] = (64, 128, 256, -1)
+    """Frames before a chunk that it sees, of 20 ms; -1: all."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("chunk_size", "left_context_frames"):
+            value = getattr(self, name)
+            # JSON has no tuples; a frozen dataclass has no other way to normalize a field
+            object.__setattr__(self, name, tuple(value))
+            wrong = next((number for number in value if number < 1 and number != -1), None)
+            if not value or wrong is not None:
+                fault = "empty" if wrong is None else wrong
+                raise ValueError(f"`{name}` must be numbers above 0, or -1, but is {fault}.")
+        broken = next((size for size in self.chunk_size if size > 0 and size % self.chunk_factor), None)
+        if self.causal and broken is not None:
+            raise ValueError(f"`chunk_size` must be a multiple of {self.chunk_factor}, but is {broken}.")
+
+    @property
+    @abstractmethod
+    def chunk_factor(self) -> int:
+        """Frames of 20 ms that chunk sizes must be a multiple of."""
+
+    @property
+    def _causality(self) -> str:
+        return "causal " if self.causal else ""
+
+
+@dataclass(frozen=True)
+class ConformerConfig(CausalEncoderConfig):
     """Sizes of a conformer; the defaults are the tutorial's."""
 
     kind: ClassVar[str] = "conformer"
@@ -120,14 +155,19 @@ class ConformerConfig(EncoderConfig):
         return Subsampling(factor=4, min_frames=7)
 
     @property
+    def chunk_factor(self) -> int:
+        """An encoder frame is 40 ms long."""
+        return 2
+
+    @property
     def summary(self) -> str:
         """Kind, layers, width and heads."""
         layers, heads = counted(self.num_layers, "layer"), counted(self.num_heads, "head")
-        return f"conformer, {layers} of width {self.attention_dim}, {heads}"
+        return f"{self._causality}conformer, {layers} of width {self.attention_dim}, {heads}"
 
 
 @dataclass(frozen=True)
-class ZipformerConfig(EncoderConfig):
+class ZipformerConfig(CausalEncoderConfig):
     """Sizes of a Zipformer: a number for each stack, separated by commas, or one for all; the defaults are icefall's M.
 
     `ZIPFORMER_SIZES` has the published sizes by name.
@@ -164,12 +204,6 @@ class ZipformerConfig(EncoderConfig):
     """Features of a position; even."""
     cnn_module_kernel: Annotated[tuple[Annotated[int, Ge(1)], ...], ADVANCED] = (31, 31, 15, 15, 15, 31)
     """Frames that a convolution module sees; odd."""
-    causal: bool = False
-    """Train on chunks of several lengths, for recognition while someone speaks."""
-    chunk_size: tuple[int, ...] = (16, 32, 64, -1)
-    """Lengths of chunks to train on, in frames of 20 ms; -1: the utterance."""
-    left_context_frames: tuple[int, ...] = (64, 128, 256, -1)
-    """Frames before a chunk that it sees, of 20 ms; -1: all."""
     pads_like_icefall: Annotated[bool, ADVANCED] = False
     """Let the padding frames of a batch affect the ends of shorter utterances, as in icefall, to repeat its results."""
 
@@ -188,7 +222,6 @@ class ZipformerConfig(EncoderConfig):
             # one number stands for all stacks; a frozen dataclass has no other way to normalize a field
             object.__setattr__(self, name, value * (num_stacks // len(value)))
         self._check_dims()
-        self._check_chunks()
 
     def _check_dims(self) -> None:
         odd = next((dim for dim in self.encoder_dim if dim % 2), None)
@@ -203,20 +236,10 @@ class ZipformerConfig(EncoderConfig):
             if unmasked > dim:
                 raise ValueError(f"`encoder_unmasked_dim` must be at most `encoder_dim` {dim}, but is {unmasked}.")
 
-    def _check_chunks(self) -> None:
-        for name in ("chunk_size", "left_context_frames"):
-            value = getattr(self, name)
-            wrong = next((number for number in value if number < 1 and number != -1), None)
-            if not value or wrong is not None:
-                fault = "empty" if wrong is None else wrong
-                raise ValueError(f"`{name}` must be numbers above 0, or -1, but is {fault}.")
-        factor = math.lcm(*self.downsampling_factor)
-        broken = next((size for size in self.chunk_size if size > 0 and size % factor), None)
-        if self.causal and broken is not None:
-            raise ValueError(
-                f"`chunk_size` must be a multiple of {factor}, which all of `downsampling_factor` divide, "
-                f"but is {broken}."
-            )
+    @property
+    def chunk_factor(self) -> int:
+        """A chunk has whole frames of all stacks, and of the output."""
+        return math.lcm(2, *self.downsampling_factor)
 
     @property
     def subsampling(self) -> Subsampling:
@@ -229,9 +252,9 @@ class ZipformerConfig(EncoderConfig):
         sizes = _published_sizes(self)
         name = next((name for name, published in ZIPFORMER_SIZES.items() if _published_sizes(published) == sizes), None)
         named = "" if name is None else f" {name.upper()}"
-        causal = "causal " if self.causal else ""
         layers, stacks = sum(self.num_encoder_layers), len(self.num_encoder_layers)
-        return f"{causal}zipformer{named}, {layers} layers in {stacks} stacks of width up to {max(self.encoder_dim)}"
+        kind = f"{self._causality}zipformer{named}"
+        return f"{kind}, {layers} layers in {stacks} stacks of width up to {max(self.encoder_dim)}"
 
 
 _MOST_STACKS = 32

@@ -1,23 +1,42 @@
 """Conformer encoder (Gulati et al. 2020, arXiv 2005.08100), as in icefall: LayerNorm in the convolution module.
 
-Letters: N utterances, T_in feature frames, F mel bins, T encoder frames, C channels, D width.
+A causal one sees chunks, see `CausalEncoder`: attention is limited to them, and convolutions see no later frame.
+
+Letters: N utterances or streams, T_in feature frames, F mel bins, T encoder frames, L encoder frames of left context,
+C channels, D width, H heads, Dh = D / H, K kernel of the convolutions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple, cast
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from stateless_transducer.model.attention import RelativeSelfAttention, relative_positions
-from stateless_transducer.model.encoder import Encoder
+from stateless_transducer.model.chunks import FEATURE_FRAMES, ChunkChoices, chunk_mask
+from stateless_transducer.model.encoder import CausalEncoder
 from stateless_transducer.ops.masks import padding_mask
 from stateless_transducer.ops.subsampling import Subsampling
 
 
-class Conformer(Encoder):
+class ConformerState(NamedTuple):
+    """State of N streams: the left context of each layer."""
+
+    keys: Tensor
+    """(N, layers, H, L, Dh)."""
+    values: Tensor
+    """(N, layers, H, L, Dh)."""
+    convolved: Tensor
+    """(N, layers, D, K-1), inputs of the depthwise convolutions."""
+    num_frames: Tensor
+    """(N,), int64, encoder frames so far, of which the last L are in the state."""
+
+
+class Conformer(CausalEncoder):
     """Conformer encoder: subsampling by 4, ``num_layers`` layers, and a linear map."""
 
     def __init__(
@@ -32,16 +51,23 @@ class Conformer(Encoder):
         subsampling_channels: int,
         output_dim: int,
         dropout: float,
+        is_causal: bool,
+        chunk_choices: ChunkChoices,
         subsampling: Subsampling,
     ) -> None:
         super().__init__()
+        self.is_causal, self.chunk_choices = is_causal, chunk_choices
+        self.chunk_factor = subsampling.factor // FEATURE_FRAMES
+        self.look_ahead = subsampling.min_frames - subsampling.factor
+        self._num_heads, self._kernel = num_heads, conv_kernel
         self.width: int = dim
         self.output_dim: int = output_dim
         self.subsampling: Subsampling = subsampling
         self.embed: Conv2dSubsampling = Conv2dSubsampling(feature_dim, subsampling_channels, dim)
         self.dropout: nn.Dropout = nn.Dropout(dropout)
         self.layers: nn.ModuleList = nn.ModuleList(
-            ConformerLayer(dim, num_heads, feedforward_dim, conv_kernel, dropout) for _ in range(num_layers)
+            ConformerLayer(dim, num_heads, feedforward_dim, conv_kernel, dropout, is_causal=is_causal)
+            for _ in range(num_layers)
         )
         self.after_norm: nn.LayerNorm = nn.LayerNorm(dim)
         self.output: nn.Sequential = nn.Sequential(nn.Dropout(dropout), nn.Linear(dim, output_dim))
@@ -57,14 +83,56 @@ class Conformer(Encoder):
         lens = self.subsampling.lens(feature_lens)
         # attention to no frame at all would give NaN
         padding = padding_mask(lens.clamp(min=1), x.shape[1])
+        hidden = self._hidden(padding)
         positions = self.dropout(relative_positions(x.shape[1], self.width, like=x))
         x = self.dropout(x * self.width**0.5)
         for layer in self.layers:
             if self.recompute_stages and self.training:
-                x = checkpoint(layer, x, positions, padding, use_reentrant=False)
+                x = checkpoint(layer, x, positions, padding, hidden, use_reentrant=False)
             else:
-                x = layer(x, positions, padding)
+                x = layer(x, positions, padding, hidden)
         return self.output(self.after_norm(x)), lens
+
+    def _hidden(self, padding: Tensor) -> Tensor:
+        """Return the frames that a frame does not see, (N, 1 or T, T): padding, and those outside of its chunks."""
+        chunks = self.chunks.divided(self.chunk_factor)
+        hidden = padding[:, None]
+        if chunks.size < 0:
+            return hidden
+        T = padding.shape[1]
+        hidden = hidden | ~chunk_mask(T, chunks, padding.device)
+        # the chunks of a padding frame may hold padding alone
+        return hidden & ~torch.eye(T, dtype=torch.bool, device=padding.device)
+
+    def initial_state(self, num_streams: int) -> ConformerState:
+        """See `CausalEncoder.initial_state`."""
+        left_frames = self.live_chunks.divided(self.chunk_factor).cached_frames
+        streams_and_layers = num_streams, len(self.layers)
+        keys_shape = (*streams_and_layers, self._num_heads, left_frames, self.width // self._num_heads)
+        zeros = self.after_norm.weight.new_zeros
+        return ConformerState(
+            keys=zeros(keys_shape),
+            values=zeros(keys_shape),
+            convolved=zeros((*streams_and_layers, self.width, self._kernel - 1)),
+            num_frames=zeros(num_streams, dtype=torch.int64),
+        )
+
+    def encode_chunk(self, features: Tensor, state: ConformerState) -> tuple[Tensor, ConformerState]:
+        """See `CausalEncoder.encode_chunk`."""
+        x = self.embed(features) * self.width**0.5
+        T, L = x.shape[1], state.keys.shape[3]
+        positions = relative_positions(T, self.width, like=x, num_past=L)
+        # the last places of the left context are filled first
+        is_empty = torch.arange(L, device=x.device) < L - state.num_frames[:, None]
+        hidden = F.pad(is_empty, (0, T))[:, None]
+        states: list[list[Tensor]] = []
+        for i, layer in enumerate(cast("Sequence[ConformerLayer]", self.layers)):
+            past = (state.keys[:, i], state.values[:, i], state.convolved[:, i])
+            x, *next_past = layer.step(x, positions, hidden, *past)
+            states.append(next_past)
+        keys, values, convolved = (torch.stack(parts, dim=1) for parts in zip(*states, strict=True))
+        next_state = ConformerState(keys, values, convolved, state.num_frames + T)
+        return self.output(self.after_norm(x)), next_state
 
 
 class Conv2dSubsampling(nn.Module):
@@ -92,11 +160,13 @@ class Conv2dSubsampling(nn.Module):
 class ConformerLayer(nn.Module):
     """Conformer layer: half a feed-forward, attention, convolution, half a feed-forward; pre-norm and residual."""
 
-    def __init__(self, dim: int, num_heads: int, feedforward_dim: int, conv_kernel: int, dropout: float) -> None:
+    def __init__(
+        self, dim: int, num_heads: int, feedforward_dim: int, conv_kernel: int, dropout: float, *, is_causal: bool
+    ) -> None:
         super().__init__()
         self.feed_forward_macaron: nn.Sequential = _feed_forward(dim, feedforward_dim, dropout)
         self.self_attn: RelativeSelfAttention = RelativeSelfAttention(dim, num_heads)
-        self.conv_module: ConvolutionModule = ConvolutionModule(dim, conv_kernel)
+        self.conv_module: ConvolutionModule = ConvolutionModule(dim, conv_kernel, is_causal=is_causal)
         self.feed_forward: nn.Sequential = _feed_forward(dim, feedforward_dim, dropout)
         self.norm_ff_macaron: nn.LayerNorm = nn.LayerNorm(dim)
         self.norm_mha: nn.LayerNorm = nn.LayerNorm(dim)
@@ -105,22 +175,50 @@ class ConformerLayer(nn.Module):
         self.norm_final: nn.LayerNorm = nn.LayerNorm(dim)
         self.dropout: nn.Dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, positions: Tensor, padding: Tensor) -> Tensor:
-        """Map (N, T, D) to (N, T, D); ``positions`` and ``padding`` are those of `RelativeSelfAttention`."""
-        x = x + 0.5 * self.dropout(self.feed_forward_macaron(self.norm_ff_macaron(x)))
-        x = x + self.dropout(self.self_attn(self.norm_mha(x), positions, padding))
+    def forward(self, x: Tensor, positions: Tensor, padding: Tensor, hidden: Tensor) -> Tensor:
+        """Map (N, T, D) to (N, T, D).
+
+        Args:
+            x: (N, T, D).
+            positions: (2T-1, D), see `relative_positions`.
+            padding: (N, T), True after the end of an utterance.
+            hidden: (N, 1 or T, T), see `RelativeSelfAttention`.
+        """
+        x = self._before(x)
+        x = x + self.dropout(self.self_attn(self.norm_mha(x), positions, hidden))
         x = x + self.dropout(self.conv_module(self.norm_conv(x), padding))
+        return self._after(x)
+
+    def step(
+        self, x: Tensor, positions: Tensor, hidden: Tensor, keys: Tensor, values: Tensor, convolved: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Map the frames of a chunk, (N, T, D), and the state of the layer to (N, T, D) and the next state."""
+        x = self._before(x)
+        attended, keys, values = self.self_attn.step(self.norm_mha(x), positions, hidden, keys, values)
+        x = x + attended
+        filtered, convolved = self.conv_module.step(self.norm_conv(x), convolved)
+        return self._after(x + filtered), keys, values, convolved
+
+    def _before(self, x: Tensor) -> Tensor:
+        return x + 0.5 * self.dropout(self.feed_forward_macaron(self.norm_ff_macaron(x)))
+
+    def _after(self, x: Tensor) -> Tensor:
         x = x + 0.5 * self.dropout(self.feed_forward(self.norm_ff(x)))
         return self.norm_final(x)
 
 
 class ConvolutionModule(nn.Module):
-    """Convolution module: gated pointwise, depthwise over time, pointwise; padding is zeroed before the depthwise."""
+    """Convolution module: gated pointwise, depthwise over time, pointwise; padding is zeroed before the depthwise.
 
-    def __init__(self, dim: int, kernel: int) -> None:
+    The depthwise convolution is centered on a frame, or if it is causal, ends with it.
+    """
+
+    def __init__(self, dim: int, kernel: int, *, is_causal: bool) -> None:
         super().__init__()
+        self._kernel, self._is_causal = kernel, is_causal
+        padding = 0 if is_causal else (kernel - 1) // 2
         self.pointwise_conv1: nn.Conv1d = nn.Conv1d(dim, 2 * dim, 1)
-        self.depthwise_conv: nn.Conv1d = nn.Conv1d(dim, dim, kernel, padding=(kernel - 1) // 2, groups=dim)
+        self.depthwise_conv: nn.Conv1d = nn.Conv1d(dim, dim, kernel, padding=padding, groups=dim)
         self.norm: nn.LayerNorm = nn.LayerNorm(dim)
         self.pointwise_conv2: nn.Conv1d = nn.Conv1d(dim, dim, 1)
 
@@ -128,8 +226,18 @@ class ConvolutionModule(nn.Module):
         """Map (N, T, D) to (N, T, D); ``padding``: (N, T), True after the end of an utterance."""
         x = F.glu(_pointwise(self.pointwise_conv1, x))
         # otherwise, the convolution would mix padding frames into the utterance
-        x = x.masked_fill(padding[:, :, None], 0.0)
-        x = self.depthwise_conv(x.transpose(1, 2)).transpose(1, 2)
+        x = x.masked_fill(padding[:, :, None], 0.0).transpose(1, 2)
+        return self._convolve(F.pad(x, (self._kernel - 1, 0)) if self._is_causal else x)
+
+    def step(self, x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
+        """Map the frames of a chunk, (N, T, D), and the K-1 before them, (N, D, K-1), to (N, T, D) and the last K-1."""
+        x = F.glu(_pointwise(self.pointwise_conv1, x)).transpose(1, 2)
+        frames = torch.cat([past, x], dim=2)
+        return self._convolve(frames), frames[:, :, x.shape[2] :]
+
+    def _convolve(self, x: Tensor) -> Tensor:
+        """Map (N, D, T+K-1) to (N, T, D), or (N, D, T) if the convolution pads its input."""
+        x = self.depthwise_conv(x).transpose(1, 2)
         return _pointwise(self.pointwise_conv2, F.silu(self.norm(x)))
 
 

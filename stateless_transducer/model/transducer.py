@@ -181,6 +181,8 @@ def _build_conformer(config: ConformerConfig, feature_dim: int, output_dim: int)
         subsampling_channels=config.subsampling_channels or config.attention_dim,
         output_dim=output_dim,
         dropout=config.dropout,
+        is_causal=config.causal,
+        chunk_choices=ChunkChoices(config.chunk_size, config.left_context_frames),
         subsampling=config.subsampling,
     )
 

@@ -155,7 +155,7 @@ def test_gradient_reaches_every_parameter(device):
         ({"cnn_module_kernel": (8,)}, "`cnn_module_kernel` must be odd, but is 8"),
         ({"pos_dim": 7}, "`pos_dim` must be even, but is 7"),
         ({"encoder_unmasked_dim": (20,)}, "`encoder_unmasked_dim` must be at most `encoder_dim` 16, but is 20"),
-        ({"causal": True, "chunk_size": (8, 6)}, "`chunk_size` must be a multiple of 4, .*, but is 6"),
+        ({"causal": True, "chunk_size": (8, 6)}, "`chunk_size` must be a multiple of 4, but is 6"),
         ({"num_heads": 4}, "`num_heads` must be a tuple, but is 4"),
         ({"chunk_size": (0,)}, "`chunk_size` must be numbers above 0, or -1, but is 0"),
         ({"left_context_frames": ()}, "`left_context_frames` must be numbers above 0, or -1, but is empty"),
