@@ -100,6 +100,50 @@ def test_encoder_output_equals_icefalls(golden):
     golden.model.encoder.use_chunks(-1, -1)
 
 
+@pytest.mark.parametrize("chunks", [(16, 64), (32, 128)], ids=str)
+@torch.inference_mode()
+def test_chunk_by_chunk_equals_icefalls_streaming(zipformer_golden, chunks):
+    """Outputs and states; icefall's last chunks are filled up with silence, all frames of which count."""
+    golden = Golden(zipformer_golden / "causal")
+    encoder, name = golden.model.encoder, "c{}_l{}".format(*chunks)
+    encoder.use_chunks(*chunks)
+    expected = load_file(golden.folder / "streaming" / "streaming.safetensors")
+    utterances = golden.json("streaming/hyps.json")["utterances"]
+    for u, place in utterances.items():
+        features, lens = golden.batch(f"b{place['batch']}")
+        features = features[place["utterance"], : lens[place["utterance"]]]
+        padded = nn.functional.pad(features, (0, 0, 0, 43), value=PADDING_VALUE)
+        out, states = _chunk_by_chunk(encoder, padded)
+        torch.testing.assert_close(out, expected[f"{name}.{u}.streaming"], rtol=0, atol=1e-4)
+        if u == "u0":
+            for after, state in ((1, states[0]), (2, states[1]), ("final", states[-1])):
+                _compare_state(state, expected, f"{name}.u0.state_after_chunk_{after}")
+
+
+def _chunk_by_chunk(encoder, features):
+    """Map (T_in, F) to frames (T, D), and return the state after each chunk."""
+    state, outputs, states = encoder.initial_state(1), [], []
+    for first in range(0, len(features), encoder.chunk_shift):
+        chunk = features[first : first + encoder.chunk_frames]
+        chunk = nn.functional.pad(chunk, (0, 0, 0, encoder.chunk_frames - len(chunk)), value=PADDING_VALUE)
+        out, state = encoder.encode_chunk(chunk[None], state)
+        outputs.append(out[0])
+        states.append(state)
+    return torch.cat(outputs), states
+
+
+def _compare_state(state, expected, name):
+    """Compare with icefall's state, which has the streams on other axes."""
+    assert expected[f"{name}.processed_lens"].tolist() == state.num_frames.tolist()
+    states = {"embed_states": state.embedded}
+    for i, layer in enumerate(layer for stack in state.stacks for layer in stack):
+        states |= {f"cached_key_{i}": layer.keys.transpose(0, 1), f"cached_nonlin_attn_{i}": layer.gated[None]}
+        states |= {f"cached_val{k}_{i}": layer[1 + k].transpose(0, 1) for k in (1, 2)}
+        states |= {f"cached_conv{k}_{i}": layer[3 + k].transpose(1, 2) for k in (1, 2)}
+    for key, value in states.items():
+        torch.testing.assert_close(value, expected[f"{name}.{key}"], rtol=0, atol=1e-4, msg=f"{name}.{key}")
+
+
 @torch.inference_mode()
 def test_output_of_each_stack_equals_icefalls(golden):
     features, lens = golden.batch("b2")
@@ -258,3 +302,7 @@ def test_full_size_equals_icefalls(zipformer_golden, name, size, causal, monkeyp
         model.encoder.use_chunks(*chunks)
         found, _ = model.encode_frames(features, torch.tensor([features.shape[1]]))
         torch.testing.assert_close(found[0, ::2], outputs[f"{name}.{mode}.encoder_out_every2"], rtol=0, atol=1e-4)
+    if causal:
+        streamed, _ = _chunk_by_chunk(model.encoder, features[0])
+        expected = outputs[f"{name}.{mode}.streaming_every2"]
+        torch.testing.assert_close(streamed[::2][: len(expected)], expected, rtol=0, atol=1e-4)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from stateless_transducer.model.chunks import ChunkChoices, Chunks, chunk_mask
 from stateless_transducer.model.encoder import CausalEncoder
 from stateless_transducer.model.regularize import Schedule
 from stateless_transducer.model.zipformer_embed import ZipformerSubsampling, embedded_lens
-from stateless_transducer.model.zipformer_layer import LayerSizes, Timeline, ZipformerLayer
+from stateless_transducer.model.zipformer_layer import LayerSizes, LayerState, Timeline, ZipformerLayer
 from stateless_transducer.model.zipformer_parts import Bypass, Downsample, downsampled, masked, upsample
 from stateless_transducer.ops.masks import padding_mask
 from stateless_transducer.ops.subsampling import Subsampling
@@ -41,6 +41,17 @@ class StackSizes(NamedTuple):
     unmasked_dim: int
     """Channels that training never masks."""
     layer: LayerSizes
+
+
+class ZipformerState(NamedTuple):
+    """State of a causal Zipformer for N streams."""
+
+    stacks: tuple[tuple[LayerState, ...], ...]
+    """State of each layer of each stack."""
+    embedded: Tensor
+    """(N, C, 3, F'), frames before the chunk that the ConvNeXt layer of the subsampling sees."""
+    num_frames: Tensor
+    """(N,), int64, frames of 20 ms before the chunk."""
 
 
 class Zipformer(CausalEncoder):
@@ -99,22 +110,31 @@ class Zipformer(CausalEncoder):
         chunks = self.chunks
         masks = self._feature_masks(x)
         outputs = []
-        before = self._dims[0]
         for stack, dim, mask in zip(self.stacks, self._dims, masks, strict=True):
-            # cut the last channels, or append zeros
-            x = x[:, :, :dim] if dim < before else nn.functional.pad(x, (0, dim - before))
-            before = dim
-            x = stack(x, lens, ends, chunks, mask, self.recompute_stages and self.training)
+            x = stack(_resized(x, dim), lens, ends, chunks, mask, self.recompute_stages and self.training)
             outputs.append(x)
         return outputs, ends
 
-    def initial_state(self, num_streams: int) -> tuple[Any, ...]:
+    def initial_state(self, num_streams: int) -> ZipformerState:
         """See `CausalEncoder.initial_state`."""
-        raise NotImplementedError
+        chunks = self.live_chunks
+        stacks = tuple(stack.initial_state(num_streams, chunks) for stack in cast("Sequence[Stack]", self.stacks))
+        embedded = self.embed.initial_state(num_streams)
+        return ZipformerState(stacks, embedded, torch.zeros(num_streams, dtype=torch.int64, device=embedded.device))
 
-    def encode_chunk(self, features: Tensor, state: Any) -> tuple[Tensor, Any]:
+    def encode_chunk(self, features: Tensor, state: ZipformerState) -> tuple[Tensor, ZipformerState]:
         """See `CausalEncoder.encode_chunk`."""
-        raise NotImplementedError
+        chunks = self.live_chunks
+        x, embedded = self.embed.step(features, state.embedded)
+        outputs: list[Tensor] = []
+        states: list[tuple[LayerState, ...]] = []
+        stacks = cast("Sequence[Stack]", self.stacks)
+        for stack, dim, past in zip(stacks, self._dims, state.stacks, strict=True):
+            x, next_past = stack.step(_resized(x, dim), chunks, past, state.num_frames)
+            outputs.append(x)
+            states.append(next_past)
+        encoder_out = self.downsample_output.mean(self._most_recent(outputs).unflatten(1, (-1, 2)))
+        return encoder_out, ZipformerState(tuple(states), embedded, state.num_frames + chunks.size)
 
     def _most_recent(self, outputs: list[Tensor]) -> Tensor:
         """Return (N, T, D): each channel from the last stack that has it."""
@@ -185,9 +205,7 @@ class Stack(nn.Module):
             return self._run(x, lens, ends, chunks, mask, recompute)
         y = self.downsample(x, ends)
         lens, ends = downsampled(lens, self.factor), downsampled(ends, self.factor)
-        # -1, no limit, stays
-        chunks = Chunks(*(number if number < 0 else number // self.factor for number in chunks))
-        y = self._run(y, lens, ends, chunks, mask, recompute)
+        y = self._run(y, lens, ends, chunks.divided(self.factor), mask, recompute)
         return self.out_combiner(x, upsample(y, self.factor, x.shape[1]))
 
     def _run(
@@ -207,9 +225,50 @@ class Stack(nn.Module):
             x = masked(x, mask)
         return x
 
+    def initial_state(self, num_streams: int, chunks: Chunks) -> tuple[LayerState, ...]:
+        """Return the state of the layers for N new streams, from chunks in frames at 50 per second."""
+        left_frames = chunks.divided(self.factor).cached_frames
+        return tuple(layer.initial_state(num_streams, left_frames) for layer in self._layers)
+
+    def step(
+        self, x: Tensor, chunks: Chunks, past: tuple[LayerState, ...], num_frames: Tensor
+    ) -> tuple[Tensor, tuple[LayerState, ...]]:
+        """Map a chunk (N, T, C) to (N, T, C), and return the past of the next one.
+
+        Args:
+            x: frames at 50 per second.
+            chunks: chunks of the streams.
+            past: state of each layer.
+            num_frames: (N,), frames at 50 per second before the chunk.
+        """
+        y = x if self.factor == 1 else self.downsample.mean(x.unflatten(1, (-1, self.factor)))
+        timeline = self._timeline_of_chunk(y, chunks.divided(self.factor), num_frames // self.factor)
+        states: list[LayerState] = []
+        for layer, state in zip(self._layers, past, strict=True):
+            y, next_state = layer.step(y, timeline, state)
+            states.append(next_state)
+        if self.factor > 1:
+            y = self.out_combiner(x, upsample(y, self.factor, x.shape[1]))
+        return y, tuple(states)
+
+    @property
+    def _layers(self) -> Sequence[ZipformerLayer]:
+        return cast("Sequence[ZipformerLayer]", self.layers)
+
+    def _timeline_of_chunk(self, x: Tensor, chunks: Chunks, num_frames: Tensor) -> Timeline:
+        """Return the relations of a chunk; all numbers are at the frame rate of the stack."""
+        T, L = chunks.size, chunks.cached_frames
+        # the youngest frame before the chunk is the last one
+        age = torch.arange(L, -T, -1, device=x.device)
+        hidden = age > num_frames[:, None]  # (N, L+T)
+        padding = torch.zeros_like(hidden[:, L:])
+        positions = offset_features(T, L + T, self._positions_dim, x)
+        return Timeline(positions, padding, hidden[:, None], torch.full_like(num_frames, T), T)
+
     def _timeline(self, x: Tensor, lens: Tensor, ends: Tensor, chunks: Chunks) -> Timeline:
         T = x.shape[1]
-        positions = nn.functional.dropout(offset_features(T, self._positions_dim, x), _POSITION_DROPOUT, self.training)
+        positions = offset_features(T, T, self._positions_dim, x)
+        positions = nn.functional.dropout(positions, _POSITION_DROPOUT, self.training)
         padding = padding_mask(lens, T)
         hidden = padding[:, None]
         if chunks.size > 0:
@@ -217,18 +276,24 @@ class Stack(nn.Module):
         return Timeline(positions, padding, hidden, ends, chunks.size)
 
 
-def offset_features(num_frames: int, dim: int, like: Tensor) -> Tensor:
-    """Return position features (2T-1, P) of the offsets -(T-1)..T-1.
+def _resized(x: Tensor, dim: int) -> Tensor:
+    """Cut the last channels of (N, T, C), or append zeros."""
+    return x[:, :, :dim] if dim < x.shape[2] else nn.functional.pad(x, (0, dim - x.shape[2]))
+
+
+def offset_features(num_queries: int, num_keys: int, dim: int, like: Tensor) -> Tensor:
+    """Return position features (S+T-1, P) of the offsets -(S-1)..T-1 of keys from queries, the last T of S frames.
 
     Offsets are compressed, first logarithmically, then by an arc tangent, so that the features resolve small offsets
     finely and large ones coarsely: cosines in even columns, sines in odd ones, and 1 in the last.
 
     Args:
-        num_frames: T.
+        num_queries: T.
+        num_keys: S.
         dim: P, even.
         like: tensor whose device and dtype the result gets.
     """
-    offset = torch.arange(-(num_frames - 1), num_frames, device=like.device, dtype=torch.float32)
+    offset = torch.arange(1 - num_keys, num_queries, device=like.device, dtype=torch.float32)
     compressed = math.sqrt(dim) * offset.sign() * torch.log1p(offset.abs() / math.sqrt(dim))
     angle = torch.atan(compressed * (2 * math.pi / dim))[:, None] * torch.arange(1, dim // 2 + 1, device=like.device)
     features = torch.stack([angle.cos(), angle.sin()], dim=2).flatten(1)

@@ -18,6 +18,8 @@ from stateless_transducer.ops.swoosh import swoosh_l, swoosh_r
 
 MIN_FRAMES = 9
 """Feature frames that one frame sees."""
+SIDE = 3
+"""Frames on each side that the ConvNeXt layer sees."""
 
 
 def embedded_lens(feature_lens: Tensor) -> Tensor:
@@ -44,6 +46,28 @@ class ZipformerSubsampling(nn.Module):
 
     def forward(self, features: Tensor, ends: Tensor) -> Tensor:
         """Map features to frames; frames from ``ends``, (N,), on count as nothing."""
+        return self._projected(self.convnext(self._convolved(features), ends))
+
+    def initial_state(self, num_streams: int) -> Tensor:
+        """Return the past of the first chunk of N streams: zeros."""
+        channels = self.convnext.depthwise_conv.in_channels
+        return self.out.weight.new_zeros(num_streams, channels, SIDE, self.out.in_features // channels)
+
+    def step(self, features: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
+        """Map the features of a chunk, (N, 2 * T + 13, F), to its frames (N, T, D).
+
+        Args:
+            features: begin with the first one that the chunk's first frame sees.
+            past: (N, C, 3, F'), see `ConvNeXt.step`.
+
+        Returns:
+            The frames, and the past of the next chunk.
+        """
+        x, past = self.convnext.step(self._convolved(features), past)
+        return self._projected(x), past
+
+    def _convolved(self, features: Tensor) -> Tensor:
+        """Map (N, T_in, F) to (N, C, T, F')."""
         x = features[:, None]
         if not torch.compiler.is_compiling():
             # the compiler chooses layouts itself
@@ -53,8 +77,10 @@ class ZipformerSubsampling(nn.Module):
             x = _SmallerGradient.apply(x, 0.2)
         x = swoosh_r(self.balancer1(x))
         x = swoosh_r(self.balancer2(self.conv2(x)))
-        x = swoosh_r(self.balancer3(self.conv3(x)))
-        x = self.convnext(x, ends)
+        return swoosh_r(self.balancer3(self.conv3(x)))
+
+    def _projected(self, x: Tensor) -> Tensor:
+        """Map (N, C, T, F') to (N, T, D)."""
         x = self.out(x.transpose(1, 2).flatten(2))  # (N, T, C * F')
         return drop_channels(self.out_norm(self.out_whiten(x)), self.dropout)
 
@@ -64,7 +90,7 @@ class ConvNeXt(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.depthwise_conv = nn.Conv2d(dim, dim, kernel_size=7, padding=3, groups=dim)
+        self.depthwise_conv = nn.Conv2d(dim, dim, kernel_size=2 * SIDE + 1, padding=SIDE, groups=dim)
         self.pointwise_conv1 = nn.Conv2d(dim, 3 * dim, kernel_size=1)
         self.pointwise_conv2 = nn.Conv2d(3 * dim, dim, kernel_size=1)
         with torch.no_grad():
@@ -78,10 +104,28 @@ class ConvNeXt(nn.Module):
     def forward(self, x: Tensor, ends: Tensor) -> Tensor:
         """Map (N, C, T, F) to (N, C, T, F)."""
         x = x.masked_fill(padding_mask(ends, x.shape[2])[:, None, :, None], 0.0)
-        y = _pointwise(self.pointwise_conv1, self.depthwise_conv(x))
-        y = _pointwise(self.pointwise_conv2, swoosh_l(self.hidden_balancer(y)))
+        y = self._mixed_channels(self.depthwise_conv(x))
         x = self.out_balancer(x + masked(y, kept_sequences(y, self.skip_rate)))
         return self.out_whiten(x.transpose(1, 3)).transpose(1, 3)
+
+    def step(self, x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
+        """Map a chunk (N, C, T + 3, F), which ends with 3 frames of the next one, to (N, C, T, F).
+
+        Args:
+            x: frames of the chunk.
+            past: (N, C, 3, F), the frames before it, or zeros.
+
+        Returns:
+            The chunk, and the past of the next one.
+        """
+        T, conv = x.shape[2] - SIDE, self.depthwise_conv
+        frames = torch.cat([past, x], dim=2)
+        y = F.conv2d(frames, conv.weight, conv.bias, padding=(0, SIDE), groups=conv.groups)
+        return x[:, :, :T] + self._mixed_channels(y), frames[:, :, T : T + SIDE]
+
+    def _mixed_channels(self, x: Tensor) -> Tensor:
+        x = swoosh_l(self.hidden_balancer(_pointwise(self.pointwise_conv1, x)))
+        return _pointwise(self.pointwise_conv2, x)
 
 
 def _pointwise(conv: nn.Conv2d, x: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from stateless_transducer.model.regularize import Balancer, Schedule, Whiten, ch
 from stateless_transducer.model.zipformer_parts import (
     BiasNorm,
     Bypass,
+    continued,
     depthwise,
     drop_channels,
     kept_sequences,
@@ -32,18 +33,35 @@ _HIDDEN = -1000.0
 
 
 class Timeline(NamedTuple):
-    """Relations of the frames of a stack."""
+    """Relations of the frames of a stack: T frames, which see S, the frames before a chunk and themselves."""
 
     positions: Tensor
-    """(2T-1, P), position features of the offsets -(T-1)..T-1."""
+    """(S+T-1, P), position features of the offsets -(S-1)..T-1."""
     padding: Tensor
     """(N, T), True after the end of an utterance."""
     hidden: Tensor
-    """(N, T, T), True where a frame (row) must not see another one (column)."""
+    """(N, T, S) or (N, 1, S), True where a frame (row) must not see another one (column)."""
     ends: Tensor
     """(N,), the frame from which on there is nothing: T, or the end of the utterance."""
     chunk: int
     """Frames of a chunk, after which a causal convolution does not look; -1: one chunk."""
+
+
+class LayerState(NamedTuple):
+    """Frames before a chunk that a layer keeps: L for the attention, K // 2 for the convolutions."""
+
+    keys: Tensor
+    """(N, L, H * Q)."""
+    gated: Tensor
+    """(N, L, C'), what the nonlinear attention mixes."""
+    values1: Tensor
+    """(N, L, H * V)."""
+    values2: Tensor
+    """(N, L, H * V)."""
+    convolved1: Tensor
+    """(N, K // 2, C), what the convolution sees."""
+    convolved2: Tensor
+    """(N, K // 2, C)."""
 
 
 class LayerSizes(NamedTuple):
@@ -67,6 +85,7 @@ class ZipformerLayer(nn.Module):
     def __init__(self, sizes: LayerSizes, *, dropout: float, skip_rate: Schedule) -> None:
         super().__init__()
         dim, hidden = sizes.dim, sizes.feedforward_dim
+        self._sizes = sizes
         # no operation uses it; icefall's checkpoints have it
         self.bypass_scale = nn.Parameter(torch.full((dim,), 0.5), requires_grad=False)
         self.bypass, self.bypass_mid = Bypass(dim, skip_rate), Bypass(dim)
@@ -75,7 +94,7 @@ class ZipformerLayer(nn.Module):
         self.feed_forward1 = FeedForward(dim, hidden * 3 // 4, dropout)
         self.feed_forward2 = FeedForward(dim, hidden, dropout)
         self.feed_forward3 = FeedForward(dim, hidden * 5 // 4, dropout)
-        self.nonlin_attention = NonlinearAttention(dim, 3 * dim // 4)
+        self.nonlin_attention = NonlinearAttention(dim, gated_dim(dim))
         self.conv_module1 = ConvolutionModule(dim, sizes.kernel, is_causal=sizes.is_causal)
         self.conv_module2 = ConvolutionModule(dim, sizes.kernel, is_causal=sizes.is_causal)
         self.norm = BiasNorm(dim)
@@ -107,6 +126,33 @@ class ZipformerLayer(nn.Module):
         x = self.bypass(before, self.norm(self.balancer1(x)))
         return self.whiten(self.balancer2(x))
 
+    def step(self, x: Tensor, timeline: Timeline, past: LayerState) -> tuple[Tensor, LayerState]:
+        """Map a chunk (N, T, C) to (N, T, C), in evaluation, and return the past of the next one."""
+        before = x
+        weights, keys = self.self_attn_weights.step(x, timeline, past.keys)
+        x = x + self.feed_forward1(x)
+        y, gated = self.nonlin_attention.step(x, weights[:, 0], past.gated)
+        x = x + y
+        y, values1 = self.self_attn1.step(x, weights, past.values1)
+        x = x + y
+        y, convolved1 = self.conv_module1.step(x, past.convolved1)
+        x = x + y
+        x = self.bypass_mid(before, x + self.feed_forward2(x))
+        y, values2 = self.self_attn2.step(x, weights, past.values2)
+        x = x + y
+        y, convolved2 = self.conv_module2.step(x, past.convolved2)
+        x = x + y
+        x = self.bypass(before, self.norm(x + self.feed_forward3(x)))
+        return x, LayerState(keys, gated, values1, values2, convolved1, convolved2)
+
+    def initial_state(self, num_streams: int, left_frames: int) -> LayerState:
+        """Return the state of N new streams that keep L frames for the attention: zeros."""
+        sizes, (L, side) = self._sizes, (left_frames, self._sizes.kernel // 2)
+        values = (L, sizes.num_heads * sizes.value_dim)
+        shapes = ((L, sizes.num_heads * sizes.query_dim), (L, gated_dim(sizes.dim)), values, values)
+        shapes += ((side, sizes.dim), (side, sizes.dim))
+        return LayerState(*(self.bypass_scale.new_zeros(num_streams, *shape) for shape in shapes))
+
     def _weights_of_one_head(self, weights: Tensor) -> Tensor:
         """Return (N, T, T): the weights of head 0, or by chance in training, the same for all frames that it sees."""
         first = weights[:, 0]
@@ -114,6 +160,11 @@ class ZipformerLayer(nn.Module):
             seen = (first > 0).to(first.dtype)
             return seen / seen.sum(-1, keepdim=True)
         return first
+
+
+def gated_dim(dim: int) -> int:
+    """Return C', the width inside of the nonlinear attention."""
+    return 3 * dim // 4
 
 
 def _balancer_of_residual(min_abs: Schedule, max_abs: float) -> Balancer:
@@ -137,18 +188,33 @@ class AttentionWeights(nn.Module):
 
     def forward(self, x: Tensor, timeline: Timeline) -> Tensor:
         """Map (N, T, C) to weights (N, H, T, T), which sum to 1 over the last axis."""
-        N, T, _ = x.shape
+        query, key, position_query = self._projected(x)
+        return self._weights(query, self.whiten_keys(self.balance_keys(key)), position_query, timeline)
+
+    def step(self, x: Tensor, timeline: Timeline, past: Tensor) -> tuple[Tensor, Tensor]:
+        """Map a chunk (N, T, C) and the keys before it to weights (N, H, T, S), and to the keys before the next one."""
+        query, key, position_query = self._projected(x)
+        key, past = continued(past, key)
+        return self._weights(query, key, position_query, timeline), past
+
+    def _projected(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Map (N, T, C) to queries and keys, (N, T, H * Q) each, and position queries (N, T, H * R)."""
         H, Q, R = self.num_heads, self.query_dim, self.position_query_dim
-        query, key, position_query = self.in_proj(x).split([H * Q, H * Q, H * R], dim=-1)
-        key = self.whiten_keys(self.balance_keys(key))
-        query, key = (part.view(N, T, H, Q).transpose(1, 2) for part in (query, key))  # (N, H, T, Q)
+        return self.in_proj(x).split([H * Q, H * Q, H * R], dim=-1)
+
+    def _weights(self, query: Tensor, key: Tensor, position_query: Tensor, timeline: Timeline) -> Tensor:
+        """Compute weights (N, H, T, S) from the queries of T frames and the keys of S."""
+        (N, T, _), S = query.shape, key.shape[1]
+        H, Q, R = self.num_heads, self.query_dim, self.position_query_dim
+        query = query.view(N, T, H, Q).transpose(1, 2)  # (N, H, T, Q)
+        key = key.view(N, S, H, Q).transpose(1, 2)  # (N, H, S, Q)
         scores = query @ key.transpose(2, 3)
         positions = timeline.positions
         if self.training and chance(float(self.position_skip_rate)):
             # computed all the same: DDP wants a gradient for every parameter in every update
             positions = torch.zeros_like(positions)
         position_query = position_query.view(N, T, H, R).transpose(1, 2)
-        r = self.linear_pos(positions).view(2 * T - 1, H, R).permute(1, 2, 0)  # (H, R, 2T-1)
+        r = self.linear_pos(positions).view(S + T - 1, H, R).permute(1, 2, 0)  # (H, R, S+T-1)
         scores = scores + by_key(position_query @ r)
         if self.training:
             scores = penalize_large(scores, limit=25.0, penalty=1e-4)
@@ -168,7 +234,16 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor, weights: Tensor) -> Tensor:
         """Map (N, T, C) and weights (N, H, T, T) to (N, T, C)."""
-        values = self.in_proj(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (N, H, T, V)
+        return self._mixed(self.in_proj(x), weights)
+
+    def step(self, x: Tensor, weights: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
+        """Map a chunk (N, T, C), weights (N, H, T, S) and the values before it to (N, T, C), and to the next past."""
+        values, past = continued(past, self.in_proj(x))
+        return self._mixed(values, weights), past
+
+    def _mixed(self, values: Tensor, weights: Tensor) -> Tensor:
+        """Map values (N, S, H * V) and weights (N, H, T, S) to (N, T, C)."""
+        values = values.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (N, H, S, V)
         return self.whiten(self.out_proj((weights @ values).transpose(1, 2).flatten(2)))
 
 
@@ -193,6 +268,12 @@ class NonlinearAttention(nn.Module):
         s, x, y = self.in_proj(x).chunk(3, dim=-1)
         x = self.whiten1(x) * self.balancer(s).tanh()
         return self.whiten2(self.out_proj((weights @ x) * y))
+
+    def step(self, x: Tensor, weights: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
+        """Map a chunk (N, T, C), weights (N, T, S) and gated frames before it to (N, T, C), and to the next past."""
+        s, x, y = self.in_proj(x).chunk(3, dim=-1)
+        gated, past = continued(past, x * s.tanh())
+        return self.out_proj((weights @ gated) * y), past
 
 
 class FeedForward(nn.Module):
@@ -238,14 +319,25 @@ class ConvolutionModule(nn.Module):
 
     def forward(self, x: Tensor, timeline: Timeline) -> Tensor:
         """Map (N, T, C) to (N, T, C)."""
-        x, gate = self.in_proj(x).chunk(2, dim=-1)
-        x = x * self.balancer1(gate).sigmoid()
         # otherwise, the convolution would mix padding frames into the utterance
-        x = x.masked_fill(timeline.padding[:, :, None], 0.0)
+        x = self._gated(x).masked_fill(timeline.padding[:, :, None], 0.0)
         if isinstance(self.depthwise_conv, ChunkConvolution):
             x = self.depthwise_conv(x, timeline.chunk, timeline.ends)
         else:
             x = depthwise(x, self.depthwise_conv, padding=self.depthwise_conv.kernel_size[0] // 2)
+        return self._projected(x)
+
+    def step(self, x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
+        """Map a chunk (N, T, C) and the frames before it, (N, K // 2, C), to (N, T, C), and to the next past."""
+        assert isinstance(self.depthwise_conv, ChunkConvolution)
+        x, past = self.depthwise_conv.step(self._gated(x), past)
+        return self._projected(x), past
+
+    def _gated(self, x: Tensor) -> Tensor:
+        x, gate = self.in_proj(x).chunk(2, dim=-1)
+        return x * self.balancer1(gate).sigmoid()
+
+    def _projected(self, x: Tensor) -> Tensor:
         return self.out_proj(swoosh_r(self.whiten(self.balancer2(x))))
 
 
@@ -274,6 +366,14 @@ class ChunkConvolution(nn.Module):
             chunks = F.pad(x, (0, 0, 0, -T % chunk)).reshape(-1, chunk, x.shape[2])
             present = depthwise(chunks, self.chunkwise_conv, padding=side).reshape(len(x), -1, x.shape[2])[:, :T]
         return past + present * self._edge_scale(T, chunk, ends)
+
+    def step(self, x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
+        """Map a chunk (N, T, C) and the frames before it, (N, K // 2, C), to (N, T, C), and to the next past."""
+        T = x.shape[1]
+        present = depthwise(x, self.chunkwise_conv, padding=self.kernel // 2)
+        frames, next_past = continued(past, x)
+        scale = self._edge_scale(T, T, torch.full((1,), T, device=x.device))
+        return depthwise(frames, self.causal_conv, padding=0) + present * scale, next_past
 
     def _edge_scale(self, T: int, chunk: int, ends: Tensor) -> Tensor:
         """Return (N, T, C). The chunk of an utterance that is shorter than it ends with the utterance."""

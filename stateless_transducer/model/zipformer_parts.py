@@ -63,8 +63,11 @@ class Downsample(nn.Module):
         x = torch.cat([x, last.expand(-1, self.factor - 1, -1)], dim=1)
         x = torch.where(torch.arange(x.shape[1], device=x.device)[:, None] < ends[:, None, None], x, last)
         num_groups = (T + self.factor - 1) // self.factor
-        groups = x[:, : num_groups * self.factor].reshape(N, -1, self.factor, C)
-        return (groups * self.bias.softmax(0).to(x.dtype)[:, None]).sum(2)
+        return self.mean(x[:, : num_groups * self.factor].reshape(N, -1, self.factor, C))
+
+    def mean(self, groups: Tensor) -> Tensor:
+        """Map groups of frames (N, T, factor, C) to their weighted means (N, T, C)."""
+        return (groups * self.bias.softmax(0).to(groups.dtype)[:, None]).sum(2)
 
 
 def downsampled(lens: Tensor, factor: int) -> Tensor:
@@ -75,6 +78,12 @@ def downsampled(lens: Tensor, factor: int) -> Tensor:
 def upsample(x: Tensor, factor: int, num_frames: int) -> Tensor:
     """Repeat each frame of (N, T, C) ``factor`` times and cut the result to ``num_frames``."""
     return x[:, :, None].expand(-1, -1, factor, -1).flatten(1, 2)[:, :num_frames]
+
+
+def continued(past: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the frames before a chunk, (N, L, C), together with its frames x, (N, T, C); and the last L of both."""
+    frames = torch.cat([past, x], dim=1)
+    return frames, frames[:, x.shape[1] :]
 
 
 def kept_sequences(x: Tensor, rate: Schedule) -> Tensor | None:
