@@ -11,6 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+FRAME_MS = 20
+"""Milliseconds of a frame."""
 FEATURE_FRAMES = 2
 """Feature frames of a frame of 20 ms."""
 
@@ -72,3 +74,22 @@ def chunk_mask(num_frames: int, chunks: Chunks, device: torch.device) -> Tensor:
     distance = number[:, None] - number
     sees = distance >= 0
     return sees if chunks.left_frames < 0 else sees & (distance * chunks.size <= chunks.cached_frames)
+
+
+def chunks_of_ms(chunk_ms: int, left_ms: int, *, factor: int) -> Chunks:
+    """Return the chunks of live sound, which have both limits.
+
+    Args:
+        chunk_ms: milliseconds of a chunk.
+        left_ms: milliseconds before a chunk that it sees.
+        factor: frames of 20 ms that both must be a multiple of, see `CausalEncoder.chunk_factor`.
+
+    Raises:
+        ValueError: a number is no multiple of the frames.
+    """
+    unit = FRAME_MS * factor
+    for name, value in (("chunk_ms", chunk_ms), ("left_ms", left_ms)):
+        if value < 1 or value % unit:
+            nearest = max(1, round(value / unit)) * unit
+            raise ValueError(f"`{name}` must be a multiple of {unit} ms, but is {value}. Pass {nearest}.")
+    return Chunks(chunk_ms // FRAME_MS, left_ms // FRAME_MS)
