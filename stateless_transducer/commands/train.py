@@ -14,16 +14,16 @@ from tyro.conf import Suppress, arg
 from stateless_transducer.commands.shared.console import complain, say
 from stateless_transducer.commands.shared.flags import parse
 from stateless_transducer.commands.shared.idle import refuse_idle_training
-from stateless_transducer.commands.shared.sizes import sized
+from stateless_transducer.commands.shared.sizes import replaced, sized
 from stateless_transducer.data.config import DataConfig
 from stateless_transducer.model.config import (
     ENCODER_CONFIGS,
-    ZIPFORMER_SIZES,
     ConformerConfig,
     EncoderConfig,
     ModelConfig,
     SizeName,
     ZipformerConfig,
+    named_sizes,
 )
 from stateless_transducer.options import ADVANCED
 from stateless_transducer.training.config import TrainConfig
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 
 ZipformerSize = Literal["s", "m", "l"]
+_PUBLISHED_SIZES: dict[str, SizeName] = {"s": "small", "m": "medium", "l": "large"}
+"""Value of ``--zipformer-size`` -> that of ``--size`` with the same sizes of the model."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +59,13 @@ class Options:
     encoder: Annotated[str, arg(metavar="{" + ",".join(ENCODER_CONFIGS) + "}"), ADVANCED] = ConformerConfig.kind
     """Kind of encoder; it decides which options set its sizes."""
     zipformer_size: Annotated[ZipformerSize | None, ADVANCED] = None
-    """Published sizes of a Zipformer, by default m; options of single sizes change them."""
+    """Published sizes of a Zipformer, by default m: the model of `--size` small, medium or large, without its batches
+    and schedule. Options of single sizes change them."""
     size: Literal["auto"] | SizeName | None = None
     """Size of the model, with epochs, batches and learning rate to match; options that are set as well win. auto:
     by hours of speech, device and free memory. By default, the tutorial's numbers, for 450 hours and a GPU."""
     chosen: Annotated[tuple[str, ...], Suppress] = ()
+    passed_sizes: Annotated[tuple[str, ...], Suppress] = ()
     lang_dir: Path = Path("data/lang_char")
     """Folder with tokens.txt."""
     train_split: Annotated[str, ADVANCED] = "train"
@@ -96,12 +100,14 @@ def parse_options(
     Raises:
         ValueError: An option belongs to another encoder, or no size can be chosen.
     """
+    defaults = default.model.sizes()
     kind = _value_of("--encoder", arguments) or default.encoder
     config = ENCODER_CONFIGS.get(kind)
     if config is not None:
         _refuse_other_encoders(arguments, config)
         if config is not type(default.model.encoder):
-            default = _with_encoder(default, config())
+            default = _with_encoder(default, config)
+            defaults = {**default.model.sizes(), "encoder": defaults["encoder"]}
     size = _value_of("--zipformer-size", arguments)
     if size is not None and config is not None:
         if config is not ZipformerConfig:
@@ -109,9 +115,11 @@ def parse_options(
                 f"`--zipformer-size` is an option of `--encoder zipformer`, not of `--encoder {config.kind}`."
             )
         # the parser reports other names
-        if size in ZIPFORMER_SIZES:
-            default = _with_encoder(default, ZIPFORMER_SIZES[size])
+        if size in _PUBLISHED_SIZES:
+            default = replaced(default, named_sizes(config.kind, _PUBLISHED_SIZES[size]))
     parsed = parse(options, program, arguments, description, default=default)
+    changed = (name for name, value in parsed.model.sizes().items() if value != defaults[name])
+    parsed = replace(parsed, passed_sizes=tuple(changed))
     if parsed.size is None:
         return parsed
     return with_size(parsed, arguments, tell=say if parsed.dry_run else complain)
@@ -136,10 +144,10 @@ def _value_of(flag: str, arguments: list[str]) -> str | None:
     return chosen
 
 
-def _with_encoder(default: TrainOptions, encoder: EncoderConfig) -> TrainOptions:
+def _with_encoder(default: TrainOptions, config: type[EncoderConfig]) -> TrainOptions:
     """Return options with another encoder, and its usual decoder and joiner."""
-    model = replace(default.model, encoder=encoder, decoder=encoder.usual_decoder, joiner=encoder.usual_joiner)
-    return replace(default, encoder=encoder.kind, model=model)
+    model = replace(default.model, encoder=config(), decoder=config.usual_decoder, joiner=config.usual_joiner)
+    return replace(default, encoder=config.kind, model=model)
 
 
 def _refuse_other_encoders(arguments: list[str], config: type[EncoderConfig]) -> None:
@@ -281,12 +289,11 @@ def _start(options: Options, tokens: TokenTable, tell: Callable[[str], None]) ->
 
 
 def _refuse_other_sizes(options: Options, sizes: Mapping[str, Any], path: str) -> None:
-    """Refuse sizes that are set and differ from those of the initial model; dropout is not a size."""
-    encoder = type(options.model.encoder)()
-    usual = ModelFlags(encoder=encoder, decoder=encoder.usual_decoder, joiner=encoder.usual_joiner)
-    default = usual.sizes() | {"encoder": ConformerConfig.kind}
-    for name, value in options.model.sizes().items():
-        if name != "dropout" and value not in (default.get(name), sizes.get(name)):
+    """Refuse sizes that are passed and differ from those of the initial model; dropout is not a size."""
+    passed = options.model.sizes()
+    for name in options.passed_sizes:
+        value = passed[name]
+        if name != "dropout" and value != sizes.get(name):
             raise ValueError(
                 f"`{name}` is {value}, but the model of `init_from` {path} has {sizes.get(name, 'no such size')}. "
                 "Remove the option: the sizes are those of the model."

@@ -347,6 +347,24 @@ ENCODER_SIZES: dict[str, dict[SizeName, ModelSize]] = {
 """Sizes that each kind of encoder offers for ``--size``, from small to large; an encoder may offer some or none."""
 
 
+def named_sizes(kind: str, size: SizeName) -> dict[str, Any]:
+    """Return the sizes that a name stands for, by field: those in which some size of the kind differs from its default.
+
+    Args:
+        kind: kind of an encoder in `ENCODER_SIZES`.
+        size: name of one of its sizes.
+    """
+    default = _fields_of(ModelSize(ENCODER_CONFIGS[kind](), ENCODER_CONFIGS[kind].usual_joiner))
+    rows = {name: _fields_of(row) for name, row in ENCODER_SIZES[kind].items()}
+    return {
+        name: rows[size][name] for name, value in default.items() if any(row[name] != value for row in rows.values())
+    }
+
+
+def _fields_of(size: ModelSize) -> dict[str, Any]:
+    return {**asdict(size.encoder), **asdict(size.joiner)}
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """A stateless transducer; the defaults are the tutorial's, 87,939,824 parameters at vocabulary 4336."""

@@ -10,14 +10,14 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from stateless_transducer.data.plan import BatchLimits
-from stateless_transducer.model.config import ENCODER_SIZES, ModelSize, SizeName
+from stateless_transducer.model.config import ENCODER_SIZES, SizeName, named_sizes
 from stateless_transducer.model.transducer import build_model
 from stateless_transducer.training.distributed import Rank
 from stateless_transducer.training.memory import activation_bytes, fixed_bytes, worst_batches
@@ -135,7 +135,7 @@ def choose(name: str, kind: str, build: Build, given: Settings, machine: Machine
     ]
     smallest = names[0] if names else next(iter(sizes))
     for size in reversed(names[1:]):
-        settings = {**schedule, **_of_size(size, sizes[size])}
+        settings = {**schedule, **_of_size(size, kind)}
         hours = _hours_on_cpu(build(settings), machine)
         if hours > _PATIENCE_H:
             notes.append(f"{size} would train for about {hours:.0f} h")
@@ -144,7 +144,7 @@ def choose(name: str, kind: str, build: Build, given: Settings, machine: Machine
         if fitting is not None:
             return choice(size, fitting)
         notes.append(f"{size} needs more memory")
-    settings = {**schedule, **_of_size(smallest, sizes[smallest])}
+    settings = {**schedule, **_of_size(smallest, kind)}
     fitting = _fitting(settings, build, machine)
     if fitting is None:
         fitting = _shortened(settings, build, machine)
@@ -176,10 +176,10 @@ def _schedule(seconds: float, longest_s: float, given: Settings, machine: Machin
     }
 
 
-def _of_size(name: SizeName, size: ModelSize) -> Settings:
+def _of_size(size: SizeName, kind: str) -> Settings:
     """Return the sizes of a model, and the options that suit its size."""
-    augmentation = _SHORT_RUN if name == "tiny" else {}
-    return {**asdict(size.encoder), **asdict(size.joiner), "peak_lr": _PEAK_LR[name], **augmentation}
+    augmentation = _SHORT_RUN if size == "tiny" else {}
+    return {**named_sizes(kind, size), "peak_lr": _PEAK_LR[size], **augmentation}
 
 
 def _num_parameters(task: TransducerTask) -> int:

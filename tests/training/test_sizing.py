@@ -12,7 +12,8 @@ from stateless_transducer.checkpoint import load_checkpoint
 from stateless_transducer.cli import main
 from stateless_transducer.commands import train
 from stateless_transducer.commands.shared.sizes import replaced
-from stateless_transducer.model.config import ZIPFORMER_SIZES, ZipformerConfig
+from stateless_transducer.commands.train import ModelFlags
+from stateless_transducer.model.config import ZIPFORMER_SIZES, DecoderConfig, ZipformerConfig, named_sizes
 from stateless_transducer.training import sizing
 from stateless_transducer.training.sizing import Machine, choose
 
@@ -107,6 +108,27 @@ def test_a_zipformer_has_the_published_sizes(corpus, monkeypatch):
     encoder = options.model.encoder
     assert isinstance(encoder, ZipformerConfig) and encoder.encoder_dim == ZIPFORMER_SIZES["s"].encoder_dim
     assert encoder.cnn_module_kernel == (7,) * 6 and options.model.joiner.joiner_proj
+
+
+def test_named_size_leaves_the_rest_of_a_recipe():
+    """Both options set layers and widths alone: a recipe keeps its decoder and its causal encoder."""
+    encoder, decoder = ZipformerConfig(causal=True), DecoderConfig(1, 512, "grouped")
+    usual = ModelFlags(encoder=encoder, decoder=decoder, joiner=ZipformerConfig.usual_joiner)
+    defaults = train.Options(encoder="zipformer", model=usual)
+    options = train.parse_options(train.Options, "train", ["--zipformer-size", "l"], "", defaults)
+    large = ZIPFORMER_SIZES["l"]
+    assert options.model == replace(usual, encoder=replace(large, causal=True))
+    assert (
+        set(options.passed_sizes)
+        == set(named_sizes("zipformer", "large"))
+        == {*("num_encoder_layers", "encoder_dim", "encoder_unmasked_dim", "feedforward_dim")}
+    )
+    assert not train.parse_options(train.Options, "train", [], "", defaults).passed_sizes
+    flags = ["--encoder", "zipformer", "--context-size", "3"]
+    assert train.parse_options(train.Options, "train", flags, "", train.Options()).passed_sizes == (
+        "encoder",
+        "context_size",
+    )
 
 
 def test_sizes_that_cannot_be_are_refused(corpus, monkeypatch, capsys):
