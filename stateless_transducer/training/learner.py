@@ -58,6 +58,10 @@ class UpdateResult:
         return self.total / self.weight if self.weight else math.nan
 
 
+_BATCHES_OF_TRAINED_MODEL = 100_000.0
+"""Batches that a model of ``init_from`` has behind it, as in icefall: all schedules are at their ends."""
+
+
 class Learner:
     """Objective, optimizer, mean of the weights, precision and exchange between ranks.
 
@@ -77,6 +81,7 @@ class Learner:
         self.scaler: torch.amp.GradScaler = torch.amp.GradScaler(rank.device.type, enabled=self._dtype == torch.float16)
         self.mean: RunningMean | None = RunningMean.of(objective.model, config.optim)
         self._batches_per_update = update_s / config.optim.ref_duration
+        self._batches_before = 0.0 if config.fine_tune.init_from is None else _BATCHES_OF_TRAINED_MODEL
         self._parameters = [parameter for parameter in objective.parameters() if parameter.requires_grad]
         self._module: nn.Module = objective
         if rank.world_size > 1:
@@ -104,7 +109,7 @@ class Learner:
             BatchTooLargeError: a batch does not fit into the GPU's memory.
         """
         rate = self._rate_at(step, epoch, done)
-        set_batch_count(self.objective, step * self._batches_per_update)
+        set_batch_count(self.objective, self._batches_before + step * self._batches_per_update)
         torch.manual_seed(random.Random(f"{self._config.seed} {step} {self._rank.rank}").getrandbits(63))
         self.objective.train()
         self.optimizer.zero_grad(set_to_none=True)

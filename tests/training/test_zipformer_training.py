@@ -25,7 +25,7 @@ from stateless_transducer.text.tokens import build_token_table
 from stateless_transducer.training import learner as learner_module
 from stateless_transducer.training import objective as objective_module
 from stateless_transducer.training import optim as optim_module
-from stateless_transducer.training.config import OptimConfig, PruneConfig, TrainConfig
+from stateless_transducer.training.config import FineTuneConfig, OptimConfig, PruneConfig, TrainConfig
 from stateless_transducer.training.consistency import two_copies
 from stateless_transducer.training.distributed import Rank
 from stateless_transducer.training.learner import Learner
@@ -184,6 +184,18 @@ def _random_batch(seed):
     features = [torch.randn(length, 80, generator=generator) for length in (90, 61)]
     tokens = [torch.randint(3, len(TOKENS), (count,), generator=generator) for count in (4, 2)]
     return _batch(features, tokens)
+
+
+@pytest.mark.parametrize("init_from", [None, "model.pt"])
+def test_only_new_models_begin_with_the_beginnings_of_schedules(init_from):
+    """A trained model whose layers are skipped half of the time forgets."""
+    torch.manual_seed(5)
+    config = TrainConfig(optim=OPTIM, fine_tune=FineTuneConfig(init_from=init_from))
+    objective = TransducerObjective(build_model(SMALL), config)
+    _learn(Learner(objective, config, Rank(0, 1, torch.device("cpu"))), _random_batch(1), 1)
+    schedules = [module for module in objective.modules() if isinstance(module, Schedule)]
+    are_at_their_ends = [float(schedule) == schedule.at(1e6) for schedule in schedules]
+    assert all(are_at_their_ends) == (init_from is not None)
 
 
 def test_resumed_run_is_bit_equal(device):
