@@ -177,7 +177,10 @@ def _zipformer_config(weights: Weights, given: Sizes) -> ModelConfig:
     layer = _layer_prefix(shapes, 0)
     sizes["pos_dim"] = shapes.size(f"{layer}self_attn_weights.linear_pos.weight", 1)
     is_causal = f"{layer}conv_module1.depthwise_conv.chunkwise_conv_scale" in weights
-    given = {name: tuple(value) * (num_stacks if len(value) == 1 else 1) for name, value in given.items()}
+    given = {
+        name: tuple(value) * (num_stacks if len(value) == 1 and name not in _CHUNKS else 1)
+        for name, value in given.items()
+    }
     sizes |= _head_sizes(stacks, given.get("num_heads"))
     sizes |= _chunk_sizes(is_causal, given)
     published = next((size for size in ZIPFORMER_SIZES.values() if size.encoder_dim == sizes["encoder_dim"]), None)

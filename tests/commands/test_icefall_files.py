@@ -118,6 +118,10 @@ def test_zipformer_goes_there_and_back(zipformer_golden, tmp_path, capsys):
     assert "`--encoder` is conformer, but the file holds a zipformer" in capsys.readouterr().err
     assert _run("import", "--checkpoint", given, *flags, *known, "--num-heads", "5") == 1
     assert "`--num-heads` is 5,5,5,5" in capsys.readouterr().err
+    few = ["--num-heads", "4,4,6,4", "--chunk-size", "16", "--left-context-frames", "64"]
+    assert _run("import", "--checkpoint", given, *flags, *few) == 0
+    # numbers of chunks, unlike others, are not one for each stack
+    assert load_checkpoint(model).model_config.encoder.chunk_size == (16,)
     assert _run("import", "--checkpoint", given, *flags, *known) == 0
     assert "causal zipformer, 5 layers in 4 stacks of width up to 64; 41 tokens, context 1" in capsys.readouterr().out
     assert _run("export", "icefall", "--checkpoint", model, "--output", back) == 0
