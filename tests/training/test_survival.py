@@ -7,21 +7,17 @@ import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 from contextlib import suppress
 
 import pytest
 import torch
-from processes import children, listen_to_sigint
+from processes import children
 from small_corpus import write_small_corpus
+from warm import Program, forked_ranks, interpreter
 
 from stateless_transducer.checkpoint import load_checkpoint
 from stateless_transducer.cli import main
 from stateless_transducer.training.run_lock import run_lock
-
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-
 
 # nothing random but the order, and no batch of fewer utterances than there are processes
 PLAIN = ["--dropout", "0", "--spec-aug-probability", "0", "--drop-last", "true"]
@@ -42,17 +38,13 @@ def whole(corpus, tmp_path_factory):
     return folder
 
 
-def _start(arguments, **options):
-    command = [sys.executable, "-m", "stateless_transducer.cli", *map(str, arguments)]
-    return subprocess.Popen(
-        command,
-        env=ENVIRONMENT,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-        preexec_fn=listen_to_sigint,
-        **options,
-    )
+@pytest.fixture(autouse=True)
+def loopback(monkeypatch):
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+
+
+def _start(arguments):
+    return Program(["-m", "stateless_transducer.cli", *arguments])
 
 
 def _losses(folder):
@@ -78,15 +70,13 @@ def test_a_run_killed_at_any_moment_goes_on_bit_equal(corpus, whole, tmp_path):
     num_kills = 0
     for wanted in (2, 6, None):
         process = _start([*corpus, *flags])
-        assert process.stderr is not None
         for line in process.stderr:
             if wanted is not None and line.count("tot_loss[") and int(line.split("batch ")[1].split(",")[0]) >= wanted:
                 process.kill()
                 num_kills += 1
                 break
-        process.stderr.close()
-        process.wait()
-    assert num_kills == 2 and process.returncode == 0
+        process.rest()
+    assert num_kills == 2 and process.wait() == 0
     assert _losses(tmp_path) == _losses(whole)
     assert _same_weights(tmp_path / "epoch-2.pt", whole / "epoch-2.pt")
     # half-written files carry another name; the checkpoints of the epoch that are not the last ones are gone
@@ -97,14 +87,13 @@ def test_a_run_killed_at_any_moment_goes_on_bit_equal(corpus, whole, tmp_path):
 def test_a_run_told_to_stop_saves_and_says_how_to_go_on(corpus, whole, tmp_path, number):
     flags = ["--exp-dir", tmp_path, "--num-epochs", "3", "--dropout", "0.2"]
     process = _start([*corpus, *flags])
-    assert process.stderr is not None
     lines = []
     for line in process.stderr:
         lines.append(line)
         if "batch 1, loss" in line and process.poll() is None:
             process.send_signal(number)
+    process.rest()
     assert process.wait() == 0
-    process.stderr.close()
     assert f"Stopped by {number.name}; resume with `--resume true`" in lines[-1]
     (left,) = tmp_path.glob("checkpoint-*.pt")
     assert load_checkpoint(left).training_state["position"]["batch"] >= 2
@@ -126,7 +115,8 @@ def alone(corpus, tmp_path_factory):
 
 
 @pytest.mark.parametrize("world_size", [2, 4])
-def test_processes_with_their_share_of_the_batch_learn_the_same(corpus, alone, tmp_path, world_size):
+def test_processes_with_their_share_of_the_batch_learn_the_same(corpus, alone, tmp_path, world_size, monkeypatch):
+    forked_ranks(monkeypatch)
     found = _shared(corpus, tmp_path, world_size, 12 / world_size)
     # sums in another order; Adam makes rounding larger, step by step
     assert found == pytest.approx(alone, rel=1e-3) and len(found) == 8
@@ -141,13 +131,13 @@ def test_two_machines_learn_the_same(corpus, alone, tmp_path):
     port, processes = _free_port(), []
     flags = ["--exp-dir", tmp_path, "--num-epochs", "2", *PLAIN]
     for rank in range(2):
-        command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
+        command = ["-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
         command += ["--node-rank", str(rank), "--master-addr", "127.0.0.1", "--master-port", str(port)]
         command += ["--local-addr", f"127.0.0.{rank + 1}", "-m", "stateless_transducer.cli"]
         command += map(str, [*corpus, *flags, "--max-duration", "6"])
-        processes.append(subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True))
-    errors = [process.communicate(timeout=120)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], errors
+        processes.append(Program(command, environment={**os.environ, "PYTHON_EXEC": str(interpreter())}))
+    errors = [process.rest() for process in processes]
+    assert [process.wait() for process in processes] == [0, 0], errors
     assert _losses(tmp_path) == pytest.approx(alone, rel=1e-3)
 
 
@@ -166,11 +156,11 @@ WITH_WORKERS = ["--num-epochs", "500", "--num-workers", "2"]
 
 def test_stop_of_the_process_group_saves_though_it_reaches_data_workers(corpus, tmp_path):
     """``timeout``, schedulers and systemd send SIGTERM to all processes at once."""
-    process = _start([*corpus, *WITH_WORKERS, "--exp-dir", tmp_path], start_new_session=True)
+    process = _start([*corpus, *WITH_WORKERS, "--exp-dir", tmp_path])
     lines = _until_first_batch(process)
     os.killpg(process.pid, signal.SIGTERM)
-    lines += process.communicate()[1].splitlines(keepends=True)
-    assert process.returncode == 0, lines
+    lines += process.rest().splitlines(keepends=True)
+    assert process.wait() == 0, lines
     assert any("Stopped by SIGTERM" in line for line in lines) and not any("Traceback" in line for line in lines)
     assert len(list(tmp_path.glob("checkpoint-*.pt"))) == 1
 
@@ -183,8 +173,8 @@ def test_killed_data_worker_is_one_line_that_names_it(corpus, tmp_path):
         for worker in children(process.pid):
             with suppress(ProcessLookupError):
                 os.kill(worker, signal.SIGKILL)
-    lines += process.communicate()[1].splitlines(keepends=True)
-    assert process.returncode == 1 and not any("Traceback" in line for line in lines), lines
+    lines += process.rest().splitlines(keepends=True)
+    assert process.wait() == 1 and not any("Traceback" in line for line in lines), lines
     assert re.search(r"error: .*worker.*pid.*\d.*--num-workers", lines[-1])
 
 
@@ -211,15 +201,13 @@ def test_second_run_in_a_folder_is_refused(corpus, tmp_path, capsys):
 def test_stop_reaches_all_processes(corpus, tmp_path):
     flags = ["--exp-dir", tmp_path, "--num-epochs", "500", "--world-size", "2"]
     process = _start([*corpus, *flags])
-    assert process.stderr is not None
     lines = []
     for line in process.stderr:
         lines.append(line)
         if "batch 1, loss" in line and process.poll() is None:
             process.send_signal(signal.SIGTERM)
             break
-    lines += process.stderr.read().splitlines(keepends=True)
-    process.stderr.close()
+    lines += process.rest().splitlines(keepends=True)
     assert process.wait() == 0, lines
     assert any("Stopped by SIGTERM" in line for line in lines)
     assert len(list(tmp_path.glob("checkpoint-*.pt"))) == 1
