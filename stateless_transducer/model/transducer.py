@@ -91,12 +91,14 @@ class Transducer(nn.Module):
         max_symbols_per_frame: Literal[1] | None = None,
         band: tuple[Tensor, int] | None = None,
         rows: Tensor | None = None,
+        delay_penalty: float = 0.0,
     ) -> Tensor:
         """Compute the nll (N,) from encoder output (N, T, D) and tokens (N, U), with the lengths of both, (N,).
 
         With a band (see `joint_transducer_loss`), only paths within it count. Tokens, lengths and band may be on the
         CPU. ``rows`` is what ``decoder.all_prefixes`` returned for the tokens, if the caller has it. The nll of an
-        utterance without a path is infinite, so that the caller can name the utterance.
+        utterance without a path is infinite, so that the caller can name the utterance. ``delay_penalty`` is that of
+        `joint_transducer_loss`.
         """
         if rows is None:
             rows = self.decoder.all_prefixes(tokens.to(encoder_out.device, non_blocking=True))
@@ -111,6 +113,7 @@ class Transducer(nn.Module):
             blank=self.blank_id,
             max_symbols_per_frame=max_symbols_per_frame,
             band=band,
+            delay_penalty=delay_penalty,
             inf_is="inf",
         )
 

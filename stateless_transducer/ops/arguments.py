@@ -163,6 +163,12 @@ def check_paths(encoder_out_lens: Tensor, token_lens: Tensor, topology: Topology
         )
 
 
+def check_delay_penalty(delay_penalty: float) -> None:
+    """Raise ValueError unless the penalty is a finite number of at least 0."""
+    if not 0 <= delay_penalty < float("inf"):
+        raise ValueError(f"`delay_penalty` must be at least 0 and finite, but is {delay_penalty}.")
+
+
 def finish_nll(nll: Tensor, inf_is: InfIs) -> Tensor:
     """Replace inf by 0 if `inf_is` is "zero"."""
     return torch.where(nll == torch.inf, 0, nll) if inf_is == "zero" else nll

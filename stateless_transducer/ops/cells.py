@@ -52,9 +52,21 @@ class Cells:
     """(M,), int64: n * T + t."""
     u: Tensor
     """(M,), int64: tokens said so far."""
+    delay_penalty: float = 0.0
+    """See `delay_reward`."""
 
     def __len__(self) -> int:
         return len(self.frame)
+
+    def delay_reward(self) -> Tensor:
+        """Return what a symbol arc gains for being early, (M,), float64: ``delay_penalty * ((T-1)/2 - t)``.
+
+        T is the length of the utterance, so that symbols in the middle of it gain nothing (k2's definition, Kang et al.
+        2023, arXiv 2211.00490).
+        """
+        last = (self.encoder_out_lens - 1).double().index_select(0, self.n)
+        t = self.frame - self.n * self.num_frames
+        return self.delay_penalty * (last / 2 - t)
 
 
 def has_path(encoder_out_lens: Tensor, token_lens: Tensor, topology: Topology) -> Tensor:
@@ -71,6 +83,8 @@ def list_cells(
     topology: Topology,
     device: torch.device,
     band: tuple[Tensor, int] | None = None,
+    *,
+    delay_penalty: float = 0.0,
 ) -> Cells:
     """List the cells of a batch that lie on a path.
 
@@ -82,6 +96,7 @@ def list_cells(
         device: device of the list.
         band: starts (N, T) and a width: keep only ``start <= u < start + width``. Cells that the band cuts off
             from all paths stay listed.
+        delay_penalty: see `Cells.delay_reward`.
     """
     # on the host: the number of cells must be known there to allocate them; contiguous, since a kernel reads them
     lens, num_tokens = (tensor.cpu().long().contiguous() for tensor in (encoder_out_lens, token_lens))
@@ -116,4 +131,5 @@ def list_cells(
         n=frame.div(num_frames, rounding_mode="floor"),
         frame=frame,
         u=u,
+        delay_penalty=delay_penalty,
     )

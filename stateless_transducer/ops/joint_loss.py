@@ -16,6 +16,7 @@ from stateless_transducer.ops.arguments import (
     InfIs,
     check_axes,
     check_choice,
+    check_delay_penalty,
     check_floating,
     check_integers,
     check_paths,
@@ -48,6 +49,7 @@ def joint_transducer_loss(
     max_symbols_per_frame: Literal[1] | None = None,
     last_arc_is_blank: bool = True,
     band: tuple[Tensor, int] | None = None,
+    delay_penalty: float = 0.0,
     impl: Implementation = "auto",
     skip_below: float = 1e-6,
     inf_is: InfIs = "raise",
@@ -73,6 +75,8 @@ def joint_transducer_loss(
             frame emits a blank (T-1 >= U); False is k2's, where it may emit the last token (T >= U).
         band: starts (N, T), integer, and a width, as returned by `prune_ranges`: only paths through the cells
             ``start <= u < start + width`` count, and only these cells are computed.
+        delay_penalty: added to the log-probability of each symbol, times ``(length - 1) / 2 - t``: paths with early
+            symbols count for more (k2's delay penalty, arXiv 2211.00490). The result is then no probability.
         impl: ``"reference"`` holds all (N, T, U+1, V) logits. ``"chunked"`` holds some MiB of them at a time, on any
             device. ``"triton"`` uses kernels for a GPU. ``"auto"`` is ``"chunked"`` on a CPU; on a GPU with Triton it
             uses the kernel for the lattice, and in half precision the kernels for the joiner.
@@ -107,6 +111,7 @@ def joint_transducer_loss(
         if width < 1:
             raise ValueError(f"`band[1]`, its width, must be at least 1, but is {width}.")
         band = starts.long(), width
+    check_delay_penalty(delay_penalty)
     if not 0 <= skip_below < 1:
         raise ValueError(f"`skip_below` must be in 0..1, but is {skip_below}.")
 
@@ -116,9 +121,12 @@ def joint_transducer_loss(
         hidden = torch.tanh(encoder_out[:, :, None] + decoder_out[:, None])  # (N, T, U+1, D)
         logits = torch.nn.functional.linear(hidden, weight, bias)
         blank_scores, symbol_scores = _arc_scores(logits, tokens, blank)
-        nll = lattice_nll(blank_scores, symbol_scores, encoder_out_lens, token_lens, topology, band)
+        nll = lattice_nll(
+            blank_scores, symbol_scores, encoder_out_lens, token_lens, topology, band, delay_penalty=delay_penalty
+        )
     else:
-        cells = list_cells(encoder_out_lens, token_lens, encoder_out.shape[1], topology, device, band)
+        T = encoder_out.shape[1]
+        cells = list_cells(encoder_out_lens, token_lens, T, topology, device, band, delay_penalty=delay_penalty)
         leaves = (encoder_out, decoder_out, weight, bias)
         dtype = _matmul_dtype(encoder_out, weight)
         has_lattice_kernel, has_joiner_kernels = _choose_kernels(impl, device, dtype)

@@ -52,6 +52,8 @@ def sum_over_paths(
     """
     # copies, since they are modified in place
     blank, symbol = blank_scores.to(torch.float64, copy=True), symbol_scores.to(torch.float64, copy=True)
+    if cells.delay_penalty:
+        symbol += cells.delay_reward()
     symbol.masked_fill_(cells.u == cells.token_lens.index_select(0, cells.n), -torch.inf)
     is_invalid = _mask_invalid_(cells, blank, symbol)
     walk = _walk
@@ -103,6 +105,8 @@ def lattice_nll(
     token_lens: Tensor,
     topology: Topology = "standard",
     band: tuple[Tensor, int] | None = None,
+    *,
+    delay_penalty: float = 0.0,
 ) -> Tensor:
     """Return the negative log of the summed probability of all paths, of each utterance.
 
@@ -114,12 +118,15 @@ def lattice_nll(
         token_lens: (N,), 0 <= length <= U.
         topology: see `cells.py`.
         band: see `list_cells`.
+        delay_penalty: see `list_cells`.
 
     Returns:
         (N,), float64, differentiable once in both scores; infinite (with gradient zero) where no path exists.
     """
     _, T, num_rows = blank_scores.shape
-    cells = list_cells(encoder_out_lens, token_lens, T, topology, blank_scores.device, band)
+    cells = list_cells(
+        encoder_out_lens, token_lens, T, topology, blank_scores.device, band, delay_penalty=delay_penalty
+    )
     symbol_scores = torch.nn.functional.pad(symbol_scores, (0, 1))
     places = cells.frame * num_rows + cells.u
     return differentiable_sums(cells, blank_scores.flatten()[places], symbol_scores.flatten()[places]).nll

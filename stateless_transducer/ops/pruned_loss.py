@@ -28,6 +28,7 @@ from stateless_transducer.ops.arguments import (
     InfIs,
     check_axes,
     check_choice,
+    check_delay_penalty,
     check_floating,
     check_integers,
     check_paths,
@@ -77,6 +78,7 @@ def simple_transducer_loss(
     last_arc_is_blank: bool = True,
     lm_only_scale: float = 0.0,
     am_only_scale: float = 0.0,
+    delay_penalty: float = 0.0,
     inf_is: InfIs = "raise",
 ) -> SimpleLoss:
     """Transducer loss of the joiner that only adds, ``encoder_logits[t] + decoder_logits[u]``, and its occupations.
@@ -101,6 +103,7 @@ def simple_transducer_loss(
         last_arc_is_blank: see `joint_transducer_loss`.
         lm_only_scale: share of lm_only, 0..1.
         am_only_scale: share of am_only, 0..1; both together at most 1.
+        delay_penalty: see `joint_transducer_loss`.
         inf_is: see `joint_transducer_loss`.
 
     Returns:
@@ -119,8 +122,10 @@ def simple_transducer_loss(
     check_floating({"encoder_logits": encoder_logits, "decoder_logits": decoder_logits})
     check_paths(encoder_out_lens, token_lens, topology, inf_is)
     _check_scales(lm_only_scale, am_only_scale)
+    check_delay_penalty(delay_penalty)
 
-    cells = list_cells(encoder_out_lens, token_lens, T, topology, encoder_logits.device)
+    device = encoder_logits.device
+    cells = list_cells(encoder_out_lens, token_lens, T, topology, device, delay_penalty=delay_penalty)
     scales = lm_only_scale, am_only_scale
     blank_scores, symbol_scores = linear_scores(
         encoder_logits, decoder_logits, next_tokens, blank % V, cells.token_lens, scales
@@ -235,6 +240,7 @@ def pruned_transducer_loss(
     blank: int = 0,
     max_symbols_per_frame: Literal[1] | None = None,
     last_arc_is_blank: bool = True,
+    delay_penalty: float = 0.0,
     inf_is: InfIs = "raise",
 ) -> Tensor:
     """Transducer loss over the paths that stay within a band: ``-log P(tokens, path in the band)``.
@@ -251,6 +257,7 @@ def pruned_transducer_loss(
         blank: id of the blank; negative counts from V.
         max_symbols_per_frame: see `joint_transducer_loss`.
         last_arc_is_blank: see `joint_transducer_loss`.
+        delay_penalty: see `joint_transducer_loss`.
         inf_is: see `joint_transducer_loss`; ``"raise"`` checks the lengths only. A custom band that no path stays
             in has an infinite loss; `prune_ranges` returns no such band.
 
@@ -272,6 +279,7 @@ def pruned_transducer_loss(
     starts = torch.where(used, starts, 0)
     check_integers("starts", starts, 0, U)
     check_paths(encoder_out_lens, token_lens, topology, inf_is)
+    check_delay_penalty(delay_penalty)
 
     starts = starts.to(logits.device).long()
     rows = LogitRows(
@@ -280,7 +288,9 @@ def pruned_transducer_loss(
         blank=blank % V,
         is_normalized=False,
     )
-    cells = list_cells(encoder_out_lens, token_lens, T, topology, logits.device, band=(starts, S))
+    cells = list_cells(
+        encoder_out_lens, token_lens, T, topology, logits.device, (starts, S), delay_penalty=delay_penalty
+    )
     return finish_nll(nll_of_logits(cells, rows, logits.flatten(0, 2)), inf_is)
 
 

@@ -51,6 +51,10 @@ class OptimConfig:
     `--use-averaged-model` of decode and average; 0: no mean."""
     modified_transducer_prob: Share = 0.25
     """Share of batches trained with the modified loss: at most one symbol per frame."""
+    delay_penalty: Annotated[float, Ge(0), ADVANCED] = 0.0
+    """Reward in the loss for a token that is an encoder frame earlier, so that a causal model does not emit late
+    (k2's delay penalty); 0.01 is a start. It begins when the learning rate has peaked: after `--warm-step` batches, or
+    with scaled-adam after `--prune-warm-step`. 0: none."""
     ctc_loss_scale: Annotated[float, Ge(0)] = 0.0
     """Weight of an auxiliary CTC loss on the encoder, with which small runs start faster; 0: no CTC."""
     ctc_epochs: Annotated[int, Ge(0)] = 1
@@ -154,6 +158,12 @@ class TrainConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     prune: PruneConfig = field(default_factory=PruneConfig)
     fine_tune: FineTuneConfig = field(default_factory=FineTuneConfig)
+
+    def delay_penalty_at(self, step: int) -> float:
+        """Return the delay penalty in a batch, counted from 1 over all epochs: none during the warm-up."""
+        optim = self.optim
+        warm_step = self.prune.prune_warm_step if optim.optimizer == "scaled-adam" else optim.warm_step
+        return optim.delay_penalty if step > warm_step else 0.0
 
     def __post_init__(self) -> None:
         check_bounds(self)

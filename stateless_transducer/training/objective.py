@@ -188,13 +188,17 @@ class TransducerObjective(Objective):
 
     def forward(self, batch: Batch, step: int, epoch: int) -> Losses:
         """See `Objective.forward`. The topology is drawn from the seed and the step: the same on all ranks."""
-        optim, draw = self.config.optim, random.Random(f"{self.config.seed} {step}").random()
+        optim, delay_penalty = self.config.optim, self.config.delay_penalty_at(step)
+        draw = random.Random(f"{self.config.seed} {step}").random()
         topology: Topology = 1 if draw < optim.modified_transducer_prob else None
         with_ctc = epoch < optim.ctc_epochs
         if self.masks is not None and with_ctc:
-            losses = self.unweighted_losses(two_copies(batch, self.masks), topology, with_ctc=True).mean_of_copies()
+            copies = two_copies(batch, self.masks)
+            losses = self.unweighted_losses(
+                copies, topology, with_ctc=True, delay_penalty=delay_penalty
+            ).mean_of_copies()
         else:
-            losses = self.unweighted_losses(batch, topology, with_ctc=with_ctc)
+            losses = self.unweighted_losses(batch, topology, with_ctc=with_ctc, delay_penalty=delay_penalty)
         loss, metrics = losses.nll, {}
         if losses.simple_nll is not None:
             pruned_weight, simple_weight = self.config.prune.weights(step)
@@ -227,7 +231,9 @@ class TransducerObjective(Objective):
         is_finite = nll.isfinite()
         return nll[is_finite].double().sum(), lens[is_finite].sum().double()
 
-    def unweighted_losses(self, batch: Batch, topology: Topology, *, with_ctc: bool) -> UtteranceLosses:
+    def unweighted_losses(
+        self, batch: Batch, topology: Topology, *, with_ctc: bool, delay_penalty: float = 0.0
+    ) -> UtteranceLosses:
         """Compute the unweighted losses of each utterance."""
         on_device = batch.to(self.model.device)
         frames, _ = self.model.encode_frames(on_device.features, on_device.feature_lens)
@@ -237,10 +243,17 @@ class TransducerObjective(Objective):
         rows = self.model.decoder.all_prefixes(on_device.tokens)
         if self.simple_joiner is not None:
             simple_nll, band = self.simple_joiner(
-                frames, lens, rows, batch, blank=self.model.blank_id, topology=topology
+                frames, lens, rows, batch, self.model.blank_id, topology, delay_penalty=delay_penalty
             )
         nll = self.model.nll(
-            encoder_out, lens, batch.tokens, batch.token_lens, max_symbols_per_frame=topology, band=band, rows=rows
+            encoder_out,
+            lens,
+            batch.tokens,
+            batch.token_lens,
+            max_symbols_per_frame=topology,
+            band=band,
+            rows=rows,
+            delay_penalty=delay_penalty,
         )
         ctc_nll, divergence = None, None
         if with_ctc and self.ctc_head is not None:
@@ -280,7 +293,15 @@ class SimpleJoiner(nn.Module):
         self._config = config
 
     def forward(
-        self, frames: Tensor, lens: Tensor, decoder_out: Tensor, batch: Batch, *, blank: int, topology: Topology
+        self,
+        frames: Tensor,
+        lens: Tensor,
+        decoder_out: Tensor,
+        batch: Batch,
+        blank: int,
+        topology: Topology,
+        *,
+        delay_penalty: float,
     ) -> tuple[Tensor, PruneRanges]:
         """Map outputs of encoder and decoder, (N, T, E), (N,) and (N, U+1, P), to the simple nll (N,) and the band."""
         simple = simple_transducer_loss(
@@ -293,6 +314,7 @@ class SimpleJoiner(nn.Module):
             max_symbols_per_frame=topology,
             lm_only_scale=self._config.lm_scale,
             am_only_scale=self._config.am_scale,
+            delay_penalty=delay_penalty,
             inf_is="inf",
         )
         band = prune_ranges(

@@ -18,7 +18,7 @@ from stateless_transducer.data.batches import Batch, Update
 from stateless_transducer.features import PADDING_VALUE
 from stateless_transducer.icefall_layouts import conformer_name
 from stateless_transducer.model.transducer import build_model
-from stateless_transducer.training.config import FineTuneConfig, OptimConfig, TrainConfig
+from stateless_transducer.training.config import FineTuneConfig, OptimConfig, PruneConfig, TrainConfig
 from stateless_transducer.training.distributed import Rank
 from stateless_transducer.training.learner import Learner, autocast_dtype
 from stateless_transducer.training.objective import TransducerObjective
@@ -63,6 +63,28 @@ def _weights(learner):
 
 def _learn(learner, *batches, step=1):
     return learner.learn(_update(*batches), step=step, epoch=0, done=0.0)
+
+
+@pytest.mark.parametrize("prune_range", [0, 9], ids=["whole", "pruned"])
+def test_delay_penalty_begins_after_the_warm_up(prune_range, device):
+    optim = replace(ADAMW, delay_penalty=0.1, warm_step=3, modified_transducer_prob=0.0)
+    prune = PruneConfig(prune_range=prune_range, lm_scale=0.0)
+    objective = _learner(device, optim, prune=prune).objective.eval()
+    batch = _batch([90, 70], [6, 4]).to(device)
+    # a band of all rows
+    encoder_out, lens = objective.model.encode(batch.features, batch.feature_lens)
+    nll = {
+        penalty: objective.model.nll(encoder_out, lens, batch.tokens, batch.token_lens, delay_penalty=penalty).sum()
+        for penalty in (0.0, 0.1)
+    }
+    during, after = (objective(batch, step, 0) for step in (3, 4))
+    for losses, penalty in ((during, 0.0), (after, 0.1)):
+        torch.testing.assert_close(losses.utterance_losses.sum(), nll[penalty])
+    assert (nll[0.0] - nll[0.1]).abs() > 1e-3
+    if prune_range:
+        assert during.metrics["simple_loss"] != after.metrics["simple_loss"]
+    # validation compares models trained with any penalty
+    torch.testing.assert_close(objective.evaluate(batch)[0], nll[0.0])
 
 
 def test_trajectory_is_icefalls(golden, device):
