@@ -5,9 +5,13 @@ Letters: N utterances or hypotheses, T_in feature frames, F mel bins, T encoder 
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
 
 from stateless_transducer.decoding.arrays import Array
+from stateless_transducer.features import FbankConfig
 from stateless_transducer.ops.subsampling import Subsampling
 
 
@@ -44,4 +48,49 @@ class TransducerModel(TransducerSteps, Protocol):
 
     def encode(self, features: Array, feature_lens: Array) -> tuple[Array, Array]:
         """Run the encoder: (N, T_in, F) and (N,) to encoder_out (N, T, D) and encoder_out_lens (N,)."""
+        ...
+
+
+class StreamingTransducer(TransducerSteps, Protocol):
+    """A transducer that encodes live sound chunk by chunk. It never changes, so threads and streams may share it."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens, blank included."""
+        ...
+
+    @property
+    def fbank_config(self) -> FbankConfig:
+        """Front end of the encoder."""
+        ...
+
+    @property
+    def subsampling(self) -> Subsampling:
+        """Feature frames of an encoder frame."""
+        ...
+
+    @property
+    def chunk_frames(self) -> int:
+        """Feature frames of a chunk with its look-ahead, T_in."""
+        ...
+
+    @property
+    def chunk_shift(self) -> int:
+        """Feature frames from the beginning of a chunk to that of the next one."""
+        ...
+
+    def initial_state(self) -> Any:
+        """Return the encoder's state of a new stream."""
+        ...
+
+    def encode_chunk(self, features: np.ndarray, states: Sequence[Any]) -> tuple[Array, list[Any]]:
+        """Encode the next chunk of N streams, which may have begun at different times.
+
+        Args:
+            features: (N, T_in, F), float32.
+            states: N states, one per stream; not modified.
+
+        Returns:
+            encoder_out (N, T, D), and the N next states.
+        """
         ...
