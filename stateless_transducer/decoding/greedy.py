@@ -54,26 +54,79 @@ def greedy_search(
     Raises:
         ValueError: a type, a shape, a length or ``max_symbols_per_frame`` is invalid.
     """
+    model, encoder_out, encoder_out_lens = search_inputs(model, encoder_out, encoder_out_lens)
+    xp, device = namespace(encoder_out), device_of(encoder_out)
+    shape = (len(encoder_out), model.context_size)
+    contexts = xp.full(shape, model.blank_id, dtype=xp.int64, device=device)
+    return advance_greedily(
+        model,
+        encoder_out,
+        encoder_out_lens,
+        contexts,
+        xp.asarray(model.predict(contexts), copy=True),
+        max_symbols_per_frame=max_symbols_per_frame,
+        options=options,
+    )
+
+
+def advance_greedily(
+    model: TransducerSteps,
+    encoder_out: Array,
+    encoder_out_lens: Array,
+    contexts: Array,
+    decoder_out: Array,
+    *,
+    max_symbols_per_frame: int,
+    options: LogitOptions,
+    unknown_id: int | None = None,
+) -> list[Hypothesis]:
+    """Return what greedy search adds to the hypotheses of N utterances; see `greedy_search`.
+
+    Args:
+        model: decoder and joiner, see `search_inputs`.
+        encoder_out: (N, T, D).
+        encoder_out_lens: (N,).
+        contexts: (N, C), the last tokens of each hypothesis; become those after the last frame.
+        decoder_out: (N, D), output of the decoder for them; likewise.
+        max_symbols_per_frame: S.
+        options: adjustments of the logits.
+        unknown_id: token that counts as a blank.
+
+    Raises:
+        ValueError: ``max_symbols_per_frame`` is invalid.
+    """
     if max_symbols_per_frame < 1:
         raise ValueError(f"`max_symbols_per_frame` must be at least 1, but is {max_symbols_per_frame}.")
-    model, encoder_out, encoder_out_lens = search_inputs(model, encoder_out, encoder_out_lens)
-    if is_on_host(encoder_out):
-        return _search_ahead(model, encoder_out, encoder_out_lens, max_symbols_per_frame, options)
+    silent = (model.blank_id,) if unknown_id is None else (model.blank_id, unknown_id)
+    search = _search_ahead if is_on_host(encoder_out) else _search_in_step
+    return search(model, encoder_out, encoder_out_lens, contexts, decoder_out, max_symbols_per_frame, options, silent)
+
+
+def _search_in_step(
+    model: TransducerSteps,
+    encoder_out: Array,
+    encoder_out_lens: Array,
+    contexts: Array,
+    decoder_out: Array,
+    S: int,
+    options: LogitOptions,
+    silent: Sequence[int],
+) -> list[Hypothesis]:
+    """Greedy search that waits for no device, frame by frame."""
     xp, device = namespace(encoder_out), device_of(encoder_out)
     schedule = Schedule.of(encoder_out_lens)
-    N, T, blank = len(schedule.lens), len(schedule.running), model.blank_id
-    contexts = xp.full((N, model.context_size), blank, dtype=xp.int64, device=device)
-    decoder_out = xp.asarray(model.predict(contexts), copy=True)
-    symbols = xp.full((T, max_symbols_per_frame, N), blank, dtype=xp.int64, device=device)
-    log_probs = xp.zeros((T, max_symbols_per_frame, N), dtype=xp.float32, device=device)
-    all_rows = xp.arange(N, device=device)
+    N, T, blank, order = len(schedule.lens), len(schedule.running), model.blank_id, schedule.order
+    symbols = xp.full((T, S, N), blank, dtype=xp.int64, device=device)
+    log_probs = xp.zeros((T, S, N), dtype=xp.float32, device=device)
     for t, running in enumerate(schedule.running):
         # whether an utterance may emit another symbol on this frame; None: all may
-        rows, is_active = all_rows[:running], None
-        for s in range(max_symbols_per_frame):
-            logits = options.adjust(model.join(encoder_out[schedule.order[rows], t], decoder_out[rows]), blank)
+        rows, is_active = order[:running], None
+        for s in range(S):
+            logits = options.adjust(model.join(encoder_out[rows, t], decoder_out[rows]), blank)
             best = xp.argmax(logits, axis=-1)
             is_token = best != blank
+            for id_ in silent[1:]:
+                is_token = is_token & (best != id_)
             if is_active is not None:
                 is_token = is_token & is_active
             is_active = is_token
@@ -81,20 +134,25 @@ def greedy_search(
             log_probs[t, s, rows] = xp.max(logits, axis=-1) - log_sum_exp(logits)
             shifted = xp.concat([contexts[rows, 1:], best[:, None]], axis=1)
             contexts[rows] = xp.where(is_token[:, None], shifted, contexts[rows])
-            decoder_out[rows] = model.predict(contexts[rows])
-    return schedule.unsort(_collect(to_numpy(symbols), to_numpy(log_probs), blank))
+            decoder_out[rows] = xp.where(is_token[:, None], model.predict(contexts[rows]), decoder_out[rows])
+    return _collect(to_numpy(symbols), to_numpy(log_probs), blank)
 
 
 def _search_ahead(
-    model: TransducerSteps, encoder_out: np.ndarray, encoder_out_lens: np.ndarray, S: int, options: LogitOptions
+    model: TransducerSteps,
+    encoder_out: np.ndarray,
+    encoder_out_lens: np.ndarray,
+    contexts: np.ndarray,
+    decoder_out: np.ndarray,
+    S: int,
+    options: LogitOptions,
+    silent: Sequence[int],
 ) -> list[Hypothesis]:
     """Greedy search in NumPy arrays, which evaluates several frames of an utterance at once, up to its next token.
 
     Most frames emit no token, and a few more rows hardly slow a matrix product down. Letter: R rows.
     """
     lens, blank = encoder_out_lens.astype(np.int64), model.blank_id
-    contexts = np.full((len(lens), model.context_size), blank, np.int64)
-    decoder_out = model.predict(contexts).copy()
     is_lost = np.zeros(len(lens), bool)
     # next frame of each utterance, and the number of symbols that it has emitted on it
     t, num_emitted = np.zeros_like(lens), np.zeros_like(lens)
@@ -107,7 +165,7 @@ def _search_ahead(
         symbols = logits.argmax(1)
         # the maximum over NaN and numbers is NaN
         is_lost[owners[~np.isfinite(logits[np.arange(len(owners)), symbols])]] = True
-        token_rows = (symbols != blank).nonzero()[0]
+        token_rows = np.logical_and.reduce([symbols != id_ for id_ in silent]).nonzero()[0]
         emitting, first = np.unique(owners[token_rows], return_index=True)
         token_rows = token_rows[first]
         frame, symbol = frames[token_rows], symbols[token_rows]

@@ -6,7 +6,7 @@ W integers of a scorer's state, R utterances still running, B continuations of a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -67,23 +67,148 @@ def modified_beam_search(
     check_beam_size(beam_size)
     model, encoder_out, encoder_out_lens = search_inputs(model, encoder_out, encoder_out_lens)
     schedule = Schedule.of(encoder_out_lens)
-    beam = _Beam.start(model, encoder_out, len(schedule.running), beam_size, 0 if scorer is None else scorer.state_size)
-    if scorer is not None:
-        beam.states[:] = scorer.start(schedule.order)[:, None]
+    xp, device = namespace(encoder_out), device_of(encoder_out)
+    contexts = xp.full((len(encoder_out), model.context_size), model.blank_id, dtype=xp.int64, device=device)
+    beams = Beams.start(contexts, beam_size, None if scorer is None else scorer.start(schedule.order))
+    paths = advance_beams(model, encoder_out, schedule, beams, options=options, scorer=scorer)
+    totals, num_tokens = beams.totals(scorer), to_numpy(beams.num_tokens)
+    order = np.argsort(-rank(totals, num_tokens, model.context_size, length_norm), kind="stable")
+    _, hypotheses = paths.read_back(order, schedule.lens, model.blank_id)
+    num_live = np.isfinite(totals).sum(1).tolist()
+    ranked = np.take_along_axis(totals, order, axis=1).tolist()
+    return schedule.unsort(
+        [
+            [replace(hypothesis, score=score) for hypothesis, score in zip(row[:count], scores, strict=False)] or [LOST]
+            for row, scores, count in zip(hypotheses, ranked, num_live, strict=True)
+        ]
+    )
+
+
+class Beams(NamedTuple):
+    """K hypotheses of each utterance between two frames, as arrays; a dead hypothesis has log-probability -inf."""
+
+    log_probs: Array
+    """(N, K), log-probability of each hypothesis less `offset`, since small numbers lose fewer digits."""
+    offset: Array
+    """(N,), float64."""
+    contexts: Array
+    """(N, K, C), int64."""
+    hashes: Array
+    """(N, K), int64: hash of the whole token sequence, to detect equal ones."""
+    num_tokens: Array
+    """(N, K), int64."""
+    states: Array
+    """(N, K, W), int64: states of the scorer."""
+
+    @classmethod
+    def start(cls, contexts: Array, beam_size: int, states: Array | None = None) -> Beams:
+        """Return beams that hold the empty hypothesis alone.
+
+        Args:
+            contexts: (N, C), int64, tokens before the first frame.
+            beam_size: K.
+            states: (N, W), int64, of the scorer; None without one.
+        """
+        xp, device, (N, _), K = namespace(contexts), device_of(contexts), contexts.shape, beam_size
+        log_probs = xp.full((N, K), -xp.inf, dtype=xp.float32, device=device)
+        log_probs[:, 0] = 0
+        start_states = xp.zeros((N, 0), dtype=xp.int64, device=device) if states is None else states
+        return cls(
+            log_probs=log_probs,
+            offset=xp.zeros(N, dtype=xp.float64, device=device),
+            contexts=xp.repeat(contexts[:, None], K, axis=1),
+            hashes=xp.zeros((N, K), dtype=xp.int64, device=device),
+            num_tokens=xp.zeros((N, K), dtype=xp.int64, device=device),
+            states=xp.repeat(start_states[:, None], K, axis=1),
+        )
+
+    def totals(self, scorer: Scorer | None = None) -> np.ndarray:
+        """Return the score of each hypothesis, (N, K), float64; with a scorer, that of the utterance's end included."""
+        log_probs = self.log_probs
+        if scorer is not None:
+            log_probs = log_probs + scorer.finish(self.states.reshape(-1, scorer.state_size)).reshape(log_probs.shape)
+        return to_numpy(log_probs).astype(np.float64) + to_numpy(self.offset)[:, None]
+
+
+class Paths(NamedTuple):
+    """Continuations of the hypotheses of N utterances on T frames."""
+
+    parents: Array
+    """(T, N, K), int32: place of each hypothesis's parent."""
+    symbols: Array
+    """(T, N, K), int32: symbol that each hypothesis added, blank or token."""
+    log_probs: Array
+    """(T, N, K): log-probability of the symbol in the model alone."""
+
+    def read_back(
+        self, places: np.ndarray, lens: np.ndarray, blank_id: int
+    ) -> tuple[np.ndarray, list[list[Hypothesis]]]:
+        """Read hypotheses back along their parents.
+
+        Args:
+            places: (N, K): places after the last frame, in the order of the result.
+            lens: (N,): number of frames of each utterance, longest first.
+            blank_id: id of the blank.
+
+        Returns:
+            The place before the first frame that each hypothesis comes from, (N, K), and what it added, without scores.
+        """
+        parents, symbols, log_probs = (to_numpy(array) for array in self)
+        # in place: column k of an utterance becomes the symbols of its k-th hypothesis
+        symbols, log_probs = symbols.copy(), log_probs.copy()
+        column, rows = places.copy(), np.arange(len(places))[:, None]
+        for t in range(len(parents) - 1, -1, -1):
+            R = int((lens > t).sum())
+            here = column[:R]
+            symbols[t, :R], log_probs[t, :R] = symbols[t, rows[:R], here], log_probs[t, rows[:R], here]
+            column[:R] = parents[t, rows[:R], here]
+        hypotheses: list[list[Hypothesis]] = []
+        for n, num_frames in enumerate(lens.tolist()):
+            is_token = symbols[:num_frames, n] != blank_id
+            hypotheses.append(
+                [
+                    _hypothesis(is_token[:, k].nonzero()[0], symbols[:, n, k], log_probs[:, n, k])
+                    for k in range(places.shape[1])
+                ]
+            )
+        return column, hypotheses
+
+
+def advance_beams(
+    model: TransducerSteps,
+    encoder_out: Array,
+    schedule: Schedule,
+    beams: Beams,
+    *,
+    options: LogitOptions,
+    scorer: Scorer | None,
+    unknown_id: int | None = None,
+) -> Paths:
+    """Advance beams in place over all frames of their utterances.
+
+    Args:
+        model: decoder and joiner, see `search_inputs`.
+        encoder_out: (N, T, D).
+        schedule: order of the utterances in the beams.
+        beams: of the utterances, in the order of the schedule.
+        options: adjustments of the logits.
+        scorer: hotwords or language models, whose states the beams hold.
+        unknown_id: token that counts as a blank.
+    """
+    search = _Search.of(model, beams, len(schedule.running))
     for t, running in enumerate(schedule.running):
-        rows = beam.distinct_rows(running)
+        rows = search.distinct_rows(running)
         logits = model.join(encoder_out[schedule.order[rows.utterances], t], model.predict(rows.contexts))
         logits = options.adjust(logits, model.blank_id)
         normalizer = log_sum_exp(logits)[:, None]
         # a beam's best continuations are among the best of each of its hypotheses
-        symbols, scores, log_probs = best_symbols(
-            logits, normalizer, min(beam_size, logits.shape[1]), rows.states, scorer
-        )
+        count = min(beams.log_probs.shape[1], logits.shape[1])
+        symbols, scores, log_probs = best_symbols(logits, normalizer, count, rows.states, scorer)
+        if unknown_id is not None:
+            symbols = namespace(symbols).where(symbols == unknown_id, model.blank_id, symbols)
         index = rows.of_hypothesis
-        beam.advance(t, scores[index], symbols[index], log_probs[index], scorer)
-    if scorer is not None:
-        beam.log_probs += scorer.finish(beam.states.reshape(-1, scorer.state_size)).reshape(beam.log_probs.shape)
-    return schedule.unsort(beam.finish(schedule.lens, schedule.running, length_norm))
+        search.advance(t, scores[index], symbols[index], log_probs[index], scorer)
+    return search.paths
 
 
 class _Rows(NamedTuple):
@@ -99,53 +224,28 @@ class _Rows(NamedTuple):
     """(R, K), 0..Q-1."""
 
 
-@dataclass
-class _Beam:
-    """K hypotheses of each utterance as arrays; a dead hypothesis has log-probability -inf."""
+@dataclass(frozen=True)
+class _Search:
+    """Beams on their way through the frames, and what the steps share."""
 
     blank_id: int
-    log_probs: Array
-    """(N, K), log-probability of each hypothesis less `offset`, since small numbers lose fewer digits."""
-    offset: Array
-    """(N,), float64."""
-    contexts: Array
-    """(N, K, C), int64."""
-    hashes: Array
-    """(N, K), int64: hash of the whole token sequence, to detect equal ones."""
-    num_tokens: Array
-    """(N, K), int64."""
-    states: Array
-    """(N, K, W), int64: states of the scorer."""
-    parents: Array
-    """(T, N, K), int32: place of each hypothesis's parent."""
-    symbols: Array
-    """(T, N, K), int32: symbol that each hypothesis added, blank or token."""
-    symbol_log_probs: Array
-    """(T, N, K)."""
+    beams: Beams
+    paths: Paths
     all_rows: Array
     """(N, 1): 0..N-1."""
     all_places: Array
     """(K,): 0..K-1."""
 
     @classmethod
-    def start(cls, model: TransducerSteps, encoder_out: Array, T: int, K: int, W: int) -> _Beam:
-        xp, device, N = namespace(encoder_out), device_of(encoder_out), len(encoder_out)
-        log_probs = xp.full((N, K), -xp.inf, dtype=xp.float32, device=device)
-        log_probs[:, 0] = 0
-        return cls(
-            blank_id=model.blank_id,
-            log_probs=log_probs,
-            offset=xp.zeros(N, dtype=xp.float64, device=device),
-            contexts=xp.full((N, K, model.context_size), model.blank_id, dtype=xp.int64, device=device),
-            hashes=xp.zeros((N, K), dtype=xp.int64, device=device),
-            num_tokens=xp.zeros((N, K), dtype=xp.int64, device=device),
-            states=xp.zeros((N, K, W), dtype=xp.int64, device=device),
+    def of(cls, model: TransducerSteps, beams: Beams, T: int) -> _Search:
+        (N, K), xp, device = beams.log_probs.shape, namespace(beams.log_probs), device_of(beams.log_probs)
+        paths = Paths(
             parents=xp.zeros((T, N, K), dtype=xp.int32, device=device),
             symbols=xp.full((T, N, K), model.blank_id, dtype=xp.int32, device=device),
-            symbol_log_probs=xp.zeros((T, N, K), dtype=xp.float32, device=device),
-            all_rows=xp.arange(N, device=device)[:, None],
-            all_places=xp.arange(K, device=device),
+            log_probs=xp.zeros((T, N, K), dtype=xp.float32, device=device),
         )
+        all_rows, all_places = xp.arange(N, device=device)[:, None], xp.arange(K, device=device)
+        return cls(model.blank_id, beams, paths, all_rows, all_places)
 
     def distinct_rows(self, R: int) -> _Rows:
         """Return the rows to evaluate for the first R utterances.
@@ -153,8 +253,8 @@ class _Beam:
         Hypotheses with equal contexts share a row. On a CPU, where the joiner takes most of the time, each row is
         evaluated once, and dead hypotheses have none. On a GPU, finding equal rows would have to wait for the device.
         """
-        xp, K = namespace(self.contexts), self.all_places.shape[0]
-        contexts, states = self.contexts[:R], self.states[:R]
+        beams, K = self.beams, self.all_places.shape[0]
+        xp, contexts, states = namespace(beams.contexts), beams.contexts[:R], beams.states[:R]
         flat = self.all_rows[:R] * K + self.all_places
         flat_contexts, flat_states = contexts.reshape(R * K, -1), states.reshape(R * K, states.shape[2])
         if not is_on_host(contexts):
@@ -164,7 +264,7 @@ class _Beam:
         if states.shape[2]:
             is_same &= xp.all(states[:, :, None] == states[:, None], axis=-1)
         # a dead hypothesis shares the row of the first of its beam, which is always alive
-        is_alive = self.log_probs[:R] > -xp.inf
+        is_alive = beams.log_probs[:R] > -xp.inf
         shared_row = xp.where(is_alive, _first(is_same & is_alive[:, None], self.all_places), 0) + self.all_rows[:R] * K
         is_evaluated = (shared_row == flat).reshape(-1)
         evaluated = xp.nonzero(is_evaluated)[0]
@@ -181,52 +281,29 @@ class _Beam:
             log_probs: (R, K, B), their log-probabilities in the model alone.
             scorer: advances the states.
         """
-        xp, (R, K, B) = namespace(scores), scores.shape
+        xp, (R, K, B), beams, paths = namespace(scores), scores.shape, self.beams, self.paths
         rows = self.all_rows[:R]
-        best, places = top((self.log_probs[:R, :, None] + scores).reshape(R, K * B), K)
+        best, places = top((beams.log_probs[:R, :, None] + scores).reshape(R, K * B), K)
         parent, symbol = places // B, symbols.reshape(R, K * B)[rows, places]
-        self.parents[t, :R], self.symbols[t, :R] = parent, symbol
-        self.symbol_log_probs[t, :R] = log_probs.reshape(R, K * B)[rows, places]
+        paths.parents[t, :R], paths.symbols[t, :R] = parent, symbol
+        paths.log_probs[t, :R] = log_probs.reshape(R, K * B)[rows, places]
 
         is_token = symbol != self.blank_id
-        hashes, num_tokens = self.hashes[rows, parent], self.num_tokens[rows, parent] + is_token
+        hashes, num_tokens = beams.hashes[rows, parent], beams.num_tokens[rows, parent] + is_token
         hashes = xp.where(is_token, extended_hash(hashes, symbol), hashes)
-        contexts = self.contexts[rows, parent]
+        contexts = beams.contexts[rows, parent]
         shifted = xp.concat([contexts[:, :, 1:], symbol[:, :, None]], axis=2)
-        self.contexts[:R] = xp.where(is_token[:, :, None], shifted, contexts)
+        beams.contexts[:R] = xp.where(is_token[:, :, None], shifted, contexts)
         if scorer is not None:
-            self.states[:R] = _advanced(scorer, self.states[rows, parent], symbol, is_token)
+            beams.states[:R] = _advanced(scorer, beams.states[rows, parent], symbol, is_token)
 
         best = _merge(best, hashes, num_tokens, self.all_places)
         largest = xp.max(best, axis=1, keepdims=True)
-        self.offset[:R] += largest[:, 0]
+        beams.offset[:R] += largest[:, 0]
         # if the model's output is not finite, no hypothesis remains
         with np.errstate(invalid="ignore"):
-            self.log_probs[:R] = best - largest
-        self.hashes[:R], self.num_tokens[:R] = hashes, num_tokens
-
-    def finish(self, lens: np.ndarray, running: list[int], length_norm: float) -> list[list[Hypothesis]]:
-        """Read the hypotheses of each utterance back along the parents, and rank them."""
-        totals = to_numpy(self.log_probs).astype(np.float64) + to_numpy(self.offset)[:, None]
-        num_live = np.isfinite(totals).sum(1)
-        order = np.argsort(-rank(totals, to_numpy(self.num_tokens), self.contexts.shape[2], length_norm), kind="stable")
-        parents, symbols, log_probs = (to_numpy(a) for a in (self.parents, self.symbols, self.symbol_log_probs))
-        # in place: column k of an utterance becomes the symbols of its k-th best hypothesis
-        column, rows = order.copy(), np.arange(len(order))[:, None]
-        for t in range(len(running) - 1, -1, -1):
-            R = running[t]
-            places = column[:R]
-            symbols[t, :R], log_probs[t, :R] = symbols[t, rows[:R], places], log_probs[t, rows[:R], places]
-            column[:R] = parents[t, rows[:R], places]
-        results: list[list[Hypothesis]] = []
-        for n, num_frames in enumerate(lens.tolist()):
-            is_token = symbols[:num_frames, n] != self.blank_id
-            hypotheses = [
-                _hypothesis(is_token[:, k].nonzero()[0], symbols[:, n, k], log_probs[:, n, k], totals[n, order[n, k]])
-                for k in range(num_live[n])
-            ]
-            results.append(hypotheses if hypotheses else [LOST])
-        return results
+            beams.log_probs[:R] = best - largest
+        beams.hashes[:R], beams.num_tokens[:R] = hashes, num_tokens
 
 
 def _first(is_same: Array, all_places: Array) -> Array:
@@ -261,7 +338,5 @@ def _merge(log_probs: Array, hashes: Array, num_tokens: Array, all_places: Array
     return log_sum_exp(xp.where(first[:, None] == all_places[:, None], log_probs[:, None], -xp.inf))
 
 
-def _hypothesis(frames: np.ndarray, symbols: np.ndarray, log_probs: np.ndarray, score: float) -> Hypothesis:
-    return Hypothesis(
-        tuple(symbols[frames].tolist()), tuple(frames.tolist()), tuple(log_probs[frames].tolist()), float(score)
-    )
+def _hypothesis(frames: np.ndarray, symbols: np.ndarray, log_probs: np.ndarray) -> Hypothesis:
+    return Hypothesis(tuple(symbols[frames].tolist()), tuple(frames.tolist()), tuple(log_probs[frames].tolist()))
