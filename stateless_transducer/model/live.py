@@ -29,6 +29,31 @@ class LiveState(NamedTuple):
     row: int
 
 
+def live_encoder(model: Transducer, *, chunk_ms: int, left_ms: int) -> CausalEncoder:
+    """Return the encoder of a model, with the chunks of live sound.
+
+    Args:
+        model: transducer whose encoder is set to the chunks.
+        chunk_ms: milliseconds of a chunk.
+        left_ms: milliseconds before a chunk that it sees.
+
+    Raises:
+        ValueError: the model needs whole utterances, or its frame rates do not divide a duration.
+    """
+    encoder = model.encoder
+    if not isinstance(encoder, CausalEncoder) or not encoder.is_causal:
+        raise ValueError(
+            "The model needs whole utterances. Train one for live sound with `transducer train --causal true`."
+        )
+    if model.feature_norm != "none":
+        raise ValueError(
+            f"`feature_norm` of the model is {model.feature_norm}, which needs whole utterances. Train a model for "
+            "live sound with `--feature-norm none`."
+        )
+    encoder.use_chunks(*chunks_of_ms(chunk_ms, left_ms, factor=encoder.chunk_factor))
+    return encoder
+
+
 class LiveTransducer:
     """Transducer for streams, with the outputs of the causal `Transducer` that it is made from.
 
@@ -54,19 +79,9 @@ class LiveTransducer:
             dtype: dtype of matrix products, float32 or bfloat16.
 
         Raises:
-            ValueError: the model needs whole utterances, or its frame rates do not divide a duration.
+            ValueError: see `live_encoder`.
         """
-        encoder = model.encoder
-        if not isinstance(encoder, CausalEncoder) or not encoder.is_causal:
-            raise ValueError(
-                "The model needs whole utterances. Train one for live sound with `transducer train --causal true`."
-            )
-        if model.feature_norm != "none":
-            raise ValueError(
-                f"`feature_norm` of the model is {model.feature_norm}, which needs whole utterances. Train a model for "
-                "live sound with `--feature-norm none`."
-            )
-        encoder.use_chunks(*chunks_of_ms(chunk_ms, left_ms, factor=encoder.chunk_factor))
+        encoder = live_encoder(model, chunk_ms=chunk_ms, left_ms=left_ms)
         self._encoder, self._project, self._dtype = encoder, model.joiner.encoder_proj, dtype
         self._steps, self._device = FrozenTransducer(model, dtype=dtype), model.device
         self.blank_id: int = model.blank_id
