@@ -243,7 +243,7 @@ def test_epoch_file_of_a_zipformer_is_read(tmp_path):
         ({"num_heads": "2,x"}, "states a list that holds no numbers"),
         ({"num_heads": "2,4,3"}, "`num_heads` is 2,4,3, but 3 heads cannot share"),
         ({"context_size": 1}, "`context_size` is 1, but the weights have 2"),
-        ({"chunk_size": "6"}, "`chunk_size` must be a multiple of 4, .*, but is 6"),
+        ({"chunk_size": "6"}, "`chunk_size` must be a multiple of 4, but is 6"),
     ):
         torch.save(content | changes, tmp_path / "epoch-1.pt")
         with pytest.raises(ValueError, match=f"epoch-1.pt is not a checkpoint of icefall's zipformer: .*{fault}"):

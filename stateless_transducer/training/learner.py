@@ -59,7 +59,7 @@ class UpdateResult:
 
 
 _BATCHES_OF_TRAINED_MODEL = 100_000.0
-"""Batches that a model of ``init_from`` has behind it, as in icefall: all schedules are at their ends."""
+"""Batches that count as done for a model of ``init_from``, as in icefall: all schedules are at their ends."""
 
 
 class Learner:
