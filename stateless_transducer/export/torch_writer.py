@@ -29,7 +29,13 @@ def write_program(path: Path, checkpoint: Checkpoint) -> None:
     """Write the encoder by ``torch.export``: x (N, T_in, F) and x_lens (N,) -> encoder_out and encoder_out_lens.
 
     N and T_in are arbitrary; encoder_out has a few frames after the end of the longest utterance.
+
+    Raises:
+        ValueError: torch.export cannot write this kind of encoder.
     """
+    encoder = checkpoint.model_config.encoder
+    if not encoder.can_export_program:
+        raise ValueError(f"{path}: torch.export cannot write a {encoder.kind}. Write ONNX, or TorchScript (.jit.pt).")
     N = torch.export.Dim("N", min=1, max=_MOST_UTTERANCES)
     T_in = torch.export.Dim("T_in", min=0, max=_MOST_FRAMES)
     program = torch.export.export(

@@ -64,6 +64,8 @@ class EncoderConfig(ABC):
     """Joiner that this encoder is usually trained with."""
     can_compile: ClassVar[bool] = True
     """Whether torch.compile can compile the training of this encoder."""
+    can_export_program: ClassVar[bool] = True
+    """Whether torch.export can prove this encoder's shapes for utterances of any length."""
     needs_joiner_proj: ClassVar[bool] = False
     """Whether the width of the encoder's output is its own, so that the joiner must project it."""
 
@@ -178,6 +180,8 @@ class ZipformerConfig(CausalEncoderConfig):
     usual_joiner: ClassVar[JoinerConfig] = JoinerConfig(joiner_proj=True)
     # the corrections of gradients, which act by chance, cut each layer into dozens of graphs
     can_compile: ClassVar[bool] = False
+    # at several frame rates, quotients of quotients of the length have to divide one another
+    can_export_program: ClassVar[bool] = False
     needs_joiner_proj: ClassVar[bool] = True
 
     dropout: Annotated[float, Interval(ge=0, lt=1 / 3)] = 0.1

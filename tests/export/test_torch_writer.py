@@ -5,7 +5,7 @@ import warnings
 
 import pytest
 import torch
-from model_sizes import resized
+from model_sizes import SMALL_ZIPFORMER, resized, zipformer_model
 from tiny_talker import SIZES, TOKENS
 
 from stateless_transducer.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -30,7 +30,7 @@ def _export(talker, path):
 def _check(encode, model, N, T):
     x, x_lens = torch.randn(N, T, 80), torch.linspace(T, T // 2, N).long()
     found, lens = encode(x, x_lens)
-    assert lens.tolist() == SIZES.encoder.subsampling.lens(x_lens).tolist()
+    assert lens.tolist() == model.subsampling.lens(x_lens).tolist()
     if lens.max():
         wanted, _ = model.encode(x, x_lens)
         for i, count in enumerate(lens.tolist()):
@@ -84,6 +84,20 @@ def test_mean_or_level_of_the_utterance_is_taken_in_program_and_script(tmp_path,
     for shape in SHAPES:
         _check(program, network, *shape)
         _check(script.encode, network, *shape)
+
+
+@pytest.mark.filterwarnings("ignore:.*TorchScript.*")
+@torch.inference_mode()
+def test_zipformer_is_written_as_script_alone(tmp_path, capsys):
+    sizes = zipformer_model(len(TOKENS), SMALL_ZIPFORMER, decoder_dim=12, joiner_dim=20)
+    network = build_model(sizes).eval()
+    save_checkpoint(tmp_path / "model.pt", Checkpoint(network.state_dict(), sizes, FbankConfig(), TOKENS))
+    script = torch.jit.load(_export(tmp_path, tmp_path / "model.jit.pt"))
+    for shape in SHAPES:
+        _check(script.encode, network, *shape)
+    flags = ["--checkpoint", str(tmp_path / "model.pt"), "--output", str(tmp_path / "encoder.pt2")]
+    assert main(["export", "torch", *flags]) == 1
+    assert "torch.export cannot write a zipformer" in capsys.readouterr().err
 
 
 def test_safetensors_are_read_as_any_checkpoint(talker, tmp_path):
