@@ -5,13 +5,13 @@ Letters: S samples, T_in feature frames, F mel bins. NumPy only, so that serving
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Annotated
 
 import kaldi_native_fbank as knf
 import numpy as np
 import soxr  # pyright: ignore[reportMissingTypeStubs]
-from annotated_types import Ge, Interval, Unit
+from annotated_types import Interval, Unit
 
 from stateless_transducer.options import check_bounds
 
@@ -26,9 +26,9 @@ PADDING_VALUE = -23.025850929940457
 class FbankConfig:
     """Kaldi's log mel filter bank, as in lhotse and kaldifeat, on samples in [-1, 1], without dither."""
 
-    sample_rate: Annotated[int, Ge(1000), Unit("Hz")] = 16000
+    sample_rate: Annotated[int, Interval(ge=1000, le=192_000), Unit("Hz")] = 16000
     """Samples per second; other rates are resampled."""
-    num_mel_bins: Annotated[int, Ge(7)] = 80
+    num_mel_bins: Annotated[int, Interval(ge=7, le=1000)] = 80
     """Mel bins per frame."""
     frame_length_ms: Annotated[float, Interval(ge=1, le=1000), Unit("ms")] = 25.0
     """Length of the window, in milliseconds."""
@@ -41,6 +41,10 @@ class FbankConfig:
 
     def __post_init__(self) -> None:
         check_bounds(self)
+        try:
+            knf.OnlineFbank(_options(self))
+        except (ValueError, RuntimeError) as err:
+            raise ValueError(f"No filter bank of {_spell(self)} can exist ({err}).") from err
 
     @property
     def frame_shift_s(self) -> float:
@@ -123,6 +127,10 @@ def samples_until(num_frames: int, config: FbankConfig) -> int:
     """Return the number of samples that give ``num_frames`` frames: up to the end of the last window."""
     shift, window = (int(config.sample_rate * ms / 1000) for ms in (config.frame_shift_ms, config.frame_length_ms))
     return (num_frames - 1) * shift + shift // 2 - window // 2 + window if num_frames else 0
+
+
+def _spell(config: FbankConfig) -> str:
+    return ", ".join(f"`{name}` {value:g}" for name, value in asdict(config).items())
 
 
 def _options(config: FbankConfig) -> knf.FbankOptions:

@@ -24,6 +24,8 @@ Precision = Literal["fp32", "bf16", "int8"]
 ROLES = ("encoder", "decoder", "joiner")
 TOKENS = "tokens.txt"
 
+_MOST_LISTED = 5
+"""Files that a message lists."""
 _MOST_FOLDERS = 2
 """Folders between a model and its files: ``data/lang_char/tokens.txt`` has two."""
 _CHECKPOINTS = ("model.safetensors", "model.pt", "pretrained.pt", "pretrained*.pt", "epoch-*.pt")
@@ -81,7 +83,8 @@ class Listing:
             ValueError: There is no such folder.
         """
         if not folder.is_dir():
-            raise ValueError(f"{folder}: no such folder; a model's folder holds three ONNX graphs, or a checkpoint.")
+            fault = "is a file, not a folder" if folder.exists() else "no such folder"
+            raise ValueError(f"{folder}: {fault}; a model's folder holds three ONNX graphs, or a checkpoint.")
         patterns = ["/".join("*" * depth) for depth in range(1, _MOST_FOLDERS + 2)]
         paths = (path.relative_to(folder) for pattern in patterns for path in folder.glob(pattern) if path.is_file())
         names = (path.as_posix() for path in paths if not any(part.startswith(".") for part in path.parts))
@@ -115,7 +118,7 @@ class Listing:
         candidates = next(
             twins for ending in _TWINS[precision] if (twins := [graph for graph in graphs if _ending(graph) == ending])
         )
-        return self._only(candidates, f"graphs of the {role}")
+        return self._only(candidates, f"graphs of the {role}", "Pass a folder with the files of one model.")
 
     def tokens(self, model: str) -> str | None:
         """Return the tokens.txt of a model: beside it, or the nearest one.
@@ -128,7 +131,8 @@ class Listing:
             return beside
         # phones are the units of icefall's CTC models and of its lexicons
         tables = [name for name in self.nearest(TOKENS) if "phone" not in name]
-        return self._only(tables, "token tables") if tables else None
+        way_out = f"Copy that of the model beside {model}."
+        return self._only(tables, "token tables", way_out) if tables else None
 
     def nearest(self, pattern: str) -> list[str]:
         """Return the files whose last part matches, those in the fewest folders alone."""
@@ -157,7 +161,8 @@ class Listing:
             # a folder of training checkpoints holds no tokens
             tokens = self.tokens(matches[0]) if matches else None
             if tokens is not None:
-                checkpoint = self._only(matches, "checkpoints")
+                example = f", such as {self.place}/{matches[-1]}" if Path(self.place).is_dir() else " after a download"
+                checkpoint = self._only(matches, "checkpoints", f"Pass the path of one{example}.")
                 return ModelFiles("checkpoint", (checkpoint,), tokens, self._extras(checkpoint, tokens))
         return None
 
@@ -166,9 +171,10 @@ class Listing:
         paths = dict.fromkeys(str(PurePosixPath(file).with_name(name)) for file, name in beside)
         return tuple(path for path in paths if path in self.names)
 
-    def _only(self, names: Sequence[str], kind: str) -> str:
+    def _only(self, names: Sequence[str], kind: str, way_out: str) -> str:
         if len(names) > 1:
-            raise ValueError(f"{self.place}: found several {kind}: {', '.join(names)}. Keep one.")
+            listed = ", ".join([*names[:_MOST_LISTED], *(["..."] if len(names) > _MOST_LISTED else [])])
+            raise ValueError(f"{self.place}: found several {kind}: {listed}. {way_out}")
         return names[0]
 
     def _content(self, forms: Sequence[Form]) -> str:

@@ -127,6 +127,9 @@ INVALID = {
     "list-as-kind": ({"model_config": {"encoder": []}}, "its sizes are invalid"),
     "frame-shift": ({"fbank_config": {"frame_shift_ms": 1e-6}}, "`frame_shift_ms` must be in 1..1000 ms"),
     "front-end-string": ({"fbank_config": {"low_freq": "20"}}, "`low_freq` must be a number, but is '20'"),
+    "sample-rate": ({"fbank_config": {"sample_rate": 10**9}}, "`sample_rate` must be in 1000..192000 Hz"),
+    "mel-bins": ({"fbank_config": {"num_mel_bins": 10**9}}, "`num_mel_bins` must be in 7..1000"),
+    "impossible-front-end": ({"fbank_config": {"low_freq": 9000.0}}, "`low_freq` 9000, .* can exist"),
     "front-end-of-another": ({"fbank_config": {"num_mel_bins": 40}}, "`feature_dim` is 80, .* has 40 mel bins"),
     "few-tokens": ({"tokens": {"symbols": list(TOKENS.symbols[:-1])}}, "has 6 tokens, but its token table 5"),
     "no-symbols": ({"tokens": {"symbols": [*range(6)]}}, "`symbols` must be a list of strings"),
@@ -265,6 +268,8 @@ def test_sizes_per_stack_load_and_have_bounds(tmp_path, name):
     for change, message in (
         ({"num_encoder_layers": [10**9, 1]}, "`num_encoder_layers` must be in 1..256, but is 1000000000"),
         ({"downsampling_factor": [1] * 100_000}, "`downsampling_factor` must have 1 to 32 numbers, but has 100000"),
+        ({"downsampling_factor": [1, 10**6]}, "`downsampling_factor` must be in 1..64, but is 1000000"),
+        ({"chunk_size": [10**9]}, "`chunk_size` must be numbers in 1..10000, or -1, but is 1000000000"),
         ({"downsampling_factor": []}, "`downsampling_factor` must have 1 to 32 numbers, but has 0"),
     ):
         with pytest.raises(ValueError, match=message):

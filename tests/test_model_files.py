@@ -44,8 +44,9 @@ REFUSED = {
     "no tokens": (GRAPHS, "but no tokens.txt"),
     "two models": ((*GRAPHS, "encoder.onnx", "tokens.txt"), "several graphs of the encoder: encoder-.*, encoder.onnx"),
     "two tables": ((*GRAPHS, "a/tokens.txt", "b/tokens.txt"), "several token tables: a/tokens.txt, b/tokens.txt"),
-    "two checkpoints": (
-        ("exp/epoch-1.pt", "exp/epoch-2.pt", "tokens.txt"), "several checkpoints: exp/epoch-1.pt, exp/epoch-2.pt"
+    "checkpoints": (
+        (*(f"exp/epoch-{n}.pt" for n in range(1, 8)), "tokens.txt"),
+        r"several checkpoints: exp/epoch-1.pt, .*exp/epoch-5.pt, \.\.\.\. Pass the path of one",
     ),
 }  # fmt: skip
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from stateless_transducer.features import FbankConfig
 from stateless_transducer.files import check_file, refuse_pointer
 from stateless_transducer.model_files import TOKENS, Listing
 from stateless_transducer.threads import may_spin
@@ -18,6 +20,9 @@ DTYPES: dict[str, type[np.generic]] = {
     "tensor(int32)": np.int32,
 }
 """Supported types of inputs, by onnxruntime's names."""
+
+_MOST_SIZE = 1_000_000
+"""Largest number in the metadata: arrays of that size are made before a graph can refuse them."""
 
 RUNS_QUANTIZED = ("onnx.infer", "onnxruntime.quant")
 """Metadata entry of graphs that quantize activations dynamically."""
@@ -62,12 +67,16 @@ class Graph:
         self.is_single: bool = self.inputs[0].shape[0] == 1 or RUNS_QUANTIZED in self.metadata.items()
 
     def number(self, key: str) -> int:
-        """Return a positive number of the metadata."""
+        """Return a number of the metadata, a size of arrays.
+
+        Raises:
+            ValueError: It is missing, or not in 1..`_MOST_SIZE`.
+        """
         value = self.metadata.get(key)
         if value is None:
             raise ValueError(f"{self.path}: the metadata lack `{key}`. Is it a transducer?")
-        if not value.isdecimal() or int(value) == 0:
-            raise ValueError(f"{self.path}: `{key}` in the metadata is {value!r}, not a positive number.")
+        if not re.fullmatch("[0-9]{1,9}", value) or not 1 <= int(value) <= _MOST_SIZE:
+            raise ValueError(f"{self.path}: `{key}` in the metadata is {value[:80]!r}, not in 1..{_MOST_SIZE}.")
         return int(value)
 
     def run(self, *arrays: np.ndarray) -> list[Any]:
@@ -91,12 +100,19 @@ def is_streaming(encoder: Graph) -> bool:
     return len(encoder.inputs) > 2 and "decode_chunk_len" in encoder.metadata
 
 
-def feature_dim(encoder: Graph) -> int:
-    """Return the number of mel bins of an encoder's input."""
+def usual_front_end(encoder: Graph) -> FbankConfig:
+    """Return icefall's front end, with the number of mel bins of an encoder's input.
+
+    Raises:
+        ValueError: The number is unknown or impossible.
+    """
     x = encoder.inputs[0]
     if len(x.shape) != 3 or not isinstance(x.shape[2], int):
         raise ValueError(f"{encoder.path}: {x.name} {x.shape} must be (N, T, F) with a known number F of mel bins.")
-    return x.shape[2]
+    try:
+        return FbankConfig(num_mel_bins=x.shape[2])
+    except ValueError as err:
+        raise ValueError(f"{encoder.path}: {x.name} {x.shape}: {err}") from err
 
 
 def find_graph(folder: Path, role: str, prefer_int8: bool) -> Path:

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from stateless_transducer.export.card import check_files
-from stateless_transducer.export.onnx_graph import Graph, feature_dim, find_graph, is_int8, is_streaming
+from stateless_transducer.export.onnx_graph import Graph, find_graph, is_int8, is_streaming, usual_front_end
 from stateless_transducer.features import PADDING_VALUE, SILENCE_VALUE, FbankConfig
 from stateless_transducer.files import parse_json
 from stateless_transducer.model.config import ConformerConfig
@@ -75,8 +75,6 @@ class OnnxTransducer:
         Raises:
             ValueError: A file is missing, ambiguous, invalid or damaged.
         """
-        if not folder.is_dir():
-            raise ValueError(f"{folder}: no such folder; an ONNX model is a folder with three graphs and tokens.txt.")
         prefers_int8 = precision == "int8"
         paths = {role: find_graph(folder, role, prefers_int8) for role in GRAPHS}
         check_files(paths.values())
@@ -174,15 +172,17 @@ def _refuse_streaming(encoder: Graph) -> None:
 
 def _front_end(encoder: Graph) -> FbankConfig:
     """Return the front end in the metadata, or icefall's if there is none."""
-    num_mel_bins = feature_dim(encoder)
+    usual = usual_front_end(encoder)
     if FRONT_END not in encoder.metadata:
-        return FbankConfig(num_mel_bins=num_mel_bins)
+        return usual
     try:
         config = FbankConfig(**parse_json(encoder.metadata[FRONT_END]))
     except (ValueError, TypeError) as err:
         raise ValueError(f"{encoder.path}: `{FRONT_END}` in the metadata is no front end: {err}") from err
-    if config.num_mel_bins != num_mel_bins:
-        raise ValueError(f"{encoder.path}: takes {num_mel_bins} mel bins, but its front end has {config.num_mel_bins}.")
+    if config.num_mel_bins != usual.num_mel_bins:
+        raise ValueError(
+            f"{encoder.path}: takes {usual.num_mel_bins} mel bins, but its front end has {config.num_mel_bins}."
+        )
     return config
 
 

@@ -8,13 +8,17 @@ V vocabulary. NumPy and onnxruntime only.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from stateless_transducer.export.onnx_graph import DTYPES, Graph, feature_dim, find_graph, is_streaming
+from stateless_transducer.export.onnx_graph import DTYPES, Graph, find_graph, is_streaming, usual_front_end
 from stateless_transducer.features import FbankConfig
+
+_MOST_STATE = 2**24
+"""Largest number of elements in an array of a state: 64 MiB."""
 
 State = list[np.ndarray]
 """State of an encoder for one stream; each array has a batch axis of 1."""
@@ -40,7 +44,8 @@ class StreamingModel:
         """T, feature frames per chunk."""
         self.chunk_shift: int = self._encoder.number("decode_chunk_len")
         """Feature frames from the beginning of a chunk to that of the next one."""
-        self.feature_dim: int = feature_dim(self._encoder)
+        self.fbank_config: FbankConfig = usual_front_end(self._encoder)
+        """Front end of the encoder."""
         self.context_size: int = self._decoder.number("context_size")
         self.vocab_size: int = self._decoder.number("vocab_size")
         self._try()
@@ -57,9 +62,10 @@ class StreamingModel:
         Raises:
             ValueError: A file is missing, ambiguous or invalid.
         """
-        if not folder.is_dir():
+        if folder.is_file():
             raise ValueError(
-                f"{folder}: no such folder; a streaming model is a folder with three graphs and tokens.txt."
+                f"{folder} is a file, but a streaming model is a folder with three ONNX graphs and tokens.txt. "
+                "`transducer transcribe` takes checkpoints."
             )
         encoder, decoder, joiner = (find_graph(folder, role, prefer_int8) for role in ("encoder", "decoder", "joiner"))
         return cls(encoder, decoder, joiner, num_threads=num_threads)
@@ -69,11 +75,6 @@ class StreamingModel:
         """Metadata of the three graphs."""
         graphs = (self._encoder, self._decoder, self._joiner)
         return {key: value for graph in graphs for key, value in sorted(graph.metadata.items())}
-
-    @property
-    def fbank_config(self) -> FbankConfig:
-        """Front end of the encoder."""
-        return FbankConfig(num_mel_bins=self.feature_dim)
 
     def initial_state(self) -> State:
         """Return the state of a new stream: zeros."""
@@ -116,7 +117,7 @@ class StreamingModel:
 
     def _try(self) -> None:
         """Run a chunk, so that graphs that do not match are refused at once."""
-        silence = np.full((1, self.chunk_frames, self.feature_dim), -15.9, np.float32)
+        silence = np.full((1, self.chunk_frames, self.fbank_config.num_mel_bins), -15.9, np.float32)
         state = self.initial_state()
         encoder_out, (new,) = self.encode_chunk(silence, [state])
         self.encoder_frames: int = encoder_out.shape[1]
@@ -162,6 +163,10 @@ def _state_axes(encoder: Graph, kind: str) -> list[int]:
         if not all(isinstance(size, int) for size in sizes):
             raise ValueError(
                 f"{encoder.path}: {declared.name} {declared.shape} needs known sizes, except for the batch."
+            )
+        if math.prod(sizes) > _MOST_STATE:
+            raise ValueError(
+                f"{encoder.path}: {declared.name} {declared.shape} must have at most {_MOST_STATE} elements per stream."
             )
     return axes
 

@@ -103,10 +103,10 @@ class CausalEncoderConfig(EncoderConfig):
             value = getattr(self, name)
             # JSON has no tuples; a frozen dataclass has no other way to normalize a field
             object.__setattr__(self, name, tuple(value))
-            wrong = next((number for number in value if number < 1 and number != -1), None)
+            wrong = next((number for number in value if not 1 <= number <= _MOST_CHUNK_FRAMES and number != -1), None)
             if not value or wrong is not None:
                 fault = "empty" if wrong is None else wrong
-                raise ValueError(f"`{name}` must be numbers above 0, or -1, but is {fault}.")
+                raise ValueError(f"`{name}` must be numbers in 1..{_MOST_CHUNK_FRAMES}, or -1, but is {fault}.")
         broken = next((size for size in self.chunk_size if size > 0 and size % self.chunk_factor), None)
         if self.causal and broken is not None:
             raise ValueError(f"`chunk_size` must be a multiple of {self.chunk_factor}, but is {broken}.")
@@ -188,7 +188,7 @@ class ZipformerConfig(CausalEncoderConfig):
     """Share of activations dropped in training, after 20000 batches; three times as much at the beginning."""
     num_encoder_layers: tuple[Annotated[int, Interval(ge=1, le=256)], ...] = (2, 2, 3, 4, 3, 2)
     """Layers."""
-    downsampling_factor: Annotated[tuple[Annotated[int, Ge(1)], ...], ADVANCED] = (1, 2, 4, 8, 4, 2)
+    downsampling_factor: Annotated[tuple[Annotated[int, Interval(ge=1, le=64)], ...], ADVANCED] = (1, 2, 4, 8, 4, 2)
     """Frames at 50 per second for each frame of the stack."""
     encoder_dim: tuple[Annotated[int, Ge(1)], ...] = (192, 256, 384, 512, 384, 256)
     """Width; the largest one is that of the encoder."""
@@ -262,6 +262,8 @@ class ZipformerConfig(CausalEncoderConfig):
 
 
 _MOST_STACKS = 32
+_MOST_CHUNK_FRAMES = 10_000
+"""Frames of 20 ms; an utterance is padded to whole chunks."""
 _PER_STACK = (
     "num_encoder_layers",
     "downsampling_factor",

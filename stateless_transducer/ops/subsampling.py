@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import numpy as np
-from annotated_types import Ge
+from annotated_types import Interval
 
 from stateless_transducer.options import check_bounds
 
@@ -20,9 +20,9 @@ Lens = TypeVar("Lens", "Tensor", np.ndarray)
 class Subsampling:
     """Encoder frame t begins with feature frame ``factor * t`` and needs ``min_frames`` of them."""
 
-    factor: Annotated[int, Ge(1)]
+    factor: Annotated[int, Interval(ge=1, le=1000)]
     """Feature frames from one encoder frame to the next."""
-    min_frames: Annotated[int, Ge(1)]
+    min_frames: Annotated[int, Interval(ge=1, le=1000)]
     """Fewest feature frames that give an encoder frame."""
 
     def __post_init__(self) -> None:

@@ -111,7 +111,7 @@ def test_graphs_of_two_precisions_are_told_apart(folder):
 def test_sizes_are_read(tiny_model):
     model = StreamingModel.open(tiny_model().folder)
     assert (model.kind, model.chunk_frames, model.chunk_shift, model.encoder_frames) == ("zipformer2", T, CHUNK_LEN, 2)
-    assert (model.feature_dim, model.context_size, model.vocab_size) == (80, 2, VOCAB_SIZE)
+    assert (model.fbank_config.num_mel_bins, model.context_size, model.vocab_size) == (80, 2, VOCAB_SIZE)
 
 
 def _with_metadata(path, **changes):
@@ -129,7 +129,7 @@ def _with_metadata(path, **changes):
         ("encoder", {"model_type": "conformer"}, r"`model_type` 'conformer' with 20 states is unknown"),
         ("encoder", {"decode_chunk_len": None}, r"is not a streaming encoder: it takes x, .* lacks `decode_chunk_len`"),
         ("encoder", {"T": None}, r"encoder.onnx: the metadata lack `T`"),
-        ("encoder", {"T": "many"}, r"encoder.onnx: `T` in the metadata is 'many', not a positive number"),
+        ("encoder", {"T": "many"}, r"encoder.onnx: `T` in the metadata is 'many', not in 1..1000000"),
         ("encoder", {"T": "21"}, r"encoder.onnx: onnxruntime cannot run the graph: .*x"),
         ("encoder", {"feature": "whisper"}, r"encoder.onnx: expects 'whisper' features, not Kaldi's fbank"),
         ("decoder", {"context_size": None}, r"decoder.onnx: the metadata lack `context_size`"),
@@ -145,8 +145,10 @@ def test_metadata_that_do_not_fit_are_named(folder, role, changes, message):
 
 
 def test_folder_that_is_none_or_lacks_a_graph_is_named(folder):
-    with pytest.raises(ValueError, match="no: no such folder; a streaming model is a folder with three graphs"):
+    with pytest.raises(ValueError, match="no: no such folder; a model's folder holds three ONNX graphs"):
         StreamingModel.open(folder / "no")
+    with pytest.raises(ValueError, match="joiner.onnx is a file, but a streaming model is a folder"):
+        StreamingModel.open(folder / "joiner.onnx")
     (folder / "joiner.onnx").unlink()
     with pytest.raises(ValueError, match=r"model: holds no joiner\*.onnx"):
         StreamingModel.open(folder)

@@ -157,8 +157,8 @@ def test_gradient_reaches_every_parameter(device):
         ({"encoder_unmasked_dim": (20,)}, "`encoder_unmasked_dim` must be at most `encoder_dim` 16, but is 20"),
         ({"causal": True, "chunk_size": (8, 6)}, "`chunk_size` must be a multiple of 4, but is 6"),
         ({"num_heads": 4}, "`num_heads` must be a tuple, but is 4"),
-        ({"chunk_size": (0,)}, "`chunk_size` must be numbers above 0, or -1, but is 0"),
-        ({"left_context_frames": ()}, "`left_context_frames` must be numbers above 0, or -1, but is empty"),
+        ({"chunk_size": (0,)}, "`chunk_size` must be numbers in 1..10000, or -1, but is 0"),
+        ({"left_context_frames": ()}, "`left_context_frames` must be numbers in 1..10000, or -1, but is empty"),
         ({"dropout": 0.5}, "`dropout` must be at least 0 and below 0.333"),
     ],
 )
