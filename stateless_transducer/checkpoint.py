@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
 import torch
 from torch import Tensor
@@ -413,7 +413,7 @@ def _mean_since_start(path: Path) -> tuple[Checkpoint, Mapping[str, Tensor], int
     checkpoint = load_checkpoint(path)
     mean = (checkpoint.training_state or {}).get("average")
     # before the first addition, the mean is that of the initial weights
-    step = checkpoint.provenance["step"] // mean["period"] * mean["period"] if mean else 0
+    step = _steps_in_mean(path, checkpoint, mean) if mean else 0
     if mean is None or not step:
         since = "" if mean is None else f" before batch {mean['period']}, its first one"
         raise ValueError(
@@ -421,6 +421,16 @@ def _mean_since_start(path: Path) -> tuple[Checkpoint, Mapping[str, Tensor], int
             "`average_period`."
         )
     return replace(checkpoint, training_state=None), mean["weights"], step
+
+
+def _steps_in_mean(path: Path, checkpoint: Checkpoint, mean: Mapping[str, Any]) -> int:
+    """Return the last step whose weights the mean has, 0 if there is none."""
+    try:
+        step, period = int(checkpoint.provenance["step"]), int(mean["period"])
+        _check_weights(mean["weights"], checkpoint.weights)
+        return step // period * period
+    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as err:
+        raise ValueError(f"{path}: the mean of its weights is invalid ({err}).") from err
 
 
 def _without_training_state(path: Path, use_ema: bool) -> Checkpoint:
@@ -431,6 +441,10 @@ def _without_training_state(path: Path, use_ema: bool) -> Checkpoint:
     mean = (checkpoint.training_state or {}).get("ema")
     if mean is None:
         raise ValueError(f"`use_ema`: {path} holds no running mean of the weights; train with `ema_decay`.")
+    try:
+        _check_weights(mean, checkpoint.weights)
+    except (ValueError, TypeError, AttributeError) as err:
+        raise ValueError(f"{path}: the mean of its weights is invalid ({err}).") from err
     provenance = {**checkpoint.provenance, "running_mean": True}
     return replace(checkpoint, weights=mean, provenance=provenance, training_state=None)
 
@@ -460,7 +474,7 @@ def weight_faults(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor])
     )
 
 
-def is_weight(value: object) -> bool:
+def is_weight(value: object) -> TypeGuard[Tensor]:
     """Whether a value is a dense floating-point tensor; not an integer, complex, sparse or quantized one."""
     dtypes = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
     return isinstance(value, Tensor) and value.layout == torch.strided and value.dtype in dtypes

@@ -69,7 +69,8 @@ class Learner:
         objective: model and losses.
         config: options of training.
         rank: this process.
-        update_s: seconds of speech of an update, all ranks together, for the schedules of `model.regularize`.
+        update_s: seconds of speech of an update, all ranks together, for the schedules of `model.regularize`,
+            which count updates of 600 s.
     """
 
     def __init__(self, objective: Objective, config: TrainConfig, rank: Rank, *, update_s: float = 600.0) -> None:
@@ -162,7 +163,7 @@ class Learner:
         self.scaler.unscale_(self.optimizer)
         norm = self._clip()
         if is_wanted and math.isfinite(norm):
-            set_rate(self.optimizer, rate, self._config.optim)
+            set_rate(self.optimizer, rate)
             self.scaler.step(self.optimizer)
         # fp16: the scale falls after gradients that are not finite, but never below 1
         if self.scaler.is_enabled():

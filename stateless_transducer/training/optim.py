@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from inspect import unwrap
+from typing import Any
 
 import torch
 from torch import nn
 
+from stateless_transducer.checkpoint import is_weight
 from stateless_transducer.training.config import FineTuneConfig, OptimConfig, TrainConfig
 from stateless_transducer.training.objective import Objective
 from stateless_transducer.training.scaled_adam import ScaledAdam
@@ -124,12 +126,34 @@ def _eager(optimizer: type[torch.optim.Optimizer]) -> Callable[..., torch.optim.
     return type(optimizer.__name__, (optimizer,), {**methods, "step": torch.no_grad()(unwrap(optimizer.step))})
 
 
-def set_rate(optimizer: torch.optim.Optimizer, rate: float, config: OptimConfig) -> None:
-    """Set the learning rate of each group, and the weight decay: a resumed optimizer has those of the earlier run."""
+def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Load what the `state_dict` of an optimizer returned; options such as the decay stay those of the new one.
+
+    Raises:
+        ValueError: the state is that of other parameters, or of another optimizer.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    shapes_of = optimizer.state_shapes() if isinstance(optimizer, ScaledAdam) else {}
+    for number, values in state["state"].items():
+        if number not in range(len(parameters)):
+            raise ValueError(f"there is no parameter {number!r}")
+        shape = tuple(parameters[number].shape)
+        shapes = shapes_of.get(parameters[number], {"step": (), "exp_avg": shape, "exp_avg_sq": shape})
+        if values.keys() != shapes.keys() or not all(_fits(values[name], shapes[name]) for name in shapes):
+            raise ValueError(f"parameter {number} needs {', '.join(f'{name} {shapes[name]}' for name in shapes)}")
+    optimizer.load_state_dict({"state": state["state"], "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _fits(value: object, shape: tuple[int, ...] | type) -> bool:
+    if isinstance(shape, type):
+        return isinstance(value, shape)
+    return is_weight(value) and tuple(value.shape) == shape
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate of each group."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["rate_scale"]
-        if config.optimizer == "adamw":
-            group["weight_decay"] = config.weight_decay
 
 
 def freeze(objective: Objective, num_layers: int) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from stateless_transducer.checkpoint import weight_faults
 from stateless_transducer.training.config import OptimConfig
 
 
@@ -54,6 +55,12 @@ class RunningMean:
                 mean.copy_(value)
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
-        """Set the mean."""
+        """Set the mean.
+
+        Raises:
+            ValueError: the weights are those of another model.
+        """
+        if faults := weight_faults(weights, self.weights):
+            raise ValueError(faults)
         for name, mean in self.weights.items():
             mean.copy_(weights[name])

@@ -32,6 +32,8 @@ _EARLY_STEPS = (10, 20, 40)
 _CHUNK_NUMEL = 2**18
 """Elements of a stack that are updated together: few calls for small parameters, and little memory."""
 
+StateShapes = dict[str, tuple[int, ...] | type]
+"""Shapes of the tensors, and types of the numbers, in the state of a parameter by name."""
 _Result = TypeVar("_Result")
 
 
@@ -82,16 +84,40 @@ class ScaledAdam(Optimizer):
                 stack.state["step"] = step + 1
         return loss
 
+    def state_shapes(self) -> dict[nn.Parameter, StateShapes]:
+        """Return the shapes of the state of each stack, by its first parameter."""
+        shapes: dict[nn.Parameter, StateShapes] = {}
+        for group in self.param_groups:
+            for number, stack in enumerate(_by_shape(group["params"])):
+                of_clipping = {"model_norms": (_CLIPPING_PERIOD,), "model_norm_threshold": float} if not number else {}
+                shapes[stack[0]] = {"step": int, **_shapes(stack), **of_clipping}
+        return shapes
+
     def _stacks(self, parameters: list[nn.Parameter]) -> list[_Stack]:
         """Stack the parameters by shape; a new stack gets its initial state."""
-        by_shape: dict[tuple[int, ...], list[nn.Parameter]] = {}
-        for parameter in parameters:
-            by_shape.setdefault(tuple(parameter.shape), []).append(parameter)
-        stacks = [_Stack(members, self.state[members[0]]) for _, members in sorted(by_shape.items())]
+        stacks = [_Stack(members, self.state[members[0]]) for members in _by_shape(parameters)]
         for stack in stacks:
             if not stack.state:
                 stack.state.update(stack.initial_state())
         return stacks
+
+
+def _by_shape(parameters: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:
+    """Return the parameters of each shape, in the order of the shapes."""
+    members: dict[tuple[int, ...], list[nn.Parameter]] = {}
+    for parameter in parameters:
+        members.setdefault(tuple(parameter.shape), []).append(parameter)
+    return [members[shape] for shape in sorted(members)]
+
+
+def _shapes(parameters: Sequence[nn.Parameter]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the tensors in the initial state of a stack; scalars have no size to learn."""
+    n, shape = len(parameters), tuple(parameters[0].shape)
+    rms = (n, *(1 for _ in shape))
+    shapes = {"delta": (n, *shape), "exp_avg_sq": (n, *shape)}
+    if parameters[0].numel() > 1:
+        shapes |= {"param_rms": rms, "scale_grads": (_SIZE_PERIOD, *rms), "scale_exp_avg_sq": rms}
+    return shapes
 
 
 @dataclass(frozen=True)
@@ -114,15 +140,10 @@ class _Stack:
         return self.state["param_rms"].flatten()
 
     def initial_state(self) -> dict[str, Any]:
-        first = self.parameters[0]
-        zeros = first.new_zeros(len(self.parameters), *first.shape)
-        state: dict[str, Any] = {"step": 0, "delta": zeros, "exp_avg_sq": zeros.clone()}
-        if not self.is_scalar:
-            rms = torch.cat([_rms(parameter[None]) for parameter in self.parameters])
-            state["param_rms"] = rms  # (n, 1, ...)
-            state["scale_grads"] = rms.new_zeros(_SIZE_PERIOD, *rms.shape)
-            state["scale_exp_avg_sq"] = torch.zeros_like(rms)
-        return state
+        zeros = {name: self.parameters[0].new_zeros(shape) for name, shape in _shapes(self.parameters).items()}
+        if self.is_scalar:
+            return {"step": 0, **zeros}
+        return {"step": 0, **zeros, "param_rms": torch.cat([_rms(parameter[None]) for parameter in self.parameters])}
 
     def chunks(self) -> Iterator[_Stack]:
         """Split the stack into parts of limited size, whose state are views."""
@@ -193,6 +214,7 @@ def _clipping_factor(stacks: list[_Stack], clipping_scale: float) -> float:
     """
     state, step = stacks[0].state, stacks[0].state["step"]
     norms = state.setdefault("model_norms", torch.zeros(_CLIPPING_PERIOD))
+    threshold: float = state.setdefault("model_norm_threshold", math.inf)
     if step == 0:
         return 1.0
     norm = _norm(stacks)
@@ -200,10 +222,10 @@ def _clipping_factor(stacks: list[_Stack], clipping_scale: float) -> float:
     if step in _EARLY_STEPS or step % _CLIPPING_PERIOD == 0:
         newest = norms.sort().values[-step:]
         median = newest[2 * (len(newest) // 4)].item()
-        state["model_norm_threshold"] = clipping_scale * median * (2 if step in _EARLY_STEPS else 1)
+        threshold = state["model_norm_threshold"] = clipping_scale * median * (2 if step in _EARLY_STEPS else 1)
     if not math.isfinite(norm):
         return 0.0
-    return min(1.0, state.get("model_norm_threshold", math.inf) / max(norm, 1e-20))
+    return min(1.0, threshold / max(norm, 1e-20))
 
 
 def _norm(stacks: Sequence[_Stack]) -> float:

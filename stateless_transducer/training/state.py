@@ -8,9 +8,10 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import count, islice
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from stateless_transducer.files import replacing
 from stateless_transducer.model.regularize import load_whitening_state, whitening_state
 from stateless_transducer.training.config import TrainConfig
 from stateless_transducer.training.learner import Learner
+from stateless_transducer.training.optim import load_optimizer
 from stateless_transducer.weight_files import DamagedFileError
 
 
@@ -48,6 +50,9 @@ class Mean:
     def value(self) -> float:
         """Total per weight; NaN before the first addition."""
         return self.total / self.weight if self.weight else math.nan
+
+
+_WAYS_OUT = "Resume with the version that wrote it, or pass it as `init_from`."
 
 
 def _recent() -> Mean:
@@ -95,12 +100,18 @@ class Position:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Set the position to the one that `state_dict` returned."""
-        self.step, self.epoch, self.batch = state["step"], state["epoch"], state["batch"]
-        self.num_bad = state["num_bad"]
-        self.best, self.best_epoch = dict(state["best"]), dict(state.get("best_epoch", {}))
-        self.recent.total, self.recent.weight = state["means"]["recent"]
-        self.whole.total, self.whole.weight = state["means"]["whole"]
+        """Set the position to the one that `state_dict` returned.
+
+        Raises:
+            KeyError, TypeError, ValueError: an entry is missing or of another type.
+        """
+        self.step, self.epoch, self.batch, self.num_bad = (
+            index(state[name]) for name in ("step", "epoch", "batch", "num_bad")
+        )
+        self.best = {name: float(loss) for name, loss in state["best"].items()}
+        self.best_epoch = {name: index(epoch) for name, epoch in state.get("best_epoch", {}).items()}
+        self.recent.total, self.recent.weight = map(float, state["means"]["recent"])
+        self.whole.total, self.whole.weight = map(float, state["means"]["whole"])
 
 
 def training_state(
@@ -145,7 +156,7 @@ def restore(
 
     Raises:
         ValueError: options on which the optimizer's state depends have changed; or, in the middle of an epoch, the
-            contents of the epoch.
+            contents of the epoch; or a part of the state is not that of such a run.
     """
     state: Mapping[str, Any] = checkpoint.training_state or {}
     for flag, value in _options_of_state(learner, config).items():
@@ -155,19 +166,29 @@ def restore(
             )
     if state["position"]["batch"]:
         _check_same_epoch(state.get("contents", {}), contents, state["position"]["epoch"])
-    objective = learner.objective
-    objective.model.load_state_dict(checkpoint.weights)
-    objective.load_head_state(state["heads"])
-    learner.optimizer.load_state_dict(state["optimizer"])
-    # empty if the run used no scaler: fp16 then starts with its default scale
-    if state["scaler"]:
-        learner.scaler.load_state_dict(state["scaler"])
+    learner.objective.model.load_state_dict(checkpoint.weights)
+    loaders: dict[str, Callable[[Any], object]] = {
+        "heads": learner.objective.load_head_state,
+        "optimizer": lambda saved: load_optimizer(learner.optimizer, saved),
+        # empty if the run used no scaler: fp16 then starts with its default scale
+        "scaler": lambda saved: saved and learner.scaler.load_state_dict(saved),
+        "whitening": lambda saved: load_whitening_state(learner.objective, saved or {}),
+        "position": position.load_state_dict,
+    }
     if learner.mean is not None:
+        mean = learner.mean
         # a run that had no running mean starts one here
-        saved = state["ema"] if config.optim.ema_decay else (state.get("average") or {}).get("weights")
-        learner.mean.load(saved or checkpoint.weights)
-    load_whitening_state(objective, state.get("whitening", {}))
-    position.load_state_dict(state["position"])
+        if config.optim.ema_decay:
+            loaders["ema"] = lambda saved: mean.load(saved or checkpoint.weights)
+        else:
+            loaders["average"] = lambda saved: mean.load(saved["weights"] if saved else checkpoint.weights)
+    for name, load in loaders.items():
+        try:
+            load(state.get(name))
+        # a file from elsewhere may hold anything
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as err:
+            cause = " ".join(str(err).split())
+            raise ValueError(f"the `{name}` in its training state is invalid ({cause}). {_WAYS_OUT}") from err
 
 
 def _check_same_epoch(saved: Mapping[str, Any], current: Mapping[str, Any], epoch: int) -> None:
@@ -303,17 +324,19 @@ def load_resumable(path: Path, start_epoch: int = 0) -> Checkpoint:
     state = checkpoint.training_state
     if state is None:
         raise ValueError(f"{path} holds a model without its training state, so training cannot resume from it.")
-    if "means" not in state.get("position", {}):
-        raise ValueError(
-            f"{path} was written by an earlier version; resume with that version, or pass it as `init_from`."
-        )
+    position = Position()
     try:
-        Position().load_state_dict(state["position"])
-        epoch, batch = int(state["position"]["epoch"]), int(state["position"]["batch"])
+        position.load_state_dict(state["position"])
+        step = checkpoint.provenance["step"]
     except (KeyError, TypeError, ValueError, AttributeError) as err:
-        raise ValueError(f"{path}: the `position` in its training state is invalid ({err}).") from err
-    if start_epoch and (epoch, batch) != (start_epoch, 0):
-        raise ValueError(f"{path} resumes at epoch {epoch}, not {start_epoch}. Was it renamed?")
+        raise ValueError(f"{path}: the `position` in its training state is invalid ({err}). {_WAYS_OUT}") from err
+    if step != position.step:
+        raise ValueError(f"{path}: `step` is {step} in its provenance, but {position.step} in its training state.")
+    for name in ("options", "contents"):
+        if not isinstance(state.get(name, {}), dict):
+            raise ValueError(f"{path}: the `{name}` in its training state is no dict.")
+    if start_epoch and (position.epoch, position.batch) != (start_epoch, 0):
+        raise ValueError(f"{path} resumes at epoch {position.epoch}, not {start_epoch}. Was it renamed?")
     return checkpoint
 
 
@@ -337,7 +360,7 @@ def set_aside_later(exp_dir: Path, position: Position, num_epochs: int) -> Path 
     for name in position.best:
         path = best_path(exp_dir, name)
         if path.exists():
-            if load_checkpoint(path).provenance["epoch"] < position.epoch:
+            if load_resumable(path).provenance["epoch"] < position.epoch:
                 continue
             path.rename(folder / path.name)
         epoch = position.best_epoch.get(name)

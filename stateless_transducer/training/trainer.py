@@ -53,7 +53,10 @@ class Trainer:
 
     def _resume(self, checkpoint: Checkpoint, name: str) -> None:
         self._task.check_same_model(checkpoint, name)
-        restore(checkpoint, self._learner, self._position, self._config, self._loader.contents)
+        try:
+            restore(checkpoint, self._learner, self._position, self._config, self._loader.contents)
+        except ValueError as err:
+            raise ValueError(f"{name}: {err}") from err
         position = self._position
         if self._config.start_epoch and self._rank.is_main:
             folder = set_aside_later(self._config.exp_dir, position, self._config.num_epochs)

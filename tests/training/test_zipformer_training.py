@@ -219,6 +219,33 @@ def test_resumed_run_is_bit_equal(device):
         assert value.dtype == torch.float64 and torch.equal(value, whole.mean.weights[name]), name
 
 
+def test_invalid_training_state_is_refused_by_name(device):
+    learner = _small_learner(device)
+    _learn(learner, _random_batch(1), 1)
+    weights = learner.objective.model.state_dict()
+    state = training_state(learner, Position(step=1), CONFIG, {})
+    optimizer = state["optimizer"]["state"]
+    first = next(iter(optimizer))
+    for name, value in (
+        ("heads", {**state["heads"], next(iter(state["heads"])): 1}),
+        ("heads", [1]),
+        ("optimizer", {}),
+        ("optimizer", {"state": [1]}),
+        ("optimizer", {"state": {**optimizer, 10**9: {}}}),
+        ("optimizer", {"state": {**optimizer, first: {**optimizer[first], "step": "1"}}}),
+        ("optimizer", {"state": {**optimizer, first: {**optimizer[first], "delta": torch.zeros(3)}}}),
+        ("whitening", [1]),
+        ("average", {"weights": [1]}),
+        ("average", {"weights": {**weights, next(iter(weights)): torch.zeros(1)}}),
+        ("position", {**state["position"], "step": "1"}),
+        ("position", {**state["position"], "best": {"train": None}}),
+        ("position", {**state["position"], "means": {"recent": [1.0]}}),
+    ):
+        checkpoint = Checkpoint(weights, SMALL, FbankConfig(), TOKENS, {}, {**state, name: value})
+        with pytest.raises(ValueError, match=f"`{name}` in its training state is invalid"):
+            restore(checkpoint, _small_learner(device), Position(), CONFIG, {})
+
+
 def test_precision_and_recomputation_change_little(device):
     """Recomputation nothing but rounding: the same chances are drawn again."""
 
