@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from stateless_transducer.text.symbols import Vocabulary
 
 _FORMS = ("graphs", "checkpoint")
-_FIRST_TOKENS, _LOSSES = 12, ("train_loss", "valid_loss")
+_FIRST_TOKENS = 12
+_DESCRIBED = ("epoch", "step", "train_loss", "valid_loss", "averaged")
+"""Entries of a provenance that `describe_training` describes."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,11 @@ def run(options: Options) -> None:
     from stateless_transducer.model_files import Listing
 
     path = find_model(options.model, forms=_FORMS)
-    is_graphs = path.is_dir() and Listing.of_folder(path).choose(_FORMS).form == "graphs"
-    facts = _of_graphs(path) if is_graphs else _of_checkpoint(path)
+    files = Listing.of_folder(path).choose(_FORMS) if path.is_dir() else None
+    if files is not None and files.form == "graphs":
+        facts = _of_graphs(path, path / files.tokens)
+    else:
+        facts = _of_checkpoint(path)
     if options.output_format == "json":
         # a provenance may hold values of any type
         say(json.dumps(facts, indent=2, ensure_ascii=False, default=str))
@@ -72,10 +77,10 @@ def _of_checkpoint(model: Path) -> dict[str, Any]:
     }
 
 
-def _of_graphs(folder: Path) -> dict[str, Any]:
+def _of_graphs(folder: Path, tokens: Path) -> dict[str, Any]:
     """Return the facts of a folder of graphs, and of its card if there is one."""
     from stateless_transducer.export.card import facts_of, read_card
-    from stateless_transducer.export.onnx_graph import Graph, find_graph, find_tokens, is_int8, is_streaming
+    from stateless_transducer.export.onnx_graph import Graph, find_graph, is_int8, is_streaming
     from stateless_transducer.export.onnx_model import OnnxTransducer
     from stateless_transducer.export.onnx_streaming import StreamingModel
     from stateless_transducer.model_files import ROLES, Listing
@@ -88,7 +93,6 @@ def _of_graphs(folder: Path) -> dict[str, Any]:
     else:
         # not `open`, which refuses changed files; they are listed below
         model = OnnxTransducer(*(find_graph(folder, role, is_int8(encoder)) for role in ROLES))
-    tokens = find_tokens(folder)
     listing = Listing.of_folder(folder)
     paths = [*(folder / name for role in ROLES for name in listing.nearest(f"{role}*.onnx")), tokens]
     paths += [path for path in [tokens.parent / SCORES_FILE] if path.is_file()]
@@ -142,21 +146,10 @@ def _lines(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _training(provenance: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    counts = [
-        counted(provenance["epoch"] + 1, "epoch") if "epoch" in provenance else "",
-        counted(provenance["step"], "batch") if "step" in provenance else "",
-        *(
-            f"{name.replace('_', ' ')} {provenance[name]:.4f}"
-            for name in ("train_loss", "valid_loss")
-            if name in provenance
-        ),
-    ]
-    if any(counts):
-        yield "trained", ", ".join(filter(None, counts))
-    if "averaged" in provenance:
-        yield "averaged", ", ".join(provenance["averaged"])
-    listed = ("epoch", "step", "averaged", *_LOSSES)
-    yield from ((name, str(value)) for name, value in provenance.items() if name not in listed)
+    from stateless_transducer.commands.shared.models import describe_training
+
+    yield from describe_training(provenance).items()
+    yield from ((name, str(value)) for name, value in provenance.items() if name not in _DESCRIBED)
 
 
 def _joined(values: Mapping[str, Any]) -> str:

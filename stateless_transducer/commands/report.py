@@ -7,7 +7,6 @@ from pathlib import Path
 
 from stateless_transducer.commands.shared.console import say
 from stateless_transducer.commands.shared.flags import parse
-from stateless_transducer.wording import counted
 
 
 @dataclass(frozen=True)
@@ -43,6 +42,7 @@ def main(program: str, arguments: list[str]) -> int:
 def run(options: Options) -> None:
     """Transcribe the examples and write the page."""
     from stateless_transducer.checkpoint import load_checkpoint
+    from stateless_transducer.commands.shared.models import describe_training
     from stateless_transducer.evaluation.report import Example, write_report
     from stateless_transducer.files import check_output
     from stateless_transducer.recognition.recognizer import Recognizer
@@ -61,10 +61,9 @@ def run(options: Options) -> None:
     num_parameters = sum(weight.numel() for weight in checkpoint.weights.values())
     facts = {
         "model": f"{num_parameters:,} parameters: {checkpoint.model_config.summary}",
-        "trained": ", ".join(
-            [counted(provenance.get("epoch", -1) + 1, "epoch"), counted(provenance.get("step", 0), "batch")]
-        ),
-        "averaged": ", ".join(provenance.get("averaged", ())) or "no",
+        "trained": "unknown",
+        "averaged": "no",
+        **describe_training(provenance),
         "command": str(provenance.get("command", "unknown")),
     }
     write_report(options.output, title=options.title, facts=facts, exp_dir=options.exp_dir, examples=examples)

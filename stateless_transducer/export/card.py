@@ -15,6 +15,16 @@ if TYPE_CHECKING:
 
 CARD = "model.json"
 
+_KINDS = {"files": dict, "sizes": dict, "parameters": int, "provenance": dict, "int8": dict | None}
+"""Types of the entries of a card."""
+_INT8_KINDS = {
+    **dict.fromkeys(("metric", "corpus", "test_set"), str),
+    **dict.fromkeys(("error_rate_int8", "error_rate_fp32"), int | float),
+    "utterances": int,
+    "kept": bool,
+}
+"""Types of those entries of ``int8`` that are shown."""
+
 
 def write_card(folder: Path, checkpoint: Checkpoint, int8: Mapping[str, Any] | None = None) -> None:
     """Write ``model.json`` into a folder: sizes, provenance and files of the model.
@@ -50,7 +60,15 @@ def read_card(folder: Path) -> dict[str, Any]:
     except ValueError as err:
         raise ValueError(f"{path} is damaged: {err}") from err
     # another project's file may have the same name
-    return card if isinstance(card, dict) and "files" in card and "sizes" in card else {}
+    if not (isinstance(card, dict) and "files" in card and "sizes" in card):
+        return {}
+    int8 = card.get("int8")
+    kinds = [(card, name, kind) for name, kind in _KINDS.items() if name in card]
+    kinds += [(int8, name, kind) for name, kind in _INT8_KINDS.items() if isinstance(int8, dict)]
+    for values, name, kind in kinds:
+        if not isinstance(values.get(name), kind):
+            raise ValueError(f"{path} is damaged: `{name}` is a {type(values.get(name)).__name__}")
+    return card
 
 
 def check_files(paths: Iterable[Path]) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from stateless_transducer.features import FbankConfig
 from stateless_transducer.files import check_file, refuse_pointer
-from stateless_transducer.model_files import TOKENS, Listing
+from stateless_transducer.model_files import Listing
 from stateless_transducer.threads import may_spin
 
 DTYPES: dict[str, type[np.generic]] = {
@@ -122,17 +122,6 @@ def find_graph(folder: Path, role: str, prefer_int8: bool) -> Path:
         ValueError: The folder and its subfolders hold no such graph, or several.
     """
     return folder / Listing.of_folder(folder).graph(role, "int8" if prefer_int8 else "fp32")
-
-
-def find_tokens(folder: Path) -> Path:
-    """Return the path of ``tokens.txt`` in the folder of a model's graphs.
-
-    Raises:
-        ValueError: There is none beside the graphs, and several elsewhere in the folder.
-    """
-    listing = Listing.of_folder(folder)
-    encoders = listing.nearest("encoder*.onnx")
-    return folder / (listing.tokens(encoders[0] if encoders else TOKENS) or TOKENS)
 
 
 def is_int8(path: Path) -> bool:

@@ -47,6 +47,27 @@ def test_training_is_told(talker, info, tmp_path):
     assert "  averaged     epoch-8.pt\n" in text and "  format       checkpoint, with training state\n" in text
 
 
+def test_provenance_of_any_type_is_shown(talker, info, tmp_path):
+    provenance = {"epoch": "8", "step": [1], "train_loss": "low", "averaged": 3, "valid_loss": 1}
+    checkpoint = replace(load_checkpoint(talker / "model.pt"), provenance=provenance)
+    save_checkpoint(tmp_path / "m.pt", checkpoint)
+    assert "  trained      valid loss 1.0000\n" in info(tmp_path / "m.pt") and "averaged" not in info(tmp_path / "m.pt")
+    assert json.loads(info(tmp_path / "m.pt", "--output-format", "json"))["provenance"] == provenance
+
+
+def test_card_of_other_types_is_refused(talker, info, tmp_path):
+    folder = shutil.copytree(talker / "onnx", tmp_path / "onnx")
+    card = json.loads((folder / "model.json").read_text())
+    int8 = {"metric": "CER", "corpus": "x", "test_set": "dev", "error_rate_fp32": 1.0, "utterances": 3, "kept": True}
+    for name, value in (("files", []), ("sizes", 1), ("parameters", "1"), ("provenance", []), ("int8", 1)):
+        (folder / "model.json").write_text(json.dumps({**card, name: value}))
+        assert f"model.json is damaged: `{name}` is a {type(value).__name__}" in info(folder, status=1)
+    (folder / "model.json").write_text(json.dumps({**card, "int8": {**int8, "error_rate_int8": "low"}}))
+    assert "`error_rate_int8` is a str" in info(folder, status=1)
+    (folder / "model.json").write_text(json.dumps({**card, "int8": {**int8, "error_rate_int8": 1.5}}))
+    assert "  int8         CER 1.50 %, fp32 1.00 % (x dev, 3 utterances)\n" in info(folder)
+
+
 def test_our_folder_is_described_and_changes_are_seen(talker, info, tmp_path):
     folder = shutil.copytree(talker / "onnx", tmp_path / "onnx")
     facts, of_checkpoint = (json.loads(info(path, "--output-format", "json")) for path in (folder, talker / "model.pt"))

@@ -10,7 +10,6 @@ import sys
 import pytest
 import sentencepiece
 
-from stateless_transducer.export.onnx_graph import find_tokens
 from stateless_transducer.text.bpe import Segmenter
 from stateless_transducer.text.hotwords import spell_hotwords
 from stateless_transducer.text.symbols import SymbolTable, read_vocabulary
@@ -206,7 +205,7 @@ def test_somebody_elses_pieces_spell_hotwords(table, tmp_path):
     """A folder with tokens.txt and bpe.vocab alone, as sherpa-onnx's models come."""
     table.write(tmp_path)
     (tmp_path / "lang.json").unlink()
-    found = read_vocabulary(find_tokens(tmp_path), len(table))
+    found = read_vocabulary(tmp_path / "tokens.txt", len(table))
     assert found == table
     ((tokens, score),) = spell_hotwords([("kato mi", 2.0)], found)
     assert list(tokens) == table.encode("kato mi") and score == 2.0 * len(tokens)
