@@ -27,6 +27,7 @@ from stateless_transducer.training.objective import Objective, TransducerObjecti
 from stateless_transducer.training.optim import warm_up_fault
 from stateless_transducer.training.progress import peak_bytes
 from stateless_transducer.training.task import TransducerTask
+from stateless_transducer.wording import counted
 
 _GIB = 2**30
 _SHARE_OF_MEMORY = 0.9
@@ -47,37 +48,51 @@ def describe_task(task: TransducerTask, rank: Rank) -> str:
     num_trainable = sum(parameter.numel() for parameter in objective.model.parameters() if parameter.requires_grad)
     num_heads = sum(parameter.numel() for parameter in objective.parameters()) - num_all
     heads = f", and {num_heads:,} in heads for training only" if num_heads else ""
-    fixed = fixed_bytes(objective, config.optim)
-    worst = _worst(task, task.data.config.max_duration)
-    activations = max(activation_bytes(task, objective, *shape) for shape in worst)
+    fixed, activations = needed_bytes(task, objective)
     sizes = task.start.model_config
     fault = warm_up_fault(config, len(batches), model_size=objective.width)
     return "\n".join(
         [
             f"model         {num_all:,} parameters, {num_trainable:,} of them trainable{heads}; {sizes.summary}",
-            f"data          {len(lengths)} utterances, {lengths.seconds.sum() / 3600:.2f} h, "
+            f"data          {counted(len(lengths), 'utterance')}, {lengths.seconds.sum() / 3600:.2f} h, "
             f"{lengths.seconds.min():.1f} to {lengths.seconds.max():.1f} s each",
-            f"epoch         {len(batches)} batches of about {batch_size:.0f} utterances, "
-            f"{config.world_size} processes together",
-            f"training      {config.num_epochs} epochs, {len(batches) * config.num_epochs} batches, "
+            f"epoch         {counted(len(batches), 'batch')} of about {batch_size:.0f} utterances, "
+            f"{counted(config.world_size, 'process')} together",
+            f"training      {counted(config.num_epochs, 'epoch')}, "
+            f"{counted(len(batches) * config.num_epochs, 'batch')}, "
             f"{loader.seconds(batches) * config.num_epochs / 3600:.1f} h of speech",
             f"memory        about {(fixed + activations) / _GIB:.1f} GiB a process: {fixed / _GIB:.2f} for weights, "
             f"gradients and optimizer, {activations / _GIB:.2f} for the largest batch",
             f"precision     {autocast_dtype(config.precision, rank.device) or torch.float32} on {rank.device}",
             f"checkpoints   {config.exp_dir}/epoch-0.pt to epoch-{config.num_epochs - 1}.pt, "
-            f"{fixed * 3 / 4 / _GIB:.2f} GiB each",
+            f"{stored_bytes(objective, config.optim) / _GIB:.2f} GiB each",
             *([f"warning       {fault}"] if fault else []),
         ]
     )
 
 
+def needed_bytes(task: TransducerTask, objective: TransducerObjective) -> tuple[float, float]:
+    """Estimate the memory of training: the fixed part, see `fixed_bytes`, and the activations of the largest batch."""
+    shapes = _worst(task, task.data.config.max_duration)
+    activations = max(activation_bytes(task, objective, *shape) for shape in shapes)
+    return fixed_bytes(objective, task.config.optim), activations
+
+
 def fixed_bytes(objective: Objective, optim: OptimConfig) -> int:
-    """Bytes of the weights and their mean, and of the gradients and two optimizer moments of those that are trained."""
-    parameters = list(objective.parameters())
-    num_trainable = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
+    """Bytes of what a checkpoint stores, and of the gradients."""
+    return stored_bytes(objective, optim) + 4 * _num_trainable(objective)
+
+
+def stored_bytes(objective: Objective, optim: OptimConfig) -> int:
+    """Bytes of the weights and their mean, and of two optimizer moments of those that are trained."""
     # the mean since the start is in float64
     copies = 1 + bool(optim.ema_decay) + 2 * bool(optim.average_period)
-    return 4 * (sum(parameter.numel() for parameter in parameters) * copies + 3 * num_trainable)
+    num_all = sum(parameter.numel() for parameter in objective.parameters())
+    return 4 * (num_all * copies + 2 * _num_trainable(objective))
+
+
+def _num_trainable(objective: Objective) -> int:
+    return sum(parameter.numel() for parameter in objective.parameters() if parameter.requires_grad)
 
 
 def _worst(task: TransducerTask, max_duration: float) -> list[tuple[int, int, int]]:

@@ -16,11 +16,10 @@ from typing import Any
 
 import torch
 
-from stateless_transducer.data.plan import BatchLimits
 from stateless_transducer.model.config import ENCODER_SIZES, SizeName, named_sizes
 from stateless_transducer.model.transducer import build_model
 from stateless_transducer.training.distributed import Rank
-from stateless_transducer.training.memory import activation_bytes, fixed_bytes, worst_batches
+from stateless_transducer.training.memory import needed_bytes
 from stateless_transducer.training.task import TransducerTask
 from stateless_transducer.wording import counted
 
@@ -111,12 +110,14 @@ def choose(name: str, kind: str, build: Build, given: Settings, machine: Machine
         machine: device and memory.
 
     Raises:
-        ValueError: the encoder does not offer the size, or the corpus has nothing to train on.
+        ValueError: the encoder does not offer the size, the corpus has nothing to train on, or the memory is too
+            small for the batches that the user has set, or for any.
     """
     sizes = ENCODER_SIZES.get(kind, {})
-    if name not in ("auto", *sizes) or not sizes:
-        offered = f"one of auto, {', '.join(sizes)}" if sizes else "left out, since it has none,"
-        raise ValueError(f"`size` must be {offered} with `encoder={kind}`, but is {name}.")
+    if not sizes:
+        raise ValueError(f"`size` is {name}, but `encoder={kind}` offers no sizes. Remove `size`.")
+    if name not in ("auto", *sizes):
+        raise ValueError(f"`size` must be one of auto, {', '.join(sizes)} with `encoder={kind}`, but is {name}.")
     lengths = build(_ANY_LENGTH).data.lengths
     seconds, longest_s = float(lengths.seconds.sum()), float(lengths.seconds.max())
     schedule, notes = _schedule(seconds, longest_s, given, machine), list[str]()
@@ -147,7 +148,7 @@ def choose(name: str, kind: str, build: Build, given: Settings, machine: Machine
     settings = {**schedule, **_of_size(smallest, kind)}
     fitting = _fitting(settings, build, machine)
     if fitting is None:
-        fitting = _shortened(settings, build, machine)
+        fitting = _shortened(smallest, settings, build, given, machine)
         notes.append(f"utterances above {fitting['max_utterance_s']:g} s do not fit into the memory")
     return choice(smallest, fitting)
 
@@ -196,16 +197,7 @@ def _hours_on_cpu(task: TransducerTask, machine: Machine) -> float:
 
 
 def _needed_bytes(task: TransducerTask) -> float:
-    """Estimate the memory of training with the largest batch."""
-    config, data, objective = task.config, task.data.config, task.build_objective()
-    shapes = worst_batches(
-        task.data.lengths.longer(2 * data.silence_s),
-        BatchLimits(data.max_duration, data.max_cells),
-        config.world_size * config.optim.accumulate_grad,
-        data.join_up_to_s,
-    )
-    fixed = fixed_bytes(objective, config.optim)
-    return fixed + max(activation_bytes(task, objective, *shape) for shape in shapes)
+    return sum(needed_bytes(task, task.build_objective()))
 
 
 def _fitting(settings: Settings, build: Build, machine: Machine) -> Settings | None:
@@ -221,15 +213,24 @@ def _fitting(settings: Settings, build: Build, machine: Machine) -> Settings | N
         duration = max(duration / 2, longest_s)
 
 
-def _shortened(settings: Settings, build: Build, machine: Machine) -> Settings:
-    """Return the settings with utterances as long as fit into the memory, and batches no longer than these."""
+def _shortened(size: SizeName, settings: Settings, build: Build, given: Settings, machine: Machine) -> Settings:
+    """Return the settings with utterances as long as fit into the memory, and batches no longer than these.
+
+    Raises:
+        ValueError: no utterance fits, or the user has set one of these lengths.
+    """
+    reason = f"with `size` {size} does not fit into {_SHARE_OF_FREE:.0%} of the free memory ({machine.summary})"
+    for name in ("max_duration", "max_utterance_s"):
+        if name in given:
+            raise ValueError(f"`{name}` {given[name]:g} {reason}. Lower it, or leave it out.")
     longest_s = settings["max_utterance_s"]
-    while True:
+    while longest_s >= 1:
         duration = min(settings["max_duration"], longest_s)
         shortened = {**settings, "max_duration": duration, "max_utterance_s": longest_s}
-        if longest_s <= 1 or _fits(shortened, build, machine):
+        if _fits(shortened, build, machine):
             return shortened
         longest_s = float(math.floor(0.8 * longest_s))
+    raise ValueError(f"An utterance of 1 s {reason}. Free memory, or choose a smaller `size`.")
 
 
 def _fits(settings: Settings, build: Build, machine: Machine) -> bool:

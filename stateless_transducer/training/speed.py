@@ -13,6 +13,7 @@ import torch
 from stateless_transducer.training.distributed import Rank
 from stateless_transducer.training.learner import Learner
 from stateless_transducer.training.memory import fixed_bytes
+from stateless_transducer.training.objective import Objective
 from stateless_transducer.training.sizing import this_machine
 from stateless_transducer.training.task import TransducerTask
 from stateless_transducer.wording import counted
@@ -26,15 +27,16 @@ _BATCH_S = 3.0
 
 def describe_time(task: TransducerTask, rank: Rank) -> str:
     """Train a separate model on a few batches and describe the time of the run, for ``--dry-run``."""
-    fixed, free = (
-        fixed_bytes(task.build_objective(), task.config.optim),
-        this_machine().free_bytes,
-    )
+    # compilation and the start of workers would take longer than the batches
+    config = replace(task.config, compile=False)
+    task = replace(task, config=config, data=replace(task.data, config=replace(task.data.config, num_workers=0)))
+    objective = task.build_objective()
+    fixed, free = fixed_bytes(objective, config.optim), this_machine().free_bytes
     if fixed > free:
         return (
             f"time          not measured: {fixed / 2**30:.1f} GiB for the model alone, but {free / 2**30:.1f} are free"
         )
-    rate, num_batches = _speech_per_second(task, rank)
+    rate, num_batches = _speech_per_second(task, objective, rank)
     loader = task.loader(Rank(0, task.config.world_size, rank.device))
     epoch_s = loader.seconds(loader.plan(0)) / rate
     # processes share the cores of a CPU, but each has a GPU of its own
@@ -47,11 +49,10 @@ def describe_time(task: TransducerTask, rank: Rank) -> str:
     )
 
 
-def _speech_per_second(task: TransducerTask, rank: Rank) -> tuple[float, int]:
+def _speech_per_second(task: TransducerTask, objective: Objective, rank: Rank) -> tuple[float, int]:
     """Return the seconds of speech that one process trains per second, and the number of batches measured."""
-    config = replace(task.config, compile=False)
-    task = replace(task, config=config, data=replace(task.data, config=replace(task.data.config, num_workers=0)))
-    learner = Learner(task.build_objective().to(rank.device), replace(config, world_size=1), Rank(0, 1, rank.device))
+    config = task.config
+    learner = Learner(objective.to(rank.device), replace(config, world_size=1), Rank(0, 1, rank.device))
     plan, parts = task.loader(rank).plan(0), config.world_size * config.optim.accumulate_grad
     # the first update also allocates memory
     single = plan[0][-parts:]

@@ -15,6 +15,7 @@ from stateless_transducer.commands.shared.sizes import replaced
 from stateless_transducer.commands.train import ModelFlags
 from stateless_transducer.model.config import ZIPFORMER_SIZES, DecoderConfig, ZipformerConfig, named_sizes
 from stateless_transducer.training import sizing
+from stateless_transducer.training.memory import stored_bytes
 from stateless_transducer.training.sizing import Machine, choose
 
 GIB = 2**30
@@ -77,6 +78,15 @@ def test_batches_and_epochs_follow_hours_and_memory(corpus, monkeypatch):
     monkeypatch.setattr(sizing, "_needed_bytes", lambda task: task.data.config.max_utterance_s * GIB)
     full = choose("tiny", "conformer", _build(corpus, 0.1), {}, replace(CARD, free_bytes=10 * GIB))
     assert full.settings["max_utterance_s"] <= 8 and "do not fit" in full.reason
+    # the user has decided otherwise, or there is no memory at all
+    build, little = _build(corpus, 0.1), replace(CARD, free_bytes=GIB / 2)
+    for given, message in (
+        ({"max_utterance_s": 12.0}, "`max_utterance_s` 12 with `size` tiny .*80% .*0.5 GiB free"),
+        ({"max_duration": 30.0}, "`max_duration` 30 with `size` tiny"),
+        ({}, "1 s with `size` tiny .*0.5 GiB free"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            choose("tiny", "conformer", build, given, little)
 
 
 def test_options_win_and_a_resumed_run_keeps_its_numbers(corpus, tmp_path, monkeypatch, capsys):
@@ -90,6 +100,17 @@ def test_options_win_and_a_resumed_run_keeps_its_numbers(corpus, tmp_path, monke
     monkeypatch.setattr(sizing, "choose", lambda *_: pytest.fail("chosen anew"))
     assert main([*command, "--num-epochs", "2", "--max-duration", "9"]) == 0
     assert load_checkpoint(tmp_path / "epoch-1.pt").model_config == first.model_config
+
+
+def test_stored_bytes_are_those_of_a_checkpoint(corpus, tmp_path):
+    """Without a mean of the weights, with an exponential one, and with that since the start."""
+    for means in ([], ["--ema-decay", "0.9"], ["--average-period", "1"]):
+        flags = ["--num-epochs", "1", "--size", "tiny", "--exp-dir", str(tmp_path / "".join(means)), *means]
+        options = train.parse_options(train.Options, "train", [*corpus, *flags], "", train.Options())
+        train.run(options, command="")
+        objective = train._task(options, "", warn=lambda text: None, tell=lambda text: None).build_objective()
+        size = (options.train.exp_dir / "epoch-0.pt").stat().st_size
+        assert stored_bytes(objective, options.train.optim) == pytest.approx(size, rel=0.1)
 
 
 def test_dry_run_reports_choice_and_time(corpus, tmp_path, capsys):
@@ -138,6 +159,8 @@ def test_sizes_that_cannot_be_are_refused(corpus, monkeypatch, capsys):
     assert main(["train", *corpus, "--size", "auto", "--init-from", "model.pt"]) == 1
     err = capsys.readouterr().err
     assert "`--size` is auto" in err and "`--init-from` model.pt" in err and err.count("\n") == 1
+    with pytest.raises(ValueError, match="`size` is tiny, but `encoder=toy` offers no sizes"):
+        choose("tiny", "toy", _build(corpus, 1), {}, LAPTOP)
     monkeypatch.delitem(sizing.ENCODER_SIZES["conformer"], "large")
     with pytest.raises(ValueError, match="`size` must be one of auto, tiny, small, medium .*, but is large"):
         choose("large", "conformer", _build(corpus, 1), {}, LAPTOP)
