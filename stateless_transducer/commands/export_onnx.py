@@ -56,12 +56,10 @@ def main(program: str, arguments: list[str]) -> int:
 def run(options: Options) -> int:
     """Export a model; quantize and evaluate it if requested."""
     from stateless_transducer.commands.shared.models import find_model
-    from stateless_transducer.export.card import CARD, write_card
-    from stateless_transducer.export.onnx_model import GRAPHS, INT8_GRAPHS
-    from stateless_transducer.export.onnx_writer import differs_from_clients, write_onnx
+    from stateless_transducer.export.card import write_card
+    from stateless_transducer.export.onnx_writer import FOLDER_FILES, differs_from_clients, write_onnx
     from stateless_transducer.files import filling
     from stateless_transducer.recognition.model import load_pretrained
-    from stateless_transducer.text.tokens import SCORES_FILE
 
     if options.output.exists() and not options.output.is_dir():
         raise ValueError(f"`--output` {options.output} is a file; name a folder.")
@@ -71,9 +69,7 @@ def run(options: Options) -> int:
     if differences:
         complain(f"note: sherpa-onnx and onnx-asr compute other features than this model's ({differences}).")
     int8: dict[str, Any] | None = None
-    with filling(
-        options.output, owned=(*GRAPHS.values(), *INT8_GRAPHS.values(), "tokens.txt", "lang.json", SCORES_FILE, CARD)
-    ) as folder:
+    with filling(options.output, owned=FOLDER_FILES) as folder:
         write_onnx(folder, checkpoint)
         if options.int8:
             int8 = _quantize(folder, cuts, options, checkpoint.token_table)

@@ -30,7 +30,7 @@ class Options:
     """Folder to write, for a look before the upload or instead of it."""
     license: str | None = None
     """License of the model, for example apache-2.0."""
-    training_data: str = ""
+    training_data: str | None = None
     """Sentence about the training data."""
     results: tuple[Path, ...] = ()
     """result-*.json files of `transducer decode`, for the error rates."""
@@ -54,7 +54,7 @@ def main(program: str, arguments: list[str]) -> int:
 def run(options: Options) -> None:
     """Write the folder and upload it."""
     from stateless_transducer.commands.shared.models import find_model
-    from stateless_transducer.export.model_card import read_result
+    from stateless_transducer.export.model_card import MODEL_CARD, check_replaceable, read_result
     from stateless_transducer.hub import check_repository, upload
     from stateless_transducer.recognition.model import load_pretrained
 
@@ -62,6 +62,8 @@ def run(options: Options) -> None:
         check_repository(options.repository)
     if options.output_dir is not None and options.output_dir.exists() and not options.output_dir.is_dir():
         raise ValueError(f"`output_dir` {options.output_dir} is a file; name a folder.")
+    if options.output_dir is not None:
+        check_replaceable(options.output_dir / MODEL_CARD)
     results = [read_result(path) for path in options.results]
     checkpoint = replace(load_pretrained(find_model(options.model, forms=("checkpoint",))), training_state=None)
     with tempfile.TemporaryDirectory() as temporary:
@@ -77,19 +79,17 @@ def run(options: Options) -> None:
 def _write(folder: Path, checkpoint: Checkpoint, results: list[dict[str, Any]], options: Options) -> tuple[str, ...]:
     """Write the files of the model; return the names that they may have."""
     from stateless_transducer.checkpoint import save_checkpoint
-    from stateless_transducer.export.card import CARD, write_card
+    from stateless_transducer.export.card import write_card
     from stateless_transducer.export.model_card import MODEL_CARD, Statements, model_card
-    from stateless_transducer.export.onnx_model import GRAPHS, INT8_GRAPHS
-    from stateless_transducer.export.onnx_writer import differs_from_clients, write_onnx
+    from stateless_transducer.export.onnx_writer import FOLDER_FILES, differs_from_clients, write_onnx
     from stateless_transducer.export.quantize import quantize
     from stateless_transducer.files import filling
-    from stateless_transducer.text.tokens import SCORES_FILE
 
     differences = differs_from_clients(checkpoint.fbank_config)
     if differences:
         complain(f"note: sherpa-onnx and onnx-asr compute other features than this model's ({differences}).")
     weights = "model.safetensors"
-    owned = (*GRAPHS.values(), *INT8_GRAPHS.values(), "tokens.txt", "lang.json", SCORES_FILE, CARD, MODEL_CARD, weights)
+    owned = (*FOLDER_FILES, MODEL_CARD, weights)
     statements = Statements(
         name=options.repository or folder.absolute().name,
         languages=options.language,

@@ -8,10 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stateless_transducer.files import parse_json
+
 if TYPE_CHECKING:
     from stateless_transducer.checkpoint import Checkpoint
 
 MODEL_CARD = "README.md"
+_LIBRARY = "stateless-transducer"
+"""Name of this project in the front matter of a card."""
 _RESULT_KEYS = ("test_set", "metric", "error_rate", "confidence_interval", "method", "utterances")
 
 
@@ -25,7 +29,7 @@ class Statements:
     """Codes, for example zh."""
     license: str | None = None
     """Identifier of Hugging Face, for example apache-2.0."""
-    training_data: str = ""
+    training_data: str | None = None
     """A sentence about the data."""
 
 
@@ -38,13 +42,23 @@ def read_result(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"`results` {path}: no such file; it is a result-*.json of `transducer decode`.")
     try:
-        result = json.loads(path.read_text(encoding="utf-8"))
+        result = parse_json(path.read_bytes())
     except ValueError as err:
         raise ValueError(f"`results` {path} is not JSON: {err}") from err
     lacking = [key for key in _RESULT_KEYS if not isinstance(result, dict) or key not in result]
     if lacking:
         raise ValueError(f"`results` {path} is no result-*.json of `transducer decode`: it lacks `{lacking[0]}`.")
     return result
+
+
+def check_replaceable(path: Path) -> None:
+    """Check that a file, if it exists, is a card that `model_card` wrote.
+
+    Raises:
+        ValueError: It is another file, which a card would replace.
+    """
+    if path.exists() and f'library_name: "{_LIBRARY}"' not in path.read_text(encoding="utf-8", errors="replace"):
+        raise ValueError(f"`output_dir` {path.parent} holds a {path.name} of another origin. Name another folder.")
 
 
 def model_card(
@@ -82,7 +96,7 @@ def _front_matter(statements: Statements, results: Sequence[Mapping[str, Any]]) 
     facts: dict[str, Any] = {
         "language": list(statements.languages),
         "license": statements.license,
-        "library_name": "stateless-transducer",
+        "library_name": _LIBRARY,
         "pipeline_tag": "automatic-speech-recognition",
         "tags": ["speech-recognition", "transducer", "onnx", "sherpa-onnx"],
     }

@@ -17,12 +17,16 @@ import torch
 from torch import Tensor, nn
 
 from stateless_transducer.checkpoint import Checkpoint
-from stateless_transducer.export.onnx_model import FRONT_END, GRAPHS, SUBSAMPLING
+from stateless_transducer.export.card import CARD
+from stateless_transducer.export.onnx_model import FRONT_END, GRAPHS, INT8_GRAPHS, SUBSAMPLING
 from stateless_transducer.export.traceable import OfflineDecoder, OfflineEncoder
 from stateless_transducer.features import FbankConfig
+from stateless_transducer.text.tokens import SCORES_FILE
 
 # the oldest onnxruntime among the clients in use (1.17) reads IR 9
 _OPSET, _NEWEST_IR = 17, 9
+FOLDER_FILES = (*GRAPHS.values(), *INT8_GRAPHS.values(), "tokens.txt", "lang.json", SCORES_FILE, CARD)
+"""Files that a folder of an exported model may hold."""
 _MODEL_TYPES = {"zipformer": "zipformer2"}
 """Names by which sherpa-onnx knows encoders, where they differ."""
 

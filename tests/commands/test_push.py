@@ -103,6 +103,16 @@ def test_code_of_the_card_runs(talker, tmp_path, monkeypatch):
     assert stream.result.text == Recognizer.from_pretrained(folder).transcribe("a.wav").text
 
 
+def test_file_of_another_origin_is_kept(talker, tmp_path, capsys):
+    (tmp_path / "README.md").write_text("My notes.")
+    flags = ["push", str(talker / "model.pt"), "--language", "zh", "--output-dir"]
+    assert main([*flags, str(tmp_path)]) == 1
+    assert f"`--output-dir` {tmp_path} holds a README.md" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
+    # a folder that push has written is written again
+    assert main([*flags, str(tmp_path / "new")]) == main([*flags, str(tmp_path / "new")]) == 0
+
+
 @pytest.mark.parametrize(
     ("flags", "status", "message"),
     [
