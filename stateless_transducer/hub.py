@@ -160,7 +160,8 @@ def _from_repository(name: PublishedName, forms: Sequence[Form], precision: Prec
     snapshot = _snapshots(constants.HF_HUB_CACHE, name) / info.sha
     missing = [folder + file for file in chosen.names if not (snapshot / folder / file).exists()]
     if missing:
-        _download(hub, name, missing)
+        # a newer commit, if there is one since
+        snapshot = _download(hub, name, missing)
         for file in missing:
             _check(snapshot / file, siblings[file])
     return snapshot / name.folder
@@ -177,9 +178,10 @@ def _import_hub(what: str) -> Any:
     return huggingface_hub
 
 
-def _download(hub: Any, name: PublishedName, files: Sequence[str]) -> None:
+def _download(hub: Any, name: PublishedName, files: Sequence[str]) -> Path:
+    """Download files of a repository; return its folder in the cache."""
     try:
-        hub.snapshot_download(name.repository, revision=name.revision, allow_patterns=list(files))
+        return Path(hub.snapshot_download(name.repository, revision=name.revision, allow_patterns=list(files)))
     # see above; a full disk and a broken connection are among them
     except Exception as err:
         raise OSError(f"{name}: the download failed ({_first_line(err)}). Run the command again to resume it.") from err
