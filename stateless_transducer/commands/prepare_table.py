@@ -23,7 +23,7 @@ from stateless_transducer.data.corpora.table import TableColumns, hold_out, pair
 from stateless_transducer.data.corpora.utterance import Problem, Utterance
 from stateless_transducer.files import fingerprint, size_and_time
 from stateless_transducer.options import ADVANCED, check_bounds
-from stateless_transducer.text.normalize import noise, normalize
+from stateless_transducer.text.normalize import normalize, suspect_characters
 from stateless_transducer.text.tokens import TokenTable, build_token_table, has_ideographs, lang_corpus
 from stateless_transducer.training.config import TrainConfig
 
@@ -214,7 +214,7 @@ def _token_table(lang_dir: Path, train_texts: Sequence[str], options: Options) -
 
 def _noise(texts: Sequence[str], options: Options) -> list[str]:
     """Return lines about the characters that look like noise, and a way out; none if there are none."""
-    suspects = noise(texts)
+    suspects = suspect_characters(texts)
     if not suspects:
         return []
     lines = [f"  {reason}: {_examples(counts)}" for reason, counts in suspects.items()]

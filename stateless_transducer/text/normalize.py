@@ -34,7 +34,7 @@ def normalize(text: str) -> str:
     return " ".join("".join(kept).split())
 
 
-def noise(texts: Iterable[str]) -> dict[str, Counter[str]]:
+def suspect_characters(texts: Iterable[str]) -> dict[str, Counter[str]]:
     """Return the characters of texts that look like noise, with their counts, by the reason in words.
 
     Capital letters are noise only beside small ones, and letters of a script only if they are rare.

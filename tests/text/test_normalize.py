@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from stateless_transducer.text.normalize import noise, normalize
+from stateless_transducer.text.normalize import normalize, suspect_characters
 
 
 @pytest.mark.parametrize(
@@ -24,8 +24,8 @@ def test_normalized_text_has_small_letters_without_punctuation(text, plain):
 
 
 def test_noise_is_what_the_texts_have_little_of_or_twice():
-    found = noise(["今天He 1 2 , ! 天气", "二〇二二 人々", "今天天气" * 100])
+    found = suspect_characters(["今天He 1 2 , ! 天气", "二〇二二 人々", "今天天气" * 100])
     assert sorted(sorted(counts) for counts in found.values()) == [["!", ","], ["1", "2"], ["H", "e"]]
-    assert {reason: dict(counts) for reason, counts in noise(["HELLO HE", "IT'S"]).items()} == {}
-    (capitals,) = noise(["Hello it's", "He"]).values()
+    assert {reason: dict(counts) for reason, counts in suspect_characters(["HELLO HE", "IT'S"]).items()} == {}
+    (capitals,) = suspect_characters(["Hello it's", "He"]).values()
     assert capitals == {"H": 2}
