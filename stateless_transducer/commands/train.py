@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 from tyro.conf import Suppress, arg
 
 from stateless_transducer.commands.shared.console import complain, say
-from stateless_transducer.commands.shared.flags import parse
+from stateless_transducer.commands.shared.flags import named_options, parse
 from stateless_transducer.commands.shared.idle import refuse_idle_training
 from stateless_transducer.commands.shared.sizes import replaced, sized
 from stateless_transducer.data.config import DataConfig
@@ -152,9 +152,8 @@ def _with_encoder(default: TrainOptions, config: type[EncoderConfig]) -> TrainOp
 
 def _refuse_other_encoders(arguments: list[str], config: type[EncoderConfig]) -> None:
     sizes = {size.name for size in fields(config)}
-    flags = {word.partition("=")[0].removeprefix("--").replace("-", "_") for word in arguments if word[:2] == "--"}
     for encoder in ENCODER_CONFIGS.values():
-        for name in sorted(flags & {size.name for size in fields(encoder)} - sizes):
+        for name in sorted(named_options(arguments) & {size.name for size in fields(encoder)} - sizes):
             flag = f"--{name.replace('_', '-')}"
             raise ValueError(f"`{flag}` is an option of `--encoder {encoder.kind}`, not of `--encoder {config.kind}`.")
 
@@ -236,7 +235,7 @@ def _task(
     encoder = start.model_config.encoder
     if options.train.compile and not encoder.can_compile:
         raise ValueError(f"`compile` is true, but a {encoder.kind} cannot be compiled for training. Remove it.")
-    subsampling = start.model_config.encoder.subsampling
+    subsampling = encoder.subsampling
 
     def warn_of_skipped(utterances: TrainingSet, name: str) -> None:
         for reason, numbers in utterances.left_out.items():

@@ -170,3 +170,11 @@ def test_every_option_is_explained(command):
     for option in options_of(_options(command)):
         # two lines of the source
         assert option.text.endswith(".") and len(option.text) <= 240, option.name
+
+
+def test_sizes_of_every_encoder_are_named_by_their_flags():
+    """An error at run time does not know which encoder the command line has named."""
+    message = "`num_encoder_layers` 3, `num_layers` 3"
+    assert in_flags(message, _options("train")) == "`--num-encoder-layers` 3, `--num-layers` 3"
+    # elsewhere, these are sizes of a checkpoint
+    assert in_flags(message, _options("decode")) == message

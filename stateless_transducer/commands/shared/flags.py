@@ -9,7 +9,9 @@ import io
 import math
 import re
 import sys
+from collections.abc import Sequence
 from contextlib import redirect_stderr
+from dataclasses import fields
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,6 +20,7 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 
 from stateless_transducer.commands.shared.help import help_text
 from stateless_transducer.commands.shared.option_groups import is_number_list, options_of
+from stateless_transducer.model.config import ENCODER_CONFIGS
 
 # icefall's spelling of true and false
 _TRUE, _FALSE = ("true", "yes", "t", "y", "1"), ("false", "no", "f", "n", "0")
@@ -88,6 +91,10 @@ def in_flags(message: str, options: type, default: object = None) -> str:
     for option in options_of(options, default):
         for spelling in (option.field, *(name.removeprefix("--").replace("-", "_") for name in option.names)):
             names.setdefault(spelling, option.name)
+    if "encoder" in names:
+        # the sizes of the encoder that a command line names
+        sizes = (size.name for config in ENCODER_CONFIGS.values() for size in fields(config))
+        names = {size: f"--{size.replace('_', '-')}" for size in sizes} | names
 
     def as_flag(match: re.Match[str]) -> str:
         name, value = match.groups()
@@ -97,6 +104,11 @@ def in_flags(message: str, options: type, default: object = None) -> str:
         return f"`{names[name]}{written}`"
 
     return re.sub(r"`([a-z][a-z0-9_]*)(=[^`]*|)`", as_flag, message)
+
+
+def named_options(arguments: Sequence[str]) -> set[str]:
+    """Return the names of the options on a command line, as Python spells them."""
+    return {word.partition("=")[0].removeprefix("--").replace("-", "_") for word in arguments if word[:2] == "--"}
 
 
 def _with_truths(arguments: list[str], flags: set[str]) -> list[str]:

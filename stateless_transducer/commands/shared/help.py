@@ -9,7 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin
 
-from stateless_transducer.commands.shared.option_groups import REQUIRED, Option, is_number_list, option_groups
+from stateless_transducer.commands.shared.option_groups import (
+    REQUIRED,
+    Option,
+    as_written,
+    is_number_list,
+    option_groups,
+)
 from stateless_transducer.options import choices_of
 
 _INDENT, _MOST_COLUMNS = 26, 110
@@ -56,8 +62,7 @@ def _entry(option: Option) -> Iterator[str]:
     if option.default is REQUIRED and option.names:
         text += " (required)"
     elif option.default is not REQUIRED and option.default is not None and option.default != ():
-        between = "," if is_number_list(option.kind) else " "
-        text += f" (default: {_spell(option.default, between)})"
+        text += f" (default: {as_written(option.default)})"
     yield from _two_columns(f"{', '.join(option.names)} {metavar}" if option.names else metavar, text.strip())
 
 
@@ -73,12 +78,6 @@ def _metavar(option: Option) -> str:
     names: dict[Any, str] = {bool: "{true,false}", int: "INT", float: "FLOAT", Path: "PATH"}
     name = f"{{{','.join(map(str, choices))}}}" if choices else names.get(member, "TEXT")
     return f"{name} [{name} ...]" if is_several else name
-
-
-def _spell(value: Any, between: str) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return between.join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _two_columns(left: str, text: str) -> Iterator[str]:

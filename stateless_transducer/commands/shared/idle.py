@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
+from stateless_transducer.commands.shared.option_groups import as_written
 from stateless_transducer.data.config import DataConfig
 from stateless_transducer.decoding.config import SearchConfig
 from stateless_transducer.training.config import TrainConfig
@@ -35,13 +36,7 @@ def refuse_idle(config: Any, needs: str, *, names: Sequence[str] = ()) -> None:
     for option in fields(config):
         value = getattr(config, option.name)
         if value != option.default and (not names or option.name in names):
-            raise ValueError(f"`{option.name}` {_as_written(value)} needs {needs}.")
-
-
-def _as_written(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:g}" if isinstance(value, float) else str(value)
+            raise ValueError(f"`{option.name}` {as_written(value)} needs {needs}.")
 
 
 def refuse_idle_search(search: SearchConfig, *, nbest: int = 1, sounds_have_hotwords: bool = False) -> None:

@@ -91,6 +91,16 @@ def options_of(kind: type, default: Any = None) -> Iterator[Option]:
     return (option for group in option_groups(kind, default) for option in group.options)
 
 
+def as_written(value: Any) -> str:
+    """Return a value as a command line spells it: lists of whole numbers have commas, others blanks."""
+    if isinstance(value, tuple):
+        members: tuple[Any, ...] = value
+        return ("," if all(isinstance(member, int) for member in members) else " ").join(map(as_written, members))
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def is_number_list(kind: Any) -> bool:
     """Report whether a type is ``tuple[int, ...]``, a list that a flag spells with commas."""
     if get_origin(kind) is Annotated:

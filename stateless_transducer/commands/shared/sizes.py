@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from stateless_transducer.commands.shared.flags import named_options
+from stateless_transducer.commands.shared.option_groups import as_written
+from stateless_transducer.files import parse_json
 
 if TYPE_CHECKING:
     from stateless_transducer.commands.train import Options
@@ -47,7 +50,7 @@ def sized(
             f"`size` is {options.size}, but processes of torchrun may see different memory. Run the command once with "
             "`dry_run=True` and without torchrun, and pass the options that it prints."
         )
-    named = {word.partition("=")[0].removeprefix("--").replace("-", "_") for word in arguments if word[:2] == "--"}
+    named = named_options(arguments)
     given = {name: value for name, value in _flat(options).items() if name in named}
     settings = _recalled(options)
     if settings is not None:
@@ -65,7 +68,7 @@ def sized(
         settings = {
             name: value for name, value in choice.settings.items() if name not in given and value != before[name]
         }
-        flags = (f"--{name.replace('_', '-')} {_spell(value)}" for name, value in settings.items())
+        flags = (f"--{name.replace('_', '-')} {as_written(value)}" for name, value in settings.items())
         tell(f"chosen        {' '.join(flags)}")
     return replaced(options, {**settings, **given, "chosen": tuple(settings)})
 
@@ -90,12 +93,15 @@ def _recalled(options: Options) -> dict[str, Any] | None:
     is_resumed = config.resume or config.start_epoch
     if not is_resumed or not (saved_epochs(config.exp_dir) or saved_batches(config.exp_dir)) or not path.is_file():
         return None
-    saved = json.loads(path.read_bytes())
-    if saved.get("size") != options.size:
-        return None
-    # JSON has no tuples
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in _flat(saved).items()}
-    return {name: values[name] for name in saved["chosen"]}
+    try:
+        saved = parse_json(path.read_bytes())
+        if saved.get("size") != options.size:
+            return None
+        # JSON has no tuples
+        values = {name: tuple(value) if isinstance(value, list) else value for name, value in _flat(saved).items()}
+        return {name: values[name] for name in saved["chosen"]}
+    except (ValueError, AttributeError, KeyError, TypeError) as err:
+        raise ValueError(f"{path} is damaged ({err}). Pass the options of its run instead of `size`.") from err
 
 
 def _flat(values: Any) -> dict[str, Any]:
@@ -107,9 +113,3 @@ def _flat(values: Any) -> dict[str, Any]:
     for name, value in items:
         flat |= _flat(value) if is_dataclass(value) or isinstance(value, Mapping) else {name: value}
     return flat
-
-
-def _spell(value: Any) -> str:
-    if isinstance(value, tuple):
-        return ",".join(map(_spell, value))
-    return f"{value:g}" if isinstance(value, float) else str(value).lower()
