@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -19,26 +19,19 @@ from stateless_transducer.commands.shared.flags import parse
 from stateless_transducer.data.config import DataConfig, PrepareConfig, SpecAugmentConfig
 from stateless_transducer.data.corpora.synthetic import SyntheticConfig
 from stateless_transducer.decoding.config import SearchConfig
-from stateless_transducer.model.config import ConformerConfig, JoinerConfig, ModelConfig
+from stateless_transducer.model.config import ENCODER_SIZES, ModelConfig
 from stateless_transducer.options import ADVANCED, check_bounds
 from stateless_transducer.training.averaging import Average
 from stateless_transducer.training.config import OptimConfig, TrainConfig
 from stateless_transducer.wording import counted
 
 _AVERAGED = 2
+_TINY = ENCODER_SIZES["conformer"]["tiny"]
 
 SIZES = ModelConfig(
     vocab_size=181,  # overridden by the token table
-    encoder=ConformerConfig(
-        num_layers=4,
-        attention_dim=96,
-        num_heads=4,
-        feedforward_dim=384,
-        conv_kernel=15,
-        subsampling_channels=32,
-        dropout=0.0,
-    ),
-    joiner=JoinerConfig(joiner_dim=128),
+    encoder=replace(_TINY.encoder, dropout=0.0),
+    joiner=_TINY.joiner,
     # the synthetic voices are equally loud; real recordings are not
     feature_norm="level",
 )
