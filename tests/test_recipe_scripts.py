@@ -239,7 +239,7 @@ def test_epoch_and_average_need_not_be_named(exp, capsys):
 def test_options_without_meaning_are_said_to_have_none(exp, capsys):
     plain, idle = (_run("decode", *_decoding(exp), *extra) for extra in ([], DATA.split()[4:]))
     assert plain == idle == 0
-    said = re.findall(r"^`(--[\w-]+)` has no effect here \(see --help\)\.$", capsys.readouterr().err, re.MULTILINE)
+    said = re.findall(r"^`(--[\w-]+)` has no effect here \(see --help-all\)\.$", capsys.readouterr().err, re.MULTILINE)
     # the data's options that do mean something
     assert {*DATA.split()[4::2]} - {*said} == {"--on-the-fly-feats", "--num-workers"}
 

@@ -333,4 +333,4 @@ def _report_idle(*groups: object) -> None:
     for group in groups:
         for option in fields(group):  # pyright: ignore[reportArgumentType]
             if getattr(group, option.name) is not None:
-                complain(f"`--{option.name.replace('_', '-')}` has no effect here (see --help).")
+                complain(f"`--{option.name.replace('_', '-')}` has no effect here (see --help-all).")
