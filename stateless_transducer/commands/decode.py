@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ from stateless_transducer.commands.shared.console import progress_bar, say, tabl
 from stateless_transducer.commands.shared.flags import parse
 from stateless_transducer.commands.shared.idle import refuse_idle_search
 from stateless_transducer.decoding.config import SearchConfig
+from stateless_transducer.files import parse_json
 from stateless_transducer.options import ADVANCED, check_bounds
 from stateless_transducer.training.averaging import Average
 from stateless_transducer.wording import counted
@@ -196,7 +196,12 @@ def _suffix(precision: str) -> str:
 def _training_corpus(exp_dir: Path) -> str:
     """Return the name of the training corpus, whose results are labeled by the split alone."""
     path = exp_dir / "config.json"
-    return json.loads(path.read_text(encoding="utf-8"))["data"]["prefix"] if path.exists() else "aishell"
+    if not path.is_file():
+        return "aishell"
+    try:
+        return parse_json(path.read_bytes())["data"]["prefix"]
+    except (ValueError, KeyError, TypeError) as err:
+        raise ValueError(f"{path}, which `transducer train` wrote, is damaged ({err}). Remove it.") from err
 
 
 def _search(options: Options, split: str, cuts: CutIndex, decoder: _Decoder, log: logging.Logger) -> TestResult:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -17,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from stateless_transducer.files import write_text
+from stateless_transducer.files import parse_json, write_text
 from stateless_transducer.recognition.transcript import Transcript
 
 
@@ -77,17 +76,24 @@ def read_metrics(exp_dir: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     records: list[dict[str, Any]] = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        record = json.loads(line)
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        record = _parsed(line, f"{path}:{number}")
         while records and records[-1]["step"] > record["step"]:
             records.pop()
         records.append(record)
     return records
 
 
+def _parsed(text: bytes, place: object) -> dict[str, Any]:
+    try:
+        return parse_json(text)
+    except ValueError as err:
+        raise ValueError(f"{place} is damaged ({err}). Remove it.") from err
+
+
 def read_results(exp_dir: Path) -> list[dict[str, Any]]:
     """Return the results written by `write_results`, sorted by test set, method and metric."""
-    results = [json.loads(p.read_text(encoding="utf-8")) for p in exp_dir.glob("log/**/result-*.json")]
+    results = [_parsed(path.read_bytes(), path) for path in exp_dir.glob("log/**/result-*.json")]
     return sorted(results, key=lambda r: (r["test_set"], r["method"], r["name"], r["metric"]))
 
 
