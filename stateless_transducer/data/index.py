@@ -150,7 +150,10 @@ def open_index(manifest: Path) -> CutIndex:
         with suppress(PermissionError):
             _build(manifest, folder, stamp)
             return _load(folder, stamp)
-    raise ValueError(f"{manifest}: its index can be written neither to its folder nor to the temporary folder.")
+    raise ValueError(
+        f"{manifest}: its index can be written neither beside it nor to {tempfile.gettempdir()}. Set TMPDIR "
+        "to a folder that you can write to."
+    )
 
 
 def _stamp(manifest: Path) -> list[int]:
