@@ -160,7 +160,7 @@ COLUMNS = (
 )
 
 
-def rows(models: tuple[PublishedModel, ...] = MODELS) -> list[tuple[str, ...]]:
+def rows() -> list[tuple[str, ...]]:
     """Return a row of `COLUMNS` per model; - for facts that are not known."""
     return [
         tuple(
@@ -178,7 +178,7 @@ def rows(models: tuple[PublishedModel, ...] = MODELS) -> list[tuple[str, ...]]:
                 model.source,
             )
         )
-        for model in models
+        for model in MODELS
     ]
 
 
