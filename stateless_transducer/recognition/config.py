@@ -16,7 +16,7 @@ class DetailConfig:
     """Details of the result."""
 
     align: bool = True
-    """Compute begin, end and confidence of each token."""
+    """Compute start, end and confidence of each token."""
     nbest: Annotated[int, Ge(1)] = 1
     """beam_search, modified_beam_search: hypotheses to return per segment, the best one included."""
 
