@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
+
+from warm import interpreter
 
 ROOT = Path(__file__).parent.parent
 RECIPE = ROOT / "egs" / "aishell" / "ASR"
@@ -17,18 +18,18 @@ class Folder:
 
     def __init__(self, path: Path, *, does_work: bool = True) -> None:
         self.path = path
-        self._put(
-            "transducer", f"exec {sys.executable} -m stateless_transducer.cli" if does_work else "echo transducer"
-        )
-        self._put("python3", f"exec {sys.executable}")
-        self._put("torchrun", f"exec {sys.executable} -m torch.distributed.run")
-        self._put("tensorboard", f"exec {sys.executable} -m tensorboard.main")
+        python = interpreter()
+        self._put("transducer", f"exec {python} -m stateless_transducer.cli" if does_work else "echo transducer")
+        self._put("python3", f"exec {python}")
+        self._put("torchrun", f"exec {python} -m torch.distributed.run")
+        self._put("tensorboard", f"exec {python} -m tensorboard.main")
         self.environment = {
             **os.environ,
             "PATH": f"{path / 'bin'}:/usr/bin:/bin",
             "PYTHONPATH": str(ROOT),
             "OMP_NUM_THREADS": "1",
             "COLUMNS": "200",
+            "PYTHON_EXEC": str(python),  # of torchrun's processes
         }
 
     def _put(self, name: str, does: str) -> None:

@@ -23,7 +23,7 @@ PUBLISHED = "tmp/icefall-aishell-transducer-stateless-modified-2022-03-01"
 
 TINY = (
     "--num-layers 1 --attention-dim 16 --num-heads 2 --feedforward-dim 16 --conv-kernel 3 --joiner-dim 16 "
-    "--min-utterance-s 0.3 --num-workers 0"
+    "--num-buckets 1 --min-utterance-s 0.3 --num-workers 0"
 )
 SPEAKERS = {
     ("train", "S0002"): ("今天 天气 很 好", "明天 下雨", "后天 不 好", "天气 不 好"),

@@ -20,13 +20,12 @@ import sys
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
-from functools import cache, partial
+from contextlib import AbstractContextManager
+from functools import cache
+from multiprocessing import forkserver
 from multiprocessing.reduction import DupFd
 from pathlib import Path
 from typing import IO
-
-import pytest
-from torch.distributed.launcher import api
 
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(
@@ -34,6 +33,7 @@ _SERVER.set_forkserver_preload(
         "lhotse",
         "torch._dynamo",  # DistributedDataParallel imports it
         "torch.distributed.launcher.api",
+        "stateless_transducer.data.fbank",
         "torch.utils.tensorboard",
         "stateless_transducer.cli",
         "stateless_transducer.decoding.search",
@@ -133,28 +133,39 @@ def _run(streams: Sequence[int], words: list[str], folder: str, environment: Map
 
 
 _CLIENT = """#!{python} -ISE
-# stands in for `python`: has the test process start the program, and ends as that does
-import json, os, socket, sys
+# stands in for `python`: has the test process start the program, hands on signals, and ends as the program does
+import json, os, signal, socket, sys
 words = [word for word in sys.argv[1:] if word != "-u"]
 request = json.dumps([words, os.getcwd(), dict(os.environ)]).encode()
-with socket.socket(socket.AF_UNIX) as server:
+signals = signal.SIGINT, signal.SIGTERM
+signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+with socket.socket(socket.AF_UNIX) as server, server.makefile("r") as answers:
     server.connect({address!r})
     socket.send_fds(server, [b"."], [0, 1, 2])
     server.sendall(request)
     server.shutdown(socket.SHUT_WR)
-    sys.exit(int(server.recv(8)))
+    pid = int(answers.readline())
+    for number in signals:
+        signal.signal(number, lambda number, frame: os.kill(pid, number))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
+    status = int(answers.readline())
+    if status >= 0:
+        sys.exit(status)
+    signal.signal(-status, signal.SIG_DFL)
+    os.kill(os.getpid(), -status)
 """
 
 
 class _Requests(socketserver.BaseRequestHandler):
-    """Starts a program for a client, and sends it the exit status."""
+    """Starts a program for a client, and sends it the process id and the exit status."""
 
     def handle(self) -> None:
         _, streams, _, _ = socket.recv_fds(self.request, 1, 3)
         with self.request.makefile("rb") as lines:
             words, folder, environment = json.load(lines)
         program = Program(words, streams, folder=folder, environment=environment)
-        self.request.sendall(str(program.wait()).encode())
+        self.request.sendall(f"{program.pid}\n".encode())
+        self.request.sendall(f"{program.wait()}\n".encode())
 
 
 @cache
@@ -170,6 +181,10 @@ def interpreter() -> Path:
     return client
 
 
-def forked_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the ranks of `distributed.launch` be forked from the server, too."""
-    monkeypatch.setattr(api, "LaunchConfig", partial(api.LaunchConfig, start_method="forkserver"))
+def dask_workers() -> AbstractContextManager[object]:
+    """Return a context in which Dask forks the workers of a new cluster from the server."""
+    import dask
+
+    # the server must run before Dask, which would have it import other packages
+    forkserver.ensure_running()
+    return dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"})

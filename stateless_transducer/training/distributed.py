@@ -23,6 +23,8 @@ import torch.distributed as dist
 from stateless_transducer.processes import CarriedError, end_with_parent
 from stateless_transducer.training.stopping import StopRequest
 
+_START_METHOD = "spawn"
+"""How ranks start: a fork could use neither a GPU nor threads of its parent."""
 _POLL_S = 0.1
 _GRACE_S = 5.0
 """Time for ranks to end after another one has failed."""
@@ -106,6 +108,7 @@ def _run_ranks(function: Callable[..., None], args: tuple, world_size: int, mast
         rdzv_endpoint=f"127.0.0.1:{master_port}",
         rdzv_configs={"is_host": True},
         local_addr="127.0.0.1",
+        start_method=_START_METHOD,
         # exceptions arrive through a queue
         logs_specs=DefaultLogsSpecs(log_dir=os.devnull),
     )
@@ -136,7 +139,7 @@ class _Errors:
     """Exceptions of the ranks, as they arrive."""
 
     def __init__(self) -> None:
-        self.queue: SimpleQueue[tuple[int, CarriedError]] = multiprocessing.get_context("spawn").SimpleQueue()
+        self.queue: SimpleQueue[tuple[int, CarriedError]] = multiprocessing.get_context(_START_METHOD).SimpleQueue()
         self._arrived: dict[int, CarriedError] = {}
 
     def of(self, rank: int) -> Exception | None:

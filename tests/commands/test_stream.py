@@ -8,13 +8,13 @@ import pty
 import re
 import signal
 import subprocess
-import sys
 from contextlib import suppress
 
 import numpy as np
 import pytest
 import soundfile
 from processes import listen_to_sigint
+from warm import interpreter
 
 from stateless_transducer.cli import main
 from stateless_transducer.recognition.endpoint import EndpointRules
@@ -57,7 +57,7 @@ def _lines(segments):
 
 
 def _start(tiny_model, rules=FLAGS, **streams):
-    command = [sys.executable, "-m", "stateless_transducer.cli", "stream", str(tiny_model().folder), "-", *rules]
+    command = [interpreter(), "-m", "stateless_transducer.cli", "stream", str(tiny_model().folder), "-", *rules]
     return subprocess.Popen(command, preexec_fn=listen_to_sigint, **streams)
 
 

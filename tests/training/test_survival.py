@@ -13,10 +13,11 @@ import pytest
 import torch
 from processes import children
 from small_corpus import write_small_corpus
-from warm import Program, forked_ranks, interpreter
+from warm import Program, interpreter
 
 from stateless_transducer.checkpoint import load_checkpoint
 from stateless_transducer.cli import main
+from stateless_transducer.training import distributed
 from stateless_transducer.training.run_lock import run_lock
 
 # nothing random but the order, and no batch of fewer utterances than there are processes
@@ -116,7 +117,7 @@ def alone(corpus, tmp_path_factory):
 
 @pytest.mark.parametrize("world_size", [2, 4])
 def test_processes_with_their_share_of_the_batch_learn_the_same(corpus, alone, tmp_path, world_size, monkeypatch):
-    forked_ranks(monkeypatch)
+    monkeypatch.setattr(distributed, "_START_METHOD", "forkserver")
     found = _shared(corpus, tmp_path, world_size, 12 / world_size)
     # sums in another order; Adam makes rounding larger, step by step
     assert found == pytest.approx(alone, rel=1e-3) and len(found) == 8
