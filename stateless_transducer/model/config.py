@@ -384,13 +384,19 @@ class ModelConfig:
     """Mel bins of a feature frame."""
     feature_norm: FeatureNorm = "none"
     """Normalization of the features of each utterance. level: subtract the loudness, for small data in which a level
-    identifies a speaker. mean: subtract the mean of each bin, for small data of many speakers and microphones."""
+    identifies a speaker. mean: subtract the mean of each bin, for small data of many speakers and microphones. Causal
+    models need none."""
     blank_id: int = 0
     """Id of the blank."""
 
     def __post_init__(self) -> None:
         check_bounds(self)
         self._check_widths()
+        if self.feature_norm != "none" and isinstance(self.encoder, CausalEncoderConfig) and self.encoder.causal:
+            raise ValueError(
+                f"`feature_norm={self.feature_norm}` needs whole utterances, which a causal model does not wait for. "
+                "Set `feature_norm` to none, or `causal` to false; `gain_range_db=10` prepares for other levels."
+            )
         if not 0 <= self.blank_id < self.vocab_size:
             raise ValueError(f"`blank_id` must be in 0..{self.vocab_size - 1}, but is {self.blank_id}.")
 
