@@ -110,8 +110,11 @@ class Zipformer(CausalEncoder):
         chunks = self.chunks
         masks = self._feature_masks(x)
         outputs = []
+        before = self._dims[0]
         for stack, dim, mask in zip(self.stacks, self._dims, masks, strict=True):
-            x = stack(_resized(x, dim), lens, ends, chunks, mask, self.recompute_stages and self.training)
+            x = _resized(x, before, dim)
+            before = dim
+            x = stack(x, lens, ends, chunks, mask, self.recompute_stages and self.training)
             outputs.append(x)
         return outputs, ends
 
@@ -129,11 +132,13 @@ class Zipformer(CausalEncoder):
         outputs: list[Tensor] = []
         states: list[tuple[LayerState, ...]] = []
         stacks = cast("Sequence[Stack]", self.stacks)
+        before = self._dims[0]
         for stack, dim, past in zip(stacks, self._dims, state.stacks, strict=True):
-            x, next_past = stack.step(_resized(x, dim), chunks, past, state.num_frames)
+            x, next_past = stack.step(_resized(x, before, dim), chunks, past, state.num_frames)
+            before = dim
             outputs.append(x)
             states.append(next_past)
-        encoder_out = self.downsample_output.mean(self._most_recent(outputs).unflatten(1, (-1, 2)))
+        encoder_out = self.downsample_output.step(self._most_recent(outputs))
         return encoder_out, ZipformerState(tuple(states), embedded, state.num_frames + chunks.size)
 
     def _most_recent(self, outputs: list[Tensor]) -> Tensor:
@@ -241,7 +246,7 @@ class Stack(nn.Module):
             past: state of each layer.
             num_frames: (N,), frames at 50 per second before the chunk.
         """
-        y = x if self.factor == 1 else self.downsample.mean(x.unflatten(1, (-1, self.factor)))
+        y = x if self.factor == 1 else self.downsample.step(x)
         timeline = self._timeline_of_chunk(y, chunks.divided(self.factor), num_frames // self.factor)
         states: list[LayerState] = []
         for layer, state in zip(self._layers, past, strict=True):
@@ -276,9 +281,9 @@ class Stack(nn.Module):
         return Timeline(positions, padding, hidden, ends, chunks.size)
 
 
-def _resized(x: Tensor, dim: int) -> Tensor:
-    """Cut the last channels of (N, T, C), or append zeros."""
-    return x[:, :, :dim] if dim < x.shape[2] else nn.functional.pad(x, (0, dim - x.shape[2]))
+def _resized(x: Tensor, before: int, dim: int) -> Tensor:
+    """Cut the last of ``before`` channels of (N, T, C), or append zeros."""
+    return x[:, :, :dim] if dim < before else nn.functional.pad(x, (0, dim - before))
 
 
 def offset_features(num_queries: int, num_keys: int, dim: int, like: Tensor) -> Tensor:

@@ -135,12 +135,12 @@ class ZipformerLayer(nn.Module):
         x = x + y
         y, values1 = self.self_attn1.step(x, weights, past.values1)
         x = x + y
-        y, convolved1 = self.conv_module1.step(x, past.convolved1)
+        y, convolved1 = self.conv_module1.step(x, timeline.chunk, past.convolved1)
         x = x + y
         x = self.bypass_mid(before, x + self.feed_forward2(x))
         y, values2 = self.self_attn2.step(x, weights, past.values2)
         x = x + y
-        y, convolved2 = self.conv_module2.step(x, past.convolved2)
+        y, convolved2 = self.conv_module2.step(x, timeline.chunk, past.convolved2)
         x = x + y
         x = self.bypass(before, self.norm(x + self.feed_forward3(x)))
         return x, LayerState(keys, gated, values1, values2, convolved1, convolved2)
@@ -327,10 +327,10 @@ class ConvolutionModule(nn.Module):
             x = depthwise(x, self.depthwise_conv, padding=self.depthwise_conv.kernel_size[0] // 2)
         return self._projected(x)
 
-    def step(self, x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
+    def step(self, x: Tensor, chunk: int, past: Tensor) -> tuple[Tensor, Tensor]:
         """Map a chunk (N, T, C) and the frames before it, (N, K // 2, C), to (N, T, C), and to the next past."""
         assert isinstance(self.depthwise_conv, ChunkConvolution)
-        x, past = self.depthwise_conv.step(self._gated(x), past)
+        x, past = self.depthwise_conv.step(self._gated(x), chunk, past)
         return self._projected(x), past
 
     def _gated(self, x: Tensor) -> Tensor:
@@ -367,12 +367,13 @@ class ChunkConvolution(nn.Module):
             present = depthwise(chunks, self.chunkwise_conv, padding=side).reshape(len(x), -1, x.shape[2])[:, :T]
         return past + present * self._edge_scale(T, chunk, ends)
 
-    def step(self, x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
+    def step(self, x: Tensor, chunk: int, past: Tensor) -> tuple[Tensor, Tensor]:
         """Map a chunk (N, T, C) and the frames before it, (N, K // 2, C), to (N, T, C), and to the next past."""
-        T = x.shape[1]
         present = depthwise(x, self.chunkwise_conv, padding=self.kernel // 2)
+        left, right = self.chunkwise_conv_scale.transpose(1, 2).unbind()  # (K, C) each
+        missing = chunk - self.kernel
+        scale = 1 + F.pad(left, (0, 0, 0, missing)) + F.pad(right, (0, 0, missing, 0))
         frames, next_past = continued(past, x)
-        scale = self._edge_scale(T, T, torch.full((1,), T, device=x.device))
         return depthwise(frames, self.causal_conv, padding=0) + present * scale, next_past
 
     def _edge_scale(self, T: int, chunk: int, ends: Tensor) -> Tensor:

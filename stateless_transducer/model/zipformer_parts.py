@@ -58,16 +58,18 @@ class Downsample(nn.Module):
 
     def forward(self, x: Tensor, ends: Tensor) -> Tensor:
         """Map (N, T, C) to (N, ceil(T / factor), C); frames from ``ends``, (N,), on count as the frame before."""
-        N, T, C = x.shape
+        T, C = x.shape[1:]
         last = x.gather(1, (ends - 1)[:, None, None].expand(-1, 1, C))
         x = torch.cat([x, last.expand(-1, self.factor - 1, -1)], dim=1)
         x = torch.where(torch.arange(x.shape[1], device=x.device)[:, None] < ends[:, None, None], x, last)
         num_groups = (T + self.factor - 1) // self.factor
-        return self.mean(x[:, : num_groups * self.factor].reshape(N, -1, self.factor, C))
+        return self.step(x[:, : num_groups * self.factor])
 
-    def mean(self, groups: Tensor) -> Tensor:
-        """Map groups of frames (N, T, factor, C) to their weighted means (N, T, C)."""
-        return (groups * self.bias.softmax(0).to(groups.dtype)[:, None]).sum(2)
+    def step(self, x: Tensor) -> Tensor:
+        """Map whole groups of frames (N, T * factor, C) to (N, T, C)."""
+        N, _, C = x.shape
+        groups = x.reshape(N, -1, self.factor, C)
+        return (groups * self.bias.softmax(0).to(x.dtype)[:, None]).sum(2)
 
 
 def downsampled(lens: Tensor, factor: int) -> Tensor:
