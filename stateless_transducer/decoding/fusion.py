@@ -7,13 +7,13 @@ W integers of a scorer's state.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 
-from stateless_transducer.decoding.arrays import Array, gather, like, namespace, top
+from stateless_transducer.decoding.arrays import Array, device_of, gather, like, namespace, top
 from stateless_transducer.text.hotwords import HotwordPhrase
 
 
@@ -93,6 +93,80 @@ class SumOfScorers:
     def _parts(self, states: Array) -> list[Array]:
         ends = np.cumsum([scorer.state_size for scorer in self._scorers]).tolist()
         return [states[:, start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+
+
+class ScorersOfStreams:
+    """Scorers of the streams of a batch, each with its own or none.
+
+    A state begins with the number of its stream; the state of the stream's scorer follows.
+    """
+
+    def __init__(self, scorers: Sequence[Scorer | None], *, vocab_size: int) -> None:
+        """Join N scorers, of which several may be the same object.
+
+        Args:
+            scorers: N, None for a stream without a scorer.
+            vocab_size: V.
+        """
+        distinct = list({id(scorer): scorer for scorer in scorers}.values())
+        numbers = {id(scorer): number for number, scorer in enumerate(distinct)}
+        self._distinct, self._vocab_size = distinct, vocab_size
+        self._scorer_of_stream = np.array([numbers[id(scorer)] for scorer in scorers], np.int64)
+        self._sizes = [0 if scorer is None else scorer.state_size for scorer in scorers]
+        self.state_size: int = 1 + max(self._sizes)
+
+    def join(self, states: Sequence[Array]) -> Array:
+        """Join the states of the streams, (1, K, own W) each, to those of the batch, (N, K, W)."""
+        xp, (_, K, _) = namespace(states[0]), states[0].shape
+        joined = xp.zeros((len(states), K, self.state_size), dtype=xp.int64, device=device_of(states[0]))
+        for number, part in enumerate(states):
+            joined[number, :, 0] = number
+            joined[number, :, 1 : 1 + part.shape[2]] = like(part[0], joined)
+        return joined
+
+    def split(self, states: Array) -> list[Array]:
+        """Return the states of each stream, (1, K, own W); the inverse of `join`."""
+        return [states[number : number + 1, :, 1 : 1 + size] for number, size in enumerate(self._sizes)]
+
+    def start(self, utterances: Array) -> Array:
+        """See `Scorer`."""
+        xp, rows = namespace(utterances), utterances.shape[0]
+        states = xp.zeros((rows, self.state_size), dtype=xp.int64, device=device_of(utterances))
+        states[:, 0] = utterances
+        for scorer, places, _ in self._parts(states):
+            states[places, 1 : 1 + scorer.state_size] = scorer.start(xp.zeros_like(utterances[places]))
+        return states
+
+    def scores(self, states: Array) -> Array:
+        """See `Scorer`."""
+        xp, shape = namespace(states), (states.shape[0], self._vocab_size)
+        scores = xp.zeros(shape, dtype=xp.float32, device=device_of(states))
+        for scorer, places, part in self._parts(states):
+            scores[places] = scorer.scores(part)
+        return scores
+
+    def advance(self, states: Array, tokens: Array) -> Array:
+        """See `Scorer`."""
+        advanced = namespace(states).asarray(states, copy=True)
+        for scorer, places, part in self._parts(states):
+            advanced[places, 1 : 1 + scorer.state_size] = scorer.advance(part, tokens[places])
+        return advanced
+
+    def finish(self, states: Array) -> Array:
+        """See `Scorer`."""
+        xp = namespace(states)
+        scores = xp.zeros(states.shape[0], dtype=xp.float32, device=device_of(states))
+        for scorer, places, part in self._parts(states):
+            scores[places] = scorer.finish(part)
+        return scores
+
+    def _parts(self, states: Array) -> Iterator[tuple[Scorer, Array, Array]]:
+        """Yield each scorer with the places of its rows and their states."""
+        of_row = like(self._scorer_of_stream, states)[states[:, 0]]
+        for number, scorer in enumerate(self._distinct):
+            (places,) = namespace(states).nonzero(of_row == number)
+            if scorer is not None and places.shape[0]:
+                yield scorer, places, states[places][:, 1 : 1 + scorer.state_size]
 
 
 class Hotwords:
