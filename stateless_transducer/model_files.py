@@ -106,6 +106,11 @@ class Listing:
                 return files
         raise ValueError(f"{self.place}: {self._content(forms)}.")
 
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether there is a checkpoint with its tokens."""
+        return self._find("checkpoint", "fp32") is not None
+
     def graph(self, role: str, precision: Precision = "fp32") -> str:
         """Return the graph of one role; x.onnx, x.fp16.onnx and x.int8.onnx are one graph in three precisions.
 

@@ -17,10 +17,9 @@ from tiny_offline import write_offline
 
 from stateless_transducer.cli import main
 from stateless_transducer.hub import locate
-from stateless_transducer.recognition.model import load_pretrained
+from stateless_transducer.recognition.model import is_streaming_folder, load_pretrained
 from stateless_transducer.recognition.recognizer import Recognizer
 from stateless_transducer.recognition.streaming import StreamingRecognizer
-from stateless_transducer.server.engine import is_streaming_folder
 from stateless_transducer.text.tokens import SPECIAL, TokenTable
 
 file_download = pytest.importorskip("huggingface_hub.file_download")

@@ -155,10 +155,10 @@ def _listening(host: str, port: int) -> socket.socket:
 
 def _open(options: Options) -> Engine:
     from stateless_transducer.commands.shared.models import find_model
-    from stateless_transducer.recognition.model import forms_for
+    from stateless_transducer.recognition.model import forms_for, is_streaming_folder
     from stateless_transducer.recognition.recognizer import Recognizer
     from stateless_transducer.recognition.streaming import StreamingRecognizer
-    from stateless_transducer.server.engine import PiecewiseEngine, StreamingEngine, is_streaming_folder
+    from stateless_transducer.server.engine import PiecewiseEngine, StreamingEngine
 
     forms = forms_for(options.device, options.precision)
     model = find_model(options.model, forms=forms, precision=options.precision)
@@ -167,7 +167,7 @@ def _open(options: Options) -> Engine:
             refuse_idle(config, f"an offline model, but {options.model} is a streaming model")
         streaming = StreamingRecognizer.from_pretrained(
             model,
-            options.rules,
+            rules=options.rules,
             device=options.device,
             precision=options.precision,
             num_threads=options.num_threads,

@@ -70,7 +70,7 @@ def run(options: Options) -> None:
     precision = "int8" if options.is_int8 else "fp32"
     recognizer = StreamingRecognizer.from_pretrained(
         find_model(options.model, forms=("graphs",), precision=precision),
-        options.rules,
+        rules=options.rules,
         precision=precision,
         num_threads=options.num_threads,
     )

@@ -48,6 +48,7 @@ def align(
     *,
     max_symbols_per_frame: int | None = 1,
     options: LogitOptions = PLAIN,
+    contexts: Sequence[Sequence[int]] | None = None,
 ) -> list[Alignment]:
     """Sum over the paths of each hypothesis that stay near the path of the search.
 
@@ -58,6 +59,7 @@ def align(
         hypotheses: N.
         max_symbols_per_frame: 1 for paths with at most one token per frame, as in modified beam search; None for any.
         options: adjustments of the logits.
+        contexts: tokens before each hypothesis, C each; None: blanks.
 
     Raises:
         ValueError: a type, shape or length is invalid, or a hypothesis has more tokens on a frame than paths may have.
@@ -70,16 +72,16 @@ def align(
                     "Pass `max_symbols_per_frame=None`."
                 )
     model, encoder_out, encoder_out_lens = search_inputs(model, encoder_out, encoder_out_lens)
+    if contexts is None:
+        contexts = [[model.blank_id] * model.context_size for _ in hypotheses]
     bands = [
-        _Band.around(hypothesis, int(length), model)
-        for hypothesis, length in zip(hypotheses, to_numpy(encoder_out_lens), strict=True)
+        _Band.around(hypothesis, int(length), model, context)
+        for hypothesis, length, context in zip(hypotheses, to_numpy(encoder_out_lens), contexts, strict=True)
     ]
     rows = np.concatenate([n * encoder_out.shape[1] + band.frames for n, band in enumerate(bands)])
-    contexts = np.concatenate([band.contexts for band in bands])
+    seen = np.concatenate([band.contexts for band in bands])
     following = np.concatenate([band.following for band in bands])
-    blank, symbol = _arc_scores(
-        model, encoder_out.reshape(-1, encoder_out.shape[2]), rows, contexts, following, options
-    )
+    blank, symbol = _arc_scores(model, encoder_out.reshape(-1, encoder_out.shape[2]), rows, seen, following, options)
     ends = np.cumsum([len(band.frames) for band in bands])
     return [
         _sums(band, band_blank, band_symbol, is_modified=max_symbols_per_frame == 1)
@@ -112,7 +114,7 @@ class _Band:
         return range(first, min(self.num_tokens, first + self.width))
 
     @classmethod
-    def around(cls, hypothesis: Hypothesis, num_frames: int, model: TransducerSteps) -> _Band:
+    def around(cls, hypothesis: Hypothesis, num_frames: int, model: TransducerSteps, context: Sequence[int]) -> _Band:
         tokens = np.array(hypothesis.tokens, np.int64)
         U, T, C = len(tokens), num_frames, model.context_size
         said = np.searchsorted(np.array(hypothesis.frames, np.int64), np.arange(T + 1), side="left")
@@ -121,7 +123,7 @@ class _Band:
         said, width = said[:-1], min(2 * BAND + most, U + 1)
         lowest = (said - BAND).clip(0, U + 1 - width)
         u = (lowest[:, None] + np.arange(width)).reshape(-1)
-        padded = np.concatenate([np.full(C, model.blank_id), tokens, [model.blank_id]])
+        padded = np.concatenate([np.array(context, np.int64), tokens, [model.blank_id]])
         # the context of cell u is the C tokens before place u of the padded row
         contexts = padded[u[:, None] + np.arange(C)]
         return cls(T, U, width, lowest, np.repeat(np.arange(T), width), contexts, padded[u + C])

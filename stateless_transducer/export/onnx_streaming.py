@@ -16,6 +16,7 @@ import numpy as np
 
 from stateless_transducer.export.onnx_graph import DTYPES, Graph, find_graph, is_streaming, usual_front_end
 from stateless_transducer.features import FbankConfig
+from stateless_transducer.ops.subsampling import Subsampling
 
 _MOST_STATE = 2**24
 """Largest number of elements in an array of a state: 64 MiB."""
@@ -107,9 +108,19 @@ class StreamingModel:
         unstacked = (_unstack(output, axis) for output, axis in zip(outputs, self._state_axes, strict=True))
         return encoder_out, [list(state) for state in zip(*unstacked, strict=True)]
 
+    @property
+    def subsampling(self) -> Subsampling:
+        """Feature frames of an encoder frame; the fewest are those of convolutions with a small kernel."""
+        factor = self.chunk_shift // self.encoder_frames
+        return Subsampling(factor, factor + 3)
+
     def predict(self, contexts: np.ndarray) -> np.ndarray:
-        """(N, context_size), int64, -1 before the first token -> decoder_out (N, D)."""
-        return self._decoder.run_rows(contexts)
+        """(N, context_size), int64, blanks before the first token -> decoder_out (N, D)."""
+        # published decoders expect -1 before the last of these blanks
+        is_blank = contexts == self.blank_id
+        is_nothing = np.zeros_like(is_blank)
+        is_nothing[:, :-1] = is_blank[:, :-1] & is_blank[:, 1:]
+        return self._decoder.run_rows(np.where(is_nothing, -1, contexts))
 
     def join(self, encoder_out: np.ndarray, decoder_out: np.ndarray) -> np.ndarray:
         """(N, D) and (N, D) -> logits (N, V)."""

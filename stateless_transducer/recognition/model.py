@@ -5,14 +5,14 @@ Letters: N utterances, T_in feature frames, F mel bins.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stateless_transducer.decoding.protocols import TransducerModel
+from stateless_transducer.decoding.protocols import StreamingTransducer, TransducerModel
 from stateless_transducer.features import FbankConfig
 from stateless_transducer.hub import locate
 from stateless_transducer.model_files import Form, Listing, ModelFiles, Precision
@@ -73,6 +73,115 @@ def open_model(
     return model_of(checkpoint, device=device, precision=precision)
 
 
+@dataclass(frozen=True)
+class StreamingModel:
+    """A model that is ready to recognize live sound."""
+
+    transducer: StreamingTransducer
+    token_table: Vocabulary
+    """Tokens of the model; BPE pieces without scores (models of other projects) cannot spell phrases."""
+
+
+def open_streaming_model(
+    model: str | Path,
+    *,
+    chunk_ms: int | None = None,
+    left_ms: int | None = None,
+    device: str | torch.device = "auto",
+    precision: Precision = "fp32",
+    num_threads: int | None = None,
+) -> StreamingModel:
+    """Open a causal checkpoint, a folder with a streaming model, or a published model by name.
+
+    Args:
+        model: Path or name, see `hub.locate`. Of a folder with streaming ONNX graphs and a checkpoint, the graphs are
+            used, unless the device or the precision asks for the checkpoint.
+        chunk_ms: Milliseconds of a chunk of a checkpoint; None: 320. Graphs have their own.
+        left_ms: Milliseconds before a chunk that it sees, of a checkpoint; None: 2560.
+        device: Device of a checkpoint, see `choose_device`. Graphs run on the CPU.
+        precision: fp32; bf16 for checkpoints, int8 for graphs.
+        num_threads: Threads on the CPU; None: one per graph, torch's number for a checkpoint.
+
+    Raises:
+        ValueError: The model cannot be found or read, needs whole utterances, or does not support an argument.
+    """
+    forms = forms_for(device, precision)
+    path = locate(model, forms=forms, precision=precision)
+    if path.is_dir():
+        listing = Listing.of_folder(path)
+        files = listing.choose(forms, precision)
+        if files.form == "graphs" and (is_streaming_folder(path, forms) or not listing.has_checkpoint):
+            return _open_streaming_graphs(path, files, chunk_ms, left_ms, device, precision, num_threads)
+    checkpoint = load_pretrained(path)
+    if num_threads is not None:
+        import torch
+
+        torch.set_num_threads(num_threads)
+    chunks = {"chunk_ms": chunk_ms, "left_ms": left_ms}
+    return streaming_model_of(
+        checkpoint, device=device, precision=precision, **{name: ms for name, ms in chunks.items() if ms is not None}
+    )
+
+
+def streaming_model_of(
+    checkpoint: Checkpoint,
+    *,
+    chunk_ms: int = 320,
+    left_ms: int = 2560,
+    device: str | torch.device = "auto",
+    precision: Precision = "fp32",
+) -> StreamingModel:
+    """Return the model of a causal checkpoint for live sound, see `open_streaming_model`.
+
+    Raises:
+        ValueError: The checkpoint needs whole utterances, the device does not exist, or an argument is not supported.
+    """
+    from stateless_transducer.model.live import LiveTransducer
+
+    torch_device, dtype = _place_of_checkpoint(device, precision)
+    model = checkpoint.model().to(torch_device)
+    live = LiveTransducer(model, checkpoint.fbank_config, chunk_ms=chunk_ms, left_ms=left_ms, dtype=dtype)
+    return StreamingModel(live, checkpoint.token_table)
+
+
+def is_streaming_folder(path: Path, forms: Sequence[Form]) -> bool:
+    """Return whether a model is a folder whose graphs are those of a streaming model.
+
+    Args:
+        path: The model.
+        forms: Forms of a model to look for in a folder, the preferred one first.
+    """
+    from stateless_transducer.export.onnx_graph import Graph, is_streaming
+
+    if not path.is_dir():
+        return False
+    files = Listing.of_folder(path).choose(forms, "int8")
+    return files.form == "graphs" and is_streaming(Graph(path / files.model[0], 1))
+
+
+def _open_streaming_graphs(
+    folder: Path,
+    files: ModelFiles,
+    chunk_ms: int | None,
+    left_ms: int | None,
+    device: str | torch.device,
+    precision: Precision,
+    num_threads: int | None,
+) -> StreamingModel:
+    from stateless_transducer.export import onnx_streaming
+
+    if str(device) not in ("auto", "cpu") or precision == "bf16":
+        raise ValueError(f"{folder} is a streaming model of ONNX graphs: it runs on the CPU, in fp32 or int8.")
+    for name, value in (("chunk_ms", chunk_ms), ("left_ms", left_ms)):
+        if value is not None:
+            raise ValueError(
+                f"`{name}` is {value}, but {folder} holds ONNX graphs, whose chunks are fixed. Export them "
+                "anew, or use the checkpoint."
+            )
+    model = onnx_streaming.StreamingModel.open(folder, num_threads=num_threads or 1, prefer_int8=precision == "int8")
+    return StreamingModel(model, read_vocabulary(folder / files.tokens, model.vocab_size))
+
+
 def forms_for(device: str | torch.device, precision: Precision) -> tuple[Form, ...]:
     """Return the forms of a model to look for, the preferred one first: graphs, unless only a checkpoint will do."""
     needs_torch = precision == "bf16" or str(device) not in ("auto", "cpu")
@@ -115,19 +224,24 @@ def model_of(checkpoint: Checkpoint, *, device: str | torch.device = "cpu", prec
 
     from stateless_transducer.model.frozen import FrozenTransducer
 
-    if precision == "int8":
-        raise ValueError(
-            "`precision` int8 is one of ONNX folders (`transducer export onnx --int8 true`); "
-            "a checkpoint has fp32 and bf16."
-        )
-    torch_device = choose_device(device)
-    dtype = torch.float32 if precision == "fp32" else torch.bfloat16
+    torch_device, dtype = _place_of_checkpoint(device, precision)
     return Model(
         FrozenTransducer(checkpoint.model().to(torch_device), dtype=dtype),
         checkpoint.fbank_config,
         checkpoint.token_table,
         lambda array: torch.from_numpy(array).to(torch_device),
     )
+
+
+def _place_of_checkpoint(device: str | torch.device, precision: Precision) -> tuple[torch.device, torch.dtype]:
+    import torch
+
+    if precision == "int8":
+        raise ValueError(
+            "`precision` int8 is one of ONNX folders (`transducer export onnx --int8 true`); "
+            "a checkpoint has fp32 and bf16."
+        )
+    return choose_device(device), torch.float32 if precision == "fp32" else torch.bfloat16
 
 
 def _open_graphs(

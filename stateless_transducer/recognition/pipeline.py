@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -18,11 +17,10 @@ from stateless_transducer.decoding.hypothesis import Hypothesis
 from stateless_transducer.decoding.search import Scorers, decode_encoder_out, encode, logit_options
 from stateless_transducer.features import PADDING_VALUE, fbank
 from stateless_transducer.recognition.config import DetailConfig, SegmentConfig
+from stateless_transducer.recognition.details import aligned
 from stateless_transducer.recognition.model import Model
 from stateless_transducer.recognition.segments import Phrases, Piece, PieceStream, cut, make_voice_activity
-from stateless_transducer.recognition.spans import separate_spans, token_spans
 from stateless_transducer.recognition.transcript import Alternative, Segment
-from stateless_transducer.recognition.words import timed_words
 from stateless_transducer.text.symbols import Vocabulary
 from stateless_transducer.text.tokens import TokenTable
 
@@ -54,22 +52,9 @@ class Pipeline:
         self._segments = segments or SegmentConfig()
         self._details = details or DetailConfig()
         self._voice = make_voice_activity(self._segments.vad)
-        if hotwords and self._config.decoding_method == "greedy_search":
-            raise ValueError('Hotwords need a beam: SearchConfig(decoding_method="modified_beam_search").')
         self._model = model
         self.token_table: Vocabulary = model.token_table
-        self._scorers = self._read_scorers(hotwords)
-
-    def _read_scorers(self, hotwords: Sequence[str]) -> Scorers | None:
-        config, tokens = self._config, self.token_table
-        if isinstance(tokens, TokenTable):
-            return Scorers(config, tokens, hotwords)
-        if hotwords or config.scorer_files:
-            raise ValueError(
-                "Hotwords and language models need tokens that spell a text: characters, words, or pieces of words "
-                "with their scores in bpe.vocab, <unk> among them; those of this model's tokens.txt do not."
-            )
-        return None
+        self._scorers = read_scorers(self._config, self.token_table, hotwords)
 
     @property
     def sample_rate(self) -> int:
@@ -144,10 +129,10 @@ class Pipeline:
         if not self._details.align:
             return segments
         options, per_frame = logit_options(config), 1 if config.is_modified else None
-        aligned = align(model.transducer, *encoded, best, max_symbols_per_frame=per_frame, options=options)
+        alignments = align(model.transducer, *encoded, best, max_symbols_per_frame=per_frame, options=options)
         return [
             segment if lost else self._aligned(segment, frames, alignment)
-            for segment, frames, alignment, lost in zip(segments, features, aligned, is_lost, strict=True)
+            for segment, frames, alignment, lost in zip(segments, features, alignments, is_lost, strict=True)
         ]
 
     def _segment(self, piece: Piece, ranked: Sequence[Hypothesis]) -> Segment:
@@ -169,26 +154,26 @@ class Pipeline:
         )
 
     def _aligned(self, segment: Segment, features: np.ndarray, alignment: Alignment) -> Segment:
-        """The segment with begin, end and confidence of each token and word."""
-        shift_ms = self._model.fbank_config.frame_shift_ms
-        subsampling = self._model.transducer.subsampling
-        moments = [subsampling.center(frame) for frame in alignment.frames]
-        spans = token_spans(features, moments, subsampling.factor)
-        first_ms, last_ms = round(1000 * segment.start), round(1000 * segment.end)
-        spans_ms = separate_spans(
-            [(first_ms + round(start * shift_ms), first_ms + round(end * shift_ms)) for start, end in spans],
-            first=first_ms,
-            last=last_ms,
-            shortest=round(subsampling.factor * shift_ms),
+        subsampling, fbank_config = self._model.transducer.subsampling, self._model.fbank_config
+        return aligned(segment, features, alignment, self.token_table, subsampling, fbank_config)
+
+
+def read_scorers(config: SearchConfig, token_table: Vocabulary, hotwords: Sequence[str]) -> Scorers | None:
+    """Read the hotwords and language models of a search; None if the model's tokens do not spell a text.
+
+    Raises:
+        ValueError: The tokens cannot spell a hotword, or the search has no beam.
+    """
+    if hotwords and config.decoding_method == "greedy_search":
+        raise ValueError('Hotwords need a beam: SearchConfig(decoding_method="modified_beam_search").')
+    if isinstance(token_table, TokenTable):
+        return Scorers(config, token_table, hotwords)
+    if hotwords or config.scorer_files:
+        raise ValueError(
+            "Hotwords and language models need tokens that spell a text: characters, words, or pieces of words "
+            "with their scores in bpe.vocab, <unk> among them; those of this model's tokens.txt do not."
         )
-        aligned = replace(
-            segment,
-            starts=tuple(start / 1000 for start, _ in spans_ms),
-            ends=tuple(end / 1000 for _, end in spans_ms),
-            confidences=tuple(round(confidence, 5) for confidence in alignment.confidences),
-            confidence=round(_confidence_per_token(alignment), 5),
-        )
-        return replace(aligned, words=timed_words(aligned, self.token_table))
+    return None
 
 
 def _padded(features: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -198,11 +183,3 @@ def _padded(features: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     for row, frames in zip(padded, features, strict=True):
         row[: len(frames)] = frames
     return padded, lens
-
-
-def _confidence_per_token(alignment: Alignment) -> float:
-    """The geometric mean, which does not shrink with the length of the text as its probability does."""
-    if not alignment.confidences:
-        return alignment.confidence
-    with np.errstate(divide="ignore"):
-        return float(np.exp(np.log(alignment.confidences).mean()))

@@ -56,11 +56,13 @@ class Segment:
     """Words of the text; in Chinese, its characters."""
     alternatives: tuple[Alternative, ...] = ()
     """Hypotheses of lower rank, best first, if requested."""
+    num_stable_tokens: int | None = None
+    """Number of first tokens that later sound cannot change; None: the segment has ended, and nothing can."""
 
     def known(self) -> dict[str, Any]:
         """All fields by name as JSON takes them, without details that were not requested."""
         fields = asdict(self)
-        details = ("starts", "ends", "confidences", "confidence", "words", "alternatives")
+        details = ("starts", "ends", "confidences", "confidence", "words", "alternatives", "num_stable_tokens")
         requested = {name: value for name, value in fields.items() if name not in details or value not in ((), None)}
         return _without_nan(requested)
 

@@ -7,14 +7,11 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, TimeoutError
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import BinaryIO, Protocol
 
 import numpy as np
 
 from stateless_transducer.audio import stream_audio
-from stateless_transducer.export.onnx_graph import Graph, is_streaming
-from stateless_transducer.model_files import Form, Listing
 from stateless_transducer.recognition.recognizer import Recognizer
 from stateless_transducer.recognition.segments import Phrases
 from stateless_transducer.recognition.sounds import CountedBlocks
@@ -239,16 +236,3 @@ def _result(future: Future[Segment], is_abandoned: Callable[[], bool]) -> Segmen
         except TimeoutError:
             if is_abandoned():
                 raise AbandonedError from None
-
-
-def is_streaming_folder(path: Path, forms: Sequence[Form]) -> bool:
-    """Whether a model is a folder whose graphs are those of a streaming model.
-
-    Args:
-        path: The model.
-        forms: Forms of a model to look for in a folder, the preferred one first.
-    """
-    if not path.is_dir():
-        return False
-    files = Listing.of_folder(path).choose(forms, "int8")
-    return files.form == "graphs" and is_streaming(Graph(path / files.model[0], 1))

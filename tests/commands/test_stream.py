@@ -41,7 +41,7 @@ def sound(samples, tmp_path):
 @pytest.fixture
 def segments(tiny_model, samples):
     """What the recognizer says, utterances without a word left out."""
-    recognizer = StreamingRecognizer.from_pretrained(tiny_model().folder, EndpointRules(**RULES))
+    recognizer = StreamingRecognizer.from_pretrained(tiny_model().folder, rules=EndpointRules(**RULES))
     stream, found = recognizer.create_stream(), []
     stream.accept(samples, 16000)
     stream.finish()

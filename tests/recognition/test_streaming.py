@@ -65,7 +65,7 @@ def _flushed(samples):
 @pytest.mark.parametrize("kind", KINDS)
 def test_stream_says_what_the_whole_says(tiny_model, kind):
     tiny, samples = tiny_model(kind), _sound(3.0)
-    (found,) = _recognize(StreamingRecognizer.from_pretrained(tiny.folder, NO_RULES), samples)
+    (found,) = _recognize(StreamingRecognizer.from_pretrained(tiny.folder, rules=NO_RULES), samples)
     padded, num_frames = _flushed(samples)
     wanted = tiny.greedy(torch.from_numpy(fbank(padded, FbankConfig())[:num_frames]))
     assert len(wanted) > 5
@@ -79,7 +79,7 @@ def test_stream_says_what_the_whole_says(tiny_model, kind):
 
 @pytest.mark.parametrize("rate", [16000, 44100])
 def test_pieces_of_any_length_give_the_same(tiny_model, rate):
-    recognizer = StreamingRecognizer.from_pretrained(tiny_model().folder, RULES)
+    recognizer = StreamingRecognizer.from_pretrained(tiny_model().folder, rules=RULES)
     samples = _sound(3.3, rate=rate)
     whole = _recognize(recognizer, samples, rate=rate)
     assert len(whole) > 3 and sum(len(segment.tokens) for segment in whole) > 5
@@ -88,7 +88,7 @@ def test_pieces_of_any_length_give_the_same(tiny_model, rate):
 
 
 def test_streams_at_once_say_what_each_alone_says(tiny_model):
-    recognizer = StreamingRecognizer.from_pretrained(tiny_model().folder, RULES)
+    recognizer = StreamingRecognizer.from_pretrained(tiny_model().folder, rules=RULES)
     sounds = [_sound(seconds, seed) for seed, seconds in enumerate((2.0, 0.3, 3.1, 1.7))]
     streams, found = [recognizer.create_stream() for _ in sounds], [[] for _ in sounds]
     # in pieces of other lengths, so that they are ready, not ready and finished at different times
@@ -135,7 +135,7 @@ def test_sherpa_onnx_says_the_same(tiny_model, kind):
             wanted.append(other.get_result_all(stream))
             other.reset(stream)
     wanted.append(other.get_result_all(stream))
-    found = _recognize(StreamingRecognizer.from_pretrained(folder, rules), samples)
+    found = _recognize(StreamingRecognizer.from_pretrained(folder, rules=rules), samples)
     assert len(found) == len(wanted) and sum(len(each.tokens) for each in found) > 10
     assert len(found) > 3 or kind == "conformer"
     for own, its in zip(found, wanted, strict=True):
@@ -254,7 +254,7 @@ def test_tokens_that_the_table_lacks_are_named(tiny_model, tmp_path):
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads the size of the process from /proc")
 def test_memory_of_a_long_stream_does_not_grow(tiny_model):
-    recognizer = StreamingRecognizer.from_pretrained(tiny_model().folder, RULES)
+    recognizer = StreamingRecognizer.from_pretrained(tiny_model().folder, rules=RULES)
     stream, minute, sizes = recognizer.create_stream(), _sound(60.0), []
     for _ in range(5):
         for start in range(0, len(minute), 8000):
@@ -293,7 +293,9 @@ def test_example_of_the_documentation_runs(tiny_model, tmp_path, monkeypatch, ca
 
 
 def test_a_whole_sound_gives_what_its_stream_gives(tiny_model, tmp_path):
-    recognizer = StreamingRecognizer.from_pretrained(str(tiny_model().folder), RULES, precision="fp32", device="cpu")
+    recognizer = StreamingRecognizer.from_pretrained(
+        str(tiny_model().folder), rules=RULES, precision="fp32", device="cpu"
+    )
     wave = _sound(4.0)
     expected = [segment for segment in _recognize(recognizer, wave, piece=1600) if segment.tokens]
     assert len(expected) > 1
@@ -315,10 +317,10 @@ def test_both_recognizers_take_the_same_arguments():
         )
         shared = [parameter for parameter in whole if parameter in streaming]
         assert shared == [parameter for parameter in streaming if parameter in whole]
-        assert set(streaming) - set(whole) <= {"rules"}
+        assert set(streaming) - set(whole) <= {"rules", "chunk_ms", "left_ms"}
 
 
 @pytest.mark.parametrize("options", [{"device": "cuda"}, {"precision": "bf16"}], ids=str)
 def test_a_streaming_model_runs_on_the_cpu(tiny_model, options):
-    with pytest.raises(ValueError, match="is a streaming model: it runs on the CPU, in fp32 or int8"):
+    with pytest.raises(ValueError, match="is a streaming model of ONNX graphs: it runs on the CPU, in fp32 or int8"):
         StreamingRecognizer.from_pretrained(tiny_model().folder, **options)
