@@ -384,8 +384,8 @@ class ModelConfig:
     """Mel bins of a feature frame."""
     feature_norm: FeatureNorm = "none"
     """Normalization of the features of each utterance. level: subtract the loudness, for small data in which a level
-    identifies a speaker. mean: subtract the mean of each bin, for small data of many speakers and microphones. Causal
-    models need none."""
+    identifies a speaker. mean: subtract the mean of each bin, for small data of many speakers and microphones. none:
+    for causal models."""
     blank_id: int = 0
     """Id of the blank."""
 
