@@ -383,8 +383,8 @@ class ModelConfig:
     feature_dim: Annotated[int, Ge(7)] = 80
     """Mel bins of a feature frame."""
     feature_norm: FeatureNorm = "none"
-    """Normalization of the features of each utterance. level: subtract the loudness, for small data in which a level
-    identifies a speaker. mean: subtract the mean of each bin, for small data of many speakers and microphones. none:
+    """Normalization of each utterance. level: subtract the loudness, for small data in which a level
+    identifies a speaker. mean: subtract the mean of each bin, for small data of many speakers and microphones. Not
     for causal models."""
     blank_id: int = 0
     """Id of the blank."""
