@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -19,15 +20,17 @@ from model_sizes import SMALL_ZIPFORMER, zipformer_model
 from small_corpus import TINY, TOKENS, write_small_corpus
 
 from stateless_transducer.checkpoint import Checkpoint, average_checkpoints, load_checkpoint
-from stateless_transducer.cli import main
+from stateless_transducer.cli import COMMANDS, main
 from stateless_transducer.commands.recipe import IcefallSwitches
+from stateless_transducer.commands.shared.option_groups import options_of
 from stateless_transducer.features import FbankConfig
 from stateless_transducer.icefall import save_icefall
 from stateless_transducer.model.config import ModelConfig
 from stateless_transducer.model.transducer import build_model
 from stateless_transducer.text.tokens import build_token_table
 
-SCRIPTS = Path(__file__).parents[1] / "egs" / "aishell" / "ASR" / "transducer_stateless_modified"
+EGS = Path(__file__).parents[1] / "egs"
+SCRIPTS = EGS / "aishell" / "ASR" / "transducer_stateless_modified"
 
 # of icefall's scripts, with its defaults
 DATA = (
@@ -194,6 +197,23 @@ def test_script_outside_the_environment_says_so(path):
 def test_script_explains_itself(script, capsys):
     assert _run(script, "--help") == 0
     assert f"usage: {SCRIPTS / script}.py" in capsys.readouterr().out.replace("\n", "")
+
+
+# prepare.sh has options of its own, leave_one_out.sh calls run.sh
+SHELL_SCRIPTS = [*EGS.glob("*/ASR/run.sh"), *EGS.glob("*/ASR/other_*.sh")]
+
+
+@pytest.mark.parametrize("path", sorted(SHELL_SCRIPTS), ids=lambda path: f"{path.parts[-3]}-{path.stem}")
+def test_options_of_shell_scripts_exist(path):
+    lines = path.read_text().replace("\\\n", " ").splitlines()
+    text = "\n".join(line.partition("# ")[0] for line in lines)
+    commands = set(re.findall(r"\btransducer (prepare \w+|[a-z]+)", text))
+    assert commands <= COMMANDS.keys() and "decode" in commands
+    modules = (import_module(f"stateless_transducer.commands.{COMMANDS[name][0]}") for name in commands)
+    known = {name for module in modules for option in options_of(module.Options) for name in option.names}
+    for script in path.parent.glob("*.py"):
+        known |= set(re.findall(r'"(--[a-z-]+)"', script.read_text()))
+    assert set(re.findall(r"(?<!\S)--[a-z][\w-]*", text)) <= known
 
 
 def test_training_leaves_the_tutorials_files(exp):
