@@ -131,6 +131,13 @@ def test_interrupted_download_resumes(hub, monkeypatch):
     assert {("encoder.onnx", 2000), ("encoder.onnx", 4000)} <= set(hub.downloads)
 
 
+def test_folder_is_the_one_that_the_download_names(hub, monkeypatch, tmp_path):
+    """The cache may have another layout, or a newer commit since the list of files was asked for."""
+    hub.publish("me/x", **FILES)
+    monkeypatch.setattr("stateless_transducer.hub._snapshots", lambda cache, name: tmp_path / "elsewhere")
+    assert (locate("me/x") / "encoder.onnx").read_bytes() == FILES["encoder.onnx"]
+
+
 def test_damaged_file_is_removed(hub):
     repository = hub.publish("me/x", **FILES)
     repository.sent["encoder.onnx"] = b"e" * 5000

@@ -19,6 +19,11 @@ OURS = ("model.safetensors", "encoder.onnx", "decoder.onnx", "joiner.onnx", "tok
 CHOSEN = {
     "sherpa-onnx": (SHERPA, "graphs", "fp32", {*GRAPHS, "tokens.txt", "bpe.vocab"}),
     "sherpa-onnx int8": (SHERPA, "graphs", "int8", {*INT8, "tokens.txt", "bpe.vocab"}),
+    "fp16 beside fp32, for int8": ((*CHUNKS, "tokens.txt"), "graphs", "int8", {*CHUNKS[1:], "tokens.txt"}),
+    "phones": (
+        (*ICEFALL, "data/lang_phone/tokens.txt"), "checkpoint", "fp32",
+        {"exp/pretrained.pt", "data/lang_char/tokens.txt"},
+    ),
     "int8 alone": ((*INT8, "tokens.txt"), "graphs", "fp32", {*INT8, "tokens.txt"}),
     "streaming": ((*CHUNKS, "tokens.txt"), "graphs", "fp32", {*CHUNKS[1:], "tokens.txt"}),
     "weights outside": ((*OUTSIDE, "encoder.onnx"), "graphs", "fp32", {*OUTSIDE, "encoder.onnx"}),

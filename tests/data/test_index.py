@@ -63,6 +63,16 @@ def test_index_is_made_once_and_again_for_another_manifest(manifest):
     assert [cut.id for cut in index] == ["u2", "u4"] and index.num_tokens(TOKENS).tolist() == [2, 4]
 
 
+def test_manifest_of_the_same_size_is_known_by_its_time(tmp_path):
+    manifest = tmp_path / "cuts.jsonl"
+    CutSet.from_cuts([_cut(1)]).to_file(manifest)
+    assert open_index(manifest).cut(0).supervisions[0].text == "ä"
+    before = manifest.stat()
+    manifest.write_text(manifest.read_text().replace("\\u00e4", "\\u00f6").replace("ä", "ö"))
+    os.utime(manifest, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    assert manifest.stat().st_size == before.st_size and open_index(manifest).cut(0).supervisions[0].text == "ö"
+
+
 def test_tokens_are_counted_by_each_table(manifest):
     index = open_index(manifest)
     words = build_token_table(["ä"], "word")
