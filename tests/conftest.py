@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+import warm  # noqa: F401 - tells the server what to import
 from sounds import write_aishell, write_musan
 
 from stateless_transducer.cli import main
+from stateless_transducer.data import executor
 
 
 def pytest_configure(config):
@@ -36,6 +40,14 @@ def one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def warm_pools():
+    """Let the processes of `transducer prepare` be forked from the server of `warm`, which has imported torch."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(executor, "_START_METHOD", "forkserver")
+        yield
+
+
 @pytest.fixture(autouse=True)
 def seeded():
     torch.manual_seed(20220301)
@@ -56,13 +68,35 @@ def zipformer_golden() -> Path:
 
 
 @pytest.fixture(scope="session")
-def prepared(tmp_path_factory) -> Path:
+def made_once(tmp_path_factory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """Return a folder that the first test process to need it makes, for all of them; tests only read it."""
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+
+    def folder_of(name: str, make: Callable[[Path], object]) -> Path:
+        folder, done = base / name, base / f"{name}.done"
+        with (base / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not done.exists():
+                folder.mkdir()
+                make(folder)
+                done.touch()
+        return folder
+
+    return folder_of
+
+
+@pytest.fixture(scope="session")
+def prepared(made_once) -> Path:
     """A corpus in AISHELL's layout and MUSAN, both of noise: aishell/, musan/, and prepared from them, data/."""
-    folder = tmp_path_factory.mktemp("prepared")
-    flags = ["--data-dir", str(folder / "data"), "--num-jobs", "1"]
-    assert main(["prepare", "aishell", "--corpus-dir", str(write_aishell(folder / "aishell")), *flags]) == 0
-    assert main(["prepare", "musan", "--corpus-dir", str(write_musan(folder / "musan")), *flags]) == 0
-    return folder
+
+    def make(folder: Path) -> None:
+        flags = ["--data-dir", str(folder / "data"), "--num-jobs", "1"]
+        assert main(["prepare", "aishell", "--corpus-dir", str(write_aishell(folder / "aishell")), *flags]) == 0
+        assert main(["prepare", "musan", "--corpus-dir", str(write_musan(folder / "musan")), *flags]) == 0
+
+    return made_once("prepared", make)
 
 
 @pytest.fixture(scope="session")
@@ -82,17 +116,18 @@ def tiny_model(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def talker(tmp_path_factory):
+def talker(made_once) -> Path:
     """A trained tiny model: model.pt, and in onnx/ what `transducer export onnx` writes of it, int8 as well."""
     from tiny_talker import train
 
     from stateless_transducer.checkpoint import save_checkpoint
 
-    folder = tmp_path_factory.mktemp("talker")
-    save_checkpoint(folder / "model.pt", train())
-    flags = ["--checkpoint", str(folder / "model.pt"), "--output", str(folder / "onnx"), "--int8", "true"]
-    assert main(["export", "onnx", *flags]) == 0
-    return folder
+    def make(folder: Path) -> None:
+        save_checkpoint(folder / "model.pt", train())
+        flags = ["--checkpoint", str(folder / "model.pt"), "--output", str(folder / "onnx"), "--int8", "true"]
+        assert main(["export", "onnx", *flags]) == 0
+
+    return made_once("talker", make)
 
 
 def pytest_collection_modifyitems(items):

@@ -19,6 +19,7 @@ import socketserver
 import sys
 import tempfile
 import threading
+import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cache
@@ -124,12 +125,17 @@ def _run(streams: Sequence[int], words: list[str], folder: str, environment: Map
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    if words[0] == "-m":
-        sys.argv, sys.path[0] = words[1:], folder
-        runpy.run_module(words[1], run_name="__main__", alter_sys=True)
-    else:
-        sys.argv, sys.path[0] = words, os.path.dirname(os.path.abspath(words[0]))
-        runpy.run_path(os.path.abspath(words[0]), run_name="__main__")
+    try:
+        if words[0] == "-m":
+            sys.argv, sys.path[0] = words[1:], folder
+            runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+        else:
+            sys.argv, sys.path[0] = words, os.path.dirname(os.path.abspath(words[0]))
+            runpy.run_path(os.path.abspath(words[0]), run_name="__main__")
+    except KeyboardInterrupt:
+        traceback.print_exc()
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
 
 
 _CLIENT = """#!{python} -ISE

@@ -14,6 +14,8 @@ from pathlib import Path
 from stateless_transducer.data.config import WorkConfig
 
 _TIMEOUT_S = 10
+_START_METHOD = "spawn"
+"""How processes start: a fork of a process with threads may hang."""
 
 
 @contextmanager
@@ -31,8 +33,7 @@ def executor(config: WorkConfig, *shared: Path) -> Iterator[Executor]:
         with _dask(config.dask, shared) as pool:
             yield pool
         return
-    # spawn: a fork of a process with threads may hang
-    pool = ProcessPoolExecutor(config.num_jobs, mp_context=multiprocessing.get_context("spawn"))
+    pool = ProcessPoolExecutor(config.num_jobs, mp_context=multiprocessing.get_context(_START_METHOD))
     try:
         yield pool
     except BrokenProcessPool as err:

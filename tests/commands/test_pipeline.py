@@ -19,6 +19,7 @@ from stateless_transducer.data.augment import Augment
 from stateless_transducer.icefall_layouts import icefall_conformer_name
 from stateless_transducer.model.transducer import build_model
 from stateless_transducer.text.tokens import TokenTable
+from stateless_transducer.training import distributed
 
 pytest.importorskip("espeakng_loader", reason="the tiny corpus is spoken by espeak-ng: pip install '.[demo]'")
 
@@ -190,7 +191,8 @@ def test_each_epoch_augments_anew(world, tmp_path, monkeypatch):
     )
 
 
-def test_two_processes_train_one_model(world, tmp_path):
+def test_two_processes_train_one_model(world, tmp_path, monkeypatch):
+    monkeypatch.setattr(distributed, "_START_METHOD", "forkserver")
     flags = ["--world-size", "2", "--num-epochs", "1", "--master-port", "12399", "--exp-dir", str(tmp_path)]
     assert main([*world.train, *flags]) == 0
     assert load_checkpoint(tmp_path / "epoch-0.pt").provenance["train_loss"] > 0
@@ -205,7 +207,8 @@ def test_two_processes_train_one_model(world, tmp_path):
         assert found[0] == found[1] != []
 
 
-def test_error_on_a_rank_is_one_line(world, tmp_path, capsys):
+def test_error_on_a_rank_is_one_line(world, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(distributed, "_START_METHOD", "forkserver")
     flags = ["--world-size", "2", "--master-port", "12398", "--exp-dir", str(tmp_path), "--max-utterance-s", "0.4"]
     assert main([*world.train, *flags]) == 1
     printed = capsys.readouterr().err.strip().splitlines()
@@ -364,7 +367,7 @@ def test_characters_unknown_to_the_model_are_counted(world, model, capsys, tmp_p
 
 
 def test_demo_goes_on_where_it_stopped(tmp_path, capsys):
-    size = "--num-train-speakers 3 --num-dev-speakers 1 --num-test-speakers 3 --utterances-per-speaker 12".split()
+    size = "--num-train-speakers 3 --num-dev-speakers 1 --num-test-speakers 3 --utterances-per-speaker 6".split()
     command = ["demo", "--dir", str(tmp_path), "--num-epochs", "2", *size]
     assert main(command) == 0
     assert "All done in" in capsys.readouterr().out

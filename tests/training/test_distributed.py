@@ -6,15 +6,14 @@ import atexit
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
-from processes import is_running, listen_to_sigint, wait_until
+from processes import is_running, wait_until
+from warm import Program
 
 from stateless_transducer.training import distributed
 from stateless_transducer.training.distributed import Rank, launch
@@ -31,6 +30,8 @@ class DamagedError(ValueError):
 @pytest.fixture(autouse=True)
 def loopback(monkeypatch):
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    # the tests of signals start their ranks as usual, in a program of its own
+    monkeypatch.setattr(distributed, "_START_METHOD", "forkserver")
 
 
 def _fail_on_rank_1(rank: Rank) -> None:
@@ -94,49 +95,49 @@ def _write_until_stopped(rank: Rank, folder: str, stops: bool) -> None:
     path.with_suffix(".stopped").touch()
 
 
-def _start_ranks(folder: Path, *, stops: bool) -> tuple[subprocess.Popen, list[int]]:
-    """A process that launches two ranks, and their process ids once both work."""
-    program = (
-        "import test_distributed as ranks\n"
-        f"ranks.launch(ranks._write_until_stopped, {str(folder)!r}, {stops}, world_size=2)"
-    )
-    parts = [os.environ.get("PYTHONPATH", ""), str(Path(__file__).parent), str(Path(__file__).parents[1])]
-    process = subprocess.Popen(
-        [sys.executable, "-c", program],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(parts)},
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=listen_to_sigint,
-    )
+PROGRAM = """
+import sys
+import test_distributed as ranks
+
+# each rank imports this file
+if __name__ == "__main__":
+    ranks.launch(ranks._write_until_stopped, sys.argv[1], sys.argv[2] == "stops", world_size=2)
+"""
+
+
+def _start_ranks(folder: Path, what: str) -> tuple[Program, list[int]]:
+    """A process that launches two ranks as usual, and their process ids once both work."""
+    (folder / "program.py").write_text(PROGRAM)
+    program = Program([str(folder / "program.py"), str(folder), what])
     paths = [folder / "rank-0", folder / "rank-1"]
-    assert wait_until(lambda: all(path.exists() and path.read_text() for path in paths), seconds=90), process.poll()
-    return process, [int(path.read_text()) for path in paths]
+    assert wait_until(lambda: all(path.exists() and path.read_text() for path in paths), seconds=90), program.poll()
+    return program, [int(path.read_text()) for path in paths]
 
 
 def test_ranks_end_with_a_killed_parent(tmp_path):
-    process, ranks = _start_ranks(tmp_path, stops=False)
-    process.kill()
-    process.communicate()
+    program, ranks = _start_ranks(tmp_path, "goes on")
+    program.kill()
+    program.rest()
     assert wait_until(lambda: not any(map(is_running, ranks)), seconds=10)
 
 
 def test_first_interrupt_stops_all_ranks_in_good_order(tmp_path):
-    process, _ = _start_ranks(tmp_path, stops=True)
-    process.send_signal(signal.SIGINT)
-    assert process.stderr is not None and "Ctrl-C again" in process.stderr.readline()
-    assert process.wait(60) == 0, process.communicate()
-    process.stderr.close()
+    program, _ = _start_ranks(tmp_path, "stops")
+    program.send_signal(signal.SIGINT)
+    assert "Ctrl-C again" in program.stderr.readline()
+    errors = program.rest()
+    assert program.wait() == 0, errors
     assert len(list(tmp_path.glob("*.stopped"))) == 2
 
 
 def test_second_interrupt_ends_all_ranks_at_once(tmp_path):
-    process, ranks = _start_ranks(tmp_path, stops=False)
-    process.send_signal(signal.SIGINT)
-    assert process.stderr is not None and process.stderr.readline()
+    program, ranks = _start_ranks(tmp_path, "goes on")
+    program.send_signal(signal.SIGINT)
+    assert program.stderr.readline()
     assert all(map(is_running, ranks))
-    process.send_signal(signal.SIGINT)
-    errors = process.communicate(timeout=20)[1]
-    assert process.returncode in (130, -signal.SIGINT), errors
+    program.send_signal(signal.SIGINT)
+    assert program.wait(20) in (130, -signal.SIGINT), program.rest()
+    program.rest()
     assert wait_until(lambda: not any(map(is_running, ranks)), seconds=10)
 
 
