@@ -7,17 +7,24 @@ TORCH ?= torch==2.13.0
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check lint types docs bench clean
+.PHONY: demo test test-all check lint types docs bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/transducer demo
 
-# one process per core, each with one thread; a file's tests stay together, since they share what they train
+# one process per core, each with one thread; a file's tests stay together, since they share what they train.
+# Compiled modules are kept, even where the environment says otherwise: tests start dozens of programs
+PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+
 test: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+	$(PYTEST) -m "not sweep"
+
+# the further cases of slow tests as well
+test-all: $(VENV)/.installed-dev
+	$(PYTEST)
 
 # what CI runs
-check: lint types docs test
+check: lint types docs test-all
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

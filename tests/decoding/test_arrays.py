@@ -70,7 +70,7 @@ def test_without_a_look_at_values_the_searches_give_the_same(monkeypatch):
         _equal(find(toy, encoder_out, lens), before)
 
 
-@pytest.mark.parametrize("context_size", [1, 3])
+@pytest.mark.parametrize("context_size", [pytest.param(1, marks=pytest.mark.sweep), 3])
 @pytest.mark.parametrize("beam_size", [1, 2, 5])
 def test_beam_search_in_arrays_walks_as_it_does_in_python(beam_size, context_size):
     toy, encoder_out, lens = Toy(context_size=context_size), torch.randn(len(LENS), 23, 16), torch.tensor(LENS)

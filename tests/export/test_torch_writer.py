@@ -73,7 +73,7 @@ def test_script_is_right_for_other_shapes_than_the_traced_one(talker, model, tmp
 
 
 @pytest.mark.filterwarnings("ignore:.*TorchScript.*")
-@pytest.mark.parametrize("norm", ["mean", "level"])
+@pytest.mark.parametrize("norm", [pytest.param("mean", marks=pytest.mark.sweep), "level"])
 @torch.inference_mode()
 def test_mean_or_level_of_the_utterance_is_taken_in_program_and_script(tmp_path, norm):
     sizes = resized(SIZES, num_layers=1, feature_norm=norm)

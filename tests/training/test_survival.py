@@ -115,7 +115,7 @@ def alone(corpus, tmp_path_factory):
     return _shared(corpus, tmp_path_factory.mktemp("alone"), 1, 12)
 
 
-@pytest.mark.parametrize("world_size", [2, 4])
+@pytest.mark.parametrize("world_size", [2, pytest.param(4, marks=pytest.mark.sweep)])
 def test_processes_with_their_share_of_the_batch_learn_the_same(corpus, alone, tmp_path, world_size, monkeypatch):
     monkeypatch.setattr(distributed, "_START_METHOD", "forkserver")
     found = _shared(corpus, tmp_path, world_size, 12 / world_size)

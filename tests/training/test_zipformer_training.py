@@ -78,7 +78,7 @@ def _golden_objective(folder, config=CONFIG):
     return objective
 
 
-@pytest.mark.parametrize("kind", ["plain", "regularised"])
+@pytest.mark.parametrize("kind", [pytest.param("plain", marks=pytest.mark.sweep), "regularised"])
 def test_trajectory_is_icefalls(kind, zipformer_golden, monkeypatch):
     """20 steps without any chance, or with all corrections of gradients in each step."""
     expected = json.loads((zipformer_golden / "train" / "trajectory.json").read_text())[kind]["rows"]
