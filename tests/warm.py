@@ -128,6 +128,8 @@ def _run(streams: Sequence[int], words: list[str], folder: str, environment: Map
     try:
         if words[0] == "-m":
             sys.argv, sys.path[0] = words[1:], folder
+            # runpy warns of a module that the server has imported
+            sys.modules.pop(words[1], None)
             runpy.run_module(words[1], run_name="__main__", alter_sys=True)
         else:
             sys.argv, sys.path[0] = words, os.path.dirname(os.path.abspath(words[0]))

@@ -15,7 +15,7 @@ from stateless_transducer.data.config import WorkConfig
 
 _TIMEOUT_S = 10
 _START_METHOD = "spawn"
-"""How processes start: a fork of a process with threads may hang."""
+"""Start method of processes: a fork of a process with threads may hang."""
 
 
 @contextmanager

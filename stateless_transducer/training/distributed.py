@@ -24,7 +24,7 @@ from stateless_transducer.processes import CarriedError, end_with_parent
 from stateless_transducer.training.stopping import StopRequest
 
 _START_METHOD = "spawn"
-"""How ranks start: a fork could use neither a GPU nor threads of its parent."""
+"""Start method of ranks: a fork could use neither a GPU nor threads of its parent."""
 _POLL_S = 0.1
 _GRACE_S = 5.0
 """Time for ranks to end after another one has failed."""

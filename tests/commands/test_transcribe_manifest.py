@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 
 import numpy as np
 import pytest
 import soundfile
 from model_sizes import conformer_model
+from warm import dask_workers, interpreter
 
 from stateless_transducer.checkpoint import Checkpoint, save_checkpoint
 from stateless_transducer.cli import main
@@ -131,7 +131,7 @@ def test_second_run_does_what_the_first_left(folder, transcribe):
 def test_output_may_be_a_pipe(folder, name):
     os.mkfifo(folder / "pipe")
     words = ["transcribe", str(folder / "model.pt"), "--manifest", str(folder / "in.jsonl"), "--vad", "energy"]
-    words = [sys.executable, "-m", "stateless_transducer.cli", *words, "--output", str(folder / name)]
+    words = [interpreter(), "-m", "stateless_transducer.cli", *words, "--output", str(folder / name)]
     with subprocess.Popen(words, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         found = (folder / "pipe").read_bytes() if name == "pipe" else process.stdout.read()
@@ -149,9 +149,12 @@ def test_cluster_gives_what_one_machine_gives(folder, transcribe, monkeypatch):
     assert transcribe(*scorers)[0] == 0
     monkeypatch.chdir("/")
     (folder / "in.jsonl").write_text((folder / "in.jsonl").read_text() + '{"id": "absent", "path": "no.wav"}\n')
-    with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, dashboard_address=None, local_directory=str(folder / "dask")
-    ) as cluster:
+    with (
+        dask_workers(),
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, dashboard_address=None, local_directory=str(folder / "dask")
+        ) as cluster,
+    ):
         # the workers run in another folder than the command
         monkeypatch.chdir(folder)
         flags = (*scorers, "--num-threads", "1")

@@ -7,6 +7,7 @@ import socket
 
 import pytest
 from lhotse import CutSet
+from warm import dask_workers
 
 from stateless_transducer.cli import main
 from stateless_transducer.data.config import WorkConfig
@@ -23,6 +24,7 @@ def cluster():
     settings = {"distributed.worker.daemon": False, "distributed.scheduler.allowed-failures": 0}
     with (
         dask.config.set(settings),
+        dask_workers(),
         distributed.LocalCluster(
             n_workers=2, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address=None
         ) as made,

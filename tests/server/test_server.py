@@ -6,7 +6,6 @@ import json
 import re
 import signal
 import subprocess
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ import soundfile
 from processes import listen_to_sigint
 from served import ask, running, served, slowed, wait
 from tiny_talker import say, some_text
+from warm import interpreter
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
@@ -459,7 +459,7 @@ def test_words_are_given_where_they_are_asked_for(address, sounds, recognizer, t
 
 
 def test_the_command_serves_until_it_is_interrupted(talker, sounds):
-    command = [sys.executable, "-m", "stateless_transducer.cli", "serve", str(talker / "onnx"), "--port", "0"]
+    command = [interpreter(), "-m", "stateless_transducer.cli", "serve", str(talker / "onnx"), "--port", "0"]
     command += ["--allow-origin", "https://a.org", "--allow-host", "b.org", "--max-seconds", "3"]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=listen_to_sigint
