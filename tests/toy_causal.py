@@ -47,8 +47,9 @@ class ToyEncoder(CausalEncoder):
         x, lens = self._embedded(features), self.subsampling.lens(feature_lens)
         T = x.shape[1]
         sees = torch.arange(T) < lens[:, None, None].clamp(min=1)
-        if self.chunks != WHOLE:
-            halved = type(self.chunks)(*(number if number < 0 else number // 2 for number in self.chunks))
+        chunks = self.batch_chunks()
+        if chunks != WHOLE:
+            halved = chunks.divided(2)
             sees = sees & chunk_mask(T, halved, x.device)
         return self._mixed(x, x, sees.float()), lens
 

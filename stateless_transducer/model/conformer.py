@@ -95,7 +95,7 @@ class Conformer(CausalEncoder):
 
     def _hidden(self, padding: Tensor) -> Tensor:
         """Return the frames that a frame does not see, (N, 1 or T, T): padding, and those outside of its chunks."""
-        chunks = self.chunks.divided(self.chunk_factor)
+        chunks = self.batch_chunks().divided(self.chunk_factor)
         hidden = padding[:, None]
         if chunks.size < 0:
             return hidden
@@ -106,7 +106,7 @@ class Conformer(CausalEncoder):
 
     def initial_state(self, num_streams: int) -> ConformerState:
         """See `CausalEncoder.initial_state`."""
-        left_frames = self.live_chunks.divided(self.chunk_factor).cached_frames
+        left_frames = self.live_chunks().divided(self.chunk_factor).cached_frames
         streams_and_layers = num_streams, len(self.layers)
         keys_shape = (*streams_and_layers, self._num_heads, left_frames, self.width // self._num_heads)
         zeros = self.after_norm.weight.new_zeros

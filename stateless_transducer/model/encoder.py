@@ -61,7 +61,7 @@ class CausalEncoder(Encoder):
 
     `forward` hides from a frame what its chunk does not see. `encode_chunk` gives the same frames chunk by chunk, from
     the features of a chunk and a state. Training draws the chunks of each batch; evaluation uses those of `use_chunks`.
-    Subclasses set the attributes, override the abstract methods, and read `chunks` in `forward`.
+    Subclasses set the attributes, override the abstract methods, and call `batch_chunks` in `forward`.
     """
 
     is_causal: bool
@@ -74,9 +74,8 @@ class CausalEncoder(Encoder):
     """Feature frames after a chunk that its last encoder frame sees."""
     _evaluation_chunks: Chunks | None = None
 
-    @property
-    def chunks(self) -> Chunks:
-        """Chunks of this batch: drawn anew in training, those of `use_chunks` otherwise."""
+    def batch_chunks(self) -> Chunks:
+        """Return the chunks of this batch: drawn anew in training, those of `use_chunks` otherwise."""
         if not self.is_causal:
             return WHOLE
         return self.chunk_choices.draw() if self.training else self.evaluation_chunks
@@ -105,9 +104,8 @@ class CausalEncoder(Encoder):
                 raise ValueError(f"`{name}` must be a multiple of {self.chunk_factor}, or -1, but is {value}.")
         self._evaluation_chunks = Chunks(size, left_frames)
 
-    @property
     def live_chunks(self) -> Chunks:
-        """Chunks of evaluation, for live sound.
+        """Return the chunks of evaluation, for live sound.
 
         Raises:
             ValueError: they have no limits, and live sound has no whole.

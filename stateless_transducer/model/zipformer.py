@@ -107,7 +107,7 @@ class Zipformer(CausalEncoder):
         lens = embedded_lens(feature_lens).clamp(min=1)
         ends = torch.zeros_like(lens) + num_frames if self.pads_like_icefall else lens
         x = self.embed(features, ends)
-        chunks = self.chunks
+        chunks = self.batch_chunks()
         masks = self._feature_masks(x)
         outputs = []
         before = self._dims[0]
@@ -120,14 +120,14 @@ class Zipformer(CausalEncoder):
 
     def initial_state(self, num_streams: int) -> ZipformerState:
         """See `CausalEncoder.initial_state`."""
-        chunks = self.live_chunks
+        chunks = self.live_chunks()
         stacks = tuple(stack.initial_state(num_streams, chunks) for stack in cast("Sequence[Stack]", self.stacks))
         embedded = self.embed.initial_state(num_streams)
         return ZipformerState(stacks, embedded, torch.zeros(num_streams, dtype=torch.int64, device=embedded.device))
 
     def encode_chunk(self, features: Tensor, state: ZipformerState) -> tuple[Tensor, ZipformerState]:
         """See `CausalEncoder.encode_chunk`."""
-        chunks = self.live_chunks
+        chunks = self.live_chunks()
         x, embedded = self.embed.step(features, state.embedded)
         outputs: list[Tensor] = []
         states: list[tuple[LayerState, ...]] = []
