@@ -110,7 +110,9 @@ def test_file_of_another_origin_is_kept(talker, tmp_path, capsys):
     assert f"`--output-dir` {tmp_path} holds a README.md" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
     # a folder that push has written is written again
-    assert main([*flags, str(tmp_path / "new")]) == main([*flags, str(tmp_path / "new")]) == 0
+    assert main([*flags, str(tmp_path / "new"), "--int8"]) == main([*flags, str(tmp_path / "new")]) == 0
+    # and holds nothing of the earlier model
+    assert not list((tmp_path / "new").glob("*.int8.onnx"))
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,11 @@ def test_batches_and_epochs_follow_hours_and_memory(corpus, monkeypatch):
     # 3.2 of 4 GiB may be used, for 32 s
     crowded = choose("tiny", "conformer", _build(corpus, 100), {}, replace(CARD, free_bytes=4 * GIB)).settings
     assert crowded["max_duration"] == 25
+    # two processes share the memory of a CPU: 12.8 GiB hold two batches of 50 s
+    build_two = _build(corpus, 100)
+    machine, two = replace(LAPTOP, free_bytes=16 * GIB), {"world_size": 2}
+    shared = choose("tiny", "conformer", lambda settings: build_two({**settings, **two}), two, machine).settings
+    assert shared["max_duration"] == 50
     # no batch is small enough: shorter utterances
     monkeypatch.setattr(sizing, "_needed_bytes", lambda task: task.data.config.max_utterance_s * GIB)
     full = choose("tiny", "conformer", _build(corpus, 0.1), {}, replace(CARD, free_bytes=10 * GIB))
