@@ -38,7 +38,7 @@ part() {
   local title=$1 limit=$(($2 * patience)) status=0
   shift 2
   echo "gpu.sh: $title" >&2
-  printf '## %s\n\n```sh\n%s\n```\n\n' "$title" "${*//$work/WORK}" >>"$report"
+  printf '## %s\n\n```sh\n%s\n```\n\n' "$title" "$(printf '%q ' "${@//$work/WORK}")" >>"$report"
   local started=$SECONDS
   timeout "$limit" "$@" >"$work/out" 2>"$work/err" || status=$?
   cat "$work/out" >>"$report"
