@@ -52,7 +52,7 @@ _GROUPS: tuple[tuple[str, dict[str, tuple[str, str]]], ...] = (
             "pull": ("pull", "download a published model by its name"),
             "info": ("info", "what a model is: sizes, tokens, front end, training, hashes"),
             "average": ("average", "average checkpoints into one model file"),
-            "import": ("import_icefall", "a conformer or Zipformer of icefall as one of ours"),
+            "import": ("import_icefall", "a model of icefall, or a Zipformer's ONNX graphs, as one of ours"),
             "export icefall": ("export_icefall", "one of our models as icefall's pretrained.pt"),
             "export onnx": ("export_onnx", "one of our models as ONNX, for sherpa-onnx, onnx-asr, `transcribe`"),
             "export torch": ("export_torch", "one of our models as safetensors, torch.export program or TorchScript"),

@@ -16,7 +16,7 @@ FLOORS = (
     {"model"},
     {"checkpoint", "decoding", "data", "icefall_layouts"},
     {"training", "icefall", "export", "hub"},
-    {"recognition"},
+    {"recognition", "onnx_import"},
     {"evaluation", "server"},
     {"commands"},
     {"cli"},

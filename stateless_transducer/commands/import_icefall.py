@@ -1,16 +1,19 @@
-"""``transducer import``: a checkpoint of icefall's as one of ours."""
+"""``transducer import``: a checkpoint of icefall's, or the ONNX graphs of a Zipformer, as a checkpoint of ours."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import arg
 
 from stateless_transducer.commands.shared.console import say
 from stateless_transducer.commands.shared.flags import parse
 from stateless_transducer.commands.shared.icefall_sizes import IcefallSizes
+
+if TYPE_CHECKING:
+    from stateless_transducer.checkpoint import Checkpoint
 
 _LANG_DIR = Path("data/lang_char")
 """The tutorial's folder of tokens."""
@@ -20,10 +23,12 @@ _LANG_DIR = Path("data/lang_char")
 class Options:
     """Options of ``transducer import``."""
 
-    model: Annotated[str, arg(aliases=("--checkpoint",), metavar="MODEL")]
-    """icefall's pretrained.pt, epoch-N.pt or best-*.pt, the folder of a published model, or its owner/name."""
     output: Path
     """Model file to write."""
+    model: Annotated[str | None, arg(aliases=("--checkpoint",), metavar="MODEL")] = None
+    """icefall's pretrained.pt, epoch-N.pt or best-*.pt, the folder of a published model, or its owner/name."""
+    onnx: Annotated[str | None, arg(metavar="FOLDER")] = None
+    """Instead of --model: folder with the ONNX graphs of a Zipformer, offline or streaming, or its name."""
     lang_dir: Annotated[Path | None, arg(aliases=("--tokens",))] = None
     """Folder with the model's tokens.txt, or that file; by default that of the published model, or data/lang_char."""
     bpe_model: Path | None = None
@@ -34,27 +39,32 @@ class Options:
     """Let the padding of a batch affect the ends of shorter utterances, as in icefall, to repeat its results."""
     sizes: IcefallSizes = field(default_factory=IcefallSizes)
 
+    def __post_init__(self) -> None:
+        if (self.model is None) == (self.onnx is None):
+            raise ValueError(f"needs one of `model` and `onnx`, but has {'none' if self.model is None else 'both'}.")
+        if self.onnx is not None and self.sizes.num_heads:
+            raise ValueError(f"`num_heads` {','.join(map(str, self.sizes.num_heads))} is for `model`; graphs show it.")
+
 
 def main(program: str, arguments: list[str]) -> int:
     """Parse and run."""
-    run(parse(Options, program, arguments, "Convert a checkpoint of icefall into a model file."))
+    run(
+        parse(
+            Options,
+            program,
+            arguments,
+            "Convert a checkpoint of icefall, or the ONNX graphs of a Zipformer, into a model file.",
+        )
+    )
     return 0
 
 
 def run(options: Options) -> None:
     """Import the model."""
     from stateless_transducer.checkpoint import save_checkpoint
-    from stateless_transducer.commands.shared.models import find_model
-    from stateless_transducer.files import check_output
-    from stateless_transducer.icefall import load_icefall
     from stateless_transducer.model.config import ZipformerConfig
-    from stateless_transducer.recognition.model import find_checkpoint
-    from stateless_transducer.text.tokens import TokenTable
 
-    model, lang_dir = find_checkpoint(find_model(options.model, forms=("checkpoint",)))
-    check_output(options.output, model=model)
-    tokens = TokenTable.read(options.lang_dir or lang_dir or _LANG_DIR, bpe_model=options.bpe_model)
-    checkpoint = load_icefall(model, tokens, sizes=options.sizes.by_name, encoder=options.encoder)
+    checkpoint = _from_icefall(options) if options.onnx is None else _from_graphs(options)
     encoder = checkpoint.model_config.encoder
     if options.pads_like_icefall:
         if not isinstance(encoder, ZipformerConfig):
@@ -64,3 +74,30 @@ def run(options: Options) -> None:
     save_checkpoint(options.output, checkpoint)
     num_parameters = sum(weight.numel() for weight in checkpoint.weights.values())
     say(f"{options.output}: {num_parameters:,} parameters, {checkpoint.model_config.summary}")
+
+
+def _from_icefall(options: Options) -> Checkpoint:
+    from stateless_transducer.commands.shared.models import find_model
+    from stateless_transducer.files import check_output
+    from stateless_transducer.icefall import load_icefall
+    from stateless_transducer.recognition.model import find_checkpoint
+    from stateless_transducer.text.tokens import TokenTable
+
+    assert options.model is not None
+    model, lang_dir = find_checkpoint(find_model(options.model, forms=("checkpoint",)))
+    check_output(options.output, model=model)
+    tokens = TokenTable.read(options.lang_dir or lang_dir or _LANG_DIR, bpe_model=options.bpe_model)
+    return load_icefall(model, tokens, sizes=options.sizes.by_name, encoder=options.encoder)
+
+
+def _from_graphs(options: Options) -> Checkpoint:
+    from stateless_transducer.commands.shared.models import find_model
+    from stateless_transducer.onnx_import.rebuild import NOTES, rebuild
+
+    assert options.onnx is not None
+    folder = find_model(options.onnx, forms=("graphs",))
+    checkpoint = rebuild(folder, sizes=options.sizes.by_name, lang_dir=options.lang_dir, bpe_model=options.bpe_model)
+    for name in NOTES:
+        if name in checkpoint.provenance:
+            say(f"{name}: {checkpoint.provenance[name]}")
+    return checkpoint

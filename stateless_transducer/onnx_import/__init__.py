@@ -1,0 +1,1 @@
+"""Models for training, rebuilt from ONNX graphs."""
