@@ -10,8 +10,8 @@ _LIBRISPEECH = "icefall egs/librispeech RESULTS"
 _WENETSPEECH = "icefall egs/wenetspeech RESULTS"
 
 Check = Literal["run", "layout tested", "not tried"]
-"""run: a test runs the model itself. layout tested: a test opens a model with such names of files. not tried: its files
-are not known to us."""
+"""run: a test runs the model itself, on machines that have it. layout tested: a test opens a model with such names of
+files. not tried: its files are not known to us."""
 
 
 @dataclass(frozen=True)
