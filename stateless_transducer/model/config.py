@@ -392,7 +392,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         check_bounds(self)
         self._check_widths()
-        if self.feature_norm != "none" and isinstance(self.encoder, CausalEncoderConfig) and self.encoder.causal:
+        if self.feature_norm != "none" and self.is_causal:
             raise ValueError(
                 f"`feature_norm={self.feature_norm}` needs whole utterances, which a causal model does not wait for. "
                 "Set `feature_norm` to none, or `causal` to false; `gain_range_db=10` prepares for other levels."
@@ -418,6 +418,11 @@ class ModelConfig:
     def decoder_dim(self) -> int:
         """Width of the decoder, P."""
         return self.decoder.decoder_dim or self.joiner.joiner_dim
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether the model can recognize live sound."""
+        return isinstance(self.encoder, CausalEncoderConfig) and self.encoder.causal
 
     @property
     def summary(self) -> str:
