@@ -88,11 +88,10 @@ def _of_graphs(folder: Path, tokens: Path) -> dict[str, Any]:
     from stateless_transducer.text.tokens import SCORES_FILE
 
     encoder = find_graph(folder, "encoder", prefer_int8=False)
-    if has_state := is_streaming(Graph(encoder, 1)):
-        model = StreamingModel.open(folder)
-    else:
-        # not `open`, which refuses changed files; they are listed below
-        model = OnnxTransducer(*(find_graph(folder, role, is_int8(encoder)) for role in ROLES))
+    has_state = is_streaming(Graph(encoder, 1))
+    # not `open`, which refuses changed files; they are listed below
+    graphs = (find_graph(folder, role, is_int8(encoder)) for role in ROLES)
+    model = StreamingModel(*graphs) if has_state else OnnxTransducer(*graphs)
     listing = Listing.of_folder(folder)
     paths = [*(folder / name for role in ROLES for name in listing.nearest(f"{role}*.onnx")), tokens]
     paths += [path for path in [tokens.parent / SCORES_FILE] if path.is_file()]

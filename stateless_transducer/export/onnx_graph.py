@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from stateless_transducer.features import FbankConfig
-from stateless_transducer.files import check_file, refuse_pointer
+from stateless_transducer.files import check_file, parse_json, refuse_pointer
 from stateless_transducer.model_files import Listing
+from stateless_transducer.ops.subsampling import Subsampling
 from stateless_transducer.threads import may_spin
 
 DTYPES: dict[str, type[np.generic]] = {
@@ -24,6 +25,10 @@ DTYPES: dict[str, type[np.generic]] = {
 _MOST_SIZE = 1_000_000
 """Largest number in the metadata: arrays of that size are made before a graph can refuse them."""
 
+FRONT_END = "fbank"
+"""Key of the front end (JSON) in the encoder's metadata; graphs of other projects lack it."""
+SUBSAMPLING = "subsampling"
+"""Key of the subsampling (JSON) in the encoder's metadata; graphs of other projects and of early exports lack it."""
 RUNS_QUANTIZED = ("onnx.infer", "onnxruntime.quant")
 """Metadata entry of graphs that quantize activations dynamically."""
 
@@ -100,7 +105,7 @@ def is_streaming(encoder: Graph) -> bool:
     return len(encoder.inputs) > 2 and "decode_chunk_len" in encoder.metadata
 
 
-def usual_front_end(encoder: Graph) -> FbankConfig:
+def _usual_front_end(encoder: Graph) -> FbankConfig:
     """Return icefall's front end, with the number of mel bins of an encoder's input.
 
     Raises:
@@ -113,6 +118,52 @@ def usual_front_end(encoder: Graph) -> FbankConfig:
         return FbankConfig(num_mel_bins=x.shape[2])
     except ValueError as err:
         raise ValueError(f"{encoder.path}: {x.name} {x.shape}: {err}") from err
+
+
+def front_end(encoder: Graph) -> FbankConfig:
+    """Return the front end in the metadata, or icefall's if there is none."""
+    usual = _usual_front_end(encoder)
+    if FRONT_END not in encoder.metadata:
+        return usual
+    try:
+        config = FbankConfig(**parse_json(encoder.metadata[FRONT_END]))
+    except (ValueError, TypeError) as err:
+        raise ValueError(f"{encoder.path}: `{FRONT_END}` in the metadata is no front end: {err}") from err
+    if config.num_mel_bins != usual.num_mel_bins:
+        raise ValueError(
+            f"{encoder.path}: takes {usual.num_mel_bins} mel bins, but its front end has {config.num_mel_bins}."
+        )
+    return config
+
+
+def subsampling(encoder: Graph, *, default: Subsampling) -> Subsampling:
+    """Return the subsampling in the metadata, or the default if there is none."""
+    if SUBSAMPLING not in encoder.metadata:
+        return default
+    try:
+        return Subsampling(**parse_json(encoder.metadata[SUBSAMPLING]))
+    except (ValueError, TypeError) as err:
+        raise ValueError(f"{encoder.path}: `{SUBSAMPLING}` in the metadata is invalid: {err}") from err
+
+
+def joined_metadata(*graphs: Graph) -> dict[str, str]:
+    """Return the metadata of graphs, without front end and subsampling, which are JSON."""
+    entries = (entry for graph in graphs for entry in sorted(graph.metadata.items()))
+    return {key: value for key, value in entries if key not in (FRONT_END, SUBSAMPLING)}
+
+
+def with_nothing_before(contexts: np.ndarray, blank_id: int) -> np.ndarray:
+    """Return contexts (N, C) with -1, nothing, for each blank that another one follows.
+
+    Training has one blank before the first token, and nothing before that blank.
+    """
+    is_blank = contexts == blank_id
+    is_nothing = is_blank[:, :-1] & is_blank[:, 1:]
+    if not is_nothing.any():
+        return contexts
+    contexts = contexts.copy()
+    contexts[:, :-1][is_nothing] = -1
+    return contexts
 
 
 def find_graph(folder: Path, role: str, prefer_int8: bool) -> Path:

@@ -12,9 +12,18 @@ from typing import Literal
 import numpy as np
 
 from stateless_transducer.export.card import check_files
-from stateless_transducer.export.onnx_graph import Graph, find_graph, is_int8, is_streaming, usual_front_end
+from stateless_transducer.export.onnx_graph import (
+    FRONT_END,
+    Graph,
+    find_graph,
+    front_end,
+    is_int8,
+    is_streaming,
+    joined_metadata,
+    subsampling,
+    with_nothing_before,
+)
 from stateless_transducer.features import PADDING_VALUE, SILENCE_VALUE, FbankConfig
-from stateless_transducer.files import parse_json
 from stateless_transducer.model.config import ConformerConfig
 from stateless_transducer.ops.subsampling import Subsampling
 
@@ -23,10 +32,6 @@ GRAPHS = {role: f"{role}.onnx" for role in ("encoder", "decoder", "joiner")}
 """File names of the exported graphs by role."""
 INT8_GRAPHS = {role: f"{role}.int8.onnx" for role in GRAPHS}
 """File names of the quantized graphs by role."""
-FRONT_END = "fbank"
-"""Key of the front end (JSON) in the encoder's metadata; graphs of other projects lack it."""
-SUBSAMPLING = "subsampling"
-"""Key of the subsampling (JSON) in the encoder's metadata; graphs of other projects and of early exports lack it."""
 
 # fewest frames for the subsampling of conformers and zipformers
 _FEWEST_FRAMES = 9
@@ -55,9 +60,10 @@ class OnnxTransducer:
         _check(self._encoder, self._decoder, self._joiner)
         self.context_size: int = self._decoder.number("context_size")
         self.vocab_size: int = self._decoder.number("vocab_size")
-        self.fbank_config: FbankConfig = _front_end(self._encoder)
+        self.fbank_config: FbankConfig = front_end(self._encoder)
         """Front end of the encoder."""
-        self.subsampling: Subsampling = _subsampling(self._encoder)
+        # icefall's encoders all subsample by four
+        self.subsampling: Subsampling = subsampling(self._encoder, default=ConformerConfig().subsampling)
         """Subsampling of the encoder."""
         self.is_ours: bool = FRONT_END in self._encoder.metadata
         """Whether this project exported the encoder, which then accepts utterances of any length, 0 included."""
@@ -90,13 +96,7 @@ class OnnxTransducer:
     @property
     def metadata(self) -> dict[str, str]:
         """Metadata of the three graphs, without front end and subsampling."""
-        graphs = (self._encoder, self._decoder, self._joiner)
-        return {
-            key: value
-            for graph in graphs
-            for key, value in sorted(graph.metadata.items())
-            if key not in (FRONT_END, SUBSAMPLING)
-        }
+        return joined_metadata(self._encoder, self._decoder, self._joiner)
 
     def encode(self, features: np.ndarray, feature_lens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(N, T_in, F), float32, and (N,) -> encoder_out (N, T, D) and encoder_out_lens (N,).
@@ -123,13 +123,7 @@ class OnnxTransducer:
 
     def predict(self, contexts: np.ndarray) -> np.ndarray:
         """(N, C), int64, blanks before the first token -> decoder_out (N, D)."""
-        is_blank = contexts == self.blank_id
-        # training has one blank before the first token, and -1 (nothing) before that blank
-        is_nothing = is_blank[:, :-1] & is_blank[:, 1:]
-        if is_nothing.any():
-            contexts = contexts.copy()
-            contexts[:, :-1][is_nothing] = -1
-        return self._decoder.run_rows(contexts)
+        return self._decoder.run_rows(with_nothing_before(contexts, self.blank_id))
 
     def join(self, encoder_out: np.ndarray, decoder_out: np.ndarray) -> np.ndarray:
         """(N, D) and (N, D) -> logits (N, V)."""
@@ -168,32 +162,6 @@ def _check(encoder: Graph, decoder: Graph, joiner: Graph) -> None:
 def _refuse_streaming(encoder: Graph) -> None:
     if is_streaming(encoder):
         raise ValueError(f"{encoder.path} is a streaming encoder, which runs chunk by chunk. Use `transducer stream`.")
-
-
-def _front_end(encoder: Graph) -> FbankConfig:
-    """Return the front end in the metadata, or icefall's if there is none."""
-    usual = usual_front_end(encoder)
-    if FRONT_END not in encoder.metadata:
-        return usual
-    try:
-        config = FbankConfig(**parse_json(encoder.metadata[FRONT_END]))
-    except (ValueError, TypeError) as err:
-        raise ValueError(f"{encoder.path}: `{FRONT_END}` in the metadata is no front end: {err}") from err
-    if config.num_mel_bins != usual.num_mel_bins:
-        raise ValueError(
-            f"{encoder.path}: takes {usual.num_mel_bins} mel bins, but its front end has {config.num_mel_bins}."
-        )
-    return config
-
-
-def _subsampling(encoder: Graph) -> Subsampling:
-    if SUBSAMPLING not in encoder.metadata:
-        # icefall's encoders all subsample by four
-        return ConformerConfig().subsampling
-    try:
-        return Subsampling(**parse_json(encoder.metadata[SUBSAMPLING]))
-    except (ValueError, TypeError) as err:
-        raise ValueError(f"{encoder.path}: `{SUBSAMPLING}` in the metadata is invalid: {err}") from err
 
 
 def _resized(x: np.ndarray, width: int, value: float) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Published streaming transducers as ONNX graphs in sherpa-onnx's layout, run chunk by chunk.
+"""Streaming transducers as ONNX graphs in sherpa-onnx's layout, exported by this project or another, chunk by chunk.
 
 An encoder maps T feature frames and the state of a stream to a few encoder frames and the next state. The next chunk
 begins fewer than T frames later, so that chunks overlap by the look-ahead. The arrays of a state depend on the kind of
@@ -14,8 +14,19 @@ from pathlib import Path
 
 import numpy as np
 
-from stateless_transducer.export.onnx_graph import DTYPES, Graph, find_graph, is_streaming, usual_front_end
-from stateless_transducer.features import FbankConfig
+from stateless_transducer.export.card import check_files
+from stateless_transducer.export.onnx_graph import (
+    DTYPES,
+    Graph,
+    find_graph,
+    front_end,
+    is_streaming,
+    joined_metadata,
+    subsampling,
+    with_nothing_before,
+)
+from stateless_transducer.features import SILENCE_VALUE, FbankConfig
+from stateless_transducer.model_files import ROLES
 from stateless_transducer.ops.subsampling import Subsampling
 
 _MOST_STATE = 2**24
@@ -26,7 +37,7 @@ State = list[np.ndarray]
 
 
 class StreamingModel:
-    """Encoder, decoder and joiner of a published streaming transducer; immutable, so threads may share it."""
+    """Encoder, decoder and joiner of a streaming transducer; immutable, so threads may share it."""
 
     blank_id = 0
 
@@ -45,11 +56,15 @@ class StreamingModel:
         """T, feature frames per chunk."""
         self.chunk_shift: int = self._encoder.number("decode_chunk_len")
         """Feature frames from the beginning of a chunk to that of the next one."""
-        self.fbank_config: FbankConfig = usual_front_end(self._encoder)
+        self.fbank_config: FbankConfig = front_end(self._encoder)
         """Front end of the encoder."""
         self.context_size: int = self._decoder.number("context_size")
         self.vocab_size: int = self._decoder.number("vocab_size")
         self._try()
+        factor = self.chunk_shift // self.encoder_frames
+        # the fewest frames of graphs of other projects are those of convolutions with a small kernel
+        self.subsampling: Subsampling = subsampling(self._encoder, default=Subsampling(factor, factor + 3))
+        """Subsampling of the encoder."""
 
     @classmethod
     def open(cls, folder: Path, *, num_threads: int = 1, prefer_int8: bool = False) -> StreamingModel:
@@ -68,14 +83,14 @@ class StreamingModel:
                 f"{folder} is a file, but a streaming model is a folder with three ONNX graphs and tokens.txt. "
                 "`transducer transcribe` takes checkpoints."
             )
-        encoder, decoder, joiner = (find_graph(folder, role, prefer_int8) for role in ("encoder", "decoder", "joiner"))
+        encoder, decoder, joiner = (find_graph(folder, role, prefer_int8) for role in ROLES)
+        check_files((encoder, decoder, joiner))
         return cls(encoder, decoder, joiner, num_threads=num_threads)
 
     @property
     def metadata(self) -> dict[str, str]:
-        """Metadata of the three graphs."""
-        graphs = (self._encoder, self._decoder, self._joiner)
-        return {key: value for graph in graphs for key, value in sorted(graph.metadata.items())}
+        """Metadata of the three graphs, without front end and subsampling."""
+        return joined_metadata(self._encoder, self._decoder, self._joiner)
 
     def initial_state(self) -> State:
         """Return the state of a new stream: zeros."""
@@ -108,19 +123,30 @@ class StreamingModel:
         unstacked = (_unstack(output, axis) for output, axis in zip(outputs, self._state_axes, strict=True))
         return encoder_out, [list(state) for state in zip(*unstacked, strict=True)]
 
-    @property
-    def subsampling(self) -> Subsampling:
-        """Feature frames of an encoder frame; the fewest are those of convolutions with a small kernel."""
-        factor = self.chunk_shift // self.encoder_frames
-        return Subsampling(factor, factor + 3)
+    def encode(self, features: np.ndarray, feature_lens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Encode whole utterances chunk by chunk, with silence after their ends, for the searches of whole utterances.
+
+        Args:
+            features: (N, T_in, F), float32.
+            feature_lens: (N,).
+
+        Returns:
+            encoder_out (N, T, D), and encoder_out_lens (N,).
+        """
+        (N, width, F), shift = features.shape, self.chunk_shift
+        num_chunks = max(1, -(-width // shift))
+        padded = np.full((N, (num_chunks - 1) * shift + self.chunk_frames, F), SILENCE_VALUE, np.float32)
+        for row, utterance, length in zip(padded, features, feature_lens, strict=True):
+            row[:length] = utterance[:length]
+        states, parts = [self.initial_state() for _ in range(N)], []
+        for first in range(0, num_chunks * shift, shift):
+            encoder_out, states = self.encode_chunk(padded[:, first : first + self.chunk_frames], states)
+            parts.append(encoder_out)
+        return np.concatenate(parts, axis=1), self.subsampling.lens(feature_lens)
 
     def predict(self, contexts: np.ndarray) -> np.ndarray:
         """(N, context_size), int64, blanks before the first token -> decoder_out (N, D)."""
-        # published decoders expect -1 before the last of these blanks
-        is_blank = contexts == self.blank_id
-        is_nothing = np.zeros_like(is_blank)
-        is_nothing[:, :-1] = is_blank[:, :-1] & is_blank[:, 1:]
-        return self._decoder.run_rows(np.where(is_nothing, -1, contexts))
+        return self._decoder.run_rows(with_nothing_before(contexts, self.blank_id))
 
     def join(self, encoder_out: np.ndarray, decoder_out: np.ndarray) -> np.ndarray:
         """(N, D) and (N, D) -> logits (N, V)."""
@@ -128,7 +154,7 @@ class StreamingModel:
 
     def _try(self) -> None:
         """Run a chunk, so that graphs that do not match are refused at once."""
-        silence = np.full((1, self.chunk_frames, self.fbank_config.num_mel_bins), -15.9, np.float32)
+        silence = np.full((1, self.chunk_frames, self.fbank_config.num_mel_bins), SILENCE_VALUE, np.float32)
         state = self.initial_state()
         encoder_out, (new,) = self.encode_chunk(silence, [state])
         self.encoder_frames: int = encoder_out.shape[1]

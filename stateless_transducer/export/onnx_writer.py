@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from stateless_transducer.checkpoint import Checkpoint
 from stateless_transducer.export.card import CARD
-from stateless_transducer.export.onnx_model import FRONT_END, GRAPHS, INT8_GRAPHS, SUBSAMPLING
+from stateless_transducer.export.onnx_graph import FRONT_END, SUBSAMPLING
+from stateless_transducer.export.onnx_model import GRAPHS, INT8_GRAPHS
 from stateless_transducer.export.traceable import OfflineDecoder, OfflineEncoder
 from stateless_transducer.features import FbankConfig
 from stateless_transducer.text.tokens import SCORES_FILE
