@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from annotated_types import Gt, Unit
+from annotated_types import Ge, Gt, Unit
 from tyro.conf import arg
 
 from stateless_transducer.commands.shared.console import complain, progress_bar, say
@@ -29,6 +29,12 @@ class Options:
     """Model file, training checkpoint, folder with a checkpoint and tokens.txt, or owner/name of a published model."""
     output: Path
     """Folder to write: encoder.onnx, decoder.onnx, joiner.onnx, tokens.txt, lang.json, model.json."""
+    streaming: bool = False
+    """Write an encoder that runs chunk by chunk, for live sound; the model must be trained with `--causal true`."""
+    chunk_ms: Annotated[int, Ge(1), Unit("ms")] = 320
+    """Length of a chunk of a streaming encoder: short for a short delay, long for accuracy."""
+    left_ms: Annotated[int, Ge(1), Unit("ms")] = 2560
+    """Sound before a chunk that a streaming encoder sees."""
     int8: bool = False
     """Also write x.int8.onnx: a quarter of the size, about twice as fast, possibly less accurate."""
     manifest_dir: Path | None = None
@@ -46,18 +52,34 @@ class Options:
         check_bounds(self)
         if self.manifest_dir is not None and not self.int8:
             raise ValueError(f"`manifest_dir` {self.manifest_dir} needs `int8=true`, whose cost is measured on it.")
+        for name in ("chunk_ms", "left_ms"):
+            # the class has the defaults
+            if not self.streaming and getattr(self, name) != getattr(Options, name):
+                raise ValueError(f"`{name}` {getattr(self, name)} needs `streaming=true`.")
 
 
 def main(program: str, arguments: list[str]) -> int:
     """Parse and run; status 1 if int8 was rejected."""
-    return run(parse(Options, program, arguments, "Write a model as ONNX graphs that sherpa-onnx and onnx-asr run."))
+    return run(
+        parse(
+            Options,
+            program,
+            arguments,
+            "Write a model as ONNX graphs that sherpa-onnx and onnx-asr run.",
+        )
+    )
 
 
 def run(options: Options) -> int:
     """Export a model; quantize and evaluate it if requested."""
     from stateless_transducer.commands.shared.models import find_model
     from stateless_transducer.export.card import write_card
-    from stateless_transducer.export.onnx_writer import FOLDER_FILES, differs_from_clients, write_onnx
+    from stateless_transducer.export.onnx_writer import (
+        FOLDER_FILES,
+        differs_from_clients,
+        write_onnx,
+        write_streaming_onnx,
+    )
     from stateless_transducer.files import filling
     from stateless_transducer.recognition.model import load_pretrained
 
@@ -70,7 +92,10 @@ def run(options: Options) -> int:
         complain(f"note: sherpa-onnx and onnx-asr compute other features than this model's ({differences}).")
     int8: dict[str, Any] | None = None
     with filling(options.output, owned=FOLDER_FILES) as folder:
-        write_onnx(folder, checkpoint)
+        if options.streaming:
+            write_streaming_onnx(folder, checkpoint, chunk_ms=options.chunk_ms, left_ms=options.left_ms)
+        else:
+            write_onnx(folder, checkpoint)
         if options.int8:
             int8 = _quantize(folder, cuts, options, checkpoint.token_table)
         write_card(folder, checkpoint, int8)
@@ -114,8 +139,12 @@ def _evaluate(
     from stateless_transducer.decoding.config import SearchConfig
     from stateless_transducer.evaluation.test_sets import evaluate
     from stateless_transducer.export.onnx_model import OnnxTransducer
+    from stateless_transducer.export.onnx_streaming import StreamingModel
 
-    model = OnnxTransducer.open(folder, precision=precision)
+    if options.streaming:
+        model = StreamingModel.open(folder, prefer_int8=precision == "int8")
+    else:
+        model = OnnxTransducer.open(folder, precision=precision)
     batches = evaluation_batches(cuts, token_table, DataConfig(max_duration=options.max_duration, num_workers=0))
     with progress_bar(f"decoding {options.test_set}, {precision}") as bar:
 

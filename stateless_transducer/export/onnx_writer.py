@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -20,8 +20,11 @@ from stateless_transducer.checkpoint import Checkpoint
 from stateless_transducer.export.card import CARD
 from stateless_transducer.export.onnx_graph import FRONT_END, SUBSAMPLING
 from stateless_transducer.export.onnx_model import GRAPHS, INT8_GRAPHS
-from stateless_transducer.export.traceable import OfflineDecoder, OfflineEncoder
+from stateless_transducer.export.streaming_layouts import streaming_layout
+from stateless_transducer.export.traceable import OfflineDecoder, OfflineEncoder, StreamingEncoder
 from stateless_transducer.features import FbankConfig
+from stateless_transducer.model.live import live_encoder
+from stateless_transducer.model.transducer import Transducer
 from stateless_transducer.text.tokens import SCORES_FILE
 
 # the oldest onnxruntime among the clients in use (1.17) reads IR 9
@@ -42,33 +45,85 @@ def write_onnx(folder: Path, checkpoint: Checkpoint) -> None:
     Raises:
         ValueError: The clients cannot run the model.
     """
-    config, model = checkpoint.model_config, checkpoint.model()
-    if config.blank_id != 0:
-        raise ValueError(f"The blank of an exported model must be token 0, but here it is {config.blank_id}.")
-    context_size, joiner_dim = config.decoder.context_size, config.joiner.joiner_dim
-    sizes = {"context_size": context_size, "vocab_size": config.vocab_size}
+    config, model = checkpoint.model_config, _model(checkpoint)
     _write(
         folder / GRAPHS["encoder"],
         OfflineEncoder(model),
         {"x": torch.zeros(2, 40, config.feature_dim), "x_lens": torch.tensor([40, 30])},
-        {"encoder_out": {0: "N", 1: "T"}, "encoder_out_lens": {0: "N"}},
-        {
-            "model_type": _MODEL_TYPES.get(config.encoder.kind, config.encoder.kind),
-            "version": "1",
-            "model_author": "stateless-transducer",
-            "comment": "stateless transducer",
-            FRONT_END: json.dumps(asdict(checkpoint.fbank_config)),
-            SUBSAMPLING: json.dumps(asdict(model.subsampling)),
-        },
+        ["encoder_out", "encoder_out_lens"],
+        {"x": {0: "N", 1: "T_in"}, "x_lens": {0: "N"}, "encoder_out": {0: "N", 1: "T"}, "encoder_out_lens": {0: "N"}},
+        {"model_type": _MODEL_TYPES.get(config.encoder.kind, config.encoder.kind)} | _facts(checkpoint, model),
     )
-    contexts = torch.zeros(2, context_size, dtype=torch.int64)
-    _write(folder / GRAPHS["decoder"], OfflineDecoder(model), {"y": contexts}, {"decoder_out": {0: "N"}}, sizes)
+    _write_rest(folder, checkpoint, model)
+
+
+def write_streaming_onnx(folder: Path, checkpoint: Checkpoint, *, chunk_ms: int, left_ms: int) -> None:
+    """Write the files of `write_onnx` with an encoder for live sound, as sherpa-onnx's `OnlineRecognizer` runs it.
+
+    Args:
+        folder: An existing folder, as from `files.filling`.
+        checkpoint: A causal model whose blank is token 0.
+        chunk_ms: Milliseconds of a chunk.
+        left_ms: Milliseconds before a chunk that it sees.
+
+    Raises:
+        ValueError: The client cannot run the model, it needs whole utterances, or a duration does not fit its frames.
+    """
+    config, model = checkpoint.model_config, _model(checkpoint)
+    encoder = live_encoder(model, chunk_ms=chunk_ms, left_ms=left_ms)
+    layout = streaming_layout(encoder, config.encoder)
+    arrays = dict(zip(layout.axes, layout.to_arrays(encoder.initial_state(2)), strict=True))
+    outputs = {f"new_{name}": {axis: "N"} for name, axis in list(layout.axes.items())[: layout.num_outputs]}
+    axes = {name: {axis: "N"} for name, axis in layout.axes.items()}
+    _write(
+        folder / GRAPHS["encoder"],
+        StreamingEncoder(model, encoder, layout),
+        {"x": torch.zeros(2, encoder.chunk_frames, config.feature_dim), **arrays},
+        ["encoder_out", *outputs],
+        {"x": {0: "N"}, "encoder_out": {0: "N"}} | axes | outputs,
+        layout.metadata | _facts(checkpoint, model),
+    )
+    _write_rest(folder, checkpoint, model)
+
+
+def _model(checkpoint: Checkpoint) -> Transducer:
+    if checkpoint.model_config.blank_id != 0:
+        raise ValueError(
+            f"The blank of an exported model must be token 0, but here it is {checkpoint.model_config.blank_id}."
+        )
+    return checkpoint.model()
+
+
+def _facts(checkpoint: Checkpoint, model: Transducer) -> dict[str, str]:
+    """Return entries of the encoder's metadata that do not depend on its layout."""
+    return {
+        "version": "1",
+        "model_author": "stateless-transducer",
+        "comment": "stateless transducer",
+        FRONT_END: json.dumps(asdict(checkpoint.fbank_config)),
+        SUBSAMPLING: json.dumps(asdict(model.subsampling)),
+    }
+
+
+def _write_rest(folder: Path, checkpoint: Checkpoint, model: Transducer) -> None:
+    """Write decoder, joiner and tokens."""
+    config = checkpoint.model_config
+    context_size, joiner_dim = config.decoder.context_size, config.joiner.joiner_dim
+    _write(
+        folder / GRAPHS["decoder"],
+        OfflineDecoder(model),
+        {"y": torch.zeros(2, context_size, dtype=torch.int64)},
+        ["decoder_out"],
+        {"y": {0: "N"}, "decoder_out": {0: "N"}},
+        {"context_size": context_size, "vocab_size": config.vocab_size},
+    )
     rows = torch.zeros(2, joiner_dim)
     _write(
         folder / GRAPHS["joiner"],
         model.joiner,
         {"encoder_out": rows, "decoder_out": rows},
-        {"logit": {0: "N"}},
+        ["logit"],
+        {name: {0: "N"} for name in ("encoder_out", "decoder_out", "logit")},
         {"joiner_dim": joiner_dim},
     )
     checkpoint.token_table.write(folder, mark_words=True)
@@ -84,11 +139,11 @@ def _write(
     path: Path,
     module: nn.Module,
     inputs: Mapping[str, Tensor],
-    outputs: Mapping[str, Mapping[int, str]],
+    outputs: Sequence[str],
+    axes: Mapping[str, Mapping[int, str]],
     metadata: Mapping[str, str | int],
 ) -> None:
-    """Trace a module and add metadata to the graph; the first axis of all inputs is N, the second of x is T_in."""
-    axes = {name: {0: "N", 1: "T_in"} if name == "x" else {0: "N"} for name in inputs}
+    """Trace a module, and add metadata to the graph; ``axes`` names the axes of inputs and outputs that vary."""
     with torch.no_grad(), warnings.catch_warnings():
         # the newer exporter writes IR 10; the older one warns of its age
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -100,7 +155,7 @@ def _write(
             str(path),
             input_names=list(inputs),
             output_names=list(outputs),
-            dynamic_axes={**axes, **outputs},
+            dynamic_axes=axes,
             opset_version=_OPSET,
             dynamo=False,
         )

@@ -1,6 +1,7 @@
 """The network for tracing exporters: without branches and sizes that a trace would freeze.
 
-Letters: N utterances, T_in feature frames, F mel bins, T encoder frames, C tokens of context, D joiner width.
+Letters: N utterances or streams, T_in feature frames, F mel bins, T encoder frames, C tokens of context, D joiner
+width.
 """
 
 from __future__ import annotations
@@ -8,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from stateless_transducer.export.streaming_layouts import StreamingLayout
+from stateless_transducer.model.encoder import CausalEncoder
 from stateless_transducer.model.transducer import Transducer
 
 
@@ -27,6 +30,20 @@ class OfflineEncoder(nn.Module):
         num_frames = torch._shape_as_tensor(x)[1]  # pyright: ignore[reportPrivateImportUsage]
         padded_frames = num_frames.clamp(min=self.fewest_frames)
         return self.model.encode(torch.cat([x, silence], dim=1)[:, :padded_frames], x_lens)
+
+
+class StreamingEncoder(nn.Module):
+    """The encoder for a chunk of streams, with its state in the arrays of another program."""
+
+    def __init__(self, model: Transducer, encoder: CausalEncoder, layout: StreamingLayout) -> None:
+        super().__init__()
+        self.encoder, self.projection, self.layout = encoder, model.joiner.encoder_proj, layout
+        self.eval()
+
+    def forward(self, x: Tensor, *arrays: Tensor) -> tuple[Tensor, ...]:
+        """(N, T_in, F) and the arrays of the state -> (N, T, D) and the next arrays."""
+        frames, state = self.encoder.encode_chunk(x, self.layout.from_arrays(arrays))
+        return self.projection(frames), *self.layout.to_arrays(state)[: self.layout.num_outputs]
 
 
 class OfflineDecoder(nn.Module):
