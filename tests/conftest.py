@@ -130,6 +130,18 @@ def talker(made_once) -> Path:
     return made_once("talker", make)
 
 
+@pytest.fixture(scope="session")
+def live_talker(tmp_path_factory) -> Path:
+    """A checkpoint of a trained tiny causal model."""
+    from tiny_talker import CAUSAL_SIZES, train
+
+    from stateless_transducer.checkpoint import save_checkpoint
+
+    path = tmp_path_factory.mktemp("live_talker") / "model.pt"
+    save_checkpoint(path, train(steps=220, sizes=CAUSAL_SIZES))
+    return path
+
+
 def pytest_collection_modifyitems(items):
     """Run the longest files first, so that no process is left alone with one of them at the end."""
     longest = ("test_tutorial.py", "test_notebook.py", "test_survival.py", "test_pipeline.py")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from model_sizes import conformer_model
+from model_sizes import conformer_model, resized
 from torch.nn.utils.rnn import pad_sequence
 
 from stateless_transducer.checkpoint import Checkpoint
 from stateless_transducer.features import PADDING_VALUE, FbankConfig, fbank
+from stateless_transducer.model.config import ModelConfig
 from stateless_transducer.model.transducer import build_model
 from stateless_transducer.text.tokens import build_token_table
 
@@ -43,7 +44,10 @@ def some_text(rng: np.random.Generator, most: int = 6) -> str:
     return "".join(CHARACTERS[i] for i in rng.integers(0, len(CHARACTERS), rng.integers(1, most + 1)))
 
 
-def train(steps: int = 150, batch_size: int = 8) -> Checkpoint:
+CAUSAL_SIZES = resized(SIZES, causal=True, chunk_size=(8, 16, -1), left_context_frames=(32, -1))
+
+
+def train(steps: int = 150, batch_size: int = 8, sizes: ModelConfig = SIZES) -> Checkpoint:
     """The same model each time."""
     rng = np.random.default_rng(1)
     said = [
@@ -51,7 +55,7 @@ def train(steps: int = 150, batch_size: int = 8) -> Checkpoint:
     ]
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        model = build_model(SIZES).train()
+        model = build_model(sizes).train()
         optimizer = torch.optim.AdamW(model.parameters())
         for step in range(steps):
             optimizer.param_groups[0]["lr"] = 4e-3 * min(1, (step + 1) / 20)
@@ -70,4 +74,4 @@ def train(steps: int = 150, batch_size: int = 8) -> Checkpoint:
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
-    return Checkpoint(model.state_dict(), SIZES, FbankConfig(), TOKENS, {"command": "tests"})
+    return Checkpoint(model.state_dict(), sizes, FbankConfig(), TOKENS, {"command": "tests"})
