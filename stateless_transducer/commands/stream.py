@@ -14,7 +14,10 @@ from tyro.conf import Positional, arg
 
 from stateless_transducer.commands.shared.console import LiveLine, complain
 from stateless_transducer.commands.shared.flags import parse
+from stateless_transducer.commands.shared.idle import refuse_idle_search
+from stateless_transducer.decoding.config import SearchConfig
 from stateless_transducer.options import ADVANCED, HIDDEN, check_bounds
+from stateless_transducer.recognition.config import DetailConfig
 from stateless_transducer.recognition.endpoint import EndpointRules
 
 if TYPE_CHECKING:
@@ -28,32 +31,40 @@ class Options:
     """Options of ``transducer stream``."""
 
     model: Annotated[str, Positional, arg(metavar="MODEL")]
-    """Folder with encoder*.onnx, decoder*.onnx, joiner*.onnx and tokens.txt of a streaming transducer, or owner/name of
-    a published one."""
-    file: Annotated[Path, Positional, arg(metavar="SOUND")]
+    """Checkpoint trained with `--causal true`; folder with encoder*.onnx, decoder*.onnx, joiner*.onnx and tokens.txt of
+    a streaming transducer; or owner/name of a published one."""
+    file: Annotated[Path | None, Positional, arg(metavar="[SOUND]")] = None
     """Sound file of any sample rate; `-`: raw 16-bit samples (little-endian, one channel) from standard input."""
+    microphone: bool = False
+    """Listen to the microphone instead."""
     sample_rate: Annotated[int, Ge(1000), Unit("Hz")] = 16000
     """Sample rate of standard input, in Hz."""
-    chunk_ms: Annotated[int, Ge(1), Unit("ms"), ADVANCED] = 100
+    chunk_ms: Annotated[Annotated[int, Ge(1), Unit("ms")] | None, arg(metavar="INT")] = None
+    """Milliseconds of a chunk: longer ones are more accurate, and later. By default 320; ONNX graphs have their own."""
+    left_ms: Annotated[Annotated[int, Ge(1), Unit("ms")] | None, arg(metavar="INT")] = None
+    """Milliseconds before a chunk that it sees. By default 2560; ONNX graphs have their own."""
+    block_ms: Annotated[int, Ge(1), Unit("ms"), ADVANCED] = 100
     """Milliseconds of sound to read at a time; the result does not depend on it."""
     output_format: Literal["txt", "json"] = "txt"
     """txt: `start<tab>end<tab>text`, seconds of the first and last token. json: one object per line with tokens, times
     and log-probabilities."""
-    precision: Literal["fp32", "int8"] = "fp32"
-    """int8: prefer x.int8.onnx to x.onnx."""
+    device: str = "auto"
+    """Device of a checkpoint: cpu, cuda, cuda:1, ...; auto: the first GPU if there is one. Graphs run on the CPU."""
+    precision: Literal["fp32", "bf16", "int8"] = "fp32"
+    """bf16: checkpoints only. int8: prefer x.int8.onnx to x.onnx."""
     prefer_int8: Annotated[bool, HIDDEN] = False
     """The old spelling of `--precision int8`."""
-    num_threads: Annotated[int, Ge(1), ADVANCED] = 1
-    """CPU threads per graph."""
+    num_threads: Annotated[Annotated[int, Ge(1)] | None, ADVANCED] = None
+    """CPU threads; by default, one per graph, and for a checkpoint torch decides."""
+    details: DetailConfig = field(default_factory=DetailConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
     rules: Annotated[EndpointRules, ADVANCED] = field(default_factory=EndpointRules)
 
     def __post_init__(self) -> None:
         check_bounds(self)
-
-    @property
-    def is_int8(self) -> bool:
-        """Whether int8 graphs are preferred."""
-        return self.prefer_int8 or self.precision == "int8"
+        if (self.file is None) != self.microphone:
+            raise ValueError("Name one sound: a file, `-` for standard input, or `--microphone`.")
+        refuse_idle_search(self.search, nbest=self.details.nbest)
 
 
 def main(program: str, arguments: list[str]) -> int:
@@ -65,14 +76,20 @@ def main(program: str, arguments: list[str]) -> int:
 def run(options: Options) -> None:
     """Decode samples as they arrive; at the end or an interrupt, decode the rest."""
     from stateless_transducer.commands.shared.models import find_model
+    from stateless_transducer.recognition.model import forms_for
     from stateless_transducer.recognition.streaming import StreamingRecognizer
 
-    precision = "int8" if options.is_int8 else "fp32"
+    precision = "int8" if options.prefer_int8 else options.precision
     recognizer = StreamingRecognizer.from_pretrained(
-        find_model(options.model, forms=("graphs",), precision=precision),
+        find_model(options.model, forms=forms_for(options.device, precision), precision=precision),
+        options.search,
         rules=options.rules,
+        chunk_ms=options.chunk_ms,
+        left_ms=options.left_ms,
+        device=options.device,
         precision=precision,
         num_threads=options.num_threads,
+        details=options.details,
     )
     stream, line = recognizer.create_stream(), LiveLine()
 
@@ -104,13 +121,16 @@ def _spell(segment: Segment, output_format: str) -> str:
 def _pieces(options: Options) -> Iterator[tuple[np.ndarray, int]]:
     """Return blocks of samples with their rate."""
     from stateless_transducer.audio import stream_audio
+    from stateless_transducer.commands.shared.microphone import listen
     from stateless_transducer.features import FbankConfig
 
+    block_s = options.block_ms / 1000
+    if options.file is None:
+        return listen(block_s)
     if options.file != Path("-"):
         rate = FbankConfig().sample_rate
-        blocks = stream_audio(options.file, rate, block_s=options.chunk_ms / 1000, warn=complain)
-        return ((samples, rate) for samples in blocks)
-    return _standard_input(options.sample_rate, max(1, options.sample_rate * options.chunk_ms // 1000))
+        return ((samples, rate) for samples in stream_audio(options.file, rate, block_s=block_s, warn=complain))
+    return _standard_input(options.sample_rate, max(1, round(options.sample_rate * block_s)))
 
 
 def _standard_input(sample_rate: int, size: int) -> Iterator[tuple[np.ndarray, int]]:

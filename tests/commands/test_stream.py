@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import os
 import pty
+import queue
 import re
 import signal
 import subprocess
-from contextlib import suppress
+import sys
+from contextlib import nullcontext, suppress
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -71,9 +74,9 @@ def _fails(capsys, arguments, message, status=1):
     assert "Traceback" not in printed
 
 
-@pytest.mark.parametrize("chunk_ms", [7, 100, 60000])
-def test_each_utterance_is_a_line_however_the_file_is_read(tiny_model, sound, segments, chunk_ms, capsys):
-    assert main(["stream", str(tiny_model().folder), str(sound), "--chunk-ms", str(chunk_ms), *FLAGS]) == 0
+@pytest.mark.parametrize("block_ms", [7, 100, 60000])
+def test_each_utterance_is_a_line_however_the_file_is_read(tiny_model, sound, segments, block_ms, capsys):
+    assert main(["stream", str(tiny_model().folder), str(sound), "--block-ms", str(block_ms), *FLAGS]) == 0
     assert len(segments) > 2 and capsys.readouterr().out.splitlines() == _lines(segments)
 
 
@@ -81,7 +84,8 @@ def test_json_has_all_of_an_utterance(tiny_model, sound, segments, capsys):
     assert main(["stream", str(tiny_model().folder), str(sound), "--output-format", "json", *FLAGS]) == 0
     found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert found == [json.loads(json.dumps(segment.known())) for segment in segments]
-    assert set(found[0]) == {"text", "tokens", "times", "log_probs", "start", "end"}
+    details = {"starts", "ends", "confidences", "confidence", "words"}
+    assert set(found[0]) == {"text", "tokens", "times", "log_probs", "start", "end", *details}
     assert max(max(each["end"], *each["times"]) for each in found) <= 3.0
 
 
@@ -181,6 +185,39 @@ def test_what_is_missing_is_named(tiny_model, tmp_path, capsys):
     )
     _fails(capsys, ["stream", tmp_path, "a.wav"], r"holds no encoder\*.onnx")
     _fails(capsys, ["stream", tiny_model().folder, "a.wav"], "a.wav: no such file")
+
+
+def test_a_microphone_is_heard_until_it_is_interrupted(tiny_model, samples, segments, capsys, monkeypatch):
+    class Stream(nullcontext):
+        def __init__(self, *, samplerate, blocksize, channels, dtype, callback):
+            assert (samplerate, blocksize, channels, dtype) == (16000, 1600, 1, "int16")
+            for start in range(0, len(samples), blocksize):
+                callback(samples[start : start + blocksize].tobytes(), blocksize, None, None)
+
+    class Stopped(queue.SimpleQueue):
+        def get(self):
+            if self.empty():
+                raise KeyboardInterrupt
+            return super().get()
+
+    device = SimpleNamespace(RawInputStream=Stream, PortAudioError=OSError)
+    device.query_devices = lambda kind: {"default_samplerate": 16000.0}
+    monkeypatch.setitem(sys.modules, "sounddevice", device)
+    monkeypatch.setattr("queue.SimpleQueue", Stopped)
+    assert main(["stream", str(tiny_model().folder), "--microphone", *FLAGS]) == 130
+    assert capsys.readouterr().out.splitlines() == _lines(segments)
+    device.RawInputStream = lambda **_: iter(()).throw(OSError("no device"))
+    _fails(capsys, ["stream", tiny_model().folder, "--microphone"], r"`--microphone`: there is none .*no device")
+    monkeypatch.setitem(sys.modules, "sounddevice", None)
+    _fails(capsys, ["stream", tiny_model().folder, "--microphone"], r"`--microphone` needs .*\[microphone\]")
+
+
+def test_options_that_a_model_does_not_have_are_named(tiny_model, sound, talker, capsys):
+    _fails(capsys, ["stream", talker / "model.pt", sound], "--causal true")
+    _fails(capsys, ["stream", tiny_model().folder, sound, "--chunk-ms", "320"], "`--chunk-ms` is 320, but .* fixed")
+    beam = ["--method", "beam_search"]
+    _fails(capsys, ["stream", tiny_model().folder, sound, *beam], "`--decoding-method` beam_search needs whole")
+    _fails(capsys, ["stream", "model"], "`-` for standard input, or `--microphone`", status=2)
 
 
 @pytest.mark.parametrize(
