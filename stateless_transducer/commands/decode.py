@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from stateless_transducer.checkpoint import Checkpoint
     from stateless_transducer.data.index import CutIndex
-    from stateless_transducer.decoding.protocols import TransducerModel
+    from stateless_transducer.decoding.protocols import StreamingTransducer, TransducerModel
     from stateless_transducer.evaluation.test_sets import TestResult
     from stateless_transducer.text.tokens import TokenTable
 
@@ -56,6 +56,13 @@ class Options:
     """Seconds of speech per batch."""
     num_workers: Annotated[int, Ge(0), ADVANCED] = 0
     """Processes that load batches; 0: the decoding process itself."""
+    streaming: bool = False
+    """Decode chunk by chunk, as live sound; needs a model trained with `--causal true`, or a folder of streaming
+    graphs."""
+    chunk_ms: Annotated[Annotated[int, Ge(1), Unit("ms")] | None, arg(metavar="INT")] = None
+    """`--streaming true`: milliseconds of a chunk. By default 320; ONNX graphs have their own."""
+    left_ms: Annotated[Annotated[int, Ge(1), Unit("ms")] | None, arg(metavar="INT")] = None
+    """`--streaming true`: milliseconds before a chunk that it sees. By default 2560; ONNX graphs have their own."""
     on_the_fly_feats: Annotated[bool, ADVANCED] = False
     """Compute features from the sound instead of reading the stored ones."""
     search: SearchConfig = field(default_factory=SearchConfig)
@@ -65,6 +72,15 @@ class Options:
         # a recipe's default is no wish of the user's
         if self.model is not None and replace(self.average, use_averaged_model=False) != Average():
             raise ValueError(f"`model` {self.model} is decoded unchanged. Remove `epoch`, `iter`, `avg` and the mean.")
+        for name, value in self.chunks.items():
+            if not self.streaming:
+                raise ValueError(f"`{name}` {value} needs `streaming=True`.")
+
+    @property
+    def chunks(self) -> dict[str, int]:
+        """Lengths of live sound that are set, by name."""
+        chunks = {"chunk_ms": self.chunk_ms, "left_ms": self.left_ms}
+        return {name: value for name, value in chunks.items() if value is not None}
 
     @property
     def folder(self) -> Path:
@@ -79,7 +95,7 @@ class Options:
 class _Decoder(NamedTuple):
     """The model of a decoding run."""
 
-    model: TransducerModel
+    model: TransducerModel | StreamingTransducer
     tokens: TokenTable
     device: torch.device | None
     """Device of the features; None: the model takes NumPy arrays."""
@@ -151,30 +167,37 @@ def run(options: Options, *, accept: Callable[[Checkpoint], None] | None = None)
 
 
 def _of_checkpoints(options: Options, accept: Callable[[Checkpoint], None] | None) -> _Decoder:
-    from stateless_transducer.recognition.model import choose_device, model_of
+    from stateless_transducer.recognition.model import choose_device, model_of, streaming_model_of
 
     checkpoint, device = options.average.of(options.exp_dir), choose_device(options.device)
     if accept is not None:
         accept(checkpoint)
     averaged = checkpoint.provenance["averaged"]
     name = f"{Path(averaged[-1]).stem}-avg-{len(averaged)}{options.average.suffix}"
-    model = model_of(checkpoint, device=device, precision=options.precision).transducer
+    precision, live = options.precision, None
+    if options.streaming:
+        live = streaming_model_of(checkpoint, device=device, precision=precision, **options.chunks).transducer
+    model = live or model_of(checkpoint, device=device, precision=precision).transducer
     num_parameters = sum(weight.numel() for weight in checkpoint.weights.values())
-    return _Decoder(model, checkpoint.token_table, device, name + _suffix(options.precision), averaged, num_parameters)
+    return _Decoder(model, checkpoint.token_table, device, name + _suffix(options, live), averaged, num_parameters)
 
 
 def _of_model(options: Options) -> _Decoder:
     from stateless_transducer.commands.shared.models import find_model
     from stateless_transducer.export.onnx_model import OnnxTransducer
+    from stateless_transducer.export.onnx_streaming import StreamingModel
     from stateless_transducer.features import FbankConfig
     from stateless_transducer.hub import short_name
-    from stateless_transducer.recognition.model import choose_device, forms_for, open_model
+    from stateless_transducer.recognition.model import choose_device, forms_for, open_model, open_streaming_model
     from stateless_transducer.text.tokens import TokenTable
 
     assert options.model is not None
     forms = forms_for(options.device, options.precision)
     path = find_model(options.model, forms=forms, precision=options.precision)
-    model = open_model(path, device=options.device, precision=options.precision)
+    device_name, precision, live = options.device, options.precision, None
+    if options.streaming:
+        live = open_streaming_model(path, device=device_name, precision=precision, **options.chunks)
+    model = live or open_model(path, device=device_name, precision=precision)
     if not isinstance(model.token_table, TokenTable):
         raise ValueError(
             f"`--model` {options.model}: tokens.txt holds BPE pieces without scores (bpe.vocab), which cannot be "
@@ -184,13 +207,19 @@ def _of_model(options: Options) -> _Decoder:
         raise ValueError(
             f"`--model` {options.model} expects other features than those of prepared test sets: {model.fbank_config}."
         )
-    device = None if isinstance(model.transducer, OnnxTransducer) else choose_device(options.device)
-    name = short_name(options.model) + _suffix(options.precision)
+    is_graphs = isinstance(model.transducer, OnnxTransducer | StreamingModel)
+    device = None if is_graphs else choose_device(options.device)
+    name = short_name(options.model) + _suffix(options, None if live is None else live.transducer)
     return _Decoder(model.transducer, model.token_table, device, name, [str(options.model)])
 
 
-def _suffix(precision: str) -> str:
-    return "" if precision == "fp32" else f"-{precision}"
+def _suffix(options: Options, live: StreamingTransducer | None) -> str:
+    """Return the part of a result's name that tells precision and chunks."""
+    suffix = "" if options.precision == "fp32" else f"-{options.precision}"
+    if live is None:
+        return suffix
+    chunk_ms = live.chunk_shift * live.fbank_config.frame_shift_ms
+    return f"{suffix}-streaming-{chunk_ms:g}" + ("" if options.left_ms is None else f"-left-{options.left_ms}")
 
 
 def _training_corpus(exp_dir: Path) -> str:
@@ -208,6 +237,8 @@ def _search(options: Options, split: str, cuts: CutIndex, decoder: _Decoder, log
     """Decode a test set."""
     from stateless_transducer.data.batches import evaluation_batches
     from stateless_transducer.data.config import DataConfig
+    from stateless_transducer.decoding.search import decode_features
+    from stateless_transducer.decoding.stream_search import decode_features_in_chunks
     from stateless_transducer.evaluation.test_sets import evaluate
 
     data = DataConfig(
@@ -229,7 +260,15 @@ def _search(options: Options, split: str, cuts: CutIndex, decoder: _Decoder, log
                 log.debug(f"batch {number}/?, cuts processed until now is {num_decoded}")
 
         batches = evaluation_batches(cuts, decoder.tokens, data)
-        return evaluate(decoder.model, batches, decoder.tokens, options.search, device=decoder.device, progress=show)
+        return evaluate(
+            decoder.model,
+            batches,
+            decoder.tokens,
+            options.search,
+            device=decoder.device,
+            decode=decode_features_in_chunks if options.streaming else decode_features,
+            progress=show,
+        )
 
 
 def _log_result(

@@ -1,7 +1,7 @@
 """Searches of live sound, carried from chunk to chunk, for any number of streams at once.
 
-They are the searches of whole utterances: chunks give the same hypotheses as the whole. Letters: N streams, T encoder
-frames of a chunk, D joiner width, K hypotheses a beam, C tokens of context.
+They are the searches of whole utterances: chunks give the same hypotheses as the whole. Letters: N streams,
+T_in feature frames, F mel bins, T encoder frames of a chunk, D joiner width, K hypotheses a beam, C tokens of context.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from stateless_transducer.decoding.arrays import Array, like, namespace, without_gradients
+from stateless_transducer.decoding.arrays import Array, like, namespace, to_numpy, without_gradients
 from stateless_transducer.decoding.config import SearchConfig
 from stateless_transducer.decoding.fusion import Scorer, ScorersOfStreams
 from stateless_transducer.decoding.greedy import advance_greedily
@@ -23,6 +23,7 @@ from stateless_transducer.decoding.modified_beam import Beams, advance_beams
 from stateless_transducer.decoding.options import Schedule
 from stateless_transducer.decoding.protocols import StreamingTransducer, TransducerSteps
 from stateless_transducer.decoding.search import logit_options
+from stateless_transducer.features import SILENCE_VALUE
 
 
 class _Greedy(NamedTuple):
@@ -197,6 +198,51 @@ class StreamSearch:
             num_frames = state.num_frames + encoder_out.shape[1]
             advanced.append(replace(state, hypotheses=hypotheses, num_frames=num_frames, memory=memory))
         return advanced
+
+
+def decode_features_in_chunks(
+    model: StreamingTransducer,
+    features: Array,
+    feature_lens: Array,
+    config: SearchConfig,
+    scorer: Scorer | None = None,
+    *,
+    flush_frames: int = 50,
+) -> list[Hypothesis]:
+    """Return the best hypothesis of each utterance, decoded as a stream of one segment.
+
+    Args:
+        model: model for live sound.
+        features: (N, T_in, F), float32.
+        feature_lens: (N,).
+        config: method and options of the search.
+        scorer: hotwords and language models for a beam.
+        flush_frames: feature frames of silence to append, since models emit tokens a little late.
+
+    Raises:
+        ValueError: the model's output for an utterance is not finite, or the method needs whole utterances.
+    """
+    features, feature_lens, search = to_numpy(features), to_numpy(feature_lens), StreamSearch(model, config)
+    shift, width = model.chunk_shift, model.chunk_frames
+    num_chunks = [-(-(int(length) + flush_frames) // shift) for length in feature_lens]
+    shape = (len(features), max(num_chunks, default=0) * shift + width, features.shape[2])
+    padded = np.full(shape, SILENCE_VALUE, np.float32)
+    for row, frames, length in zip(padded, features, feature_lens, strict=True):
+        row[:length] = frames[:length]
+    states = [model.initial_state() for _ in features]
+    searches = [search.start(scorer) for _ in features]
+    for number in range(max(num_chunks, default=0)):
+        active = [n for n, count in enumerate(num_chunks) if number < count]
+        chunk = padded[active, number * shift : number * shift + width]
+        encoder_out, advanced = model.encode_chunk(chunk, [states[n] for n in active])
+        pairs = zip(advanced, search.advance(encoder_out, [searches[n] for n in active]), strict=True)
+        for n, (state, carried) in zip(active, pairs, strict=True):
+            states[n], searches[n] = state, carried
+    best = [search.ranked(carried)[0] for carried in searches]
+    for n, hypothesis in enumerate(best, start=1):
+        if math.isnan(hypothesis.score):
+            raise ValueError(f"The model's output is not finite for utterance {n} of a batch of {len(best)}.")
+    return best
 
 
 def num_common_tokens(hypotheses: Sequence[Hypothesis]) -> int:

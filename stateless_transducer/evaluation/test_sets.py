@@ -15,8 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stateless_transducer.data.batches import Batch
+from stateless_transducer.decoding.arrays import Array
 from stateless_transducer.decoding.config import SearchConfig
-from stateless_transducer.decoding.protocols import TransducerModel
+from stateless_transducer.decoding.fusion import Scorer
+from stateless_transducer.decoding.hypothesis import Hypothesis
+from stateless_transducer.decoding.protocols import StreamingTransducer, TransducerModel
 from stateless_transducer.decoding.search import decode_features, make_scorer
 from stateless_transducer.files import write_text
 from stateless_transducer.text.bootstrap import Estimate, bootstrap_report
@@ -33,6 +36,9 @@ from stateless_transducer.text.tokens import SPACE, TokenTable, tidied
 
 if TYPE_CHECKING:
     import torch
+
+Decode = Callable[[Any, Array, Array, SearchConfig, Scorer | None], list[Hypothesis]]
+"""From a model, features, their lengths, a search and its scorer to the best hypotheses."""
 
 CONFIDENCE = 0.95
 """Confidence level of the intervals of error rates."""
@@ -68,12 +74,13 @@ class TestResult:
 
 
 def evaluate(
-    model: TransducerModel,
+    model: TransducerModel | StreamingTransducer,
     batches: Iterable[Batch],
     token_table: TokenTable,
     config: SearchConfig,
     *,
     device: torch.device | None,
+    decode: Decode = decode_features,
     progress: Callable[[int], None] | None = None,
 ) -> TestResult:
     """Decode and score every utterance in characters, words or both, as the token table demands.
@@ -84,6 +91,7 @@ def evaluate(
         token_table: Token table of the model.
         config: Search settings.
         device: Device of the features; None: the model takes NumPy arrays.
+        decode: `decode_features`, or for a model of live sound `decode_features_in_chunks`.
         progress: Called with the number of decoded utterances.
     """
     scored, scored_words, unknown, scorer = [], [], Counter(), make_scorer(config, token_table)
@@ -93,7 +101,7 @@ def evaluate(
         features, lens = (
             tensor.numpy() if device is None else tensor.to(device) for tensor in (batch.features, batch.feature_lens)
         )
-        hypotheses = decode_features(model, features, lens, config, scorer)
+        hypotheses = decode(model, features, lens, config, scorer)
         for id_, text, hypothesis in zip(batch.ids, batch.texts, hypotheses, strict=True):
             unknown.update(token_table.unknown_units(text))
             decoded_words = units(tidied(token_table.decode(hypothesis.tokens)), "word")

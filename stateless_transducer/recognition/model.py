@@ -81,6 +81,11 @@ class StreamingModel:
     token_table: Vocabulary
     """Tokens of the model; BPE pieces without scores (models of other projects) cannot spell phrases."""
 
+    @property
+    def fbank_config(self) -> FbankConfig:
+        """Front end of the model."""
+        return self.transducer.fbank_config
+
 
 def open_streaming_model(
     model: str | Path,

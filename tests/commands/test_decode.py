@@ -6,16 +6,17 @@ import json
 import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from lhotse import CutSet
 from small_corpus import make_cut
-from tiny_talker import SIZES
+from tiny_talker import SIZES, say, some_text
 
 from stateless_transducer.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from stateless_transducer.cli import main
 from stateless_transducer.commands.decode import Options
-from stateless_transducer.features import FbankConfig
+from stateless_transducer.features import FbankConfig, fbank
 from stateless_transducer.model.transducer import build_model
 from stateless_transducer.text.recogs import read_recogs
 from stateless_transducer.text.tokens import build_token_table
@@ -74,6 +75,30 @@ def test_what_a_model_cannot_do_is_an_error(tmp_path, given, said, capsys):
     model = tmp_path / "exp" / "epoch-0.pt"
     assert main(["decode", "--model", str(model), "--manifest-dir", str(tmp_path), *given]) != 0
     assert said in capsys.readouterr().err
+
+
+def test_streams_have_an_error_rate_beside_that_of_the_whole(tmp_path, live_talker, capsys):
+    """The same model twice; the results of chunks of different lengths do not replace one another."""
+    rng = np.random.default_rng(3)
+    texts = [some_text(rng) for _ in range(6)]
+    waves = [say(text, rng) for text in texts]
+    cuts = [
+        make_cut(tmp_path / "feats", f"u{i}", len(frames) / 100, text, torch.from_numpy(frames))
+        for i, (text, frames) in enumerate(zip(texts, (fbank(wave, FbankConfig()) for wave in waves), strict=True))
+    ]
+    CutSet.from_cuts(cuts).to_file(tmp_path / "aishell_cuts_test.jsonl.gz")
+    (tmp_path / "model.pt").symlink_to(live_talker)
+    decode = ["decode", "--model", str(tmp_path / "model.pt"), "--manifest-dir", str(tmp_path)]
+    beam = ["--method", "modified_beam_search", "--chunk-ms", "160", "--left-ms", "640"]
+    for flags in ([], ["--streaming", "true"], ["--streaming", "true", *beam]):
+        assert main([*decode, *flags]) == 0
+    results = [json.loads(path.read_text()) for path in (tmp_path / "log").glob("*/result-test-*.json")]
+    rates = {result["name"].split("-context")[0].split("-modified")[0]: result["error_rate"] for result in results}
+    assert set(rates) == {"model", "model-streaming-320", "model-streaming-160-left-640"}
+    assert all(rate <= 25 for rate in rates.values()), rates
+    capsys.readouterr()
+    assert main([*decode, "--chunk-ms", "320"]) == 2
+    assert "`--chunk-ms` 320 needs `--streaming true`" in capsys.readouterr().err
 
 
 def test_model_of_other_features_is_refused(tmp_path, capsys):
