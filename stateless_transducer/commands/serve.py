@@ -22,6 +22,7 @@ from stateless_transducer.recognition.endpoint import EndpointRules
 from stateless_transducer.server.config import BatchConfig
 
 if TYPE_CHECKING:
+    from stateless_transducer.checkpoint import Checkpoint
     from stateless_transducer.server.engine import Engine
 
 
@@ -30,7 +31,8 @@ class Options:
     """Options of ``transducer serve``."""
 
     model: Annotated[str, Positional, arg(metavar="MODEL")]
-    """Model file, training checkpoint, folder of a model, offline or streaming, or owner/name of a published one."""
+    """Model file, training checkpoint, folder of a model, offline or streaming, or owner/name of a published one. One
+    trained with `--causal true` decodes files as a whole, and live sound chunk by chunk."""
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0: everyone who reaches this machine can use the server."""
     port: Annotated[int, Interval(ge=0, le=65535)] = 8000
@@ -67,6 +69,10 @@ class Options:
     """CPU threads; by default, torch or onnxruntime decides."""
     precision: Literal["fp32", "bf16", "int8"] = "fp32"
     """bf16: checkpoints only, faster on GPUs and on CPUs with AMX. int8: x.int8.onnx of ONNX folders."""
+    chunk_ms: Annotated[Annotated[int, Ge(1), Unit("ms")] | None, arg(metavar="INT")] = None
+    """Live sound with a model trained with `--causal true`: milliseconds of a chunk. By default 320."""
+    left_ms: Annotated[Annotated[int, Ge(1), Unit("ms")] | None, arg(metavar="INT"), ADVANCED] = None
+    """Likewise: milliseconds before a chunk that it sees. By default 2560."""
     batch: Annotated[BatchConfig, ADVANCED] = field(default_factory=BatchConfig)
     segments: SegmentConfig = field(default_factory=SegmentConfig)
     details: DetailConfig = field(default_factory=DetailConfig)
@@ -155,32 +161,65 @@ def _listening(host: str, port: int) -> socket.socket:
 
 def _open(options: Options) -> Engine:
     from stateless_transducer.commands.shared.models import find_model
-    from stateless_transducer.recognition.model import forms_for, is_streaming_folder
+    from stateless_transducer.recognition.model import forms_for, is_streaming_folder, open_model, streaming_model_of
     from stateless_transducer.recognition.recognizer import Recognizer
     from stateless_transducer.recognition.streaming import StreamingRecognizer
     from stateless_transducer.server.engine import PiecewiseEngine, StreamingEngine
 
-    forms = forms_for(options.device, options.precision)
-    model = find_model(options.model, forms=forms, precision=options.precision)
-    if is_streaming_folder(model, forms):
-        for config in (options.search, options.details, options.segments, options.batch):
+    forms, device, precision = forms_for(options.device, options.precision), options.device, options.precision
+    path = find_model(options.model, forms=forms, precision=precision)
+    chunks = {"chunk_ms": options.chunk_ms, "left_ms": options.left_ms}
+    if is_streaming_folder(path, forms):
+        for config in (options.segments, options.batch):
             refuse_idle(config, f"an offline model, but {options.model} is a streaming model")
         streaming = StreamingRecognizer.from_pretrained(
-            model,
+            path,
+            options.search,
             rules=options.rules,
-            device=options.device,
-            precision=options.precision,
+            device=device,
+            precision=precision,
             num_threads=options.num_threads,
+            details=options.details,
+            chunk_ms=options.chunk_ms,
+            left_ms=options.left_ms,
         )
         return StreamingEngine(streaming)
-    refuse_idle(options.rules, f"a streaming model, but {options.model} is an offline model")
-    recognizer = Recognizer.from_pretrained(
-        model,
-        options.search,
-        device=options.device,
-        precision=options.precision,
-        segments=options.segments,
-        details=options.details,
-        num_threads=options.num_threads,
+    checkpoint, live = _causal_checkpoint(path, options), None
+    if checkpoint is None:
+        need = f"a streaming model, but {options.model} is an offline model"
+        refuse_idle(options.rules, need)
+        refuse_idle(options, need, names=list(chunks))
+        model = open_model(path, device=device, precision=precision, num_threads=options.num_threads)
+    else:
+        lengths = {name: value for name, value in chunks.items() if value is not None}
+        live = StreamingRecognizer(
+            streaming_model_of(checkpoint, device=device, precision=precision, **lengths),
+            options.search,
+            rules=options.rules,
+            details=options.details,
+        )
+        model = checkpoint
+    recognizer = Recognizer(
+        model, options.search, device=device, precision=precision, segments=options.segments, details=options.details
     )
-    return PiecewiseEngine(recognizer, options.batch)
+    return PiecewiseEngine(recognizer, options.batch, live)
+
+
+def _causal_checkpoint(path: Path, options: Options) -> Checkpoint | None:
+    """Return the checkpoint of a causal model, which can recognize live sound; None for other models."""
+    from stateless_transducer.model.config import CausalEncoderConfig
+    from stateless_transducer.model_files import Listing
+    from stateless_transducer.recognition.model import forms_for, load_pretrained
+
+    forms = forms_for(options.device, options.precision)
+    if path.suffix == ".onnx" or path.is_dir() and Listing.of_folder(path).choose(forms).form == "graphs":
+        return None
+    checkpoint = load_pretrained(path)
+    encoder = checkpoint.model_config.encoder
+    if not isinstance(encoder, CausalEncoderConfig) or not encoder.causal:
+        return None
+    if options.num_threads is not None:
+        import torch
+
+        torch.set_num_threads(options.num_threads)
+    return checkpoint

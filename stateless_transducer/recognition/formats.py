@@ -103,9 +103,7 @@ def ctm_rows(id_: str, transcript: Transcript) -> list[str]:
 def check_words(transcript: Transcript) -> None:
     """Raise ValueError if a segment has tokens, but not the begins and ends of its words."""
     if any(segment.tokens and segment.confidence is None for segment in transcript.segments):
-        raise ValueError(
-            "Begins and ends of words need `align=True` and a model of whole utterances, not a streaming one."
-        )
+        raise ValueError("Begins and ends of words need `align=True`.")
 
 
 def cues(transcript: Transcript, token_table: Vocabulary) -> list[Cue]:

@@ -104,11 +104,17 @@ class Engine(Protocol):
 
 
 class PiecewiseEngine:
-    """A model of whole utterances."""
+    """A model of whole utterances; a causal one decodes live sound chunk by chunk."""
 
-    def __init__(self, recognizer: Recognizer, config: BatchConfig) -> None:
-        """Set up an engine for a recognizer that clients share."""
-        self._pipeline = recognizer.pipeline
+    def __init__(self, recognizer: Recognizer, config: BatchConfig, live: StreamingRecognizer | None = None) -> None:
+        """Set up an engine.
+
+        Args:
+            recognizer: Recognizer that clients share.
+            config: Batches of pieces.
+            live: Recognizer of live sound, with the same search; None: ``recognizer``, again and again.
+        """
+        self._pipeline, self._live = recognizer.pipeline, live
         self.token_table: Vocabulary = recognizer.token_table
         self._batcher = Batcher(
             lambda pieces: recognizer.pipeline.recognize(pieces, config.batch_seconds),
@@ -120,14 +126,7 @@ class PiecewiseEngine:
 
     def spell(self, hotwords: Sequence[str]) -> Phrases:
         """See `Engine`."""
-        phrases = self._pipeline.spell(hotwords)
-        num_tokens = sum(len(tokens) for tokens, _ in phrases)
-        if num_tokens > _MOST_HOTWORD_TOKENS:
-            raise ValueError(
-                f"The hotwords of one sound have {num_tokens} tokens, but {_MOST_HOTWORD_TOKENS} are the most; the "
-                "server's `--hotwords-file` may have more."
-            )
-        return phrases
+        return _checked(self._pipeline.spell(hotwords))
 
     def transcribe(self, sound: SoundFile, is_abandoned: Callable[[], bool], tell: Tell) -> Transcript:
         """See `Engine`."""
@@ -159,6 +158,8 @@ class PiecewiseEngine:
 
     def live(self, sample_rate: int, phrases: Phrases = ()) -> LiveSession:
         """See `Engine`."""
+        if self._live is not None:
+            return StreamingSession(self._live, sample_rate, phrases)
         pieces, model_rate = self._pipeline.live_pieces(), self._pipeline.sample_rate
         return PiecewiseSession(pieces, self._batcher, phrases, sample_rate=sample_rate, model_rate=model_rate)
 
@@ -176,25 +177,23 @@ class StreamingEngine:
     """A streaming model: sound files are decoded from front to back, too."""
 
     waiting_s: float = 0.0
-    has_hotwords = False
 
     def __init__(self, recognizer: StreamingRecognizer) -> None:
         """Set up an engine for a recognizer."""
         self._recognizer, self._is_closed = recognizer, False
         self.token_table: Vocabulary = recognizer.token_table
+        self.has_hotwords: bool = recognizer.has_hotwords
 
     def spell(self, hotwords: Sequence[str]) -> Phrases:
         """See `Engine`."""
-        if hotwords:
-            raise ValueError("A streaming model takes no hotwords.")
-        return ()
+        return _checked(self._recognizer.spell(hotwords))
 
     def transcribe(self, sound: SoundFile, is_abandoned: Callable[[], bool], tell: Tell) -> Transcript:
         """See `Engine`."""
         rate, warnings = self._recognizer.sample_rate, []
         blocks = CountedBlocks(_blocks(sound, rate, is_abandoned, warnings.append))
         segments = []
-        for segment in self._recognizer.recognize_blocks(self._until_closed(blocks), rate):
+        for segment in self._recognizer.recognize_blocks(self._until_closed(blocks), rate, sound.phrases):
             segments.append(segment)
             tell(segment)
         text = self.token_table.join(segment.text for segment in segments)
@@ -208,11 +207,22 @@ class StreamingEngine:
 
     def live(self, sample_rate: int, phrases: Phrases = ()) -> LiveSession:
         """See `Engine`."""
-        return StreamingSession(self._recognizer, sample_rate)
+        return StreamingSession(self._recognizer, sample_rate, phrases)
 
     def close(self) -> None:
         """See `Engine`."""
         self._is_closed = True
+
+
+def _checked(phrases: Phrases) -> Phrases:
+    """Return the hotwords of one sound, unless they are too many."""
+    num_tokens = sum(len(tokens) for tokens, _ in phrases)
+    if num_tokens > _MOST_HOTWORD_TOKENS:
+        raise ValueError(
+            f"The hotwords of one sound have {num_tokens} tokens, but {_MOST_HOTWORD_TOKENS} are the most; the "
+            "server's `--hotwords-file` may have more."
+        )
+    return phrases
 
 
 def _blocks(

@@ -53,9 +53,10 @@ class LiveSession(Protocol):
 class StreamingSession:
     """Live sound with a streaming model."""
 
-    def __init__(self, recognizer: StreamingRecognizer, sample_rate: int) -> None:
-        """``sample_rate``: Rate of the sound."""
-        self._recognizer, self._sample_rate, self._stream = recognizer, sample_rate, recognizer.create_stream()
+    def __init__(self, recognizer: StreamingRecognizer, sample_rate: int, phrases: Phrases = ()) -> None:
+        """Set up a session for sound of this rate, with these hotwords."""
+        self._recognizer, self._sample_rate = recognizer, sample_rate
+        self._stream = recognizer.create_stream(phrases=phrases)
         self._text = ""
 
     def accept(self, samples: np.ndarray) -> Iterator[Heard]:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+import soundfile
+from tiny_talker import say
 
 from stateless_transducer.cli import main
-from stateless_transducer.commands.serve import _listening
+from stateless_transducer.commands.serve import Options, _listening, _open
+from stateless_transducer.decoding.config import SearchConfig
+from stateless_transducer.recognition.recognizer import Recognizer
+from stateless_transducer.server.engine import SoundFile
+from stateless_transducer.server.live import StreamingSession
 
 
 @pytest.mark.parametrize(
@@ -70,3 +77,30 @@ def test_a_port_that_is_taken_and_a_model_that_is_not_there(tmp_path, capsys):
 def test_a_streaming_model_refuses_what_it_has_no_use_for(tiny_model, capsys, flags, wanted):
     assert main(["serve", str(tiny_model().folder), "--port", "0", *flags]) == 1
     assert f"{wanted} needs an offline model, but {tiny_model().folder} is a streaming" in capsys.readouterr().err
+
+
+def test_a_causal_model_decodes_files_as_a_whole_and_live_sound_chunk_by_chunk(live_talker, tmp_path):
+    search = SearchConfig("modified_beam_search", hotwords_score=60.0)
+    engine = _open(Options(str(live_talker), device="cpu", search=search, chunk_ms=160, left_ms=640))
+    wave = say("好气很好", np.random.default_rng(0))
+    soundfile.write(tmp_path / "a.wav", wave, 16000, subtype="FLOAT")
+    whole = Recognizer.from_pretrained(live_talker, search, device="cpu").transcribe(tmp_path / "a.wav")
+    with (tmp_path / "a.wav").open("rb") as file:
+        assert engine.transcribe(SoundFile(file), lambda: False, lambda _: None) == whole
+    texts = []
+    for hotwords in ([], ["吗吗吗"]):
+        session = engine.live(16000, engine.spell(hotwords))
+        assert isinstance(session, StreamingSession)
+        heard = [result for start in range(0, len(wave), 1600) for result in session.accept(wave[start : start + 1600])]
+        heard += session.finish()
+        assert len(heard) > 3 and [result.is_final for result in heard] == [False] * (len(heard) - 1) + [True]
+        assert heard[-1].segment.words and heard[0].segment.num_stable_tokens is not None
+        texts.append(heard[-1].segment.text)
+    assert texts[0] == whole.text == "好气很好" and "吗吗吗" in texts[1]
+    engine.close()
+
+
+def test_an_offline_checkpoint_has_no_chunks(talker, capsys):
+    flags = ["--port", "0", "--device", "cpu", "--chunk-ms", "320"]
+    assert main(["serve", str(talker / "model.pt"), *flags]) == 1
+    assert "`--chunk-ms` 320 needs a streaming model" in capsys.readouterr().err

@@ -117,5 +117,5 @@ def test_what_cannot_be_wanted_is_said(talker, address, tiny_model, sound):
     with served(PiecewiseEngine(_recognizer(talker, config=SearchConfig()), BatchConfig())) as greedy:
         refused(greedy, "Hotwords need a search with a beam")
     with served(StreamingEngine(StreamingRecognizer.from_pretrained(tiny_model().folder))) as streaming:
-        refused(streaming, "A streaming model takes no hotwords")
+        refused(streaming, "Hotwords need a search with a beam")
         assert httpx.get(f"{streaming}/health").json()["hotwords"] is False

@@ -13,7 +13,7 @@ import soundfile
 from served import ask, served, slowed, wait
 from tiny_talker import say
 
-from stateless_transducer.recognition.config import SegmentConfig
+from stateless_transducer.recognition.config import DetailConfig, SegmentConfig
 from stateless_transducer.recognition.recognizer import Recognizer
 from stateless_transducer.recognition.sounds import read_sound
 from stateless_transducer.recognition.streaming import StreamingRecognizer
@@ -168,7 +168,8 @@ def test_an_error_of_the_servers_on_the_way_is_told_too(recognizer, sound):
 
 
 def test_words_of_a_model_that_does_not_know_them_are_an_error(tiny_model, sound):
-    with served(StreamingEngine(StreamingRecognizer.from_pretrained(tiny_model().folder))) as address:
+    plain = StreamingRecognizer.from_pretrained(tiny_model().folder, details=DetailConfig(align=False))
+    with served(StreamingEngine(plain)) as address:
         asked = {"response_format": "verbose_json", "timestamp_granularities[]": "word", "stream": "true"}
         found = _events(ask(address, sound, **asked).text.split("\n"))
-    assert "not a streaming one" in found[-1]["error"]["message"]
+    assert "`align=True`" in found[-1]["error"]["message"]

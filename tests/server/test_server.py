@@ -24,7 +24,7 @@ from websockets.sync.client import connect
 
 from stateless_transducer.cli import main
 from stateless_transducer.commands.serve import _listening
-from stateless_transducer.recognition.config import SegmentConfig
+from stateless_transducer.recognition.config import DetailConfig, SegmentConfig
 from stateless_transducer.recognition.formats import document
 from stateless_transducer.recognition.recognizer import Recognizer
 from stateless_transducer.recognition.sounds import read_sound
@@ -452,10 +452,11 @@ def test_words_are_given_where_they_are_asked_for(address, sounds, recognizer, t
     assert ask(address, path, response_format="ctm").text == document("ctm", path.name, wanted, recognizer.token_table)
     refused = ask(address, path, **asked)
     assert refused.status_code == 400 and "needs `response_format` verbose_json" in refused.json()["error"]["message"]
-    with served(StreamingEngine(StreamingRecognizer.from_pretrained(tiny_model().folder))) as address:
+    plain = StreamingRecognizer.from_pretrained(tiny_model().folder, details=DetailConfig(align=False))
+    with served(StreamingEngine(plain)) as address:
         for how in ({"response_format": "ctm"}, {"response_format": "verbose_json", **asked}):
             refused = ask(address, path, **how)
-            assert refused.status_code == 400 and "not a streaming one" in refused.json()["error"]["message"]
+            assert refused.status_code == 400 and "`align=True`" in refused.json()["error"]["message"]
 
 
 def test_the_command_serves_until_it_is_interrupted(talker, sounds):
