@@ -109,7 +109,7 @@ class Stream:
     def result(self) -> Segment:
         """Result since the last `reset`; times end with the sound, not with the appended silence.
 
-        Before the segment ends, the result is partial: `Segment.num_stable_tokens` of its tokens are certain. After
+        Before the end of a segment, the result is partial: `Segment.num_stable_tokens` of its tokens are certain. After
         the last chunk, and at an endpoint, it is final, with begins, ends and confidences if they were requested.
         """
         if not (self.is_endpoint or (self._is_finished and not self.is_ready)):
