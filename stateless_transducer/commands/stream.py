@@ -66,6 +66,11 @@ class Options:
             raise ValueError("Name one sound: a file, `-` for standard input, or `--microphone`.")
         refuse_idle_search(self.search, nbest=self.details.nbest)
 
+    @property
+    def is_int8(self) -> bool:
+        """Whether int8 graphs are preferred."""
+        return self.prefer_int8 or self.precision == "int8"
+
 
 def main(program: str, arguments: list[str]) -> int:
     """Parse and run."""
@@ -79,7 +84,7 @@ def run(options: Options) -> None:
     from stateless_transducer.recognition.model import forms_for
     from stateless_transducer.recognition.streaming import StreamingRecognizer
 
-    precision = "int8" if options.prefer_int8 else options.precision
+    precision = "int8" if options.is_int8 else options.precision
     recognizer = StreamingRecognizer.from_pretrained(
         find_model(options.model, forms=forms_for(options.device, precision), precision=precision),
         options.search,

@@ -283,10 +283,10 @@ def test_example_of_the_documentation_runs(tiny_model, tmp_path, monkeypatch, ca
     text = (Path(__file__).parents[2] / "docs" / "streaming.md").read_text(encoding="utf-8")
     whole, example = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     soundfile.write(tmp_path / "a.wav", _sound(3.0), 16000, subtype="FLOAT")
-    (tmp_path / "model.pt").symlink_to(tiny_model().folder)
+    (tmp_path / "model").symlink_to(tiny_model().folder)
     monkeypatch.chdir(tmp_path)
     exec(example, {})
-    segments = _recognize(StreamingRecognizer.from_pretrained("model.pt"), _sound(3.0))
+    segments = _recognize(StreamingRecognizer.from_pretrained("model"), _sound(3.0))
     assert capsys.readouterr().out == "".join(f"{segment.text} {segment.times}\n" for segment in segments)
     exec(whole, {})
     assert capsys.readouterr().out == "".join(segment.text for segment in segments) + "\n"
