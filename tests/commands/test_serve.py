@@ -68,15 +68,15 @@ def test_a_port_that_is_taken_and_a_model_that_is_not_there(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("flags", "wanted"),
     [
-        (["--decoding-method", "beam_search"], "`--decoding-method` beam_search"),
-        (["--align", "false"], "`--align` false"),
-        (["--vad", "energy"], "`--vad` energy"),
-        (["--max-wait-ms", "7"], "`--max-wait-ms` 7"),
+        (["--decoding-method", "beam_search"], "`--decoding-method` beam_search needs whole utterances"),
+        (["--vad", "energy"], "`--vad` energy needs an offline model"),
+        (["--max-wait-ms", "7"], "`--max-wait-ms` 7 needs an offline model"),
+        (["--chunk-ms", "320"], "`--chunk-ms` is 320, but"),
     ],
 )
 def test_a_streaming_model_refuses_what_it_has_no_use_for(tiny_model, capsys, flags, wanted):
     assert main(["serve", str(tiny_model().folder), "--port", "0", *flags]) == 1
-    assert f"{wanted} needs an offline model, but {tiny_model().folder} is a streaming" in capsys.readouterr().err
+    assert wanted in capsys.readouterr().err
 
 
 def test_a_causal_model_decodes_files_as_a_whole_and_live_sound_chunk_by_chunk(live_talker, tmp_path):

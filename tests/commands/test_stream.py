@@ -190,6 +190,7 @@ def test_what_is_missing_is_named(tiny_model, tmp_path, capsys):
 def test_a_microphone_is_heard_until_it_is_interrupted(tiny_model, samples, segments, capsys, monkeypatch):
     class Stream(nullcontext):
         def __init__(self, *, samplerate, blocksize, channels, dtype, callback):
+            super().__init__()
             assert (samplerate, blocksize, channels, dtype) == (16000, 1600, 1, "int16")
             for start in range(0, len(samples), blocksize):
                 callback(samples[start : start + blocksize].tobytes(), blocksize, None, None)
