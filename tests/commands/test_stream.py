@@ -12,6 +12,7 @@ import subprocess
 import sys
 from contextlib import nullcontext, suppress
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -207,7 +208,7 @@ def test_a_microphone_is_heard_until_it_is_interrupted(tiny_model, samples, segm
     monkeypatch.setattr("queue.SimpleQueue", Stopped)
     assert main(["stream", str(tiny_model().folder), "--microphone", *FLAGS]) == 130
     assert capsys.readouterr().out.splitlines() == _lines(segments)
-    device.RawInputStream = lambda **_: iter(()).throw(OSError("no device"))
+    device.query_devices = Mock(side_effect=OSError("no device"))
     _fails(capsys, ["stream", tiny_model().folder, "--microphone"], r"`--microphone`: there is none .*no device")
     monkeypatch.setitem(sys.modules, "sounddevice", None)
     _fails(capsys, ["stream", tiny_model().folder, "--microphone"], r"`--microphone` needs .*\[microphone\]")
