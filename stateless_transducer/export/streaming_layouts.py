@@ -56,7 +56,7 @@ def _zipformer2(encoder: CausalEncoder, config: ZipformerConfig) -> StreamingLay
     kinds = {"key": 1, "nonlin_attn": 1, "val1": 1, "val2": 1, "conv1": 0, "conv2": 0}
     axes = {f"cached_{kind}_{layer}": axis for layer in range(num_layers) for kind, axis in kinds.items()}
     axes |= {"embed_states": 0, "processed_lens": 0}
-    left_frames = [encoder.live_chunks.divided(factor).cached_frames for factor in config.downsampling_factor]
+    left_frames = [encoder.live_chunks().divided(factor).cached_frames for factor in config.downsampling_factor]
 
     def to_arrays(state: ZipformerState) -> list[Tensor]:
         arrays: list[Tensor] = []
@@ -94,7 +94,7 @@ def _conformer(encoder: CausalEncoder, config: ConformerConfig) -> StreamingLayo
     """Keys and values of all layers, in one array; frames that the convolutions have seen; feature frames so far."""
     axes = {"cached_attn": 2, "cached_conv": 2, "processed_lens": 0}
     factor = config.subsampling.factor
-    L = encoder.live_chunks.divided(config.chunk_factor).cached_frames
+    L = encoder.live_chunks().divided(config.chunk_factor).cached_frames
 
     def to_arrays(state: ConformerState) -> list[Tensor]:
         # (N, layers, H, L, Dh) -> (layers, L, N, D)
