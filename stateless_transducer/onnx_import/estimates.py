@@ -47,7 +47,7 @@ def _fit(positions: FoldedPositions, T: int, dim: int) -> _Fit:
     table = positions.table.astype(np.float64)
     H, R, num_offsets = table.shape
     # its last offset is T-1
-    features = offset_features(num_offsets - T + 1, dim, torch.zeros((), dtype=torch.float64))[:num_offsets].numpy()
+    features = offset_features(T, num_offsets - T + 1, dim, torch.zeros((), dtype=torch.float64)).numpy()
     rows = table.reshape(H * R, num_offsets)
     rms = np.sqrt((rows**2).mean())
     noise = _FLOAT_NOISE * rms if positions.step is None else positions.step / np.sqrt(12)

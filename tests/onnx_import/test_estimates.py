@@ -18,7 +18,7 @@ def test_estimated_positions_give_the_table(is_rounded):
     tables, truths = {}, {}
     for name, T, L in (("a", 16, 64), ("b", 4, 16)):
         truths[name] = 0.15 * generator.standard_normal((H * R, P))
-        features = offset_features(T + L, P, torch.zeros((), dtype=torch.float64)).numpy()[: 2 * T - 1 + L]
+        features = offset_features(T, T + L, P, torch.zeros((), dtype=torch.float64)).numpy()
         table = (truths[name] @ features.T).reshape(H, R, -1)
         step = np.abs(table).max() / 127
         rounded = np.round(table / step) * step if is_rounded else table.astype(np.float32)
@@ -28,7 +28,7 @@ def test_estimated_positions_give_the_table(is_rounded):
         # the number of features is found, too
         assert estimates[name].shape == (H * R, P)
         num_offsets = positions.table.shape[2]
-        features = offset_features(num_offsets - T + 1, P, torch.zeros((), dtype=torch.float64)).numpy()[:num_offsets]
+        features = offset_features(T, num_offsets - T + 1, P, torch.zeros((), dtype=torch.float64)).numpy()
         error = estimates[name] @ features.T - truths[name] @ features.T
         size = np.sqrt(np.square(positions.table).mean())
         # less than the error of rounding, 1 / sqrt(12) of a step
