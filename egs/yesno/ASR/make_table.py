@@ -7,7 +7,7 @@ A file name is the transcript: ``0_1_0_0_1_0_1_1.wav`` has eight words, 0 for NO
 names, the first half of the files is train and the second half is test. Each training utterance is in the table as a
 whole and as pairs of neighboring words, cut in the middle of the pauses. Pairs are omitted if an utterance has another
 number of bursts of energy than words. With ``--fold``, the table has the training half only, and every third utterance
-of it is dev, from the given one on.
+of it is dev, from the given one on: as a whole, and from its first YES on, since all of them begin with NO.
 """
 
 from __future__ import annotations
@@ -72,10 +72,14 @@ def rows_of(folder: Path, fold: int | None) -> Iterator[tuple[str, Path, float, 
         split = "test" if number >= half else "dev" if number % NUM_FOLDS == fold else "train"
         yield path.stem, path.resolve(), 0.0, len(samples) / RATE, split, " ".join(words)
         borders = word_borders(samples)
-        if split == "train" and len(borders) == len(words) + 1:
-            for first in range(len(words) - 1):
-                pair = " ".join(words[first : first + 2])
-                yield f"{path.stem}-{first}", path.resolve(), borders[first], borders[first + 2], split, pair
+        if split == "test" or len(borders) != len(words) + 1:
+            continue
+        spans = [(first, first + 2) for first in range(len(words) - 1)]
+        if split == "dev":
+            spans = [(words.index("YES"), len(words))] if "YES" in words else []
+        for first, end in spans:
+            text = " ".join(words[first:end])
+            yield f"{path.stem}-{first}", path.resolve(), borders[first], borders[end], split, text
 
 
 def word_borders(samples: np.ndarray) -> list[float]:
