@@ -13,9 +13,15 @@ import csv
 import sys
 from pathlib import Path
 
-from pypinyin.contrib.tone_convert import to_finals_tone, to_initials, tone3_to_tone
+try:
+    from pypinyin.contrib.tone_convert import to_finals_tone, to_initials, tone3_to_tone
 
-from stateless_transducer.text.tokens import TokenTable
+    from stateless_transducer.text.tokens import TokenTable
+except ModuleNotFoundError as err:
+    sys.exit(
+        f"{Path(__file__).name}: error: {err}. Activate the environment in which stateless-transducer is installed, "
+        "with the extra demo."
+    )
 
 
 def units(pinyin: str) -> list[str]:
