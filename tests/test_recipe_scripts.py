@@ -207,7 +207,7 @@ SHELL_SCRIPTS = [*EGS.glob("*/ASR/run.sh"), *EGS.glob("*/ASR/other_*.sh")]
 def test_options_of_shell_scripts_exist(path):
     lines = path.read_text().replace("\\\n", " ").splitlines()
     text = "\n".join(line.partition("# ")[0] for line in lines)
-    commands = set(re.findall(r"\btransducer (prepare \w+|[a-z]+)", text))
+    commands = set(re.findall(r"\btransducer ((?:prepare|export) \w+|[a-z]+)", text))
     assert commands <= COMMANDS.keys() and "decode" in commands
     modules = (import_module(f"stateless_transducer.commands.{COMMANDS[name][0]}") for name in commands)
     known = {name for module in modules for option in options_of(module.Options) for name in option.names}

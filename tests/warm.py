@@ -127,12 +127,14 @@ def _run(streams: Sequence[int], words: list[str], folder: str, environment: Map
     os.environ.update(environment)
     try:
         if words[0] == "-m":
-            sys.argv, sys.path[0] = words[1:], folder
+            sys.argv = words[1:]
+            sys.path.insert(0, folder)
             # runpy warns of a module that the server has imported
             sys.modules.pop(words[1], None)
             runpy.run_module(words[1], run_name="__main__", alter_sys=True)
         else:
-            sys.argv, sys.path[0] = words, os.path.dirname(os.path.abspath(words[0]))
+            sys.argv = words
+            sys.path.insert(0, os.path.dirname(os.path.abspath(words[0])))
             runpy.run_path(os.path.abspath(words[0]), run_name="__main__")
     except KeyboardInterrupt:
         traceback.print_exc()

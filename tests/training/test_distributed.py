@@ -110,7 +110,7 @@ def _start_ranks(folder: Path, what: str) -> tuple[Program, list[int]]:
     (folder / "program.py").write_text(PROGRAM)
     program = Program([str(folder / "program.py"), str(folder), what])
     paths = [folder / "rank-0", folder / "rank-1"]
-    assert wait_until(lambda: all(path.exists() and path.read_text() for path in paths), seconds=90), program.poll()
+    assert wait_until(lambda: all(path.exists() and path.read_text() for path in paths), seconds=30), program.rest()
     return program, [int(path.read_text()) for path in paths]
 
 
