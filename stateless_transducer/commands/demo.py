@@ -13,16 +13,7 @@ from typing import Annotated
 
 from annotated_types import Ge
 
-from stateless_transducer.commands import (
-    average,
-    decode,
-    prepare_aishell,
-    prepare_synthetic,
-    report,
-    stream,
-    train,
-    transcribe,
-)
+from stateless_transducer.commands import average, decode, prepare_aishell, prepare_synthetic, report, train, transcribe
 from stateless_transducer.commands.shared.console import say
 from stateless_transducer.commands.shared.flags import parse
 from stateless_transducer.data.config import DataConfig, PrepareConfig, SpecAugmentConfig
@@ -56,8 +47,6 @@ class Options:
     num_epochs: Annotated[int, Ge(1)] = 11
     """Epochs to train."""
     corpus: Annotated[SyntheticConfig, ADVANCED] = field(default_factory=SyntheticConfig)
-    streaming: bool = False
-    """Train a model for live sound, and report its error rates on live sound beside those on whole utterances."""
     num_jobs: Annotated[int, Ge(1)] = os.cpu_count() or 1
     """Processes for synthesis and features."""
 
@@ -74,11 +63,8 @@ def main(program: str, arguments: list[str]) -> int:
 def run(options: Options) -> None:
     """Run the seven steps."""
     started = time.monotonic()
-    corpus_dir, data_dir = options.dir / "corpus", options.dir / "data"
-    # both demos share corpus and data
-    suffix = "-streaming" if options.streaming else ""
-    exp_dir = options.dir / f"exp{suffix}"
-    model_path, page = options.dir / f"model{suffix}.pt", options.dir / f"report{suffix}.html"
+    corpus_dir, data_dir, exp_dir = options.dir / "corpus", options.dir / "data", options.dir / "exp"
+    model_path, page = options.dir / "model.pt", options.dir / "report.html"
     say("Seven steps, 5 to 15 minutes on two cores. Training takes most of them, and shows the time left.")
 
     _head(1, "synthesize a Mandarin corpus")
@@ -100,26 +86,18 @@ def run(options: Options) -> None:
 
     _head(5, "decode the test set: voices and sentences that training has not heard")
     for search in (SearchConfig("greedy_search"), SearchConfig("modified_beam_search", beam_size=4)):
-        for is_live in (False, True) if options.streaming else (False,):
-            decode.run(
-                decode.Options(
-                    exp_dir=exp_dir,
-                    average=averaged,
-                    manifest_dir=data_dir / "fbank",
-                    search=search,
-                    streaming=is_live,
-                )
+        decode.run(
+            decode.Options(
+                exp_dir=exp_dir,
+                average=averaged,
+                manifest_dir=data_dir / "fbank",
+                search=search,
             )
+        )
 
+    _head(6, "transcribe three of its files: transducer transcribe")
     sounds = _three_sounds(corpus_dir)
-    if options.streaming:
-        _compare(exp_dir)
-        _head(6, "transcribe three of its files as they sound: transducer stream")
-        for sound in sounds:
-            stream.run(stream.Options(str(model_path), sound))
-    else:
-        _head(6, "transcribe three of its files: transducer transcribe")
-        transcribe.run(transcribe.Options(str(model_path), tuple(map(str, sounds))))
+    transcribe.run(transcribe.Options(str(model_path), tuple(map(str, sounds))))
 
     _head(7, "report")
     report.run(
@@ -134,20 +112,6 @@ def run(options: Options) -> None:
     )
     say(f"\nAll done in {(time.monotonic() - started) / 60:.1f} minutes. Try a file of yours:")
     say(f"  transducer transcribe {model_path} {next(iter(sounds))}")
-    if options.streaming:
-        say("Or speak: the page of the server shows words as they come.")
-        say(f"  transducer serve {model_path}")
-
-
-def _compare(exp_dir: Path) -> None:
-    """Print the error rates of whole utterances and of live sound side by side."""
-    from stateless_transducer.evaluation.report import read_results
-
-    rates: dict[str, dict[bool, float]] = {}
-    for result in read_results(exp_dir):
-        rates.setdefault(result["method"], {})["-streaming-" in result["name"]] = result["error_rate"]
-    for method, rate in rates.items():
-        say(f"{method}: CER {rate[False]:.2f} % of whole utterances, {rate[True]:.2f} % of live sound")
 
 
 def train_options(options: Options, data_dir: Path, exp_dir: Path) -> train.Options:
@@ -158,14 +122,7 @@ def train_options(options: Options, data_dir: Path, exp_dir: Path) -> train.Opti
             exp_dir=exp_dir,
             num_epochs=options.num_epochs,
             resume=True,
-            optim=OptimConfig(
-                optimizer="adamw",
-                peak_lr=2.5e-3,
-                warm_step=300,
-                ctc_loss_scale=0.5,
-                ctc_epochs=4,
-                delay_penalty=0.01 if options.streaming else 0.0,
-            ),
+            optim=OptimConfig(optimizer="adamw", peak_lr=2.5e-3, warm_step=300, ctc_loss_scale=0.5, ctc_epochs=4),
         ),
         data=DataConfig(
             manifest_dir=data_dir / "fbank",
@@ -178,17 +135,11 @@ def train_options(options: Options, data_dir: Path, exp_dir: Path) -> train.Opti
             silence_s=0.5,
             join_up_to_s=12.0,
             lengthen_from_epoch=5,
-            # live sound has no level yet that could be subtracted
-            gain_range_db=10.0 if options.streaming else 0.0,
             spec_augment=SpecAugmentConfig(
                 spec_aug_time_warp_factor=0, features_mask_size=20, num_frame_masks=0, spec_aug_probability=1.0
             ),
         ),
-        model=train.ModelFlags(
-            encoder=replace(SIZES.encoder, causal=options.streaming),
-            joiner=SIZES.joiner,
-            feature_norm="none" if options.streaming else SIZES.feature_norm,
-        ),
+        model=train.ModelFlags(encoder=SIZES.encoder, joiner=SIZES.joiner, feature_norm=SIZES.feature_norm),
     )
 
 
@@ -207,8 +158,7 @@ def _train(options: Options, data_dir: Path, exp_dir: Path) -> bool:
         return True
     if resumable is not None:
         say(f"{exp_dir}: resuming from {resumable.path.name}")
-    streaming = " --streaming true" if options.streaming else ""
-    train.run(config, command=f"transducer demo --dir {options.dir}{streaming}")
+    train.run(config, command=f"transducer demo --dir {options.dir}")
     return last.exists()
 
 
