@@ -52,8 +52,8 @@ class OptimConfig:
     modified_transducer_prob: Share = 0.25
     """Share of batches trained with the modified loss: at most one symbol per frame."""
     delay_penalty: Annotated[float, Ge(0), ADVANCED] = 0.0
-    """Reward for each encoder frame that a token is earlier (k2's delay penalty), since causal models emit late; try
-    0.01. It begins after `--warm-step` batches, or with scaled-adam after `--prune-warm-step`. 0: none."""
+    """Reward for each encoder frame that a token is earlier (k2's delay penalty), for models of `--init-from`. It
+    begins after `--warm-step` batches, or with scaled-adam after `--prune-warm-step`. 0: none."""
     ctc_loss_scale: Annotated[float, Ge(0)] = 0.0
     """Weight of an auxiliary CTC loss on the encoder, with which small runs start faster; 0: no CTC."""
     ctc_epochs: Annotated[int, Ge(0)] = 1
