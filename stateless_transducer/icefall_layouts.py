@@ -37,12 +37,12 @@ class Layout:
     """Name here of a parameter of icefall."""
     config: Callable[[Weights, Sizes], ModelConfig]
     """Sizes that the weights show, with further ones that they do not; see `load_icefall`."""
-    heads: Mapping[str, str]
-    """Prefixes of heads, which are no part of a model here, and their names here."""
+    heads: tuple[str, ...]
+    """Prefixes of heads, which are no part of a model here."""
 
     def is_head(self, name: str) -> bool:
         """Report whether a parameter of icefall belongs to a head."""
-        return name.startswith(tuple(self.heads))
+        return name.startswith(self.heads)
 
 
 def layout_of(weights: Weights) -> Layout:
@@ -130,7 +130,7 @@ def _conformer_config(weights: Weights, given: Sizes) -> ModelConfig:
     )
 
 
-CONFORMER = Layout("conformer", "transducer_stateless_modified", conformer_name, _conformer_config, heads={})
+CONFORMER = Layout("conformer", "transducer_stateless_modified", conformer_name, _conformer_config, heads=())
 
 # zipformer
 
@@ -143,12 +143,7 @@ _ZIPFORMER_PREFIXES = {
     "simple_lm_proj.": "simple_joiner.from_decoder.",
     "ctc_output.1.": "ctc_head.",
 }
-_ZIPFORMER_HEADS = {
-    "simple_am_proj.": "simple_joiner.from_encoder.",
-    "simple_lm_proj.": "simple_joiner.from_decoder.",
-    "ctc_output.": "ctc_head.",
-    "attention_decoder.": "attention_decoder.",
-}
+_ZIPFORMER_HEADS = ("simple_am_proj.", "simple_lm_proj.", "ctc_output.", "attention_decoder.")
 
 
 def zipformer_name(name: str) -> str:
