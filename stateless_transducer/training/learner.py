@@ -180,7 +180,7 @@ class Learner:
         return norms_of_gradients(self._parameters).norm().item()
 
     def _share_whitening_state(self) -> None:
-        """Give all ranks the same state, that of a rank with a metric above the limit: one rank's is saved."""
+        """Give each `Whiten` one state on all ranks, above the limit if it is on any: a checkpoint holds one state."""
         state = whitening_state(self.objective)
         if state and self._rank.world_size > 1:
             counts = self._summed({name: float(is_over) for name, is_over in state.items()})

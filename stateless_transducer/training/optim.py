@@ -16,19 +16,19 @@ from stateless_transducer.training.objective import Objective
 from stateless_transducer.training.scaled_adam import ScaledAdam
 from stateless_transducer.wording import counted
 
-Schedule = Callable[[int, int, float], float]
+RateSchedule = Callable[[int, int, float], float]
 """(Number of the step, from 1; number of the epoch, from 0; progress through the epochs of decay) -> learning rate."""
 
 _EDEN_START, _EDEN_WARM_UP = 0.5, 500
 """Eden's warm-up: factor of the learning rate at its beginning, and its number of steps."""
 
 
-def noam_schedule(*, factor: float, model_size: int, warm_step: int) -> Schedule:
+def noam_schedule(*, factor: float, model_size: int, warm_step: int) -> RateSchedule:
     """``factor * model_size^-0.5 * min(step^-0.5, step * warm_step^-1.5)`` (arXiv 1706.03762, section 5.3)."""
     return lambda step, epoch, progress: factor * model_size**-0.5 * min(step**-0.5, step * warm_step**-1.5)
 
 
-def cosine_schedule(*, peak: float, warm_step: int) -> Schedule:
+def cosine_schedule(*, peak: float, warm_step: int) -> RateSchedule:
     """Linear warm-up over ``warm_step`` steps, and half a cosine from ``peak`` to a hundredth of it."""
 
     def rate(step: int, epoch: int, progress: float) -> float:
@@ -38,7 +38,7 @@ def cosine_schedule(*, peak: float, warm_step: int) -> Schedule:
     return rate
 
 
-def eden_schedule(*, base_lr: float, lr_batches: float, lr_epochs: float) -> Schedule:
+def eden_schedule(*, base_lr: float, lr_batches: float, lr_epochs: float) -> RateSchedule:
     """``base_lr * (1 + (step / lr_batches)^2)^-1/4 * (1 + (epoch / lr_epochs)^2)^-1/4`` (arXiv 2310.11230, eq. 12).
 
     Over the first 500 steps, a further factor rises from a half to 1.
@@ -53,7 +53,7 @@ def eden_schedule(*, base_lr: float, lr_batches: float, lr_epochs: float) -> Sch
     return rate
 
 
-def build_schedule(config: OptimConfig, *, model_size: int) -> Schedule:
+def build_schedule(config: OptimConfig, *, model_size: int) -> RateSchedule:
     """Return the schedule that the options choose."""
     if config.optimizer == "noam":
         return noam_schedule(factor=config.lr_factor, model_size=model_size, warm_step=config.warm_step)
@@ -96,7 +96,7 @@ def warm_up_fault(config: TrainConfig, num_batches: int, *, model_size: int) -> 
 
 def build_optimizer(
     objective: Objective, config: OptimConfig, fine_tune: FineTuneConfig
-) -> tuple[torch.optim.Optimizer, Schedule]:
+) -> tuple[torch.optim.Optimizer, RateSchedule]:
     """Build the optimizer and its schedule; `set_rate` sets the learning rate before each step.
 
     Args:
