@@ -30,7 +30,7 @@ class DecoderConfig:
     context_size: Annotated[int, Ge(1)] = 2
     """Tokens that the decoder sees."""
     decoder_dim: Annotated[int, Ge(1)] | None = None
-    """Width of the decoder; None: the width of the joiner."""
+    """Width of the decoder; by default, that of the joiner."""
     decoder_conv: Annotated[DecoderConv, ADVANCED] = "depthwise"
     """Convolution over the tokens. depthwise: the tutorial's, one weight per channel and token. grouped: the
     Zipformer's, four channels per group, then ReLU, and a learned vector for the start of an utterance."""
@@ -138,7 +138,7 @@ class ConformerConfig(CausalEncoderConfig):
     conv_kernel: Annotated[int, Ge(1)] = 31
     """Frames that a convolution module sees; odd."""
     subsampling_channels: Annotated[int, Ge(1)] | None = None
-    """Channels of the two subsampling convolutions; None: the width of the encoder."""
+    """Channels of the two subsampling convolutions; by default, the width of the encoder."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
