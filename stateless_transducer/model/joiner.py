@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from stateless_transducer.model.zipformer_parts import scaled_linear
+from stateless_transducer.model.layers import scaled_linear
 
 
 class Joiner(nn.Module):

@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from stateless_transducer.model.chunks import ChunkChoices, Chunks, chunk_mask
 from stateless_transducer.model.encoder import CausalEncoder
 from stateless_transducer.model.regularize import Schedule
-from stateless_transducer.model.zipformer_embed import ZipformerSubsampling, embedded_lens
+from stateless_transducer.model.zipformer_embed import HALVING, ZipformerSubsampling
 from stateless_transducer.model.zipformer_layer import LayerSizes, LayerState, Timeline, ZipformerLayer
 from stateless_transducer.model.zipformer_parts import Bypass, Downsample, downsampled, masked, upsample
 from stateless_transducer.ops.masks import padding_mask
@@ -29,7 +29,7 @@ _WARMUP = 4000.0
 """Batches during which one layer after the other begins to be used always."""
 _POSITION_DROPOUT = 0.15
 _FEATURE_MASK_RATE = 0.125
-"""Share of sequences without the last channels in training, and without half of them."""
+"""Probability in training that a sequence loses all channels that may be masked, and that it loses half of them."""
 
 
 class StackSizes(NamedTuple):
@@ -104,7 +104,7 @@ class Zipformer(CausalEncoder):
         """Return the output (N, T, C) of each stack, and the ends (N,), see `Timeline`."""
         num_frames = (features.shape[1] - 7) // 2
         # attention to no frame at all would give NaN
-        lens = embedded_lens(feature_lens).clamp(min=1)
+        lens = HALVING.lens(feature_lens).clamp(min=1)
         ends = torch.zeros_like(lens) + num_frames if self.pads_like_icefall else lens
         x = self.embed(features, ends)
         chunks = self.batch_chunks()
@@ -151,7 +151,7 @@ class Zipformer(CausalEncoder):
         return torch.cat(parts, dim=2)
 
     def _feature_masks(self, x: Tensor) -> Sequence[Tensor | None]:
-        """Draw masks (N, 1, C) of the channels of each stack: for some sequences, the last quarter or half is zero."""
+        """Draw masks (N, 1, C) of the channels of each stack, with zeros for those that a sequence loses."""
         if not self.training:
             return [None] * len(self._dims)
         half, quarter = (torch.rand(2, len(x), 1, 1, device=x.device) >= _FEATURE_MASK_RATE).to(x.dtype)

@@ -14,17 +14,13 @@ from torch.nn import functional as F
 from stateless_transducer.model.regularize import Balancer, Schedule, Whiten
 from stateless_transducer.model.zipformer_parts import BiasNorm, drop_channels, kept_sequences, masked
 from stateless_transducer.ops.masks import padding_mask
+from stateless_transducer.ops.subsampling import Subsampling
 from stateless_transducer.ops.swoosh import swoosh_l, swoosh_r
 
-MIN_FRAMES = 9
-"""Feature frames that one frame sees."""
+HALVING = Subsampling(factor=2, min_frames=9)
+"""Frames after `ZipformerSubsampling`: frame t sees feature frames 2t .. 2t+8."""
 SIDE = 3
 """Frames on each side that the ConvNeXt layer sees."""
-
-
-def embedded_lens(feature_lens: Tensor) -> Tensor:
-    """Return the number of frames after subsampling: frame t sees feature frames 2t .. 2t+8."""
-    return ((feature_lens - MIN_FRAMES + 2) // 2).clamp(min=0)
 
 
 class ZipformerSubsampling(nn.Module):

@@ -15,16 +15,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stateless_transducer.model.attention import by_key
+from stateless_transducer.model.layers import depthwise, scaled_linear
 from stateless_transducer.model.regularize import Balancer, Schedule, Whiten, chance, penalize_large
 from stateless_transducer.model.zipformer_parts import (
     BiasNorm,
     Bypass,
     continued,
-    depthwise,
     drop_channels,
     kept_sequences,
     masked,
-    scaled_linear,
 )
 from stateless_transducer.ops.swoosh import swoosh_l, swoosh_r
 

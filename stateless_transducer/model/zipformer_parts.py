@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from stateless_transducer.model.regularize import Schedule, limit_values
 
@@ -107,26 +106,3 @@ def drop_channels(x: Tensor, rate: Schedule) -> Tensor:
     N, _, C = x.shape
     kept = (torch.rand(N, 1, C, device=x.device) >= float(rate)).to(x.dtype)
     return x * (kept / (1 - float(rate)))
-
-
-def scaled_linear(in_dim: int, out_dim: int, scale: float, *, bias: bool = True) -> nn.Linear:
-    """Return a linear map with ``scale`` times the usual initial weights, and biases within ``+-0.1 * scale``."""
-    linear = nn.Linear(in_dim, out_dim, bias=bias)
-    with torch.no_grad():
-        linear.weight.mul_(scale)
-        if bias:
-            linear.bias.uniform_(-0.1 * scale, 0.1 * scale)
-    return linear
-
-
-def depthwise(x: Tensor, conv: nn.Conv1d, *, padding: int) -> Tensor:
-    """Convolve each channel of (N, T, C) over time, with zeros on both sides: (N, T + 2 * padding - kernel + 1, C).
-
-    As a convolution over an image of height 1 with channels last, it needs no copy, and on a CPU a tenth of the time.
-    """
-    if torch.compiler.is_compiling():
-        # the compiler chooses layouts itself, and fails on this one
-        return F.conv1d(x.transpose(1, 2), conv.weight, conv.bias, padding=padding, groups=conv.groups).transpose(1, 2)
-    image = x.transpose(1, 2)[:, :, None]
-    y = F.conv2d(image, conv.weight[:, :, None], conv.bias, padding=(0, padding), groups=conv.groups)
-    return y[:, :, 0].transpose(1, 2)
