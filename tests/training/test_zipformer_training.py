@@ -97,15 +97,21 @@ def test_trajectory_is_icefalls(kind, zipformer_golden, monkeypatch):
     set_batch_count(objective, 0 if kind == "plain" else 5000)
     monkeypatch.setattr(learner_module, "set_batch_count", lambda model, count: None)
     learner = Learner(objective, CONFIG, Rank(0, 1, torch.device("cpu")))
-    # one attention score is 25 but for its rounding, where its penalty begins, and an optimizer makes that larger
-    tolerance = 1e-5 if kind == "plain" else 1e-4
+    # one attention score of step 1 lies 1.1e-5 below the limit here and above it there: rounding decides, and without
+    # the same decision, losses differ by 1e-4 in the end
+    penalize_large = zipformer_layer.penalize_large
+    monkeypatch.setattr(
+        zipformer_layer,
+        "penalize_large",
+        lambda x, limit, penalty: penalize_large(x, limit=limit - 2e-5, penalty=penalty),
+    )
     for row in expected:
         name = f"b{row['batch']}"
         features = inputs[f"{name}.x"].float().split(inputs[f"{name}.x_lens"].tolist())
         tokens = inputs[f"{name}.y"].long().split(inputs[f"{name}.y_lens"].tolist())
         found = _learn(learner, _batch(features, tokens), row["step"])
         losses = [found.total, found.metrics["simple_loss"], found.metrics["ctc_loss"]]
-        assert losses == pytest.approx([row[f"{name}_loss"] for name in ("pruned", "simple", "ctc")], rel=tolerance)
+        assert losses == pytest.approx([row[f"{name}_loss"] for name in ("pruned", "simple", "ctc")], rel=1e-5)
         assert found.grad_norm == pytest.approx(row["grad_norm"], rel=1e-3)
         assert found.rate == pytest.approx(row["lr"], rel=1e-12)
     for name, value in load_file(zipformer_golden / "train" / f"after_step20_{kind}.safetensors").items():
