@@ -10,9 +10,14 @@ import torch
 from model_sizes import SMALL_ZIPFORMER, resized, zipformer_model
 from torch.nn.utils.rnn import pad_sequence
 
+from stateless_transducer.checkpoint import skeleton
+from stateless_transducer.icefall_layouts import zipformer_name
+from stateless_transducer.model import zipformer_layer
+from stateless_transducer.model.chunks import WHOLE
 from stateless_transducer.model.config import ZIPFORMER_SIZES, ModelConfig
-from stateless_transducer.model.regularize import set_batch_count
+from stateless_transducer.model.regularize import Schedule, set_batch_count
 from stateless_transducer.model.transducer import build_model
+from stateless_transducer.model.zipformer_parts import drop_channels
 
 SMALL = zipformer_model(11, SMALL_ZIPFORMER, decoder_dim=12, joiner_dim=20)
 CAUSAL = replace(SMALL, encoder=replace(SMALL_ZIPFORMER, causal=True))
@@ -187,3 +192,90 @@ def test_decoder_without_context_embeds_alone():
 
 def test_sizes_survive_json():
     assert ModelConfig.from_sizes(json.loads(json.dumps(CAUSAL.sizes()))) == CAUSAL
+
+
+# icefall's modules whose settings are attributes of others here, or have other names
+_MODULES = {
+    "encoder_embed.conv.2": "encoder.embed.balancer1",
+    "encoder_embed.conv.5": "encoder.embed.balancer2",
+    "encoder_embed.conv.8": "encoder.embed.balancer3",
+    "decoder.balancer": "decoder.balancer1",
+}
+_SETTINGS = {
+    "whitening_limit": "limit",
+    "layerdrop_rate": "skip_rate",
+    "ff2_skip_rate": "feed_forward_skip_rate",
+    "ff3_skip_rate": "feed_forward_skip_rate",
+    "pos_emb_skip_rate": "position_skip_rate",
+    "dropout_p": "dropout",
+}
+
+
+def test_settings_of_all_modules_are_icefalls(zipformer_golden):
+    """Limits, probabilities and schedules of the size M, which act in training alone."""
+    text = (zipformer_golden / "train" / "train_settings.json").read_text()
+    modules = dict(skeleton(zipformer_model(500, ZIPFORMER_SIZES["m"])).named_modules())
+    checked = 0
+    for theirs, settings in json.loads(text)["M"].items():
+        kind = settings["class"]
+        if theirs == "encoder_embed.dropout":
+            module, settings = modules["encoder.embed"], {"dropout": settings["p"]}
+        elif kind == "ActivationDropoutAndLinear":
+            if not settings["dropout_p"]:
+                continue
+            module = modules[zipformer_name(theirs).removesuffix(".out_proj")]
+        elif kind in ("ScaleGrad", "BiasNorm", "Dropout2"):
+            # constants, which a golden trajectory shows
+            continue
+        else:
+            module = modules[_MODULES.get(theirs) or zipformer_name(theirs)]
+        if kind == "Whiten":
+            assert module.probs == (settings["min_prob"], settings["max_prob"]), theirs
+        for name, expected in settings.items():
+            setting = getattr(module, _SETTINGS.get(name, name), None)
+            if isinstance(expected, dict):
+                assert setting.default == expected["default"], (theirs, name)
+                points = [number for point in setting.points for number in point]
+                assert points == pytest.approx([number for point in expected["schedule"] for number in point])
+                checked += 1
+            elif isinstance(setting, float | int) and name != "channel_dim":
+                assert setting == expected, (theirs, name)
+                checked += 1
+    assert checked > 800
+
+
+def test_channels_are_lost_with_their_probabilities():
+    """All maskable channels, or the last half of them: 16 of 32 in the second stack, from channel 20."""
+    encoder = build_model(SMALL).encoder.train()
+    lost = [(mask[:, 0] == 0).float() for mask in encoder._feature_masks(torch.zeros(4000, 9, 16))]
+    for share, dim, unmasked in zip(lost, (16, 32, 24), (12, 20, 16), strict=True):
+        middle = (dim + unmasked) // 2
+        assert not share[:, :unmasked].any()
+        # the standard error is 0.005
+        assert share[:, unmasked:middle].mean().item() == pytest.approx(1 / 8, abs=0.03)
+        assert share[:, middle:].mean().item() == pytest.approx(1 - (7 / 8) ** 2, abs=0.03)
+        assert torch.equal(share[:, unmasked], share[:, middle - 1])
+    # a sequence loses the same in all stacks
+    assert torch.equal(lost[0][:, -1], lost[1][:, -1])
+
+
+def test_dropped_channels_are_made_up_for_and_positions_dropped():
+    x, rate = torch.ones(500, 3, 40), Schedule((0, 0.2))
+    set_batch_count(rate, 0)
+    dropped = drop_channels(x, rate.train())
+    assert dropped.mean().item() == pytest.approx(1, abs=0.02) and dropped.unique().tolist() == [0.0, 1.25]
+    assert torch.equal(dropped[:, 0], dropped[:, 2])
+    stack = build_model(SMALL).encoder.stacks[0].train()
+    lens = torch.tensor([400])
+    positions = stack._timeline(torch.zeros(1, 400, 16), lens, lens, WHOLE).positions
+    assert (positions == 0).float().mean().item() == pytest.approx(0.15, abs=0.02)
+
+
+def test_attention_is_the_mean_of_the_frames_seen_by_chance(monkeypatch):
+    layer = build_model(SMALL).encoder.stacks[0].layers[0].train()
+    monkeypatch.setattr(zipformer_layer, "chance", lambda probability: True)
+    weights = torch.tensor([[[[0.7, 0.3, 0.0], [0.2, 0.8, 0.0], [0.5, 0.25, 0.25]]]])
+    expected = torch.tensor([[[0.5, 0.5, 0.0], [0.5, 0.5, 0.0], [1 / 3, 1 / 3, 1 / 3]]])
+    torch.testing.assert_close(layer._weights_of_one_head(weights), expected)
+    monkeypatch.setattr(zipformer_layer, "chance", lambda probability: False)
+    assert torch.equal(layer._weights_of_one_head(weights), weights[:, 0])
