@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from stateless_transducer.model import regularize
 from stateless_transducer.model.regularize import (
     Balancer,
     Schedule,
@@ -134,6 +135,14 @@ def test_chance_follows_the_generator():
     torch.manual_seed(3)
     assert [chance(0.3) for _ in range(2000)] == draws
     assert not any(chance(0.0) for _ in range(9)) and all(chance(1.0) for _ in range(9))
+
+
+def test_corrections_of_values_act_with_icefalls_probabilities(monkeypatch):
+    probabilities = []
+    monkeypatch.setattr(regularize, "chance", probabilities.append)
+    x = torch.zeros(2, requires_grad=True)
+    assert penalize_large(x, limit=25.0, penalty=1e-4) is x and limit_values(x, -1.0, 1.0) is x
+    assert probabilities == [0.1, 0.6]
 
 
 def test_whitening_resumes_with_the_state_that_was_saved():
