@@ -238,6 +238,10 @@ def test_epoch_file_of_a_zipformer_is_read(tmp_path):
     assert loaded.weights.keys() == checkpoint.weights.keys()
     assert all(torch.equal(value, checkpoint.weights[name]) for name, value in loaded.weights.items())
     assert loaded.heads.keys() == {"ctc_head.weight", "simple_joiner.from_encoder.bias"}
+    # unpublished widths: by default, no channel is masked
+    torch.save({name: content[name] for name in content if name != "encoder_unmasked_dim"}, tmp_path / "epoch-2.pt")
+    encoder = load_icefall(tmp_path / "epoch-2.pt", _tokens(11)).model_config.encoder
+    assert encoder == replace(config.encoder, encoder_unmasked_dim=config.encoder.encoder_dim)
     for changes, fault in (
         ({"model": weights | {"ctc_output.1.bias": [1.0]}}, "ctc_output.1.bias is no dense floating-point tensor"),
         ({"num_heads": "2,x"}, "states a list that holds no numbers"),
