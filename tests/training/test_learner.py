@@ -11,6 +11,7 @@ import torch
 from model_sizes import conformer_model, resized
 from safetensors.torch import load_file
 from small_corpus import write_small_corpus
+from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
 from stateless_transducer.cli import main
@@ -23,6 +24,7 @@ from stateless_transducer.training.distributed import Rank
 from stateless_transducer.training.learner import Learner, autocast_dtype
 from stateless_transducer.training.objective import TransducerObjective
 from stateless_transducer.training.optim import freeze
+from stateless_transducer.training.running_mean import RunningMean
 from stateless_transducer.training.state import Mean
 from stateless_transducer.training.task import TransducerTask
 
@@ -302,3 +304,12 @@ def test_frozen_layers_stay_and_lower_ones_learn_slower(device):
 def test_more_frozen_layers_than_there_are_is_refused():
     with pytest.raises(ValueError, match="`freeze_layers` 3 is more than the 2 layers"):
         freeze(TransducerObjective(build_model(SIZES), TrainConfig()), 3)
+
+
+def test_plain_mean_is_that_of_every_period():
+    model = nn.Linear(1, 1)
+    mean = RunningMean(model, average_period=2)
+    for step in range(1, 8):
+        nn.init.constant_(model.weight, step)
+        mean.update(model, step)
+    assert mean.weights["weight"].item() == pytest.approx((2 + 4 + 6) / 3, rel=1e-12)

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from stateless_transducer.training import scaled_adam
-from stateless_transducer.training.scaled_adam import ScaledAdam
+from stateless_transducer.training.scaled_adam import ScaledAdam, _Stack
 
 
 def _resumed(optimizer, parameters):
@@ -76,6 +76,15 @@ def test_resumed_run_is_bit_equal_and_the_scale_of_the_loss_does_not_matter():
     assert all(torch.equal(x, y) for x, y in zip(whole, resumed, strict=True))
     for x, y in zip(whole, scaled, strict=True):
         torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-5)
+
+
+def test_size_changes_by_a_tenth_at_most():
+    weight = nn.Parameter(torch.tensor([1.0, 2.0]))
+    stack = _Stack([weight], {})
+    stack.state.update(stack.initial_state())
+    for step in range(4):
+        stack._update_sizes(weight.detach()[None], step, 1.0, lr=100.0, betas=(0.9, 0.98))
+    torch.testing.assert_close(stack.state["delta"][0], -0.1 * (1 - 0.9) * weight.detach())
 
 
 def test_gradient_that_is_not_finite_counts_as_zero():

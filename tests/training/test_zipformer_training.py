@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 from stateless_transducer.checkpoint import Checkpoint
 from stateless_transducer.data.batches import Batch, Update
 from stateless_transducer.data.config import SpecAugmentConfig
+from stateless_transducer.data.spec_augment import mask
 from stateless_transducer.features import PADDING_VALUE, FbankConfig
 from stateless_transducer.icefall_layouts import zipformer_name
 from stateless_transducer.model import regularize, zipformer, zipformer_layer
@@ -22,6 +23,7 @@ from stateless_transducer.model.config import ZipformerConfig
 from stateless_transducer.model.regularize import Schedule, set_batch_count
 from stateless_transducer.model.transducer import build_model
 from stateless_transducer.text.tokens import build_token_table
+from stateless_transducer.training import consistency
 from stateless_transducer.training import learner as learner_module
 from stateless_transducer.training import objective as objective_module
 from stateless_transducer.training import optim as optim_module
@@ -164,18 +166,36 @@ def test_consistency_needs_the_ctc_loss_in_all_epochs():
         TransducerObjective(build_model(SMALL), config)
 
 
-def test_copies_are_masked_differently_and_the_same_again():
+def test_copies_are_masked_differently_and_the_same_again(monkeypatch):
     batch = _random_batch(1)
     torch.manual_seed(3)
     copies = two_copies(batch, SpecAugmentConfig(spec_aug_probability=1.0, frames_mask_size=20))
+    masks = []
+    monkeypatch.setattr(consistency, "mask", lambda x, *rest: masks.append(rest[0]) or mask(x, *rest))
     torch.manual_seed(3)
     again = two_copies(batch, SpecAugmentConfig(spec_aug_probability=1.0, frames_mask_size=20))
     assert torch.equal(copies.features, again.features) and copies.ids == batch.ids * 2
     first, second = copies.features.chunk(2)
     changed = [(each != batch.features).any(-1).float().mean().item() for each in (first, second)]
     assert min(changed) > 0 and not torch.equal(first, second)
+    assert len(masks) == 4
+    for config in masks:
+        assert (config.num_frame_masks, config.max_frames_mask_fraction) == (25, pytest.approx(0.375))
     # padding stays
     assert torch.equal(first[1, 61:], batch.features[1, 61:])
+
+
+def test_losses_are_weighted_by_the_progress_of_training():
+    """The weight of the consistency rises over 2000 updates, as those of the pruned and the simple loss change."""
+    # the outputs of an untrained model differ little
+    config = TrainConfig(optim=replace(OPTIM, cr_loss_scale=100.0), prune=PruneConfig(prune_range=2))
+    objective = TransducerObjective(build_model(SMALL), config).eval()
+    losses = objective(_random_batch(1), 500, 0)
+    sums = losses.utterance_losses.sum(), *(losses.metrics[f"{name}_loss"] for name in ("simple", "ctc", "cr"))
+    weights = (*config.prune.weights(500), 0.2, 100.0 / 4)
+    expected = sum(weight * value.item() for weight, value in zip(weights, sums, strict=True))
+    assert losses.loss.item() == pytest.approx(expected, rel=1e-5)
+    assert 100.0 * sums[-1] > 0.01 * losses.loss
 
 
 def _small_learner(device, **options):
