@@ -14,15 +14,15 @@ import numpy as np
 from stateless_transducer.decoding.alignment import Alignment, align
 from stateless_transducer.decoding.config import SearchConfig
 from stateless_transducer.decoding.hypothesis import Hypothesis
-from stateless_transducer.decoding.search import Scorers, decode_encoder_out, encode, logit_options
+from stateless_transducer.decoding.search import decode_encoder_out, encode, logit_options
 from stateless_transducer.features import PADDING_VALUE, fbank
 from stateless_transducer.recognition.config import DetailConfig, SegmentConfig
 from stateless_transducer.recognition.details import aligned
 from stateless_transducer.recognition.model import Model
-from stateless_transducer.recognition.segments import Phrases, Piece, PieceStream, cut, make_voice_activity
+from stateless_transducer.recognition.scorers import SoundScorers
+from stateless_transducer.recognition.segments import Piece, PieceStream, cut, make_voice_activity
 from stateless_transducer.recognition.transcript import Alternative, Segment
 from stateless_transducer.text.symbols import Vocabulary
-from stateless_transducer.text.tokens import TokenTable
 
 _LOG = logging.getLogger(__name__)
 # share of its row that the shortest piece of a batch fills at least: padding costs as much as speech
@@ -54,29 +54,13 @@ class Pipeline:
         self._voice = make_voice_activity(self._segments.vad)
         self._model = model
         self.token_table: Vocabulary = model.token_table
-        self._scorers = read_scorers(self._config, self.token_table, hotwords)
+        self.scorers: SoundScorers = SoundScorers(self._config, self.token_table, hotwords)
+        """Hotwords and language models."""
 
     @property
     def sample_rate(self) -> int:
         """Sample rate of pieces, in Hz."""
         return self._model.fbank_config.sample_rate
-
-    @property
-    def has_hotwords(self) -> bool:
-        """Whether pieces may have hotwords of their own."""
-        return self._scorers is not None and self._config.decoding_method != "greedy_search"
-
-    def spell(self, hotwords: Sequence[str]) -> Phrases:
-        """Token sequences of the phrases, to be attached to pieces.
-
-        Raises:
-            ValueError: The tokens cannot spell a phrase, or the search has no beam.
-        """
-        if not hotwords:
-            return ()
-        if not self.has_hotwords or self._scorers is None:
-            raise ValueError("Hotwords need a search with a beam and a model whose tokens spell a text.")
-        return self._scorers.spell(hotwords)
 
     def pieces(self, blocks: Iterable[np.ndarray]) -> Iterator[Piece]:
         """The pieces of one sound that contain speech, in order; blocks are (S,) at `sample_rate`."""
@@ -115,9 +99,7 @@ class Pipeline:
         model, config = self._model, self._config
         padded, lens = _padded(features)
         encoded = encode(model.transducer, model.place(padded), model.place(lens))
-        scorer = None
-        if self._scorers is not None:
-            scorer = self._scorers.for_batch([piece.phrases for piece in pieces])
+        scorer = self.scorers.for_batch([piece.phrases for piece in pieces])
         ranked = decode_encoder_out(model.transducer, *encoded, config, scorer)
         segments = [self._segment(piece, hypotheses) for piece, hypotheses in zip(pieces, ranked, strict=True)]
         best = [hypotheses[0] for hypotheses in ranked]
@@ -156,24 +138,6 @@ class Pipeline:
     def _aligned(self, segment: Segment, features: np.ndarray, alignment: Alignment) -> Segment:
         subsampling, fbank_config = self._model.transducer.subsampling, self._model.fbank_config
         return aligned(segment, features, alignment, self.token_table, subsampling, fbank_config)
-
-
-def read_scorers(config: SearchConfig, token_table: Vocabulary, hotwords: Sequence[str]) -> Scorers | None:
-    """Read the hotwords and language models of a search; None if the model's tokens do not spell a text.
-
-    Raises:
-        ValueError: The tokens cannot spell a hotword, or the search has no beam.
-    """
-    if hotwords and config.decoding_method == "greedy_search":
-        raise ValueError('Hotwords need a beam: SearchConfig(decoding_method="modified_beam_search").')
-    if isinstance(token_table, TokenTable):
-        return Scorers(config, token_table, hotwords)
-    if hotwords or config.scorer_files:
-        raise ValueError(
-            "Hotwords and language models need tokens that spell a text: characters, words, or pieces of words "
-            "with their scores in bpe.vocab, <unk> among them; those of this model's tokens.txt do not."
-        )
-    return None
 
 
 def _padded(features: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

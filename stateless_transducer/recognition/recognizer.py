@@ -276,7 +276,7 @@ class Recognizer:
         check_batch_seconds(batch_seconds)
         pool: list[Piece | _End | AudioError] = []
         pooled_s, num_silent, pool_s = 0.0, 0, batch_seconds
-        for item in self._cut(sounds, sample_rate, channel, self.pipeline.spell(hotwords)):
+        for item in self._cut(sounds, sample_rate, channel, self.pipeline.scorers.spell(hotwords)):
             if not pool and not isinstance(item, Piece):
                 yield item
                 continue

@@ -20,7 +20,7 @@ from stateless_transducer.decoding.config import SearchConfig
 from stateless_transducer.decoding.fusion import Scorer
 from stateless_transducer.decoding.hypothesis import Hypothesis
 from stateless_transducer.decoding.protocols import StreamingTransducer
-from stateless_transducer.decoding.search import Scorers, logit_options
+from stateless_transducer.decoding.search import logit_options
 from stateless_transducer.decoding.stream_search import StreamSearch, num_common_tokens
 from stateless_transducer.features import FbankStream, samples_until
 from stateless_transducer.model_files import Precision
@@ -28,7 +28,7 @@ from stateless_transducer.recognition.config import DetailConfig
 from stateless_transducer.recognition.details import aligned
 from stateless_transducer.recognition.endpoint import EndpointRules
 from stateless_transducer.recognition.model import StreamingModel, open_streaming_model
-from stateless_transducer.recognition.pipeline import read_scorers
+from stateless_transducer.recognition.scorers import SoundScorers
 from stateless_transducer.recognition.segments import Phrases
 from stateless_transducer.recognition.sounds import CountedBlocks, Sound, is_one_sound, read_sound
 from stateless_transducer.recognition.transcript import Alternative, Segment, Transcript
@@ -240,7 +240,8 @@ class StreamingRecognizer:
         config, tokens = config or SearchConfig(), model.token_table
         self.token_table: Vocabulary = tokens
         """Tokens of the model."""
-        self._scorers: Scorers | None = read_scorers(config, tokens, hotwords)
+        self.scorers: SoundScorers = SoundScorers(config, tokens, hotwords)
+        """Hotwords and language models."""
         search = StreamSearch(model.transducer, config, unknown_id=tokens.ids.get(UNKNOWN))
         self._settings = _Settings(
             model.transducer, tokens, search, config, rules or EndpointRules(), details or DetailConfig()
@@ -346,7 +347,7 @@ class StreamingRecognizer:
             AudioError: A sound cannot be read.
             ValueError: An object is not a sound, or see `spell`.
         """
-        phrases = self.spell(hotwords)
+        phrases = self.scorers.spell(hotwords)
         if is_one_sound(sounds):
             return self._transcribe(sounds, sample_rate, channel, phrases)
         return [self._transcribe(sound, sample_rate, channel, phrases) for sound in cast("Iterable[Sound]", sounds)]
@@ -376,7 +377,7 @@ class StreamingRecognizer:
             AudioError: The sound cannot be read, or not to its end.
         """
         blocks = read_sound(sound, self.sample_rate, sample_rate=sample_rate, channel=channel, warn=_LOG.warning)
-        yield from self.recognize_blocks(blocks, self.sample_rate, self.spell(hotwords))
+        yield from self.recognize_blocks(blocks, self.sample_rate, self.scorers.spell(hotwords))
 
     def recognize_blocks(
         self, blocks: Iterable[np.ndarray], sample_rate: int, phrases: Phrases = ()
@@ -405,35 +406,18 @@ class StreamingRecognizer:
         if stream.result.tokens:
             yield stream.result
 
-    @property
-    def has_hotwords(self) -> bool:
-        """Whether streams may have hotwords of their own."""
-        return self._scorers is not None and self._settings.config.decoding_method != "greedy_search"
-
-    def spell(self, hotwords: Sequence[str]) -> Phrases:
-        """Token sequences of the phrases, for `create_stream`.
-
-        Raises:
-            ValueError: The tokens cannot spell a phrase, or the search has no beam.
-        """
-        if not hotwords:
-            return ()
-        if not self.has_hotwords or self._scorers is None:
-            raise ValueError("Hotwords need a search with a beam and a model whose tokens spell a text.")
-        return self._scorers.spell(hotwords)
-
     def create_stream(self, hotwords: Sequence[str] = (), *, phrases: Phrases = ()) -> Stream:
         """A stream that has received no sound.
 
         Args:
             hotwords: Phrases to boost in this stream, in addition to the recognizer's.
-            phrases: The same as token sequences, from `spell`.
+            phrases: The same as token sequences, from `SoundScorers.spell`.
 
         Raises:
             ValueError: See `spell`.
         """
-        phrases = (*self.spell(hotwords), *phrases)
-        return Stream(self._settings, None if self._scorers is None else self._scorers.for_batch([phrases]))
+        phrases = (*self.scorers.spell(hotwords), *phrases)
+        return Stream(self._settings, self.scorers.for_batch([phrases]))
 
     def advance(self, streams: Iterable[Stream]) -> int:
         """Decode the next chunk of each stream that is ready, all at once.

@@ -122,11 +122,11 @@ class PiecewiseEngine:
             batch_seconds=config.batch_seconds,
             max_wait_ms=config.max_wait_ms,
         )
-        self.has_hotwords: bool = recognizer.pipeline.has_hotwords
+        self.has_hotwords: bool = recognizer.pipeline.scorers.has_hotwords
 
     def spell(self, hotwords: Sequence[str]) -> Phrases:
         """See `Engine`."""
-        return _checked(self._pipeline.spell(hotwords))
+        return _checked(self._pipeline.scorers.spell(hotwords))
 
     def transcribe(self, sound: SoundFile, is_abandoned: Callable[[], bool], tell: Tell) -> Transcript:
         """See `Engine`."""
@@ -182,11 +182,11 @@ class StreamingEngine:
         """Set up an engine for a recognizer."""
         self._recognizer, self._is_closed = recognizer, False
         self.token_table: Vocabulary = recognizer.token_table
-        self.has_hotwords: bool = recognizer.has_hotwords
+        self.has_hotwords: bool = recognizer.scorers.has_hotwords
 
     def spell(self, hotwords: Sequence[str]) -> Phrases:
         """See `Engine`."""
-        return _checked(self._recognizer.spell(hotwords))
+        return _checked(self._recognizer.scorers.spell(hotwords))
 
     def transcribe(self, sound: SoundFile, is_abandoned: Callable[[], bool], tell: Tell) -> Transcript:
         """See `Engine`."""

@@ -60,7 +60,7 @@ def test_pieces_of_a_batch_have_hotwords_of_their_own(talker, recognizer, wave):
     alone = [_recognizer(talker, hotwords=own).transcribe([wave])[0].text for own in wanted]
     assert len(set(alone)) == 3
     (piece,) = recognizer.pipeline.pieces(read_sound(wave, 16000, warn=print))
-    pieces = [replace(piece, phrases=recognizer.pipeline.spell(own)) for own in wanted]
+    pieces = [replace(piece, phrases=recognizer.pipeline.scorers.spell(own)) for own in wanted]
     assert [segment.text for segment in recognizer.pipeline.recognize(pieces)] == alone
 
 
@@ -78,7 +78,7 @@ def test_hotwords_of_all_sounds_stay(talker, wave, tmp_path):
     (tmp_path / "names.txt").write_text("吗吗\n", encoding="utf-8")
     common = _recognizer(talker, config=replace(CONFIG, hotwords_file=tmp_path / "names.txt"))
     (piece,) = common.pipeline.pieces(read_sound(wave, 16000, warn=print))
-    (found,) = common.pipeline.recognize([replace(piece, phrases=common.pipeline.spell(["好今"]))])
+    (found,) = common.pipeline.recognize([replace(piece, phrases=common.pipeline.scorers.spell(["好今"]))])
     (both,) = _recognizer(talker, hotwords=["吗吗", "好今"]).transcribe([wave])
     assert found.text == both.text
 
