@@ -1,4 +1,4 @@
-"""The notebooks run for someone who has the repository alone, and are committed with what they show."""
+"""The notebooks run in a clone without other files, and are committed with their outputs."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ def test_hotwords_belong_to_a_stream(live_talker, spoken):
     segments, _ = _together(recognizer, [sound] * 3, boosted)
     alone = [recognizer.transcribe(sound, hotwords=phrases).segments[0] for phrases in boosted]
     assert [segment.tokens for segment in segments] == [segment.tokens for segment in alone]
-    # strong enough to be heard where nobody said it
+    # strong enough to appear in sounds that do not contain it
     loud = _live(live_talker, SearchConfig("modified_beam_search", hotwords_score=60.0))
     with_hotword, without = _together(loud, [sound] * 2, [["吗吗吗"], []])[0]
     assert with_hotword.text != without.text == alone[1].text and "吗吗吗" in with_hotword.text
