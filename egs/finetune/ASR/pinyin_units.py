@@ -1,14 +1,13 @@
 #!/usr/bin/env python3
 """Write a table of toned pinyin (yi1 xia4) in the tokens of a model (y ī x ià), and a folder with these tokens.
 
-./pinyin_units.py MANIFEST TOKENS OUTPUT
-
-The manifest is tab-separated, with the columns path, split, pinyin. OUTPUT gets table.tsv and lang/tokens.txt. Rows
-with a unit that the model lacks are left out of train, and reported.
+The manifest is tab-separated, with the columns path, split, pinyin. The output folder gets table.tsv and lang/tokens.txt.
+Rows without a sound file, and rows of train with a unit that the model lacks, are left out and reported.
 """
 
 from __future__ import annotations
 
+import argparse
 import csv
 import sys
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 try:
     from pypinyin.contrib.tone_convert import to_finals_tone, to_initials, tone3_to_tone
 
+    from stateless_transducer.files import replacing
     from stateless_transducer.text.tokens import TokenTable
 except ModuleNotFoundError as err:
     sys.exit(
@@ -26,31 +26,60 @@ except ModuleNotFoundError as err:
 
 def units(pinyin: str) -> list[str]:
     """Split syllables into initials and toned finals."""
-    marked = [tone3_to_tone(syllable) for syllable in pinyin.split()]
-    parts = [part for each in marked for part in (to_initials(each, strict=False), to_finals_tone(each, strict=False))]
+    syllables = [tone3_to_tone(syllable) for syllable in pinyin.split()]
+    parts = [
+        part
+        for syllable in syllables
+        for part in (to_initials(syllable, strict=False), to_finals_tone(syllable, strict=False))
+    ]
     return [part for part in parts if part]
 
 
-def main(manifest: Path, tokens: Path, output: Path) -> None:
+def write_table(manifest: Path, tokens: Path, output: Path) -> int:
+    """Write the table and the tokens; return the number of rows."""
     table = TokenTable(TokenTable.read(tokens).symbols, "word")
     table.write(output / "lang")
-    lacking = []
-    with manifest.open(encoding="utf-8", newline="") as source, (output / "table.tsv").open("w", newline="") as target:
+    num_rows, num_without_sound, skipped = 0, 0, []
+    with (
+        manifest.open(encoding="utf-8", newline="") as source,
+        replacing(output / "table.tsv") as temporary,
+        temporary.open("w", encoding="utf-8", newline="") as target,
+    ):
         writer = csv.writer(target, delimiter="\t", lineterminator="\n")
         writer.writerow(["id", "path", "split", "text"])
         for row in csv.DictReader(source, delimiter="\t"):
             path = (manifest.parent / row["path"]).resolve()
-            if not path.is_file():
-                # held back
-                continue
             text = " ".join(units(row["pinyin"]))
-            if row["split"] == "train" and table.unknown_units(text):
-                lacking.append(f"{row['pinyin']} ({', '.join(table.unknown_units(text))})")
-                continue
-            writer.writerow([path.stem, path, row["split"], text])
-    if lacking:
-        print(f"left out of train, for units that the model lacks: {'; '.join(lacking)}")
+            missing = table.unknown_units(text)
+            if not path.is_file():
+                num_without_sound += 1
+            elif row["split"] == "train" and missing:
+                skipped.append(f"{row['pinyin']} ({', '.join(missing)})")
+            else:
+                writer.writerow([path.stem, path, row["split"], text])
+                num_rows += 1
+    print(f"{num_rows} rows; left out: {num_without_sound} without a sound file")
+    if skipped:
+        print(f"left out of train, for units that the model lacks: {'; '.join(skipped)}")
+    return num_rows
+
+
+def main() -> None:
+    """Parse and run."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("manifest", type=Path)
+    parser.add_argument("tokens", type=Path, help="tokens.txt of the model")
+    parser.add_argument("output", type=Path, help="folder to write")
+    arguments = parser.parse_args()
+    try:
+        num_rows = write_table(arguments.manifest, arguments.tokens, arguments.output)
+    except (OSError, ValueError) as err:
+        parser.error(str(err))
+    except KeyError as err:
+        parser.error(f"{arguments.manifest}: there is no column {err}")
+    if not num_rows:
+        parser.error(f"{arguments.manifest}: no row has a sound file beside it")
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:]))
+    main()

@@ -3,7 +3,7 @@
 #
 #   ./run.sh MODEL DATA   the folder with the graphs, or kws-models/NAME; the folder with manifest.tsv (path, split, pinyin)
 #
-# Needs pypinyin (extra demo). About ten minutes on one free CPU core. Re-running resumes where it stopped.
+# Needs the extras train, export and demo, and hub for a name. Not run as a whole yet. Re-running resumes where it stopped.
 set -euo pipefail
 trap 'exit 130' INT   # Ctrl-C saves the training and must not start the next step
 model=${1:?name the model} data=${2:?name the folder with manifest.tsv}
