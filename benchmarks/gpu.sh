@@ -6,6 +6,11 @@
 #
 # PYTHON names the interpreter (default: python). A part that fails or takes too long is marked, and the others follow.
 set -euo pipefail
+case "${1:-}" in
+  --dry-run | "") ;;
+  -*) echo "usage: benchmarks/gpu.sh [RESULTS.md | --dry-run]" >&2; exit 2 ;;
+  *) set -- "$(realpath "$1")" ;;
+esac
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python}
 
@@ -58,11 +63,12 @@ printf '# GPU: tests and benchmarks\n\n`benchmarks/gpu.sh` on %s, commit %s, tor
 part "Tests" 130 $python -m pytest -q --no-header -p no:cacheprovider --device $device "${tests[@]}"
 
 # one rank under torchrun: nccl on a GPU, gloo on a CPU
-PYTHONPATH=tests $python -c "
+part "Corpus" 60 env PYTHONPATH=tests $python -c "
 import sys; from pathlib import Path; from small_corpus import write_small_corpus
-print(*write_small_corpus(Path(sys.argv[1])))" "$work/corpus" >"$work/flags"
-read -ra flags <"$work/flags"
-training=($python -m torch.distributed.run --standalone --nproc-per-node 1 -m stateless_transducer.cli train "${flags[@]}"
+print(*write_small_corpus(Path(sys.argv[1])))" "$work/corpus"
+# what the part printed; without a corpus, the next parts fail and are marked
+read -ra flags <"$work/out" || true
+training=($python -m torch.distributed.run --standalone --nproc-per-node 1 -m stateless_transducer.cli train ${flags[@]+"${flags[@]}"}
   --exp-dir "$work/exp" --max-duration 6 --resume true)
 part "Training with one rank" 40 "${training[@]}" --num-epochs 2
 part "Resumed training" 40 "${training[@]}" --num-epochs 3

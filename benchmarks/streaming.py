@@ -9,9 +9,9 @@ is from the frame where the reference, a model that hears whole utterances, most
 paths), to the frame on which the causal model says it, for tokens that both recognize. Whoever listens waits for the
 rest of the chunk as well, at most for the latency in the table.
 
-Speed: so many streams, which have all of their sound at once, advance together. The real-time factor is the time per
-second of sound of a stream times the number of streams: 32 streams are live at a factor below 1. Graphs of one model
-run in sherpa-onnx as well, if it is installed; both must say the same.
+Speed: the given number of streams advance together, each with all of its sound from the start. The real-time factor is
+the time per second of sound of a stream times the number of streams: 32 streams are live at a factor below 1. Graphs of
+one model run in sherpa-onnx as well, if it is installed; both must say the same.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from stateless_transducer.decoding.hypothesis import Hypothesis
 from stateless_transducer.decoding.search import decode_features
 from stateless_transducer.export.onnx_graph import find_graph
 from stateless_transducer.features import FbankConfig, samples_until
+from stateless_transducer.model.chunks import WHOLE, chunks_of_ms
 from stateless_transducer.model.encoder import CausalEncoder
 from stateless_transducer.model.frozen import FrozenTransducer
 from stateless_transducer.model.transducer import Transducer, build_model
@@ -89,11 +90,11 @@ def delays_ms(hypothesis: Hypothesis, reference: Hypothesis, frame_ms: float) ->
     """Return the delays of the tokens that two hypotheses share."""
     gap = -1
     pairs = kaldialign.align(list(reference.tokens), list(hypothesis.tokens), gap)
-    delays, here, there = [], iter(hypothesis.frames), iter(reference.frames)
-    for said, heard in pairs:
-        t_reference = next(there) if said != gap else None
-        t = next(here) if heard != gap else None
-        if said == heard and t is not None and t_reference is not None:
+    delays, frames, reference_frames = [], iter(hypothesis.frames), iter(reference.frames)
+    for reference_token, token in pairs:
+        t_reference = next(reference_frames) if reference_token != gap else None
+        t = next(frames) if token != gap else None
+        if token == reference_token and t is not None and t_reference is not None:
             delays.append((t - t_reference) * frame_ms)
     return delays
 
@@ -111,10 +112,10 @@ def measure_accuracy(arguments: argparse.Namespace, models: dict[str, Model]) ->
         encoder = model.transducer.encoder
         assert isinstance(encoder, CausalEncoder)
         for chunk_ms in [*arguments.chunk_ms, None]:
-            if chunk_ms is None:
-                encoder.use_chunks(-1, -1)
-            else:
-                encoder.use_chunks(chunk_ms // 20, arguments.left_ms // 20)
+            chunks = WHOLE
+            if chunk_ms is not None:
+                chunks = chunks_of_ms(chunk_ms, arguments.left_ms, factor=encoder.chunk_factor)
+            encoder.use_chunks(*chunks)
             results = list(model.results(batches))
             delays = [
                 delay
@@ -127,19 +128,19 @@ def measure_accuracy(arguments: argparse.Namespace, models: dict[str, Model]) ->
                 )
                 for id_, text, hypothesis in results
             )
-            # a model at the beginning of its training says nothing
-            median, most = np.percentile(delays or [np.nan], [50, 90])
+            # a model at the beginning of its training emits no tokens
+            median, ninetieth = np.percentile(delays or [np.nan], [50, 90])
             length, latency = "whole", "the sound"
             if chunk_ms is not None:
                 num_samples = samples_until(encoder.chunk_frames, model.fbank_config)
                 length, latency = str(chunk_ms), f"{1000 * num_samples / model.fbank_config.sample_rate:.0f}"
             print(
-                f"| {name} | {length} | {latency} | {score(scored).error_rate:.2f} | {median:.0f} | {most:.0f} |",
+                f"| {name} | {length} | {latency} | {score(scored).error_rate:.2f} | {median:.0f} | {ninetieth:.0f} |",
                 flush=True,
             )
 
 
-def ours(path: Path, arguments: argparse.Namespace):
+def our_recognizer(path: Path, arguments: argparse.Namespace):
     """Return a function of waves that gives texts of `StreamingRecognizer`."""
     chunks = {"chunk_ms": arguments.speed_chunk_ms, "left_ms": arguments.left_ms} if path.is_file() else {}
     recognizer = StreamingRecognizer.from_pretrained(
@@ -158,7 +159,7 @@ def ours(path: Path, arguments: argparse.Namespace):
     return recognize
 
 
-def sherpas(folder: Path, arguments: argparse.Namespace):
+def sherpa_recognizer(folder: Path, arguments: argparse.Namespace):
     """Return a function of waves that gives texts of sherpa-onnx."""
     import sherpa_onnx
 
@@ -186,10 +187,10 @@ def sherpas(folder: Path, arguments: argparse.Namespace):
 
 def measure_speed(arguments: argparse.Namespace, paths: dict[str, Path]) -> None:
     """Print real-time factors."""
-    contestants = {name: ours(path, arguments) for name, path in paths.items()}
+    contestants = {name: our_recognizer(path, arguments) for name, path in paths.items()}
     if arguments.graphs is not None:
-        contestants["graphs"] = ours(arguments.graphs, arguments)
-        contestants["graphs in sherpa-onnx"] = sherpas(arguments.graphs, arguments)
+        contestants["graphs"] = our_recognizer(arguments.graphs, arguments)
+        contestants["graphs in sherpa-onnx"] = sherpa_recognizer(arguments.graphs, arguments)
     sounds = [soundfile.read(path, dtype="float32") for path in sorted(arguments.sounds.glob("**/*.wav"))]
     if not sounds or any(rate != RATE for _, rate in sounds):
         raise SystemExit(f"`--sounds` needs wav files of {RATE} Hz.")
@@ -219,7 +220,7 @@ def measure_speed(arguments: argparse.Namespace, paths: dict[str, Path]) -> None
             )
 
 
-def _named(word: str) -> tuple[str, Path]:
+def _name_and_path(word: str) -> tuple[str, Path]:
     name, is_named, path = word.partition("=")
     return (name, Path(path)) if is_named else (Path(word).stem, Path(word))
 
@@ -227,7 +228,7 @@ def _named(word: str) -> tuple[str, Path]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", type=_named, nargs="+", help="name=checkpoint")
+    parser.add_argument("models", type=_name_and_path, nargs="+", help="name=checkpoint")
     parser.add_argument("--reference", type=Path, help="checkpoint of a model of whole utterances; accuracy")
     parser.add_argument("--manifest-dir", type=Path)
     parser.add_argument("--prefix", default="aishell")

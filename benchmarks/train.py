@@ -136,7 +136,7 @@ def steps(arguments: argparse.Namespace) -> None:
 
 
 def gpu(arguments: argparse.Namespace) -> None:
-    """Run the GPU rows in about two minutes; each stops after its share of the time."""
+    """Run the GPU rows, at most 4 s each."""
     if not torch.cuda.is_available():
         sys.exit("No GPU is at hand.")
     device = torch.device("cuda", 0)
