@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -79,6 +80,8 @@ def made_once(tmp_path_factory) -> Callable[[str, Callable[[Path], object]], Pat
         with (base / f"{name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not done.exists():
+                # of an attempt that failed
+                shutil.rmtree(folder, ignore_errors=True)
                 folder.mkdir()
                 make(folder)
                 done.touch()
@@ -131,15 +134,16 @@ def talker(made_once) -> Path:
 
 
 @pytest.fixture(scope="session")
-def live_talker(tmp_path_factory) -> Path:
+def live_talker(made_once) -> Path:
     """A checkpoint of a trained tiny causal model."""
     from tiny_talker import CAUSAL_SIZES, train
 
     from stateless_transducer.checkpoint import save_checkpoint
 
-    path = tmp_path_factory.mktemp("live_talker") / "model.pt"
-    save_checkpoint(path, train(steps=220, sizes=CAUSAL_SIZES))
-    return path
+    def make(folder: Path) -> None:
+        save_checkpoint(folder / "model.pt", train(steps=220, sizes=CAUSAL_SIZES))
+
+    return made_once("live_talker", make) / "model.pt"
 
 
 def pytest_collection_modifyitems(items):

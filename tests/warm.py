@@ -68,7 +68,11 @@ class Program:
             reader, writer = os.pipe()
             self.stderr = open(reader, encoding="utf-8")
             streams = [os.open(os.devnull, os.O_RDONLY), os.open(os.devnull, os.O_WRONLY), writer]
-        arguments = [str(word) for word in words], str(folder or os.getcwd()), dict(environment or os.environ)
+        arguments = (
+            [str(word) for word in words],
+            str(folder or os.getcwd()),
+            dict(os.environ if environment is None else environment),
+        )
         self._process = _SERVER.Process(target=_run, args=([_Descriptor(stream) for stream in streams], *arguments))
         self._process.start()
         for stream in streams:
