@@ -27,7 +27,6 @@ from stateless_transducer.server.engine import PiecewiseEngine
 from stateless_transducer.text.tokens import build_token_table
 
 ROOT = Path(__file__).parents[1]
-README = ROOT / "README.md"
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/*.md")), ROOT / "benchmarks" / "README.md"]
 
 
@@ -137,15 +136,15 @@ def test_commands_of_documents_parse(monkeypatch, capsys):
     assert len(commands) > 50
     wrong = []
     for document, *words in sorted(commands):
-        if words[-1].startswith("--"):
-            # help, version
+        if words[-1] in ("--help", "--help-all", "--version"):
             continue
         try:
-            main(words)
+            status = main(words)
         except Parsed:
             continue
-        except SystemExit:
-            wrong.append(f"{document}: transducer {' '.join(words)}\n{capsys.readouterr().err}")
+        except SystemExit as stopped:
+            status = stopped.code
+        wrong.append(f"{document}: transducer {' '.join(words)} ({status})\n{capsys.readouterr().err}")
     assert not wrong, "\n".join(wrong)
 
 
