@@ -44,7 +44,7 @@ bench: $(VENV)/.installed-dev
 
 # torch comes first and by name: the package itself takes any version from 2.5 on
 $(VENV)/.installed: pyproject.toml
-	@echo "Installing into $(VENV): 1 to 5 minutes, depending on the network; 0.4 GB with torch for CPUs, several GB with CUDA"
+	@echo "Installing into $(VENV): a few minutes, depending on the network"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 	$(BIN)/python -m pip install --quiet $(TORCH)

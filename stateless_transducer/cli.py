@@ -64,7 +64,10 @@ _GROUPS: tuple[tuple[str, dict[str, tuple[str, str]]], ...] = (
         "Use",
         {
             "transcribe": ("transcribe", "sound files to text"),
-            "stream": ("stream", "sound to text while it comes in, with a streaming model as sherpa-onnx runs them"),
+            "stream": (
+                "stream",
+                "sound to text while it comes in, with a causal checkpoint or a streaming model of sherpa-onnx",
+            ),
             "serve": ("serve", "a server: sound files and live sound to text, and a page to try it"),
         },
     ),

@@ -65,7 +65,7 @@ def run(options: Options) -> None:
     started = time.monotonic()
     corpus_dir, data_dir, exp_dir = options.dir / "corpus", options.dir / "data", options.dir / "exp"
     model_path, page = options.dir / "model.pt", options.dir / "report.html"
-    say("Seven steps, 5 to 15 minutes on two cores. Training takes most of them, and shows the time left.")
+    say("Seven steps, about 15 minutes on two cores. Training takes most of them, and shows the time left.")
 
     _head(1, "synthesize a Mandarin corpus")
     prepare_synthetic.run(prepare_synthetic.Options(corpus_dir, options.corpus, options.num_jobs))
