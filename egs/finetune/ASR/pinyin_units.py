@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Write a table of toned pinyin (yi1 xia4) in the tokens of a model (y ī x ià), and a folder with these tokens.
 
-The manifest is tab-separated, with the columns path, split, pinyin. The output folder gets table.tsv and lang/tokens.txt.
-Rows without a sound file, and rows of train with a unit that the model lacks, are left out and reported.
+The manifest is tab-separated, with the columns path, split, pinyin. The output folder gets table.tsv and
+lang/tokens.txt. Rows without a sound file, and rows of train with a unit that the model lacks, are left out; the output
+of the command names them.
 """
 
 from __future__ import annotations
