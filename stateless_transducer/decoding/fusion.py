@@ -101,16 +101,17 @@ class ScorersOfStreams:
     A state begins with the number of its stream; the state of the stream's scorer follows.
     """
 
-    def __init__(self, scorers: Sequence[Scorer | None], *, vocab_size: int) -> None:
+    def __init__(self, scorers: Sequence[Scorer | None], *, vocab_size: int, unknown_id: int | None = None) -> None:
         """Join N scorers, of which several may be the same object.
 
         Args:
             scorers: N, None for a stream without a scorer.
             vocab_size: V.
+            unknown_id: token that the search counts as a blank, so that its score is 0; None: no token.
         """
         distinct = list({id(scorer): scorer for scorer in scorers}.values())
         numbers = {id(scorer): number for number, scorer in enumerate(distinct)}
-        self._distinct, self._vocab_size = distinct, vocab_size
+        self._distinct, self._vocab_size, self._unknown_id = distinct, vocab_size, unknown_id
         self._scorer_of_stream = np.array([numbers[id(scorer)] for scorer in scorers], np.int64)
         self._sizes = [0 if scorer is None else scorer.state_size for scorer in scorers]
         self.state_size: int = 1 + max(self._sizes)
@@ -143,6 +144,8 @@ class ScorersOfStreams:
         scores = xp.zeros(shape, dtype=xp.float32, device=device_of(states))
         for scorer, places, part in self._parts(states):
             scores[places] = scorer.scores(part)
+        if self._unknown_id is not None:
+            scores[:, self._unknown_id] = 0
         return scores
 
     def advance(self, states: Array, tokens: Array) -> Array:

@@ -193,7 +193,7 @@ def advance_beams(
         beams: of the utterances, in the order of the schedule.
         options: adjustments of the logits.
         scorer: hotwords or language models, whose states the beams hold.
-        unknown_id: token that counts as a blank.
+        unknown_id: token that counts as a blank; the scorer should have no score for it.
     """
     search = _Search.of(model, beams, len(schedule.running))
     for t, running in enumerate(schedule.running):

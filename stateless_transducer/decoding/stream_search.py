@@ -168,7 +168,7 @@ class StreamSearch:
         memories = [state.memory for state in states if isinstance(state.memory, Beams)]
         scorers, scorer = [state.scorer for state in states], None
         if any(own is not None for own in scorers):
-            scorer = ScorersOfStreams(scorers, vocab_size=self._model.vocab_size)
+            scorer = ScorersOfStreams(scorers, vocab_size=self._model.vocab_size, unknown_id=self._unknown_id)
             joined = scorer.join([memory.states for memory in memories])
             memories = [memory._replace(states=joined[n : n + 1]) for n, memory in enumerate(memories)]
         xp = namespace(encoder_out)

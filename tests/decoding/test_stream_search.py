@@ -10,9 +10,12 @@ import torch
 from as_on_a_device import as_on_a_device
 
 from stateless_transducer.decoding.config import SearchConfig
-from stateless_transducer.decoding.fusion import Hotwords, SumOfScorers
+from stateless_transducer.decoding.fusion import Hotwords, Scorer, SumOfScorers
+from stateless_transducer.decoding.language_model import NgramScorer
 from stateless_transducer.decoding.search import decode_encoder_out
 from stateless_transducer.decoding.stream_search import StreamSearch, num_common_tokens
+from stateless_transducer.text.ngram import read_arpa
+from stateless_transducer.text.tokens import build_token_table
 
 BLANK, UNKNOWN, VOCAB_SIZE, DIM = 0, 2, 12, 16
 
@@ -118,11 +121,23 @@ def _of(*symbols):
 
 
 @pytest.mark.parametrize("config", [SearchConfig(), SearchConfig("modified_beam_search")], ids=lambda c: c.key)
-def test_unknown_token_is_a_blank(config):
+def test_unknown_token_is_a_blank(config, tmp_path):
     search = StreamSearch(_Frames(), config, unknown_id=UNKNOWN)
-    (state,) = search.advance(_of(4, 2, 2, 1), [search.start()])
-    best = search.ranked(state)[0]
-    assert (best.tokens, best.frames, state.num_frames) == ((4, 1), (0, 3), 4)
+    scorers: list[Scorer | None] = [None]
+    if config.decoding_method != "greedy_search":
+        arpa = tmp_path / "lm.arpa"
+        arpa.write_text("\\1-grams:\n-1 </s>\n-99 <s>\n-3 <unk>\n-0.5 a\n-0.7 b\n-0.9 c\n\\end\\\n")
+        ngrams = read_arpa(arpa, build_token_table(["abc"], "char"))
+        scorers += [Hotwords([[((4, 3), 3.0)]], vocab_size=6), NgramScorer(ngrams, scale=0.5)]
+    for scorer in scorers:
+        ranked = []
+        for symbol in (UNKNOWN, BLANK):
+            (state,) = search.advance(_of(4, symbol, symbol, 3), [search.start(scorer)])
+            ranked.append(search.ranked(state))
+        best = ranked[0][0]
+        assert (best.tokens, best.frames, state.num_frames) == ((4, 3), (0, 3), 4)
+        # no scorer has a price for it
+        assert [h.score for h in ranked[0]] == pytest.approx([h.score for h in ranked[1]], abs=1e-5)
 
 
 @pytest.mark.parametrize("config", [SearchConfig(), SearchConfig("modified_beam_search")], ids=lambda c: c.key)
