@@ -36,7 +36,15 @@ def decode_features(
     Raises:
         ValueError: the model's output for an utterance is not finite, or see `decode_features_nbest`.
     """
-    nbest = decode_features_nbest(model, features, feature_lens, config, scorer)
+    return best_of(decode_features_nbest(model, features, feature_lens, config, scorer))
+
+
+def best_of(nbest: Sequence[Sequence[Hypothesis]]) -> list[Hypothesis]:
+    """Return the best hypothesis of each utterance, given all of them, best first.
+
+    Raises:
+        ValueError: the model's output for an utterance is not finite.
+    """
     best = [hypotheses[0] for hypotheses in nbest]
     for n, hypothesis in enumerate(best, start=1):
         if math.isnan(hypothesis.score):

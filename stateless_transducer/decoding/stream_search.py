@@ -1,7 +1,8 @@
 """Searches of live sound, carried from chunk to chunk, for any number of streams at once.
 
-They are the searches of whole utterances: chunks give the same hypotheses as the whole. Letters: N streams,
-T_in feature frames, F mel bins, T encoder frames of a chunk, D joiner width, K hypotheses a beam, C tokens of context.
+They are the searches of whole utterances: chunks give the same hypotheses as the whole, unless `unknown_id` makes a
+token a blank. Letters: N streams, T_in feature frames, F mel bins, T encoder frames of a chunk, D joiner width,
+K hypotheses a beam, C tokens of context.
 """
 
 from __future__ import annotations
@@ -22,8 +23,11 @@ from stateless_transducer.decoding.inputs import search_inputs
 from stateless_transducer.decoding.modified_beam import Beams, advance_beams
 from stateless_transducer.decoding.options import Schedule
 from stateless_transducer.decoding.protocols import StreamingTransducer, TransducerSteps
-from stateless_transducer.decoding.search import logit_options
+from stateless_transducer.decoding.search import best_of, logit_options
 from stateless_transducer.features import SILENCE_VALUE
+
+FLUSH_S = 0.5
+"""Seconds of silence that a finished stream is decoded beyond its end, since models emit tokens a little late."""
 
 
 class _Greedy(NamedTuple):
@@ -207,7 +211,7 @@ def decode_features_in_chunks(
     config: SearchConfig,
     scorer: Scorer | None = None,
     *,
-    flush_frames: int = 50,
+    unknown_id: int | None = None,
 ) -> list[Hypothesis]:
     """Return the best hypothesis of each utterance, decoded as a stream of one segment.
 
@@ -217,13 +221,18 @@ def decode_features_in_chunks(
         feature_lens: (N,).
         config: method and options of the search.
         scorer: hotwords and language models for a beam.
-        flush_frames: feature frames of silence to append, since models emit tokens a little late.
+        unknown_id: see `StreamSearch`.
 
     Raises:
         ValueError: the model's output for an utterance is not finite, or the method needs whole utterances.
     """
-    features, feature_lens, search = to_numpy(features), to_numpy(feature_lens), StreamSearch(model, config)
-    shift, width = model.chunk_shift, model.chunk_frames
+    features, feature_lens = to_numpy(features), to_numpy(feature_lens)
+    search = StreamSearch(model, config, unknown_id=unknown_id)
+    shift, width, flush_frames = (
+        model.chunk_shift,
+        model.chunk_frames,
+        round(FLUSH_S / model.fbank_config.frame_shift_s),
+    )
     num_chunks = [-(-(int(length) + flush_frames) // shift) for length in feature_lens]
     shape = (len(features), max(num_chunks, default=0) * shift + width, features.shape[2])
     padded = np.full(shape, SILENCE_VALUE, np.float32)
@@ -238,11 +247,7 @@ def decode_features_in_chunks(
         pairs = zip(advanced, search.advance(encoder_out, [searches[n] for n in active]), strict=True)
         for n, (state, carried) in zip(active, pairs, strict=True):
             states[n], searches[n] = state, carried
-    best = [search.ranked(carried)[0] for carried in searches]
-    for n, hypothesis in enumerate(best, start=1):
-        if math.isnan(hypothesis.score):
-            raise ValueError(f"The model's output is not finite for utterance {n} of a batch of {len(best)}.")
-    return best
+    return best_of([search.ranked(carried) for carried in searches])
 
 
 def num_common_tokens(hypotheses: Sequence[Hypothesis]) -> int:

@@ -21,7 +21,7 @@ from stateless_transducer.decoding.fusion import Scorer
 from stateless_transducer.decoding.hypothesis import Hypothesis
 from stateless_transducer.decoding.protocols import StreamingTransducer
 from stateless_transducer.decoding.search import logit_options
-from stateless_transducer.decoding.stream_search import StreamSearch, num_common_tokens
+from stateless_transducer.decoding.stream_search import FLUSH_S, StreamSearch, num_common_tokens
 from stateless_transducer.features import FbankStream, samples_until
 from stateless_transducer.model_files import Precision
 from stateless_transducer.recognition.config import DetailConfig
@@ -39,9 +39,6 @@ if TYPE_CHECKING:
     import torch
 
 _LOG = logging.getLogger(__name__)
-
-FLUSH_S = 0.5
-"""Seconds of silence that a finished stream is decoded beyond its end, since models emit tokens a little late."""
 
 
 @dataclass(frozen=True)

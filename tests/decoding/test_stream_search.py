@@ -13,7 +13,13 @@ from stateless_transducer.decoding.config import SearchConfig
 from stateless_transducer.decoding.fusion import Hotwords, Scorer, SumOfScorers
 from stateless_transducer.decoding.language_model import NgramScorer
 from stateless_transducer.decoding.search import decode_encoder_out
-from stateless_transducer.decoding.stream_search import StreamSearch, num_common_tokens
+from stateless_transducer.decoding.stream_search import (
+    FLUSH_S,
+    StreamSearch,
+    decode_features_in_chunks,
+    num_common_tokens,
+)
+from stateless_transducer.features import FbankConfig
 from stateless_transducer.text.ngram import read_arpa
 from stateless_transducer.text.tokens import build_token_table
 
@@ -167,6 +173,35 @@ def test_output_that_is_not_finite_ends_the_hypothesis():
         spoiled = np.concatenate([_of(4) * np.nan, _of(1)])
         lost, well = (search.ranked(state) for state in search.advance(spoiled, states))
         assert np.isnan(lost[0].score) and lost[0].tokens == () and well[0].tokens == (1, 1)
+
+
+class _Chunks(_Frames):
+    """Encoder of three frames at a time, for which silence asks for a blank; a state is the number of frames so far."""
+
+    fbank_config, chunk_shift, chunk_frames = FbankConfig(frame_shift_ms=20), 3, 3
+
+    def __init__(self):
+        self.num_frames = 0
+
+    def initial_state(self):
+        return 0
+
+    def encode_chunk(self, features, states):
+        self.num_frames = max(self.num_frames, *(state + 3 for state in states))
+        return np.where(features < 0, _of(BLANK), features), [state + 3 for state in states]
+
+
+@pytest.mark.parametrize("config", [SearchConfig(), SearchConfig("modified_beam_search")], ids=lambda c: c.key)
+def test_test_set_is_decoded_as_live_sound_is(config):
+    features, lens = np.concatenate([_of(4, 2, 3, 1, 2), _of(1, 2, 4, 5, 5)]), np.array([5, 3])
+    for unknown_id, expected in ((None, [(4, 2, 3, 1, 2), (1, 2, 4)]), (UNKNOWN, [(4, 3, 1), (1, 4)])):
+        model = _Chunks()
+        best = decode_features_in_chunks(model, features, lens, config, unknown_id=unknown_id)
+        assert [hypothesis.tokens for hypothesis in best] == expected
+        # half a second of frames of 20 ms, in whole chunks
+        assert 5 + FLUSH_S / 0.02 <= model.num_frames < 5 + FLUSH_S / 0.02 + 3
+    with pytest.raises(ValueError, match="not finite for utterance 2 of a batch of 2"):
+        decode_features_in_chunks(_Chunks(), features * [[[1]], [[np.nan]]], lens, config)
 
 
 def test_graves_beam_search_is_refused():

@@ -16,6 +16,7 @@ from tiny_talker import TOKENS
 from stateless_transducer.checkpoint import Checkpoint, save_checkpoint
 from stateless_transducer.cli import main
 from stateless_transducer.decoding.config import SearchConfig
+from stateless_transducer.decoding.stream_search import FLUSH_S
 from stateless_transducer.export.onnx_streaming import StreamingModel
 from stateless_transducer.export.onnx_writer import write_streaming_onnx
 from stateless_transducer.features import FbankConfig, fbank
@@ -24,7 +25,7 @@ from stateless_transducer.model.config import ModelConfig
 from stateless_transducer.model.live import LiveTransducer
 from stateless_transducer.model.transducer import build_model
 from stateless_transducer.recognition.endpoint import EndpointRules
-from stateless_transducer.recognition.streaming import FLUSH_S, StreamingRecognizer
+from stateless_transducer.recognition.streaming import StreamingRecognizer
 from stateless_transducer.text.tokens import SPECIAL, UNKNOWN, TokenTable
 
 CHUNKS = {"chunk_ms": 160, "left_ms": 320}

@@ -16,10 +16,11 @@ import torch
 from tiny_streaming import CHUNK_LEN, KINDS, LOOK_AHEAD, SYMBOLS
 
 from stateless_transducer.audio import AudioError
+from stateless_transducer.decoding.stream_search import FLUSH_S
 from stateless_transducer.features import FbankConfig, fbank
 from stateless_transducer.recognition.endpoint import EndpointRules
 from stateless_transducer.recognition.recognizer import Recognizer
-from stateless_transducer.recognition.streaming import FLUSH_S, StreamingRecognizer
+from stateless_transducer.recognition.streaming import StreamingRecognizer
 
 # the tiny models talk fast
 RULES = EndpointRules(rule1_min_trailing_silence=0.5, rule2_min_trailing_silence=0.1, rule3_min_utterance_length=1.0)

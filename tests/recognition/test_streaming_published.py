@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from stateless_transducer.audio import read_audio
-from stateless_transducer.recognition.streaming import FLUSH_S, StreamingRecognizer
+from stateless_transducer.decoding.stream_search import FLUSH_S
+from stateless_transducer.recognition.streaming import StreamingRecognizer
 
 FOLDER = Path(os.environ.get("STREAMING_MODEL", ""))
 pytestmark = pytest.mark.skipif(
