@@ -7,6 +7,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
@@ -27,8 +28,9 @@ if TYPE_CHECKING:
 
     from stateless_transducer.checkpoint import Checkpoint
     from stateless_transducer.data.index import CutIndex
-    from stateless_transducer.decoding.protocols import StreamingTransducer, TransducerModel
-    from stateless_transducer.evaluation.test_sets import TestResult
+    from stateless_transducer.decoding.protocols import StreamingTransducer
+    from stateless_transducer.evaluation.test_sets import Decode, TestResult
+    from stateless_transducer.recognition.model import Model, StreamingModel
     from stateless_transducer.text.tokens import TokenTable
 
 
@@ -95,7 +97,9 @@ class Options:
 class _Decoder(NamedTuple):
     """The model of a decoding run."""
 
-    model: TransducerModel | StreamingTransducer
+    decode: Decode
+    context_size: int
+    """Number of tokens that the model's decoder sees."""
     tokens: TokenTable
     device: torch.device | None
     """Device of the features; None: the model takes NumPy arrays."""
@@ -134,7 +138,7 @@ def run(options: Options, *, accept: Callable[[Checkpoint], None] | None = None)
 
     cuts = {split: load_index(options.manifest_dir, options.prefix, split) for split in options.test_sets}
     decoder, search = _of_checkpoints(options, accept) if options.model is None else _of_model(options), options.search
-    name = f"{decoder.name}-{search.suffix(decoder.model.context_size)}"
+    name = f"{decoder.name}-{search.suffix(decoder.context_size)}"
     folder = options.folder / "log" / search.decoding_method
     log = open_log(folder, f"log-decode-{name}")
     log.info("Decoding started")
@@ -174,18 +178,18 @@ def _of_checkpoints(options: Options, accept: Callable[[Checkpoint], None] | Non
         accept(checkpoint)
     averaged = checkpoint.provenance["averaged"]
     name = f"{Path(averaged[-1]).stem}-avg-{len(averaged)}{options.average.suffix}"
-    precision, live = options.precision, None
+    precision, num_parameters = options.precision, sum(weight.numel() for weight in checkpoint.weights.values())
     if options.streaming:
-        live = streaming_model_of(checkpoint, device=device, precision=precision, **options.chunks).transducer
-    model = live or model_of(checkpoint, device=device, precision=precision).transducer
-    num_parameters = sum(weight.numel() for weight in checkpoint.weights.values())
-    return _Decoder(model, checkpoint.token_table, device, name + _suffix(options, live), averaged, num_parameters)
+        model = streaming_model_of(checkpoint, device=device, precision=precision, **options.chunks)
+    else:
+        model = model_of(checkpoint, device=device, precision=precision)
+    return _decoder(options, model, checkpoint.token_table, device, name, averaged, num_parameters)
 
 
 def _of_model(options: Options) -> _Decoder:
     from stateless_transducer.commands.shared.models import find_model
+    from stateless_transducer.export import onnx_streaming
     from stateless_transducer.export.onnx_model import OnnxTransducer
-    from stateless_transducer.export.onnx_streaming import StreamingModel
     from stateless_transducer.features import FbankConfig
     from stateless_transducer.hub import short_name
     from stateless_transducer.recognition.model import choose_device, forms_for, open_model, open_streaming_model
@@ -194,10 +198,10 @@ def _of_model(options: Options) -> _Decoder:
     assert options.model is not None
     forms = forms_for(options.device, options.precision)
     path = find_model(options.model, forms=forms, precision=options.precision)
-    device_name, precision, live = options.device, options.precision, None
     if options.streaming:
-        live = open_streaming_model(path, device=device_name, precision=precision, **options.chunks)
-    model = live or open_model(path, device=device_name, precision=precision)
+        model = open_streaming_model(path, device=options.device, precision=options.precision, **options.chunks)
+    else:
+        model = open_model(path, device=options.device, precision=options.precision)
     if not isinstance(model.token_table, TokenTable):
         raise ValueError(
             f"`--model` {options.model}: tokens.txt holds BPE pieces without scores (bpe.vocab), which cannot be "
@@ -207,10 +211,32 @@ def _of_model(options: Options) -> _Decoder:
         raise ValueError(
             f"`--model` {options.model} expects other features than those of prepared test sets: {model.fbank_config}."
         )
-    is_graphs = isinstance(model.transducer, OnnxTransducer | StreamingModel)
+    is_graphs = isinstance(model.transducer, OnnxTransducer | onnx_streaming.StreamingModel)
     device = None if is_graphs else choose_device(options.device)
-    name = short_name(options.model) + _suffix(options, None if live is None else live.transducer)
-    return _Decoder(model.transducer, model.token_table, device, name, [str(options.model)])
+    return _decoder(options, model, model.token_table, device, short_name(options.model), [options.model])
+
+
+def _decoder(
+    options: Options,
+    model: Model | StreamingModel,
+    tokens: TokenTable,
+    device: torch.device | None,
+    name: str,
+    sources: list[str],
+    num_parameters: int | None = None,
+) -> _Decoder:
+    from stateless_transducer.decoding.search import decode_features
+    from stateless_transducer.decoding.stream_search import decode_features_in_chunks
+    from stateless_transducer.recognition.model import Model
+    from stateless_transducer.text.tokens import UNKNOWN
+
+    if isinstance(model, Model):
+        decode, live = partial(decode_features, model.transducer), None
+    else:
+        live = model.transducer
+        decode = partial(decode_features_in_chunks, live, unknown_id=tokens.ids.get(UNKNOWN))
+    name += _suffix(options, live)
+    return _Decoder(decode, model.transducer.context_size, tokens, device, name, sources, num_parameters)
 
 
 def _suffix(options: Options, live: StreamingTransducer | None) -> str:
@@ -237,8 +263,6 @@ def _search(options: Options, split: str, cuts: CutIndex, decoder: _Decoder, log
     """Decode a test set."""
     from stateless_transducer.data.batches import evaluation_batches
     from stateless_transducer.data.config import DataConfig
-    from stateless_transducer.decoding.search import decode_features
-    from stateless_transducer.decoding.stream_search import decode_features_in_chunks
     from stateless_transducer.evaluation.test_sets import evaluate
 
     data = DataConfig(
@@ -260,15 +284,7 @@ def _search(options: Options, split: str, cuts: CutIndex, decoder: _Decoder, log
                 log.debug(f"batch {number}/?, cuts processed until now is {num_decoded}")
 
         batches = evaluation_batches(cuts, decoder.tokens, data)
-        return evaluate(
-            decoder.model,
-            batches,
-            decoder.tokens,
-            options.search,
-            device=decoder.device,
-            decode=decode_features_in_chunks if options.streaming else decode_features,
-            progress=show,
-        )
+        return evaluate(decoder.decode, batches, decoder.tokens, options.search, device=decoder.device, progress=show)
 
 
 def _log_result(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -137,21 +138,23 @@ def _evaluate(
     from stateless_transducer.data.batches import evaluation_batches
     from stateless_transducer.data.config import DataConfig
     from stateless_transducer.decoding.config import SearchConfig
+    from stateless_transducer.decoding.search import decode_features
     from stateless_transducer.evaluation.test_sets import evaluate
     from stateless_transducer.export.onnx_model import OnnxTransducer
     from stateless_transducer.export.onnx_streaming import StreamingModel
 
     if options.streaming:
         model = StreamingModel.open(folder, prefer_int8=precision == "int8")
+        decode = partial(decode_features, model)
     else:
-        model = OnnxTransducer.open(folder, precision=precision)
+        decode = partial(decode_features, OnnxTransducer.open(folder, precision=precision))
     batches = evaluation_batches(cuts, token_table, DataConfig(max_duration=options.max_duration, num_workers=0))
     with progress_bar(f"decoding {options.test_set}, {precision}") as bar:
 
         def show(num_decoded: int) -> None:
             bar(num_decoded, len(cuts))
 
-        return evaluate(model, batches, token_table, SearchConfig(), device=None, progress=show)
+        return evaluate(decode, batches, token_table, SearchConfig(), device=None, progress=show)
 
 
 def _cost(fp32: TestResult, int8: TestResult, options: Options, token_table: TokenTable) -> dict[str, Any]:

@@ -19,8 +19,7 @@ from stateless_transducer.decoding.arrays import Array
 from stateless_transducer.decoding.config import SearchConfig
 from stateless_transducer.decoding.fusion import Scorer
 from stateless_transducer.decoding.hypothesis import Hypothesis
-from stateless_transducer.decoding.protocols import StreamingTransducer, TransducerModel
-from stateless_transducer.decoding.search import decode_features, make_scorer
+from stateless_transducer.decoding.search import make_scorer
 from stateless_transducer.files import write_text
 from stateless_transducer.text.bootstrap import Estimate, bootstrap_report
 from stateless_transducer.text.scoring import (
@@ -37,8 +36,9 @@ from stateless_transducer.text.tokens import SPACE, TokenTable, tidied
 if TYPE_CHECKING:
     import torch
 
-Decode = Callable[[Any, Array, Array, SearchConfig, Scorer | None], list[Hypothesis]]
-"""From a model, features, their lengths, a search and its scorer to the best hypotheses."""
+Decode = Callable[[Array, Array, SearchConfig, Scorer | None], list[Hypothesis]]
+"""From features, their lengths, a search and its scorer to the best hypotheses: `decode_features`, or
+`decode_features_in_chunks`, with the model bound by `functools.partial`."""
 
 CONFIDENCE = 0.95
 """Confidence level of the intervals of error rates."""
@@ -74,24 +74,22 @@ class TestResult:
 
 
 def evaluate(
-    model: TransducerModel | StreamingTransducer,
+    decode: Decode,
     batches: Iterable[Batch],
     token_table: TokenTable,
     config: SearchConfig,
     *,
     device: torch.device | None,
-    decode: Decode = decode_features,
     progress: Callable[[int], None] | None = None,
 ) -> TestResult:
     """Decode and score every utterance in characters, words or both, as the token table demands.
 
     Args:
-        model: Model on ``device``, in evaluation mode.
+        decode: Function that decodes a batch with a model on ``device``.
         batches: Batches of the test set.
         token_table: Token table of the model.
         config: Search settings.
         device: Device of the features; None: the model takes NumPy arrays.
-        decode: `decode_features`, or for a model of live sound `decode_features_in_chunks`.
         progress: Called with the number of decoded utterances.
     """
     scored, scored_words, unknown, scorer = [], [], Counter(), make_scorer(config, token_table)
@@ -101,7 +99,7 @@ def evaluate(
         features, lens = (
             tensor.numpy() if device is None else tensor.to(device) for tensor in (batch.features, batch.feature_lens)
         )
-        hypotheses = decode(model, features, lens, config, scorer)
+        hypotheses = decode(features, lens, config, scorer)
         for id_, text, hypothesis in zip(batch.ids, batch.texts, hypotheses, strict=True):
             unknown.update(token_table.unknown_units(text))
             decoded_words = units(tidied(token_table.decode(hypothesis.tokens)), "word")
