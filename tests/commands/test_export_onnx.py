@@ -24,13 +24,15 @@ INT8 = ["decoder.int8.onnx", "encoder.int8.onnx", "joiner.int8.onnx"]
 
 @pytest.fixture(scope="module")
 def cuts(tmp_path_factory):
-    """A prepared test set."""
-    folder, rng, made = tmp_path_factory.mktemp("cuts"), np.random.default_rng(5), []
+    """A prepared test set; in split abrupt, utterances end within the last tone."""
+    folder, rng, made = tmp_path_factory.mktemp("cuts"), np.random.default_rng(5), {"test": [], "abrupt": []}
     for n in range(6):
         text = some_text(rng)
-        features = fbank(say(text, rng), FbankConfig())
-        made.append(make_cut(folder / "feats", f"u{n}", len(features) / 100, text, torch.from_numpy(features)))
-    CutSet.from_cuts(made).to_file(folder / "aishell_cuts_test.jsonl.gz")
+        features = torch.from_numpy(fbank(say(text, rng), FbankConfig()))
+        for split, frames in (("test", features), ("abrupt", features[:-20])):
+            made[split].append(make_cut(folder / split, f"u{n}", len(frames) / 100, text, frames))
+    for split, cuts in made.items():
+        CutSet.from_cuts(cuts).to_file(folder / f"aishell_cuts_{split}.jsonl.gz")
     return folder
 
 
@@ -116,3 +118,12 @@ def test_bad_choices_are_named(talker, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["export", "onnx", *flags, "--manifest-dir", str(tmp_path)])
     assert "needs `--int8 true`" in " ".join(capsys.readouterr().err.replace("│", " ").split())
+
+
+def test_cost_of_int8_is_measured_chunk_by_chunk(export, cuts, live_talker, tmp_path):
+    """As `transducer decode --streaming true` decodes: the last token comes in the silence after the end."""
+    data = ["--streaming", "true", "--manifest-dir", str(cuts), "--test-set", "abrupt"]
+    assert export(*data, "--int8", "true", "--reject-worse-than", "100", checkpoint=live_talker)[0] == 0
+    assert main(["decode", "--model", str(tmp_path / "onnx"), *data]) == 0
+    (result,) = (json.loads(path.read_text()) for path in (tmp_path / "log").glob("*/result-*.json"))
+    assert result["error_rate"] == _card(tmp_path / "onnx")["int8"]["error_rate_fp32"] < 30
