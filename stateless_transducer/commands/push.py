@@ -35,7 +35,7 @@ class Options:
     results: tuple[Path, ...] = ()
     """result-*.json files of `transducer decode`, for the error rates."""
     int8: bool = False
-    """Also write x.int8.onnx; `transducer export onnx` measures what it costs."""
+    """Also write x.int8.onnx, not for causal models; `transducer export onnx` measures what it costs."""
     private: bool = False
     """Create a private repository."""
 
@@ -46,7 +46,7 @@ class Options:
 
 def main(program: str, arguments: list[str]) -> int:
     """Parse and run."""
-    description = "Write a model with its ONNX graphs and a model card, and upload it to Hugging Face."
+    description = "Write a model with a model card and, unless it is causal, ONNX graphs; upload it to Hugging Face."
     run(parse(Options, program, arguments, description))
     return 0
 
@@ -66,6 +66,11 @@ def run(options: Options) -> None:
         check_replaceable(options.output_dir / MODEL_CARD)
     results = [read_result(path) for path in options.results]
     checkpoint = replace(load_pretrained(find_model(options.model, forms=("checkpoint",))), training_state=None)
+    if options.int8 and checkpoint.model_config.is_causal:
+        raise ValueError(
+            f"`int8` needs ONNX graphs, but {options.model} is causal and is published without. Remove `int8`, or "
+            "write streaming graphs with `transducer export onnx --streaming true --int8 true`."
+        )
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.output_dir or Path(temporary) / "model"
         files = _write(folder, checkpoint, results, options)
@@ -85,8 +90,10 @@ def _write(folder: Path, checkpoint: Checkpoint, results: list[dict[str, Any]], 
     from stateless_transducer.export.quantize import quantize
     from stateless_transducer.files import filling
 
+    # every command prefers graphs, which serve either whole utterances or live sound; a causal checkpoint serves both
+    has_graphs = not checkpoint.model_config.is_causal
     differences = differs_from_clients(checkpoint.fbank_config)
-    if differences:
+    if differences and has_graphs:
         complain(f"note: sherpa-onnx and onnx-asr compute other features than this model's ({differences}).")
     weights = "model.safetensors"
     owned = (*FOLDER_FILES, MODEL_CARD, weights)
@@ -98,7 +105,10 @@ def _write(folder: Path, checkpoint: Checkpoint, results: list[dict[str, Any]], 
     )
     card = model_card(checkpoint, statements, results, has_int8=options.int8, differences=differences)
     with filling(folder, owned=owned) as new:
-        write_onnx(new, checkpoint)
+        if has_graphs:
+            write_onnx(new, checkpoint)
+        else:
+            checkpoint.token_table.write(new, mark_words=True)
         if options.int8:
             quantize(new)
         save_checkpoint(new / weights, checkpoint)

@@ -88,17 +88,22 @@ def model_card(
     if results:
         sections += ["## Results", _results_table(results)]
     sections += ["## Training data", statements.training_data or "Not stated."]
-    sections += ["## Use", _here(statements.name, has_int8), _in_sherpa_onnx(differences)]
-    return f"---\n{_front_matter(statements, results)}---\n\n" + "\n\n".join(sections) + "\n"
+    sections += [
+        "## Use",
+        _here(statements.name, checkpoint, has_int8),
+        _in_sherpa_onnx(statements.name, checkpoint, differences),
+    ]
+    return f"---\n{_front_matter(statements, checkpoint, results)}---\n\n" + "\n\n".join(sections) + "\n"
 
 
-def _front_matter(statements: Statements, results: Sequence[Mapping[str, Any]]) -> str:
+def _front_matter(statements: Statements, checkpoint: Checkpoint, results: Sequence[Mapping[str, Any]]) -> str:
+    graph_tags = ["streaming"] if checkpoint.model_config.is_causal else ["onnx", "sherpa-onnx"]
     facts: dict[str, Any] = {
         "language": list(statements.languages),
         "license": statements.license,
         "library_name": _LIBRARY,
         "pipeline_tag": "automatic-speech-recognition",
-        "tags": ["speech-recognition", "transducer", "onnx", "sherpa-onnx"],
+        "tags": ["speech-recognition", "transducer", *graph_tags],
     }
     if results:
         task = {"type": "automatic-speech-recognition"}
@@ -136,22 +141,30 @@ def _results_table(results: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _here(name: str, has_int8: bool) -> str:
+def _here(name: str, checkpoint: Checkpoint, has_int8: bool) -> str:
+    is_causal = checkpoint.model_config.is_causal
+    extras = "hub,torch" if is_causal else "hub,onnx"
+    live = f"Live sound, chunk by chunk: `transducer stream {name} --microphone`, or `StreamingRecognizer`."
     int8 = '  # precision="int8" for the small graphs' if has_int8 else ""
     return (
         "With [stateless-transducer](https://pypi.org/project/stateless-transducer/) "
-        "(`pip install 'stateless-transducer[hub,onnx]'`):\n\n"
+        f"(`pip install 'stateless-transducer[{extras}]'`):\n\n"
         "```python\n"
         "from stateless_transducer import Recognizer\n\n"
         f'recognizer = Recognizer.from_pretrained("{name}"){int8}\n'
         'print(recognizer.transcribe("a.wav").text)\n'
-        "```"
+        "```" + (f"\n\n{live}" if is_causal else "")
     )
 
 
-def _in_sherpa_onnx(differences: str) -> str:
+def _in_sherpa_onnx(name: str, checkpoint: Checkpoint, differences: str) -> str:
     if differences:
         return f"sherpa-onnx computes other features than this model expects ({differences}), and cannot run it."
+    if checkpoint.model_config.is_causal:
+        return (
+            f"For sherpa-onnx, write streaming graphs: `transducer export onnx --model {name} --output folder "
+            "--streaming true`."
+        )
     return (
         "With sherpa-onnx (`pip install sherpa-onnx`), in the folder of these files:\n\n"
         "```python\n"

@@ -11,6 +11,7 @@ import pytest
 import soundfile
 import yaml
 from published import point_at, serving_hub
+from tiny_talker import say
 
 from stateless_transducer.checkpoint import load_checkpoint
 from stateless_transducer.cli import main
@@ -80,6 +81,28 @@ def test_pushed_model_is_opened_by_its_name(hub, talker, result, tmp_path, capsy
     # pushed again without int8, the repository holds no int8 of the first model
     assert main(["push", str(talker / "model.pt"), "me/talker", "--language", "zh"]) == 0
     assert "joiner.int8.onnx" not in hub.repositories["me/talker"].files
+
+
+def test_pushed_causal_model_has_both_uses(hub, live_talker, tmp_path, capsys):
+    """Whole utterances and live sound, neither of which graphs may take from it."""
+    soundfile.write(tmp_path / "a.wav", say("好气很好", np.random.default_rng(0)), 16000)
+    texts = []
+    for model in (str(live_talker), "me/live"):
+        if model == "me/live":
+            assert main(["push", str(live_talker), model, "--language", "zh"]) == 0
+            capsys.readouterr()
+        for command in ("transcribe", "stream"):
+            assert main([command, model, str(tmp_path / "a.wav"), "--device", "cpu"]) == 0
+            texts.append(capsys.readouterr().out.split("\t")[-1])
+    assert texts[:2] == texts[2:] and all(texts)
+    files = hub.repositories["me/live"].files
+    assert set(files) == {"model.safetensors", "model.json", "tokens.txt", "lang.json", "README.md"}
+    card = files["README.md"].decode()
+    assert "transducer stream me/live" in card and "Offline" not in card
+    assert "onnx" not in _front_matter(card)["tags"]
+    assert main(["push", str(live_talker), "me/live", "--language", "zh", "--int8"]) == 1
+    message = capsys.readouterr().err
+    assert "`--int8` needs ONNX graphs" in message and "--streaming true" in message
 
 
 def test_code_of_the_card_runs(talker, tmp_path, monkeypatch):
