@@ -1,21 +1,50 @@
-"""Begins, ends, confidences and words of a segment, from an alignment and the loudness of the sound.
+"""Segments of text from hypotheses; their begins, ends, confidences and words, from an alignment and the loudness.
 
 Letters: T_in feature frames, F mel bins.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from stateless_transducer.decoding.alignment import Alignment
+from stateless_transducer.decoding.hypothesis import Hypothesis
 from stateless_transducer.features import FbankConfig
 from stateless_transducer.ops.subsampling import Subsampling
 from stateless_transducer.recognition.spans import separate_spans, token_spans
-from stateless_transducer.recognition.transcript import Segment
+from stateless_transducer.recognition.transcript import Alternative, Segment
 from stateless_transducer.recognition.words import timed_words
 from stateless_transducer.text.symbols import Vocabulary
+
+
+def segment_of(
+    ranked: Sequence[Hypothesis], token_table: Vocabulary, *, start: float, end: float, frame_s: float, nbest: int
+) -> Segment:
+    """Return the segment of the hypotheses of a piece of sound, without what `aligned` adds.
+
+    Args:
+        ranked: Hypotheses, best first.
+        token_table: Tokens of the model.
+        start: Seconds at the begin of the piece, rounded like all times to milliseconds.
+        end: Seconds at its end.
+        frame_s: Seconds of an encoder frame.
+        nbest: Number of hypotheses to report, the best one included.
+    """
+    best = ranked[0]
+    return Segment(
+        start=round(start, 3),
+        end=round(end, 3),
+        text=token_table.decode(best.tokens),
+        tokens=tuple(token_table.symbols[token] for token in best.tokens),
+        times=tuple(round(start + frame * frame_s, 3) for frame in best.frames),
+        log_probs=tuple(round(log_prob, 5) for log_prob in best.log_probs),
+        alternatives=tuple(
+            Alternative(token_table.decode(other.tokens), round(other.score, 5)) for other in ranked[1:nbest]
+        ),
+    )
 
 
 def aligned(

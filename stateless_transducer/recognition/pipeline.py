@@ -17,11 +17,11 @@ from stateless_transducer.decoding.hypothesis import Hypothesis
 from stateless_transducer.decoding.search import decode_encoder_out, encode, logit_options
 from stateless_transducer.features import PADDING_VALUE, fbank
 from stateless_transducer.recognition.config import DetailConfig, SegmentConfig
-from stateless_transducer.recognition.details import aligned
+from stateless_transducer.recognition.details import aligned, segment_of
 from stateless_transducer.recognition.model import Model
 from stateless_transducer.recognition.scorers import SoundScorers
 from stateless_transducer.recognition.segments import Piece, PieceStream, cut, make_voice_activity
-from stateless_transducer.recognition.transcript import Alternative, Segment
+from stateless_transducer.recognition.transcript import Segment
 from stateless_transducer.text.symbols import Vocabulary
 
 _LOG = logging.getLogger(__name__)
@@ -118,21 +118,13 @@ class Pipeline:
         ]
 
     def _segment(self, piece: Piece, ranked: Sequence[Hypothesis]) -> Segment:
-        hypothesis = ranked[0]
-        start = piece.start / self.sample_rate
-        factor = self._model.transducer.subsampling.factor
-        frame_s = factor * self._model.fbank_config.frame_shift_ms / 1000
-        return Segment(
-            start=round(start, 3),
-            end=round((piece.start + len(piece.samples)) / self.sample_rate, 3),
-            text=self.token_table.decode(hypothesis.tokens),
-            tokens=tuple(self.token_table.symbols[token] for token in hypothesis.tokens),
-            times=tuple(round(start + frame * frame_s, 3) for frame in hypothesis.frames),
-            log_probs=tuple(round(log_prob, 5) for log_prob in hypothesis.log_probs),
-            alternatives=tuple(
-                Alternative(self.token_table.decode(other.tokens), round(other.score, 5))
-                for other in ranked[1 : self._details.nbest]
-            ),
+        return segment_of(
+            ranked,
+            self.token_table,
+            start=piece.start / self.sample_rate,
+            end=(piece.start + len(piece.samples)) / self.sample_rate,
+            frame_s=self._model.transducer.subsampling.factor * self._model.fbank_config.frame_shift_s,
+            nbest=self._details.nbest,
         )
 
     def _aligned(self, segment: Segment, features: np.ndarray, alignment: Alignment) -> Segment:

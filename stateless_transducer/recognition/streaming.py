@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast, overload
 
@@ -25,13 +25,13 @@ from stateless_transducer.decoding.stream_search import FLUSH_S, StreamSearch, n
 from stateless_transducer.features import FbankStream, samples_until
 from stateless_transducer.model_files import Precision
 from stateless_transducer.recognition.config import DetailConfig
-from stateless_transducer.recognition.details import aligned
+from stateless_transducer.recognition.details import aligned, segment_of
 from stateless_transducer.recognition.endpoint import EndpointRules
 from stateless_transducer.recognition.model import StreamingModel, open_streaming_model
 from stateless_transducer.recognition.scorers import SoundScorers
 from stateless_transducer.recognition.segments import Phrases
 from stateless_transducer.recognition.sounds import CountedBlocks, Sound, is_one_sound, read_sound
-from stateless_transducer.recognition.transcript import Alternative, Segment, Transcript
+from stateless_transducer.recognition.transcript import Segment, Transcript
 from stateless_transducer.text.symbols import Vocabulary
 from stateless_transducer.text.tokens import UNKNOWN
 
@@ -156,19 +156,19 @@ class Stream:
                 stream._encoder_out.append(encoder_out[n])
 
     def _segment(self, hypotheses: Sequence[Hypothesis], *, is_final: bool) -> Segment:
-        best, token_table = hypotheses[0], self._settings.token_table
-        start, frame_s = self._frames_s(self._segment_start), self._frames_s(self._settings.model.subsampling.factor)
-        return Segment(
-            text=token_table.decode(best.tokens),
-            tokens=tuple(token_table.symbols[token] for token in best.tokens),
-            times=tuple(self._within(start + frame * frame_s) for frame in best.frames),
-            log_probs=tuple(round(log_prob, 5) for log_prob in best.log_probs),
-            start=self._within(start),
-            end=self._within(self._frames_s(self._num_processed)),
-            alternatives=tuple(
-                Alternative(token_table.decode(other.tokens), round(other.score, 5))
-                for other in hypotheses[1 : self._settings.details.nbest]
-            ),
+        segment = segment_of(
+            hypotheses,
+            self._settings.token_table,
+            start=self._frames_s(self._segment_start),
+            end=self._frames_s(self._num_processed),
+            frame_s=self._frames_s(self._settings.model.subsampling.factor),
+            nbest=self._settings.details.nbest,
+        )
+        return replace(
+            segment,
+            start=self._within(segment.start),
+            end=self._within(segment.end),
+            times=tuple(self._within(time) for time in segment.times),
             num_stable_tokens=None if is_final else num_common_tokens(hypotheses),
         )
 
