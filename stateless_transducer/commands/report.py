@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from stateless_transducer.commands.shared.console import say
 from stateless_transducer.commands.shared.flags import parse
-
-if TYPE_CHECKING:
-    import numpy as np
 
 
 @dataclass(frozen=True)
@@ -57,15 +53,8 @@ def run(options: Options) -> None:
     waves = [recognizer.read(path) for path in options.sounds]
     transcripts = recognizer.transcribe(waves)
     references = options.references or ("",) * len(waves)
-    is_causal = checkpoint.model_config.is_causal
     examples = [
-        Example(
-            path.name,
-            reference,
-            transcript,
-            recognizer.features(wave),
-            _partial_texts(options.model, wave) if is_causal else (),
-        )
+        Example(path.name, reference, transcript, recognizer.features(wave))
         for path, reference, transcript, wave in zip(options.sounds, references, transcripts, waves, strict=True)
     ]
     provenance = checkpoint.provenance
@@ -79,17 +68,3 @@ def run(options: Options) -> None:
     }
     write_report(options.output, title=options.title, facts=facts, exp_dir=options.exp_dir, examples=examples)
     say(f"{options.output}: open it in a browser")
-
-
-def _partial_texts(model: Path, wave: np.ndarray) -> list[tuple[float, str]]:
-    """Return what a model for live sound knows after each chunk."""
-    from stateless_transducer.recognition.streaming import StreamingRecognizer
-
-    recognizer = StreamingRecognizer.from_pretrained(model)
-    stream = recognizer.create_stream()
-    stream.accept(wave, recognizer.sample_rate)
-    stream.finish()
-    texts = list[tuple[float, str]]()
-    while recognizer.advance([stream]):
-        texts.append((stream.result.end, stream.result.text))
-    return texts

@@ -30,8 +30,6 @@ class Example:
     transcript: Transcript
     features: np.ndarray
     """(T_in, F)"""
-    partial_texts: Sequence[tuple[float, str]] = ()
-    """Seconds of sound, and the text that a model for live sound had for them."""
 
 
 def write_report(
@@ -57,20 +55,8 @@ def write_report(
     ]
     if examples:
         sections += ["<h2>When each token was emitted</h2>", _timeline(examples[0])]
-        if examples[0].partial_texts:
-            sections += ["<h2>Words as they come</h2>", _partial_texts(examples[0])]
         sections += ["<h2>Transcribed files</h2>", _transcripts(examples)]
     write_text(path, _PAGE.format(title=escape(title), body="\n".join(sections)))
-
-
-def _partial_texts(example: Example) -> str:
-    """Return a table of the moments at which the text grew."""
-    rows, before = list[tuple[str, str]](), ""
-    for seconds, text in example.partial_texts:
-        if text != before:
-            rows.append((f"{seconds:.2f} s", _marked(text)))
-            before = text
-    return _table(("heard", f"text of {escape(example.name)} so far"), rows)
 
 
 def _transcripts(examples: Sequence[Example]) -> str:

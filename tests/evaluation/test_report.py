@@ -16,12 +16,3 @@ def test_references_have_a_column_where_there_are_any(tmp_path, reference):
     page = (tmp_path / "r.html").read_text(encoding="utf-8")
     assert ("<th>reference</th>" in page) == bool(reference)
     assert "nothing" not in page
-
-
-def test_text_of_live_sound_is_shown_where_it_grows(tmp_path):
-    texts = [(0.32, ""), (0.64, "今"), (0.96, "今"), (1.28, "今<")]
-    example = Example("a.wav", "", Transcript("今<", 1.28, ()), np.zeros((128, 80), np.float32), texts)
-    write_report(tmp_path / "r.html", title="t", facts={}, exp_dir=tmp_path, examples=[example])
-    page = (tmp_path / "r.html").read_text(encoding="utf-8")
-    seen = [seconds in page for seconds in ("0.32 s", "0.64 s", "0.96 s", "1.28 s")]
-    assert seen == [False, True, False, True] and "今&lt;" in page
