@@ -74,15 +74,9 @@ class Options:
         # a recipe's default is no wish of the user's
         if self.model is not None and replace(self.average, use_averaged_model=False) != Average():
             raise ValueError(f"`model` {self.model} is decoded unchanged. Remove `epoch`, `iter`, `avg` and the mean.")
-        for name, value in self.chunks.items():
-            if not self.streaming:
-                raise ValueError(f"`{name}` {value} needs `streaming=True`.")
-
-    @property
-    def chunks(self) -> dict[str, int]:
-        """Lengths of live sound that are set, by name."""
-        chunks = {"chunk_ms": self.chunk_ms, "left_ms": self.left_ms}
-        return {name: value for name, value in chunks.items() if value is not None}
+        for name in ("chunk_ms", "left_ms"):
+            if not self.streaming and getattr(self, name) is not None:
+                raise ValueError(f"`{name}` {getattr(self, name)} needs `streaming=True`.")
 
     @property
     def folder(self) -> Path:
@@ -180,7 +174,9 @@ def _of_checkpoints(options: Options, accept: Callable[[Checkpoint], None] | Non
     name = f"{Path(averaged[-1]).stem}-avg-{len(averaged)}{options.average.suffix}"
     precision, num_parameters = options.precision, sum(weight.numel() for weight in checkpoint.weights.values())
     if options.streaming:
-        model = streaming_model_of(checkpoint, device=device, precision=precision, **options.chunks)
+        model = streaming_model_of(
+            checkpoint, chunk_ms=options.chunk_ms, left_ms=options.left_ms, device=device, precision=precision
+        )
     else:
         model = model_of(checkpoint, device=device, precision=precision)
     return _decoder(options, model, checkpoint.token_table, device, name, averaged, num_parameters)
@@ -199,7 +195,13 @@ def _of_model(options: Options) -> _Decoder:
     forms = forms_for(options.device, options.precision)
     path = find_model(options.model, forms=forms, precision=options.precision)
     if options.streaming:
-        model = open_streaming_model(path, device=options.device, precision=options.precision, **options.chunks)
+        model = open_streaming_model(
+            path,
+            chunk_ms=options.chunk_ms,
+            left_ms=options.left_ms,
+            device=options.device,
+            precision=options.precision,
+        )
     else:
         model = open_model(path, device=options.device, precision=options.precision)
     if not isinstance(model.token_table, TokenTable):

@@ -12,6 +12,7 @@ from tyro.conf import arg
 
 from stateless_transducer.commands.shared.console import complain, progress_bar, say
 from stateless_transducer.commands.shared.flags import parse
+from stateless_transducer.model.config import CHUNK_MS, LEFT_MS
 from stateless_transducer.options import ADVANCED, check_bounds
 from stateless_transducer.wording import counted
 
@@ -32,9 +33,9 @@ class Options:
     """Folder to write: encoder.onnx, decoder.onnx, joiner.onnx, tokens.txt, lang.json, model.json."""
     streaming: bool = False
     """Write an encoder that runs chunk by chunk, for live sound; the model must be trained with `--causal true`."""
-    chunk_ms: Annotated[int, Ge(1), Unit("ms")] = 320
+    chunk_ms: Annotated[int, Ge(1), Unit("ms")] = CHUNK_MS
     """Length of a chunk of a streaming encoder: short for a short delay, long for accuracy."""
-    left_ms: Annotated[int, Ge(1), Unit("ms")] = 2560
+    left_ms: Annotated[int, Ge(1), Unit("ms")] = LEFT_MS
     """Sound before a chunk that a streaming encoder sees."""
     int8: bool = False
     """Also write x.int8.onnx: a quarter of the size, about twice as fast, possibly less accurate."""

@@ -168,7 +168,6 @@ def _open(options: Options) -> Engine:
 
     forms, device, precision = forms_for(options.device, options.precision), options.device, options.precision
     path = find_model(options.model, forms=forms, precision=precision)
-    chunks = {"chunk_ms": options.chunk_ms, "left_ms": options.left_ms}
     if is_streaming_folder(path, forms):
         for config in (options.segments, options.batch):
             refuse_idle(config, f"an offline model, but {options.model} is a streaming model")
@@ -188,12 +187,13 @@ def _open(options: Options) -> Engine:
     if checkpoint is None:
         need = f"a streaming model, but {options.model} is an offline model"
         refuse_idle(options.rules, need)
-        refuse_idle(options, need, names=list(chunks))
+        refuse_idle(options, need, names=["chunk_ms", "left_ms"])
         model = open_model(path, device=device, precision=precision, num_threads=options.num_threads)
     else:
-        lengths = {name: value for name, value in chunks.items() if value is not None}
         live = StreamingRecognizer(
-            streaming_model_of(checkpoint, device=device, precision=precision, **lengths),
+            streaming_model_of(
+                checkpoint, chunk_ms=options.chunk_ms, left_ms=options.left_ms, device=device, precision=precision
+            ),
             options.search,
             rules=options.rules,
             details=options.details,

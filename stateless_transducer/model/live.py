@@ -16,6 +16,7 @@ from torch import Tensor
 
 from stateless_transducer.features import FbankConfig
 from stateless_transducer.model.chunks import chunks_of_ms
+from stateless_transducer.model.config import CHUNK_MS, LEFT_MS
 from stateless_transducer.model.encoder import CausalEncoder, join_states, split_state
 from stateless_transducer.model.frozen import FrozenTransducer
 from stateless_transducer.model.transducer import Transducer
@@ -65,8 +66,8 @@ class LiveTransducer:
         model: Transducer,
         fbank_config: FbankConfig,
         *,
-        chunk_ms: int = 320,
-        left_ms: int = 2560,
+        chunk_ms: int = CHUNK_MS,
+        left_ms: int = LEFT_MS,
         dtype: torch.dtype = torch.float32,
     ) -> None:
         """Lay out a model on its device, and take it over: the chunks of its encoder are set.

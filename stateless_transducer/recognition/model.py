@@ -15,6 +15,7 @@ import numpy as np
 from stateless_transducer.decoding.protocols import StreamingTransducer, TransducerModel
 from stateless_transducer.features import FbankConfig
 from stateless_transducer.hub import locate
+from stateless_transducer.model.config import CHUNK_MS, LEFT_MS
 from stateless_transducer.model_files import Form, Listing, ModelFiles, Precision
 from stateless_transducer.text.symbols import Vocabulary, read_vocabulary
 from stateless_transducer.text.tokens import SCORES_FILE, UNIT_FILE
@@ -122,17 +123,14 @@ def open_streaming_model(
         import torch
 
         torch.set_num_threads(num_threads)
-    chunks = {"chunk_ms": chunk_ms, "left_ms": left_ms}
-    return streaming_model_of(
-        checkpoint, device=device, precision=precision, **{name: ms for name, ms in chunks.items() if ms is not None}
-    )
+    return streaming_model_of(checkpoint, chunk_ms=chunk_ms, left_ms=left_ms, device=device, precision=precision)
 
 
 def streaming_model_of(
     checkpoint: Checkpoint,
     *,
-    chunk_ms: int = 320,
-    left_ms: int = 2560,
+    chunk_ms: int | None = None,
+    left_ms: int | None = None,
     device: str | torch.device = "auto",
     precision: Precision = "fp32",
 ) -> StreamingModel:
@@ -145,7 +143,13 @@ def streaming_model_of(
 
     torch_device, dtype = _place_of_checkpoint(device, precision)
     model = checkpoint.model().to(torch_device)
-    live = LiveTransducer(model, checkpoint.fbank_config, chunk_ms=chunk_ms, left_ms=left_ms, dtype=dtype)
+    live = LiveTransducer(
+        model,
+        checkpoint.fbank_config,
+        chunk_ms=CHUNK_MS if chunk_ms is None else chunk_ms,
+        left_ms=LEFT_MS if left_ms is None else left_ms,
+        dtype=dtype,
+    )
     return StreamingModel(live, checkpoint.token_table)
 
 
