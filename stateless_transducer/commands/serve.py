@@ -22,7 +22,6 @@ from stateless_transducer.recognition.endpoint import EndpointRules
 from stateless_transducer.server.config import BatchConfig
 
 if TYPE_CHECKING:
-    from stateless_transducer.checkpoint import Checkpoint
     from stateless_transducer.server.engine import Engine
 
 
@@ -161,7 +160,14 @@ def _listening(host: str, port: int) -> socket.socket:
 
 def _open(options: Options) -> Engine:
     from stateless_transducer.commands.shared.models import find_model
-    from stateless_transducer.recognition.model import forms_for, is_streaming_folder, open_model, streaming_model_of
+    from stateless_transducer.recognition.model import (
+        forms_for,
+        graphs_of,
+        is_streaming_folder,
+        load_pretrained,
+        open_model,
+        streaming_model_of,
+    )
     from stateless_transducer.recognition.recognizer import Recognizer
     from stateless_transducer.recognition.streaming import StreamingRecognizer
     from stateless_transducer.server.engine import PiecewiseEngine, StreamingEngine
@@ -183,43 +189,26 @@ def _open(options: Options) -> Engine:
             left_ms=options.left_ms,
         )
         return StreamingEngine(streaming)
-    checkpoint, live = _causal_checkpoint(path, options), None
-    if checkpoint is None:
+    live = None
+    # a graph by itself is refused by `open_model`
+    if graphs_of(path, forms, precision) is not None or path.suffix == ".onnx":
+        model = open_model(path, device=device, precision=precision, num_threads=options.num_threads)
+    else:
+        model = load_pretrained(path, num_threads=options.num_threads)
+        if model.model_config.is_causal:
+            live = StreamingRecognizer(
+                streaming_model_of(
+                    model, chunk_ms=options.chunk_ms, left_ms=options.left_ms, device=device, precision=precision
+                ),
+                options.search,
+                rules=options.rules,
+                details=options.details,
+            )
+    if live is None:
         need = f"a streaming model, but {options.model} is an offline model"
         refuse_idle(options.rules, need)
         refuse_idle(options, need, names=["chunk_ms", "left_ms"])
-        model = open_model(path, device=device, precision=precision, num_threads=options.num_threads)
-    else:
-        live = StreamingRecognizer(
-            streaming_model_of(
-                checkpoint, chunk_ms=options.chunk_ms, left_ms=options.left_ms, device=device, precision=precision
-            ),
-            options.search,
-            rules=options.rules,
-            details=options.details,
-        )
-        model = checkpoint
     recognizer = Recognizer(
         model, options.search, device=device, precision=precision, segments=options.segments, details=options.details
     )
     return PiecewiseEngine(recognizer, options.batch, live)
-
-
-def _causal_checkpoint(path: Path, options: Options) -> Checkpoint | None:
-    """Return the checkpoint of a causal model, which can recognize live sound; None for other models."""
-    from stateless_transducer.model.config import CausalEncoderConfig
-    from stateless_transducer.model_files import Listing
-    from stateless_transducer.recognition.model import forms_for, load_pretrained
-
-    forms = forms_for(options.device, options.precision)
-    if path.suffix == ".onnx" or path.is_dir() and Listing.of_folder(path).choose(forms).form == "graphs":
-        return None
-    checkpoint = load_pretrained(path)
-    encoder = checkpoint.model_config.encoder
-    if not isinstance(encoder, CausalEncoderConfig) or not encoder.causal:
-        return None
-    if options.num_threads is not None:
-        import torch
-
-        torch.set_num_threads(options.num_threads)
-    return checkpoint

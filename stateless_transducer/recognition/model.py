@@ -62,16 +62,10 @@ def open_model(
     path = locate(model, forms=forms, precision=precision)
     if path.suffix == ".onnx" and path.is_file():
         raise ValueError(f"{path} is one of three graphs; name the folder that holds them and tokens.txt.")
-    if path.is_dir():
-        files = Listing.of_folder(path).choose(forms, precision)
-        if files.form == "graphs":
-            return _open_graphs(path, files, device, precision, num_threads)
-    checkpoint = load_pretrained(path)
-    if num_threads is not None:
-        import torch
-
-        torch.set_num_threads(num_threads)
-    return model_of(checkpoint, device=device, precision=precision)
+    files = graphs_of(path, forms, precision)
+    if files is not None:
+        return _open_graphs(path, files, device, precision, num_threads)
+    return model_of(load_pretrained(path, num_threads=num_threads), device=device, precision=precision)
 
 
 @dataclass(frozen=True)
@@ -113,16 +107,10 @@ def open_streaming_model(
     """
     forms = forms_for(device, precision)
     path = locate(model, forms=forms, precision=precision)
-    if path.is_dir():
-        listing = Listing.of_folder(path)
-        files = listing.choose(forms, precision)
-        if files.form == "graphs" and (is_streaming_folder(path, forms) or not listing.has_checkpoint):
-            return _open_streaming_graphs(path, files, chunk_ms, left_ms, device, precision, num_threads)
-    checkpoint = load_pretrained(path)
-    if num_threads is not None:
-        import torch
-
-        torch.set_num_threads(num_threads)
+    files = graphs_of(path, forms, precision)
+    if files is not None and (is_streaming_folder(path, forms) or not Listing.of_folder(path).has_checkpoint):
+        return _open_streaming_graphs(path, files, chunk_ms, left_ms, device, precision, num_threads)
+    checkpoint = load_pretrained(path, num_threads=num_threads)
     return streaming_model_of(checkpoint, chunk_ms=chunk_ms, left_ms=left_ms, device=device, precision=precision)
 
 
@@ -162,10 +150,25 @@ def is_streaming_folder(path: Path, forms: Sequence[Form]) -> bool:
     """
     from stateless_transducer.export.onnx_graph import Graph, is_streaming
 
+    files = graphs_of(path, forms, "int8")
+    return files is not None and is_streaming(Graph(path / files.model[0], 1))
+
+
+def graphs_of(path: Path, forms: Sequence[Form], precision: Precision) -> ModelFiles | None:
+    """Return the graphs of a model that is a folder; None if the model is a checkpoint.
+
+    Args:
+        path: The model.
+        forms: Forms of a model to look for in a folder, the preferred one first.
+        precision: Preferred precision of the graphs.
+
+    Raises:
+        ValueError: The folder holds no model in these forms, or several.
+    """
     if not path.is_dir():
-        return False
-    files = Listing.of_folder(path).choose(forms, "int8")
-    return files.form == "graphs" and is_streaming(Graph(path / files.model[0], 1))
+        return None
+    files = Listing.of_folder(path).choose(forms, precision)
+    return files if files.form == "graphs" else None
 
 
 def _open_streaming_graphs(
@@ -197,8 +200,12 @@ def forms_for(device: str | torch.device, precision: Precision) -> tuple[Form, .
     return ("checkpoint", "graphs") if needs_torch else ("graphs", "checkpoint")
 
 
-def load_pretrained(model: str | Path) -> Checkpoint:
+def load_pretrained(model: str | Path, *, num_threads: int | None = None) -> Checkpoint:
     """Read a checkpoint of this project, or icefall's with its tokens, from a file, a folder or by name.
+
+    Args:
+        model: Path or name, see `hub.locate`.
+        num_threads: Number of torch's threads on the CPU to set for the whole process; None: unchanged.
 
     Raises:
         ValueError: The model cannot be found or read, or has no checkpoint.
@@ -207,6 +214,10 @@ def load_pretrained(model: str | Path) -> Checkpoint:
     from stateless_transducer.icefall import load_either
 
     path, lang_dir = find_checkpoint(model)
+    if num_threads is not None:
+        import torch
+
+        torch.set_num_threads(num_threads)
     return load_checkpoint(path) if lang_dir is None else load_either(path, lang_dir)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from unittest.mock import Mock
+
 import numpy as np
 import pytest
 import soundfile
@@ -98,6 +101,22 @@ def test_a_causal_model_decodes_files_as_a_whole_and_live_sound_chunk_by_chunk(l
         texts.append(heard[-1].segment.text)
     assert texts[0][:2] == whole.text[:2] == "好气" and "吗吗吗" in texts[1]
     engine.close()
+
+
+def test_graphs_are_chosen_in_the_precision_of_the_options(talker, tmp_path):
+    """Two encoders in fp32 are no obstacle to int8, of which there is one."""
+    shutil.copytree(talker / "onnx", tmp_path / "onnx")
+    shutil.copy(talker / "onnx" / "encoder.onnx", tmp_path / "onnx" / "encoder-2.onnx")
+    _open(Options(str(tmp_path / "onnx"), precision="int8")).close()
+    with pytest.raises(ValueError, match="several graphs of the encoder: encoder-2.onnx, encoder.onnx"):
+        _open(Options(str(tmp_path / "onnx")))
+
+
+def test_threads_of_a_checkpoint_are_set(talker, monkeypatch):
+    set_num_threads = Mock()
+    monkeypatch.setattr("torch.set_num_threads", set_num_threads)
+    _open(Options(str(talker / "model.pt"), device="cpu", num_threads=3)).close()
+    set_num_threads.assert_called_once_with(3)
 
 
 def test_an_offline_checkpoint_has_no_chunks(talker, capsys):
