@@ -40,8 +40,15 @@ class Options:
     sizes: IcefallSizes = field(default_factory=IcefallSizes)
 
     def __post_init__(self) -> None:
-        if (self.model is None) == (self.onnx is None):
-            raise ValueError(f"needs one of `model` and `onnx`, but has {'none' if self.model is None else 'both'}.")
+        if self.model is None and self.onnx is None:
+            raise ValueError("Pass `model` or `onnx`; both are missing.")
+        if self.model is not None and self.onnx is not None:
+            raise ValueError("Pass either `model` or `onnx`, not both.")
+        if self.onnx is not None and self.encoder not in (None, "zipformer"):
+            raise ValueError(
+                f"`encoder` is {self.encoder}, but graphs of `onnx` are imported as a zipformer. Remove `encoder`, or "
+                "pass a checkpoint as `model`."
+            )
         if self.onnx is not None and self.sizes.num_heads:
             raise ValueError(f"`num_heads` {','.join(map(str, self.sizes.num_heads))} is for `model`; graphs show it.")
 

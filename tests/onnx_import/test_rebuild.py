@@ -126,8 +126,9 @@ def test_what_cannot_be_rebuilt_is_refused(exported, talker, tiny_model, tmp_pat
         assert not (tmp_path / "m.pt").exists()
 
     folder, checkpoint = exported
-    refuses(message="needs one of `--model` and `--onnx`", status=2)
-    refuses("--onnx", folder, "--model", "m.pt", message="needs one of `--model` and `--onnx`, but has both", status=2)
+    refuses(message="Pass `--model` or `--onnx`; both are missing", status=2)
+    refuses("--onnx", folder, "--model", "m.pt", message="either `--model` or `--onnx`", status=2)
+    refuses("--onnx", folder, "--encoder", "conformer", message="`--encoder` is conformer, but .*`--model`", status=2)
     refuses("--onnx", talker / "onnx", message="is a conformer, .* zipformer2 is supported")
     refuses("--onnx", tiny_model("zipformer").folder, message="is a zipformer, .* zipformer2 is supported")
     # labelled as one, but something else
