@@ -31,6 +31,8 @@ _NAME = re.compile(
     r"(?P<repository>[a-z0-9][\w.-]*/[a-z0-9][\w.-]*)(/(?P<folder>[\w.-]+(/[\w.-]+)*))?(@(?P<revision>[\w./-]+))?",
     re.ASCII | re.IGNORECASE,
 )
+# commits of a repository to try, since a newer one may appear during the download
+_MOST_COMMITS = 3
 # a name with such an ending is a path that does not exist
 _FILE_SUFFIXES = (".pt", ".pth", ".pt2", ".ckpt", ".safetensors", ".onnx", ".txt", ".zip", ".gz", ".bz2", ".tar")
 
@@ -128,10 +130,40 @@ def _did_you_mean(name: str) -> str:
 def _from_repository(name: PublishedName, forms: Sequence[Form], precision: Precision) -> Path:
     """Download the files of a model that the cache lacks; return its folder in the cache."""
     hub = _import_hub(f"{name}: no such file or folder here. Models of Hugging Face")
+    folder, unchecked = f"{name.folder}/" if name.folder else "", set[str]()
+    for _ in range(_MOST_COMMITS):
+        info = _model_info(hub, name)
+        if isinstance(info, Path):
+            here = Listing.of_folder(info)
+            Listing(f"{name} in the cache, without a connection", here.names).choose(forms, precision)
+            return info
+        siblings = {file.rfilename: file for file in info.siblings or []}
+        files = tuple(file.removeprefix(folder) for file in siblings if file.startswith(folder))
+        chosen = [folder + file for file in Listing(str(name), files).choose(forms, precision).names]
+        snapshot = _snapshots(hub.constants.HF_HUB_CACHE, name) / info.sha
+        missing = [file for file in chosen if not (snapshot / file).exists()]
+        unchecked.update(missing)
+        if missing:
+            snapshot = _download(hub, name, missing)
+        # a newer commit has other files and hashes than the list
+        if snapshot.name == info.sha:
+            for file in chosen:
+                if file in unchecked:
+                    _check(snapshot / file, siblings[file])
+            return snapshot / name.folder
+    raise OSError(f"{name}: the repository changed during the download. Run the command again.")
+
+
+def _model_info(hub: Any, name: PublishedName) -> Any:
+    """Return commit and files of a repository, or its folder in the cache if the hub cannot be reached.
+
+    Raises:
+        ValueError: There is no such model, no access to it, or no connection.
+    """
     constants, errors = hub.constants, hub.errors
     nowhere = f"{name}: no such file or folder here, and {constants.ENDPOINT}"
     try:
-        info = hub.HfApi().model_info(
+        return hub.HfApi().model_info(
             name.repository, revision=name.revision, files_metadata=True, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT
         )
     except errors.GatedRepoError as err:
@@ -150,21 +182,7 @@ def _from_repository(name: PublishedName, forms: Sequence[Form], precision: Prec
         if cached is None:
             raise ValueError(f"{nowhere} cannot be reached ({_first_line(err)}).") from err
         _LOG.info("%s: %s cannot be reached (%s); using the cache", name, constants.ENDPOINT, _first_line(err))
-        here = Listing.of_folder(cached)
-        Listing(f"{name} in the cache, without a connection", here.names).choose(forms, precision)
         return cached
-    folder = f"{name.folder}/" if name.folder else ""
-    siblings = {file.rfilename: file for file in info.siblings or []}
-    files = tuple(file.removeprefix(folder) for file in siblings if file.startswith(folder))
-    chosen = Listing(str(name), files).choose(forms, precision)
-    snapshot = _snapshots(constants.HF_HUB_CACHE, name) / info.sha
-    missing = [folder + file for file in chosen.names if not (snapshot / folder / file).exists()]
-    if missing:
-        # a newer commit, if there is one since
-        snapshot = _download(hub, name, missing)
-        for file in missing:
-            _check(snapshot / file, siblings[file])
-    return snapshot / name.folder
 
 
 def _import_hub(what: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import shutil
 import subprocess
@@ -16,7 +17,7 @@ from published import point_at, serving_hub
 from tiny_offline import write_offline
 
 from stateless_transducer.cli import main
-from stateless_transducer.hub import locate
+from stateless_transducer.hub import _download, locate
 from stateless_transducer.recognition.model import is_streaming_folder, load_pretrained
 from stateless_transducer.recognition.recognizer import Recognizer
 from stateless_transducer.recognition.streaming import StreamingRecognizer
@@ -136,6 +137,40 @@ def test_folder_is_the_one_that_the_download_names(hub, monkeypatch, tmp_path):
     hub.publish("me/x", **FILES)
     monkeypatch.setattr("stateless_transducer.hub._snapshots", lambda cache, name: tmp_path / "elsewhere")
     assert (locate("me/x") / "encoder.onnx").read_bytes() == FILES["encoder.onnx"]
+
+
+@pytest.mark.parametrize("is_damaged", [False, True])
+def test_commit_during_the_download_is_downloaded_instead(hub, monkeypatch, is_damaged):
+    """Its files are compared with its own hashes."""
+    hub.publish("me/x", **FILES)
+    newer = {**FILES, "encoder.onnx": b"n" * 5000}
+
+    def download_late(*args):
+        if hub.repositories["me/x"].files == FILES:
+            hub.publish("me/x", **newer).sent |= {"encoder.onnx": b"e" * 5000} if is_damaged else {}
+        return _download(*args)
+
+    monkeypatch.setattr("stateless_transducer.hub._download", download_late)
+    if is_damaged:
+        with pytest.raises(OSError, match="encoder.onnx arrived damaged"):
+            locate("me/x")
+    else:
+        folder = locate("me/x")
+        assert {name: (folder / name).read_bytes() for name in FILES} == newer
+
+
+def test_repository_that_keeps_changing_is_reported(hub, monkeypatch):
+    epochs = itertools.count()
+    others = {name: content for name, content in FILES.items() if name != "encoder.onnx"}
+
+    def download_late(*args):
+        hub.publish("me/x", **others, **{f"encoder-epoch-{next(epochs)}.onnx": bytes(5000)})
+        return _download(*args)
+
+    hub.publish("me/x", **FILES)
+    monkeypatch.setattr("stateless_transducer.hub._download", download_late)
+    with pytest.raises(OSError, match="me/x: the repository changed during the download. Run"):
+        locate("me/x")
 
 
 def test_damaged_file_is_removed(hub):
