@@ -208,6 +208,8 @@ def test_a_microphone_is_heard_until_it_is_interrupted(tiny_model, samples, segm
     monkeypatch.setattr("queue.SimpleQueue", Stopped)
     assert main(["stream", str(tiny_model().folder), "--microphone", *FLAGS]) == 130
     assert capsys.readouterr().out.splitlines() == _lines(segments)
+    monkeypatch.setattr(Stream, "__enter__", Mock(side_effect=OSError("device busy")))
+    _fails(capsys, ["stream", tiny_model().folder, "--microphone"], r"`--microphone`: there is none .*device busy")
     device.query_devices = Mock(side_effect=OSError("no device"))
     _fails(capsys, ["stream", tiny_model().folder, "--microphone"], r"`--microphone`: there is none .*no device")
     monkeypatch.setitem(sys.modules, "sounddevice", None)

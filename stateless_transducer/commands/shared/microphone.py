@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -30,15 +31,19 @@ def listen(block_s: float) -> Iterator[tuple[np.ndarray, int]]:
             complain(f"The microphone reports: {status}.")
         blocks.put(np.frombuffer(bytes(data), np.int16))
 
-    try:
-        # the rate that the device prefers always works
-        rate = round(sounddevice.query_devices(kind="input")["default_samplerate"])
-        stream = sounddevice.RawInputStream(
-            samplerate=rate, blocksize=round(rate * block_s), channels=1, dtype="int16", callback=receive
-        )
-    except (sounddevice.PortAudioError, ValueError) as err:
-        raise ValueError(f"`microphone`: there is none that can be used ({err}). Connect one, or name a file.") from err
-    with stream:
+    with ExitStack() as stack:
+        try:
+            # the rate that the device prefers always works
+            rate = round(sounddevice.query_devices(kind="input")["default_samplerate"])
+            stream = sounddevice.RawInputStream(
+                samplerate=rate, blocksize=round(rate * block_s), channels=1, dtype="int16", callback=receive
+            )
+            # starts the device
+            stack.enter_context(stream)
+        except (sounddevice.PortAudioError, ValueError) as err:
+            raise ValueError(
+                f"`microphone`: there is none that can be used ({err}). Connect one, or name a file."
+            ) from err
         complain("Listening; press Ctrl-C to stop.")
         while True:
             yield blocks.get(), rate
