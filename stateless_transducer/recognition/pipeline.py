@@ -106,7 +106,8 @@ class Pipeline:
         is_lost = [math.isnan(hypothesis.score) for hypothesis in best]
         if any(is_lost):
             _LOG.warning(
-                f"For {sum(is_lost)} of {len(pieces)} pieces of sound the model gives no numbers, and no text."
+                f"The model's output is not finite for {sum(is_lost)} of {len(pieces)} pieces of sound; their segments "
+                "have no text."
             )
         if not self._details.align:
             return segments

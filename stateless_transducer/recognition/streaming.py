@@ -115,7 +115,7 @@ class Stream:
             hypotheses = self._settings.search.ranked(self._search)
             segment = self._segment(hypotheses, is_final=True)
             if math.isnan(hypotheses[0].score):
-                _LOG.warning("For a stream the model gives no numbers, and no text.")
+                _LOG.warning("The model's output is not finite for a stream; its segment has no text.")
             elif self._encoder_out:
                 segment = self._aligned(segment, hypotheses[0])
             self._final = segment
