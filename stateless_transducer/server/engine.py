@@ -112,7 +112,8 @@ class PiecewiseEngine:
         Args:
             recognizer: Recognizer that clients share.
             config: Batches of pieces.
-            live: Recognizer of live sound, with the same search; None: ``recognizer``, again and again.
+            live: Recognizer of live sound, with the same search; None: ``recognizer`` decodes the current
+                utterance anew for each result.
         """
         self._pipeline, self._live = recognizer.pipeline, live
         self.token_table: Vocabulary = recognizer.token_table
