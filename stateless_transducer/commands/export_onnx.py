@@ -62,14 +62,7 @@ class Options:
 
 def main(program: str, arguments: list[str]) -> int:
     """Parse and run; status 1 if int8 was rejected."""
-    return run(
-        parse(
-            Options,
-            program,
-            arguments,
-            "Write a model as ONNX graphs that sherpa-onnx and onnx-asr run.",
-        )
-    )
+    return run(parse(Options, program, arguments, "Write a model as ONNX graphs that sherpa-onnx and onnx-asr run."))
 
 
 def run(options: Options) -> int:
