@@ -79,9 +79,11 @@ def align(
         for hypothesis, length, context in zip(hypotheses, to_numpy(encoder_out_lens), contexts, strict=True)
     ]
     rows = np.concatenate([n * encoder_out.shape[1] + band.frames for n, band in enumerate(bands)])
-    seen = np.concatenate([band.contexts for band in bands])
+    row_contexts = np.concatenate([band.contexts for band in bands])
     following = np.concatenate([band.following for band in bands])
-    blank, symbol = _arc_scores(model, encoder_out.reshape(-1, encoder_out.shape[2]), rows, seen, following, options)
+    blank, symbol = _arc_scores(
+        model, encoder_out.reshape(-1, encoder_out.shape[2]), rows, row_contexts, following, options
+    )
     ends = np.cumsum([len(band.frames) for band in bands])
     return [
         _sums(band, band_blank, band_symbol, is_modified=max_symbols_per_frame == 1)

@@ -170,9 +170,11 @@ class StreamSearch:
         self, model: TransducerSteps, encoder_out: Array, lens: Array, states: Sequence[SearchState]
     ) -> list[SearchState]:
         memories = [state.memory for state in states if isinstance(state.memory, Beams)]
-        scorers, scorer = [state.scorer for state in states], None
-        if any(own is not None for own in scorers):
-            scorer = ScorersOfStreams(scorers, vocab_size=self._model.vocab_size, unknown_id=self._unknown_id)
+        scorer = None
+        if any(state.scorer is not None for state in states):
+            scorer = ScorersOfStreams(
+                [state.scorer for state in states], vocab_size=self._model.vocab_size, unknown_id=self._unknown_id
+            )
             joined = scorer.join([memory.states for memory in memories])
             memories = [memory._replace(states=joined[n : n + 1]) for n, memory in enumerate(memories)]
         xp = namespace(encoder_out)

@@ -90,8 +90,10 @@ def test_chunks_give_what_the_whole_gives(name, way, device):
     """For streams of any age in one batch, with scorers of their own, on the host and as on a GPU."""
     config, model = CONFIGS[name], Toy().to(device)
     sounds = [torch.randn(length, DIM, device=device) for length in (31, 9, 1, 23, 17)]
-    shared, own = _hotwords((5, 3)), SumOfScorers([_hotwords((7, 7), (1,)), _hotwords((4, 5, 6))])
-    scorers = [None] * 5 if config.decoding_method == "greedy_search" else [shared, own, None, shared, _hotwords((8,))]
+    hotwords, total = _hotwords((5, 3)), SumOfScorers([_hotwords((7, 7), (1,)), _hotwords((4, 5, 6))])
+    scorers = [hotwords, total, None, hotwords, _hotwords((8,))]
+    if config.decoding_method == "greedy_search":
+        scorers = [None] * len(sounds)
     search = StreamSearch(model, config)
     if way == "device":
         carried, stable = as_on_a_device(_carried, search, sounds, scorers)
