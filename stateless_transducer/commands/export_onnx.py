@@ -136,11 +136,11 @@ def _evaluate(
     from stateless_transducer.decoding.stream_search import decode_features_in_chunks
     from stateless_transducer.evaluation.test_sets import evaluate
     from stateless_transducer.export.onnx_model import OnnxTransducer
-    from stateless_transducer.export.onnx_streaming import StreamingModel
+    from stateless_transducer.export.onnx_streaming import OnnxStreamingTransducer
     from stateless_transducer.text.tokens import UNKNOWN
 
     if options.streaming:
-        model = StreamingModel.open(folder, prefer_int8=precision == "int8")
+        model = OnnxStreamingTransducer.open(folder, prefer_int8=precision == "int8")
         decode = partial(decode_features_in_chunks, model, unknown_id=token_table.ids.get(UNKNOWN))
     else:
         decode = partial(decode_features, OnnxTransducer.open(folder, precision=precision))

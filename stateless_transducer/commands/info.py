@@ -82,7 +82,7 @@ def _of_graphs(folder: Path, tokens: Path) -> dict[str, Any]:
     from stateless_transducer.export.card import facts_of, read_card
     from stateless_transducer.export.onnx_graph import Graph, find_graph, is_int8, is_streaming
     from stateless_transducer.export.onnx_model import OnnxTransducer
-    from stateless_transducer.export.onnx_streaming import StreamingModel
+    from stateless_transducer.export.onnx_streaming import OnnxStreamingTransducer
     from stateless_transducer.model_files import ROLES, Listing
     from stateless_transducer.text.symbols import read_vocabulary
     from stateless_transducer.text.tokens import SCORES_FILE
@@ -91,7 +91,7 @@ def _of_graphs(folder: Path, tokens: Path) -> dict[str, Any]:
     has_state = is_streaming(Graph(encoder, 1))
     # not `open`, which refuses changed files; they are listed below
     graphs = (find_graph(folder, role, is_int8(encoder)) for role in ROLES)
-    model = StreamingModel(*graphs) if has_state else OnnxTransducer(*graphs)
+    model = OnnxStreamingTransducer(*graphs) if has_state else OnnxTransducer(*graphs)
     listing = Listing.of_folder(folder)
     paths = [*(folder / name for role in ROLES for name in listing.nearest(f"{role}*.onnx")), tokens]
     paths += [path for path in [tokens.parent / SCORES_FILE] if path.is_file()]

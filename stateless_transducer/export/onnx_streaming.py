@@ -36,7 +36,7 @@ State = list[np.ndarray]
 """State of an encoder for one stream; each array has a batch axis of 1."""
 
 
-class StreamingModel:
+class OnnxStreamingTransducer:
     """Encoder, decoder and joiner of a streaming transducer; immutable, so threads may share it."""
 
     blank_id = 0
@@ -67,7 +67,7 @@ class StreamingModel:
         """Subsampling of the encoder."""
 
     @classmethod
-    def open(cls, folder: Path, *, num_threads: int = 1, prefer_int8: bool = False) -> StreamingModel:
+    def open(cls, folder: Path, *, num_threads: int = 1, prefer_int8: bool = False) -> OnnxStreamingTransducer:
         """Open a folder with encoder*.onnx, decoder*.onnx and joiner*.onnx.
 
         Args:

@@ -24,7 +24,7 @@ from stateless_transducer.audio import read_audio
 from stateless_transducer.checkpoint import Checkpoint
 from stateless_transducer.export.onnx_graph import DTYPES, RUNS_QUANTIZED, is_int8
 from stateless_transducer.export.onnx_model import OnnxTransducer
-from stateless_transducer.export.onnx_streaming import StreamingModel
+from stateless_transducer.export.onnx_streaming import OnnxStreamingTransducer
 from stateless_transducer.features import fbank
 from stateless_transducer.files import check_file, refuse_pointer, sha256
 from stateless_transducer.icefall import from_icefall
@@ -56,7 +56,7 @@ NOTES = ("difference", "positions", "edges", "rounded", "unknown")
 """Entries of the provenance that say how far a rebuilt model equals its graphs."""
 
 
-_Model = OnnxTransducer | StreamingModel
+_Model = OnnxTransducer | OnnxStreamingTransducer
 
 
 class Errors(NamedTuple):
@@ -157,7 +157,9 @@ def _checked(
         )
     difference = f"{_told(errors)}, relative to the outputs of the graphs"
     if is_int8(published["encoder"]):
-        rounded = _compare(model, _open(published, is_streaming=isinstance(graphs, StreamingModel)), features, chunks)
+        rounded = _compare(
+            model, _open(published, is_streaming=isinstance(graphs, OnnxStreamingTransducer)), features, chunks
+        )
         difference += f" in floating point; {_told(rounded)} with integer products"
     return {"difference": difference}
 
@@ -232,7 +234,7 @@ def _num_heads(model: onnx.ModelProto, attention: list[str]) -> tuple[int, ...]:
 
 
 def _open(paths: Mapping[str, Path], *, is_streaming: bool) -> _Model:
-    return (StreamingModel if is_streaming else OnnxTransducer)(**paths, num_threads=1)
+    return (OnnxStreamingTransducer if is_streaming else OnnxTransducer)(**paths, num_threads=1)
 
 
 def _chunks(model: _Model) -> dict[str, tuple[int]]:
@@ -314,7 +316,7 @@ def _compare(
         features: (T, F).
         chunks: see `_chunks`.
     """
-    if isinstance(graphs, StreamingModel):
+    if isinstance(graphs, OnnxStreamingTransducer):
         theirs, features = _encode_chunks(graphs, features)
         assert isinstance(model.encoder, Zipformer)
         model.encoder.use_chunks(chunks["chunk_size"][0], chunks["left_context_frames"][0])
@@ -332,7 +334,7 @@ def _compare(
     return Errors(_relative(ours, theirs), _relative(our_decoder_out, decoder_out), _relative(our_logits, logits))
 
 
-def _encode_chunks(graphs: StreamingModel, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _encode_chunks(graphs: OnnxStreamingTransducer, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Encode sound chunk by chunk; return the output (T', D), and the features (T, F) that the chunks have seen."""
     num_chunks = (len(features) - graphs.chunk_frames) // graphs.chunk_shift + 1
     state, parts = graphs.initial_state(), []

@@ -180,7 +180,7 @@ def _open_streaming_graphs(
     precision: Precision,
     num_threads: int | None,
 ) -> StreamingModel:
-    from stateless_transducer.export import onnx_streaming
+    from stateless_transducer.export.onnx_streaming import OnnxStreamingTransducer
 
     if str(device) not in ("auto", "cpu") or precision == "bf16":
         raise ValueError(f"{folder} is a streaming model of ONNX graphs: it runs on the CPU, in fp32 or int8.")
@@ -190,7 +190,7 @@ def _open_streaming_graphs(
                 f"`{name}` is {value}, but {folder} holds ONNX graphs, whose chunks are fixed. Export them "
                 "anew, or use the checkpoint."
             )
-    model = onnx_streaming.StreamingModel.open(folder, num_threads=num_threads or 1, prefer_int8=precision == "int8")
+    model = OnnxStreamingTransducer.open(folder, num_threads=num_threads or 1, prefer_int8=precision == "int8")
     return StreamingModel(model, read_vocabulary(folder / files.tokens, model.vocab_size))
 
 

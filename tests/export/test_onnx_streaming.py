@@ -10,7 +10,7 @@ import torch
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from tiny_streaming import CHUNK_LEN, KINDS, LOOK_AHEAD, VOCAB_SIZE
 
-from stateless_transducer.export.onnx_streaming import StreamingModel
+from stateless_transducer.export.onnx_streaming import OnnxStreamingTransducer
 
 T = CHUNK_LEN + LOOK_AHEAD
 NUM_CHUNKS = 12
@@ -37,7 +37,7 @@ def _encode(model, features, num_chunks=NUM_CHUNKS, state=None):
 @pytest.mark.parametrize("kind", KINDS)
 def test_chunks_give_what_the_whole_gives(tiny_model, kind):
     tiny, features = tiny_model(kind), _features()
-    found, _ = _encode(StreamingModel.open(tiny.folder), features)
+    found, _ = _encode(OnnxStreamingTransducer.open(tiny.folder), features)
     wanted = tiny.whole(torch.from_numpy(features)).numpy()
     exact = tiny.whole_in_float64(torch.from_numpy(features)).numpy()
     assert found.shape == wanted.shape
@@ -48,7 +48,7 @@ def test_chunks_give_what_the_whole_gives(tiny_model, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_state_matters(tiny_model, kind):
     """Else the test above would prove little."""
-    model, features = StreamingModel.open(tiny_model(kind).folder), _features()
+    model, features = OnnxStreamingTransducer.open(tiny_model(kind).folder), _features()
     _, state = _encode(model, features, 5)
     wanted, _ = model.encode_chunk(_chunk(features, 5), [state])
     for i in range(len(state)):
@@ -60,7 +60,7 @@ def test_every_state_matters(tiny_model, kind):
 @pytest.mark.parametrize("one_stream_only", [False, True], ids=["batched", "one-stream-only"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_streams_at_once_give_what_each_alone_gives(tiny_model, kind, one_stream_only):
-    model = StreamingModel.open(tiny_model(kind, one_stream_only=one_stream_only).folder)
+    model = OnnxStreamingTransducer.open(tiny_model(kind, one_stream_only=one_stream_only).folder)
     # three streams, which are not at the same place
     features, places = [_features(seed) for seed in range(3)], (1, 3, 7)
     states = [_encode(model, each, place)[1] for each, place in zip(features, places, strict=True)]
@@ -88,13 +88,13 @@ def test_streams_do_not_disturb_one_another_in_a_quantized_graph(folder):
     # seven bits: without VNNI instructions, sums of eight-bit products saturate
     options = {"weight_type": QuantType.QInt8, "reduce_range": True}
     quantize_dynamic(plain, int8, op_types_to_quantize=["MatMul"], **options)
-    model = StreamingModel.open(folder, prefer_int8=True)
+    model = OnnxStreamingTransducer.open(folder, prefer_int8=True)
     rng = np.random.default_rng(0)
     encoder_out, decoder_out = rng.standard_normal((2, 4, 12), np.float32) * np.array([1, 2, 5, 9])[:, None]
     together = model.join(encoder_out, decoder_out)
     for i in range(4):
         assert (model.join(encoder_out[i : i + 1], decoder_out[i : i + 1]) == together[i]).all()
-    exact = StreamingModel.open(folder).join(encoder_out, decoder_out)
+    exact = OnnxStreamingTransducer.open(folder).join(encoder_out, decoder_out)
     assert 0 < np.abs(together - exact).max() < 0.1 * np.abs(exact).max()
 
 
@@ -103,13 +103,13 @@ def test_graphs_of_two_precisions_are_told_apart(folder):
     # what is not there in the wanted precision is taken in the other one
     (folder / "decoder.onnx").rename(folder / "decoder.int8.onnx")
     (folder / "encoder.onnx").write_text("not read")
-    assert StreamingModel.open(folder, prefer_int8=True).vocab_size == VOCAB_SIZE
+    assert OnnxStreamingTransducer.open(folder, prefer_int8=True).vocab_size == VOCAB_SIZE
     with pytest.raises(ValueError, match="encoder.onnx: onnxruntime cannot open the graph: "):
-        StreamingModel.open(folder)
+        OnnxStreamingTransducer.open(folder)
 
 
 def test_sizes_are_read(tiny_model):
-    model = StreamingModel.open(tiny_model().folder)
+    model = OnnxStreamingTransducer.open(tiny_model().folder)
     assert (model.kind, model.chunk_frames, model.chunk_shift, model.encoder_frames) == ("zipformer2", T, CHUNK_LEN, 2)
     assert (model.fbank_config.num_mel_bins, model.context_size, model.vocab_size) == (80, 2, VOCAB_SIZE)
 
@@ -141,35 +141,35 @@ def _with_metadata(path, **changes):
 def test_metadata_that_do_not_fit_are_named(folder, role, changes, message):
     _with_metadata(folder / f"{role}.onnx", **changes)
     with pytest.raises(ValueError, match=message):
-        StreamingModel.open(folder)
+        OnnxStreamingTransducer.open(folder)
 
 
 def test_folder_that_is_none_or_lacks_a_graph_is_named(folder):
     with pytest.raises(ValueError, match="no: no such folder; a model's folder holds three ONNX graphs"):
-        StreamingModel.open(folder / "no")
+        OnnxStreamingTransducer.open(folder / "no")
     with pytest.raises(ValueError, match="joiner.onnx is a file, but a streaming model is a folder"):
-        StreamingModel.open(folder / "joiner.onnx")
+        OnnxStreamingTransducer.open(folder / "joiner.onnx")
     (folder / "joiner.onnx").unlink()
     with pytest.raises(ValueError, match=r"model: holds no joiner\*.onnx"):
-        StreamingModel.open(folder)
+        OnnxStreamingTransducer.open(folder)
 
 
 def test_two_graphs_of_one_role_are_named(folder):
     shutil.copy(folder / "decoder.onnx", folder / "decoder-epoch-9.onnx")
     with pytest.raises(ValueError, match="several graphs of the decoder: decoder-epoch-9.onnx, decoder.onnx"):
-        StreamingModel.open(folder)
+        OnnxStreamingTransducer.open(folder)
 
 
 def test_missing_onnxruntime_is_named_with_its_extra(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ValueError, match=r"ONNX models need onnxruntime: pip install 'stateless-transducer\[onnx\]'"):
-        StreamingModel.open(folder)
+        OnnxStreamingTransducer.open(folder)
 
 
 def test_file_that_was_not_fetched_is_explained(folder):
     (folder / "encoder.onnx").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
     with pytest.raises(ValueError, match="encoder.onnx is a Git LFS pointer.*git lfs pull"):
-        StreamingModel.open(folder)
+        OnnxStreamingTransducer.open(folder)
 
 
 def test_encoder_that_takes_whole_utterances_is_refused(folder):
@@ -186,7 +186,7 @@ def test_encoder_that_takes_whole_utterances_is_refused(folder):
     onnx.helper.set_model_props(graph, {"model_type": "zipformer2"})
     onnx.save(graph, folder / "encoder.onnx")
     with pytest.raises(ValueError, match="encoder.onnx is not a streaming encoder: it takes x, x_lens, and its meta"):
-        StreamingModel.open(folder)
+        OnnxStreamingTransducer.open(folder)
 
 
 def _with_shape(path, name, axis, size):
@@ -203,13 +203,13 @@ def _with_shape(path, name, axis, size):
 def test_states_with_the_batch_elsewhere_are_named(folder):
     _with_shape(folder / "encoder.onnx", "cached_key_0", 1, 3)
     with pytest.raises(ValueError, match=r"axis 1 of cached_key_0 \[4, 3, 8\] must be the batch"):
-        StreamingModel.open(folder)
+        OnnxStreamingTransducer.open(folder)
 
 
 def test_number_of_mel_bins_must_be_known(folder):
     _with_shape(folder / "encoder.onnx", "x", 2, "F")
     with pytest.raises(ValueError, match=r"x \['N', 13, 'F'\] must be \(N, T, F\) with a known number F of mel bins"):
-        StreamingModel.open(folder)
+        OnnxStreamingTransducer.open(folder)
 
 
 def test_state_that_does_not_come_out_is_missed(folder):
@@ -217,10 +217,10 @@ def test_state_that_does_not_come_out_is_missed(folder):
     del graph.graph.output[-1]
     onnx.save(graph, folder / "encoder.onnx")
     with pytest.raises(ValueError, match="encoder.onnx: must give encoder_out and 20 states, but has 20 outputs"):
-        StreamingModel.open(folder)
+        OnnxStreamingTransducer.open(folder)
 
 
 def test_states_of_open_size_are_named(folder):
     _with_shape(folder / "encoder.onnx", "cached_key_0", 0, "left")
     with pytest.raises(ValueError, match=r"cached_key_0 \['left', 'N', 8\] needs known sizes"):
-        StreamingModel.open(folder)
+        OnnxStreamingTransducer.open(folder)

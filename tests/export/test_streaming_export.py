@@ -17,7 +17,7 @@ from stateless_transducer.checkpoint import Checkpoint, save_checkpoint
 from stateless_transducer.cli import main
 from stateless_transducer.decoding.config import SearchConfig
 from stateless_transducer.decoding.stream_search import FLUSH_S
-from stateless_transducer.export.onnx_streaming import StreamingModel
+from stateless_transducer.export.onnx_streaming import OnnxStreamingTransducer
 from stateless_transducer.export.onnx_writer import write_streaming_onnx
 from stateless_transducer.features import FbankConfig, fbank
 from stateless_transducer.icefall import load_icefall
@@ -73,7 +73,7 @@ def exported(request, tmp_path_factory):
 
 def test_graph_gives_what_torch_gives_for_streams_of_different_ages(exported):
     folder, checkpoint = exported
-    models = LiveTransducer(checkpoint.model(), checkpoint.fbank_config, **CHUNKS), StreamingModel.open(folder)
+    models = LiveTransducer(checkpoint.model(), checkpoint.fbank_config, **CHUNKS), OnnxStreamingTransducer.open(folder)
     assert models[1].subsampling == models[0].subsampling and models[1].chunk_frames == models[0].chunk_frames
     rng, outputs = np.random.default_rng(0), []
     chunks = rng.standard_normal((6, 3, models[0].chunk_frames, 80)).astype(np.float32) * 3 - 8
@@ -147,8 +147,8 @@ def test_command_writes_a_model_that_runs_in_both_precisions(exported, tmp_path,
     flags = ["export", "onnx", "--model", str(folder / "model.pt"), "--output", str(tmp_path)]
     flags += ["--streaming", "true", "--chunk-ms", "160", "--left-ms", "320"]
     assert main([*flags, "--int8", "true"]) == 0
-    fp32, int8 = (StreamingModel.open(tmp_path, prefer_int8=prefers) for prefers in (False, True))
-    assert fp32.metadata == StreamingModel.open(folder).metadata
+    fp32, int8 = (OnnxStreamingTransducer.open(tmp_path, prefer_int8=prefers) for prefers in (False, True))
+    assert fp32.metadata == OnnxStreamingTransducer.open(folder).metadata
     assert (tmp_path / "encoder.int8.onnx").stat().st_size < (tmp_path / "encoder.onnx").stat().st_size
     features = fbank(_sound(), FbankConfig())[None]
     (exact, lens), (rough, _) = (model.encode(features, np.array([features.shape[1]])) for model in (fp32, int8))
