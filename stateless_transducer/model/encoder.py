@@ -158,11 +158,12 @@ def split_state(state: State) -> list[State]:
     def split_at(i: int) -> State:
         return _mapped(lambda parts: parts[0][i : i + 1], [state])
 
-    return [split_at(i) for i in range(len(_first(state)))]
+    return [split_at(i) for i in range(num_streams(state))]
 
 
-def _first(state: Any) -> Tensor:
-    return state if isinstance(state, Tensor) else _first(state[0])
+def num_streams(state: Any) -> int:
+    """Return the number of streams of a state, N."""
+    return len(state) if isinstance(state, Tensor) else num_streams(state[0])
 
 
 def _mapped(function: Callable[[list[Tensor]], Tensor], states: Sequence[Any]) -> Any:

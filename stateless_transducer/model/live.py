@@ -17,7 +17,7 @@ from torch import Tensor
 from stateless_transducer.features import FbankConfig
 from stateless_transducer.model.chunks import chunks_of_ms
 from stateless_transducer.model.config import CHUNK_MS, LEFT_MS
-from stateless_transducer.model.encoder import CausalEncoder, join_states, split_state
+from stateless_transducer.model.encoder import CausalEncoder, join_states, num_streams, split_state
 from stateless_transducer.model.frozen import FrozenTransducer
 from stateless_transducer.model.transducer import Transducer
 from stateless_transducer.ops.subsampling import Subsampling
@@ -127,7 +127,10 @@ class LiveTransducer:
 
 def _joined(states: Sequence[LiveState]) -> tuple[Any, ...]:
     """Return the state of all streams, without a copy if it is that of a batch."""
-    batches = {id(state.batch): split_state(state.batch) for state in states}
-    rows = [batches[id(state.batch)][state.row] for state in states]
-    is_whole = len(batches) == 1 and [state.row for state in states] == list(range(len(batches[id(states[0].batch)])))
-    return states[0].batch if is_whole else join_states(rows)
+    first = states[0].batch
+    is_one_batch = all(state.batch is first for state in states)
+    if is_one_batch and [state.row for state in states] == list(range(num_streams(first))):
+        return first
+    batches = {id(state.batch): state.batch for state in states}
+    rows = {key: split_state(batch) for key, batch in batches.items()}
+    return join_states([rows[id(state.batch)][state.row] for state in states])

@@ -6,6 +6,8 @@ import torch
 from toy_causal import toy_model
 
 from stateless_transducer.features import FbankConfig
+from stateless_transducer.model import live as live_module
+from stateless_transducer.model.encoder import split_state
 from stateless_transducer.model.live import LiveTransducer
 
 
@@ -41,6 +43,23 @@ def test_streams_of_any_age_are_encoded_as_the_whole():
         with torch.inference_mode():
             whole, _ = model.encode(torch.from_numpy(sound)[None], torch.tensor([len(sound)]))
         torch.testing.assert_close(torch.cat(parts), whole[0], rtol=0, atol=1e-5)
+
+
+def test_batches_are_split_once_unless_unchanged(monkeypatch):
+    calls = []
+
+    def counted_split(state):
+        calls.append(state)
+        return split_state(state)
+
+    monkeypatch.setattr(live_module, "split_state", counted_split)
+    live, features = _live(), np.zeros((4, 19, 80), np.float32)
+    _, states = live.encode_chunk(features, [live.initial_state() for _ in range(4)])
+    _, others = live.encode_chunk(features[:2], states[:2])
+    for streams, num_splits in ((states, 0), (states[::-1], 1), (states[:3], 1), ([*states[2:], *others], 2)):
+        calls.clear()
+        live.encode_chunk(features[: len(streams)], streams)
+        assert len(calls) == num_splits
 
 
 def test_bfloat16_is_near_float32():
