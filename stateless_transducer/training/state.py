@@ -155,8 +155,8 @@ def restore(
         contents: contents of its epochs, see `TrainingLoader.contents`.
 
     Raises:
-        ValueError: options on which the optimizer's state depends have changed; or, in the middle of an epoch, the
-            contents of the epoch; or a part of the state is not that of such a run.
+        ValueError: options on which the state depends have changed; or, in the middle of an epoch, the contents of
+            the epoch; or a part of the state is not that of such a run.
     """
     state: Mapping[str, Any] = checkpoint.training_state or {}
     for flag, value in _options_of_state(learner, config).items():
@@ -208,12 +208,13 @@ def _check_same_epoch(saved: Mapping[str, Any], current: Mapping[str, Any], epoc
 
 
 def _options_of_state(learner: Learner, config: TrainConfig) -> dict[str, Any]:
-    """Options on which the optimizer's state depends: its kind and the set of parameters."""
+    """Options on which the state depends: the optimizer's kind, its parameters, the batches that count as done."""
     return {
         "--optimizer": config.optim.optimizer,
         **learner.objective.options_of_heads,
         "--freeze-layers": config.fine_tune.freeze_layers,
         "--layer-lr-decay below 1": config.fine_tune.layer_lr_decay < 1,
+        "--init-from given": config.fine_tune.init_from is not None,
     }
 
 

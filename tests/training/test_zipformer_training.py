@@ -224,6 +224,22 @@ def test_only_new_models_begin_with_the_beginnings_of_schedules(init_from):
     assert all(are_at_their_ends) == (init_from is not None)
 
 
+@pytest.mark.parametrize("init_from", [None, "model.pt"])
+def test_resumed_run_keeps_the_batches_that_count_as_done(init_from):
+    config = replace(CONFIG, fine_tune=FineTuneConfig(init_from=init_from))
+    learner = _small_learner(torch.device("cpu"), fine_tune=config.fine_tune)
+    weights = learner.objective.model.state_dict()
+    state = training_state(learner, Position(step=1), config, {})
+    other = replace(config, fine_tune=FineTuneConfig(init_from=None if init_from else "model.pt"))
+    checkpoint = Checkpoint(weights, SMALL, FbankConfig(), TOKENS, {}, state)
+    with pytest.raises(ValueError, match=f"`--init-from given` was {init_from is not None} before"):
+        restore(checkpoint, learner, Position(), other, {})
+    restore(checkpoint, learner, Position(), config, {})
+    # earlier versions did not save it
+    del state["options"]["--init-from given"]
+    restore(checkpoint, learner, Position(), other, {})
+
+
 def test_resumed_run_is_bit_equal(device):
     """With dropouts, skipped layers, whitening by its last metric, and the mean of the weights."""
     whole, resumed, saved = _small_learner(device), _small_learner(device), BytesIO()
