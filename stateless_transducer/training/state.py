@@ -159,11 +159,12 @@ def restore(
             the epoch; or a part of the state is not that of such a run.
     """
     state: Mapping[str, Any] = checkpoint.training_state or {}
+    # earlier versions saved fewer options, and a file from elsewhere may hold none
+    saved_options = state.get("options", {})
     for flag, value in _options_of_state(learner, config).items():
-        if state["options"].get(flag, value) != value:
-            raise ValueError(
-                f"`{flag}` was {state['options'][flag]} before; a resumed run cannot change it to {value}."
-            )
+        saved = saved_options.get(flag, value)
+        if saved != value:
+            raise ValueError(f"`{flag}` was {saved} before; a resumed run cannot change it to {value}.")
     if state["position"]["batch"]:
         _check_same_epoch(state.get("contents", {}), contents, state["position"]["epoch"])
     learner.objective.model.load_state_dict(checkpoint.weights)
@@ -319,7 +320,8 @@ def load_resumable(path: Path, start_epoch: int = 0) -> Checkpoint:
     """Read a checkpoint to resume from.
 
     Raises:
-        ValueError: the checkpoint holds a model without training state, or another epoch than its name says.
+        ValueError: the checkpoint holds a model without training state, an invalid position, or another epoch than its
+            name says.
     """
     checkpoint = load_checkpoint(path)
     state = checkpoint.training_state
@@ -328,9 +330,13 @@ def load_resumable(path: Path, start_epoch: int = 0) -> Checkpoint:
     position = Position()
     try:
         position.load_state_dict(state["position"])
-        step = checkpoint.provenance["step"]
     except (KeyError, TypeError, ValueError, AttributeError) as err:
         raise ValueError(f"{path}: the `position` in its training state is invalid ({err}). {_WAYS_OUT}") from err
+    for name in ("step", "epoch"):
+        number = checkpoint.provenance.get(name)
+        if not isinstance(number, int):
+            raise ValueError(f"{path}: `{name}` is {number!r} in its provenance, no number. {_WAYS_OUT}")
+    step = checkpoint.provenance["step"]
     if step != position.step:
         raise ValueError(f"{path}: `step` is {step} in its provenance, but {position.step} in its training state.")
     for name in ("options", "contents"):

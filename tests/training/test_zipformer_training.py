@@ -12,7 +12,7 @@ from model_sizes import SMALL_ZIPFORMER, zipformer_model
 from safetensors.torch import load_file
 from torch.nn.utils.rnn import pad_sequence
 
-from stateless_transducer.checkpoint import Checkpoint
+from stateless_transducer.checkpoint import Checkpoint, save_checkpoint
 from stateless_transducer.data.batches import Batch, Update
 from stateless_transducer.data.config import SpecAugmentConfig
 from stateless_transducer.data.spec_augment import mask
@@ -32,7 +32,7 @@ from stateless_transducer.training.consistency import two_copies
 from stateless_transducer.training.distributed import Rank
 from stateless_transducer.training.learner import Learner
 from stateless_transducer.training.objective import TransducerObjective
-from stateless_transducer.training.state import Position, restore, training_state
+from stateless_transducer.training.state import Position, load_resumable, restore, training_state
 
 OPTIM = OptimConfig(
     optimizer="scaled-adam", modified_transducer_prob=0.0, ctc_loss_scale=0.2, ctc_epochs=99, average_period=2
@@ -238,6 +238,8 @@ def test_resumed_run_keeps_the_batches_that_count_as_done(init_from):
     # earlier versions did not save it
     del state["options"]["--init-from given"]
     restore(checkpoint, learner, Position(), other, {})
+    del state["options"]
+    restore(checkpoint, learner, Position(), other, {})
 
 
 def test_resumed_run_is_bit_equal(device):
@@ -286,6 +288,20 @@ def test_invalid_training_state_is_refused_by_name(device):
         checkpoint = Checkpoint(weights, SMALL, FbankConfig(), TOKENS, {}, {**state, name: value})
         with pytest.raises(ValueError, match=f"`{name}` in its training state is invalid"):
             restore(checkpoint, _small_learner(device), Position(), CONFIG, {})
+
+
+def test_invalid_provenance_is_refused_by_name(tmp_path):
+    learner = _small_learner(torch.device("cpu"))
+    weights = learner.objective.model.state_dict()
+    provenance = {"step": 1, "epoch": 0}
+    state = training_state(learner, Position(step=1), CONFIG, {})
+    for name, value in (("step", None), ("epoch", "0"), ("step", 2)):
+        invalid = Checkpoint(weights, SMALL, FbankConfig(), TOKENS, {**provenance, name: value}, state)
+        save_checkpoint(tmp_path / "epoch-0.pt", invalid)
+        with pytest.raises(ValueError, match=f"`{name}` is {value!r} in its provenance"):
+            load_resumable(tmp_path / "epoch-0.pt")
+    save_checkpoint(tmp_path / "epoch-0.pt", replace(invalid, provenance=provenance))
+    assert load_resumable(tmp_path / "epoch-0.pt").provenance == provenance
 
 
 def test_precision_and_recomputation_change_little(device):
