@@ -46,11 +46,6 @@ def live_encoder(model: Transducer, *, chunk_ms: int, left_ms: int) -> CausalEnc
         raise ValueError(
             "The model needs whole utterances. Train one for live sound with `transducer train --causal true`."
         )
-    if model.feature_norm != "none":
-        raise ValueError(
-            f"`feature_norm` of the model is {model.feature_norm}, which needs whole utterances. Train a model for "
-            "live sound with `--feature-norm none`."
-        )
     encoder.use_chunks(*chunks_of_ms(chunk_ms, left_ms, factor=encoder.chunk_factor))
     return encoder
 
