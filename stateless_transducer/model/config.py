@@ -103,8 +103,6 @@ class CausalEncoderConfig(EncoderConfig):
         super().__post_init__()
         for name in ("chunk_size", "left_context_frames"):
             value = getattr(self, name)
-            # JSON has no tuples; a frozen dataclass has no other way to normalize a field
-            object.__setattr__(self, name, tuple(value))
             wrong = next((number for number in value if not 1 <= number <= _MOST_CHUNK_FRAMES and number != -1), None)
             if not value or wrong is not None:
                 fault = "empty" if wrong is None else wrong
