@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from stateless_transducer.model.attention import RelativeSelfAttention, relative_positions
-from stateless_transducer.model.chunks import FEATURE_FRAMES, ChunkChoices, chunk_mask
+from stateless_transducer.model.chunks import ChunkChoices, chunk_mask
 from stateless_transducer.model.encoder import CausalEncoder
 from stateless_transducer.ops.masks import padding_mask
 from stateless_transducer.ops.subsampling import Subsampling
@@ -53,11 +53,11 @@ class Conformer(CausalEncoder):
         dropout: float,
         is_causal: bool,
         chunk_choices: ChunkChoices,
+        chunk_factor: int,
         subsampling: Subsampling,
     ) -> None:
         super().__init__()
-        self.is_causal, self.chunk_choices = is_causal, chunk_choices
-        self.chunk_factor = subsampling.factor // FEATURE_FRAMES
+        self.is_causal, self.chunk_choices, self.chunk_factor = is_causal, chunk_choices, chunk_factor
         self.look_ahead = subsampling.min_frames - subsampling.factor
         self._num_heads, self._kernel = num_heads, conv_kernel
         self.width: int = dim

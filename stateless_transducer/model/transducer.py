@@ -186,6 +186,7 @@ def _build_conformer(config: ConformerConfig, feature_dim: int, output_dim: int)
         dropout=config.dropout,
         is_causal=config.causal,
         chunk_choices=ChunkChoices(config.chunk_size, config.left_context_frames),
+        chunk_factor=config.chunk_factor,
         subsampling=config.subsampling,
     )
 
@@ -216,6 +217,7 @@ def _build_zipformer(config: ZipformerConfig, feature_dim: int, output_dim: int)
         stacks=stacks,
         dropout=config.dropout,
         chunk_choices=ChunkChoices(config.chunk_size, config.left_context_frames),
+        chunk_factor=config.chunk_factor,
         pads_like_icefall=config.pads_like_icefall,
         subsampling=config.subsampling,
     )

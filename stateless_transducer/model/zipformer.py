@@ -69,6 +69,7 @@ class Zipformer(CausalEncoder):
         stacks: Sequence[StackSizes],
         dropout: float,
         chunk_choices: ChunkChoices,
+        chunk_factor: int,
         pads_like_icefall: bool,
         subsampling: Subsampling,
     ) -> None:
@@ -77,8 +78,7 @@ class Zipformer(CausalEncoder):
         self.width = self.output_dim = max(dims)
         self.subsampling, self.pads_like_icefall = subsampling, pads_like_icefall
         self._dims, self._unmasked_dims = dims, [sizes.unmasked_dim for sizes in stacks]
-        self.is_causal, self.chunk_choices = stacks[0].layer.is_causal, chunk_choices
-        self.chunk_factor = math.lcm(2, *(sizes.factor for sizes in stacks))
+        self.is_causal, self.chunk_choices, self.chunk_factor = stacks[0].layer.is_causal, chunk_choices, chunk_factor
         # a chunk of c frames reads 2c + 13 feature frames: 7 for the convolutions, 6 for the ConvNeXt layer
         self.look_ahead = 13
         self.embed = ZipformerSubsampling(feature_dim, dims[0], dropout)
