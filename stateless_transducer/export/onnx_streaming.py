@@ -80,8 +80,8 @@ class OnnxStreamingTransducer:
         """
         if folder.is_file():
             raise ValueError(
-                f"{folder} is a file, but a streaming model is a folder with three ONNX graphs and tokens.txt. "
-                "`transducer transcribe` takes checkpoints."
+                f"`folder` {folder} is a file. `OnnxStreamingTransducer` reads a folder with three ONNX graphs; "
+                "`open_streaming_model` also reads causal checkpoints."
             )
         encoder, decoder, joiner = (find_graph(folder, role, prefer_int8) for role in ROLES)
         check_files((encoder, decoder, joiner))
