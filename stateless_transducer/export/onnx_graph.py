@@ -1,4 +1,8 @@
-"""A single ONNX graph, and the search for a model's three graphs in a folder. NumPy and onnxruntime only."""
+"""ONNX graphs: a single one, the three of a transducer, and the search for them in a folder.
+
+NumPy and onnxruntime only. Letters: N rows, T feature frames, F mel bins, C tokens of context, D joiner width,
+V vocabulary.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,7 @@ from stateless_transducer.files import check_file, parse_json, refuse_pointer
 from stateless_transducer.model_files import Listing
 from stateless_transducer.ops.subsampling import Subsampling
 from stateless_transducer.threads import may_spin
+from stateless_transducer.wording import counted
 
 DTYPES: dict[str, type[np.generic]] = {
     "tensor(float)": np.float32,
@@ -84,6 +89,19 @@ class Graph:
             raise ValueError(f"{self.path}: `{key}` in the metadata is {value[:80]!r}, not in 1..{_MOST_SIZE}.")
         return int(value)
 
+    def check_arguments(self, *inputs: str, num_outputs: int = 1) -> None:
+        """Check the numbers of inputs and outputs; names, which differ from exporter to exporter, are for the message.
+
+        Raises:
+            ValueError: A number differs.
+        """
+        if (len(self.inputs), self.num_outputs) != (len(inputs), num_outputs):
+            names = ", ".join(declared.name for declared in self.inputs)
+            raise ValueError(
+                f"{self.path}: must take {' and '.join(inputs)} and give {counted(num_outputs, 'output')}, but takes "
+                f"{names} and gives {self.num_outputs}. Is it a transducer?"
+            )
+
     def run(self, *arrays: np.ndarray) -> list[Any]:
         """Return all outputs."""
         pairs = zip(self.inputs, arrays, strict=True)
@@ -146,13 +164,7 @@ def subsampling(encoder: Graph, *, default: Subsampling) -> Subsampling:
         raise ValueError(f"{encoder.path}: `{SUBSAMPLING}` in the metadata is invalid: {err}") from err
 
 
-def joined_metadata(*graphs: Graph) -> dict[str, str]:
-    """Return the metadata of graphs, without front end and subsampling, which are JSON."""
-    entries = (entry for graph in graphs for entry in sorted(graph.metadata.items()))
-    return {key: value for key, value in entries if key not in (FRONT_END, SUBSAMPLING)}
-
-
-def with_nothing_before(contexts: np.ndarray, blank_id: int) -> np.ndarray:
+def _with_nothing_before(contexts: np.ndarray, blank_id: int) -> np.ndarray:
     """Return contexts (N, C) with -1, nothing, for each blank that another one follows.
 
     Training has one blank before the first token, and nothing before that blank.
@@ -164,6 +176,48 @@ def with_nothing_before(contexts: np.ndarray, blank_id: int) -> np.ndarray:
     contexts = contexts.copy()
     contexts[:, :-1][is_nothing] = -1
     return contexts
+
+
+class TransducerGraphs:
+    """Encoder, decoder and joiner of a transducer; immutable, so threads may share it."""
+
+    blank_id = 0
+
+    def __init__(self, encoder: Path, decoder: Path, joiner: Path, num_threads: int | None) -> None:
+        """Open three graphs.
+
+        Raises:
+            ValueError: A graph is not ONNX, or decoder or joiner are none.
+        """
+        self._encoder, self._decoder, self._joiner = (Graph(path, num_threads) for path in (encoder, decoder, joiner))
+        self._decoder.check_arguments("y")
+        self._joiner.check_arguments("encoder_out", "decoder_out")
+        self.context_size: int = self._decoder.number("context_size")
+        self.vocab_size: int = self._decoder.number("vocab_size")
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """Metadata of the three graphs, without front end and subsampling, which are JSON."""
+        graphs = self._encoder, self._decoder, self._joiner
+        entries = (entry for graph in graphs for entry in sorted(graph.metadata.items()))
+        return {key: value for key, value in entries if key not in (FRONT_END, SUBSAMPLING)}
+
+    def predict(self, contexts: np.ndarray) -> np.ndarray:
+        """(N, C), int64, blanks before the first token -> decoder_out (N, D)."""
+        return self._decoder.run_rows(_with_nothing_before(contexts, self.blank_id))
+
+    def join(self, encoder_out: np.ndarray, decoder_out: np.ndarray) -> np.ndarray:
+        """(N, D) and (N, D) -> logits (N, V)."""
+        return self._joiner.run_rows(encoder_out, decoder_out)
+
+    def _check_logits(self, encoder_out: np.ndarray) -> None:
+        """Run decoder and joiner once, and check that a frame (1, D) gives V logits."""
+        logits = self.join(encoder_out, self.predict(np.zeros((1, self.context_size), np.int64)))
+        if logits.shape != (1, self.vocab_size):
+            raise ValueError(
+                f"{self._joiner.path}: gives {logits.shape[-1]} logits, but `vocab_size` of {self._decoder.path} "
+                f"is {self.vocab_size}; the graphs belong to different models."
+            )
 
 
 def find_graph(folder: Path, role: str, prefer_int8: bool) -> Path:

@@ -15,13 +15,12 @@ from stateless_transducer.export.card import check_files
 from stateless_transducer.export.onnx_graph import (
     FRONT_END,
     Graph,
+    TransducerGraphs,
     find_graph,
     front_end,
     is_int8,
     is_streaming,
-    joined_metadata,
     subsampling,
-    with_nothing_before,
 )
 from stateless_transducer.features import PADDING_VALUE, SILENCE_VALUE, FbankConfig
 from stateless_transducer.model.config import ConformerConfig
@@ -39,10 +38,8 @@ _FEWEST_FRAMES = 9
 _TRY_FRAMES = 32
 
 
-class OnnxTransducer:
-    """An offline transducer on NumPy arrays; immutable, so threads may share it."""
-
-    blank_id = 0
+class OnnxTransducer(TransducerGraphs):
+    """An offline transducer on NumPy arrays."""
 
     def __init__(self, encoder: Path, decoder: Path, joiner: Path, *, num_threads: int | None = None) -> None:
         """Open three graphs and run them once on silence.
@@ -56,10 +53,9 @@ class OnnxTransducer:
         Raises:
             ValueError: A graph is not ONNX or is a streaming encoder, or the graphs do not match.
         """
-        self._encoder, self._decoder, self._joiner = (Graph(path, num_threads) for path in (encoder, decoder, joiner))
-        _check(self._encoder, self._decoder, self._joiner)
-        self.context_size: int = self._decoder.number("context_size")
-        self.vocab_size: int = self._decoder.number("vocab_size")
+        super().__init__(encoder, decoder, joiner, num_threads)
+        _refuse_streaming(self._encoder)
+        self._encoder.check_arguments("x", "x_lens", num_outputs=2)
         self.fbank_config: FbankConfig = front_end(self._encoder)
         """Front end of the encoder."""
         # icefall's encoders all subsample by four
@@ -93,11 +89,6 @@ class OnnxTransducer:
             )
         return cls(**paths, num_threads=num_threads)
 
-    @property
-    def metadata(self) -> dict[str, str]:
-        """Metadata of the three graphs, without front end and subsampling."""
-        return joined_metadata(self._encoder, self._decoder, self._joiner)
-
     def encode(self, features: np.ndarray, feature_lens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(N, T_in, F), float32, and (N,) -> encoder_out (N, T, D) and encoder_out_lens (N,).
 
@@ -121,14 +112,6 @@ class OnnxTransducer:
         parts = [_resized(encoder_out, longest, 0.0) for encoder_out, _ in results]
         return np.concatenate(parts), np.concatenate([lens for _, lens in results])
 
-    def predict(self, contexts: np.ndarray) -> np.ndarray:
-        """(N, C), int64, blanks before the first token -> decoder_out (N, D)."""
-        return self._decoder.run_rows(with_nothing_before(contexts, self.blank_id))
-
-    def join(self, encoder_out: np.ndarray, decoder_out: np.ndarray) -> np.ndarray:
-        """(N, D) and (N, D) -> logits (N, V)."""
-        return self._joiner.run_rows(encoder_out, decoder_out)
-
     def _try(self) -> None:
         """Run once, so that graphs that do not match are refused at once."""
         silence = np.full((1, _TRY_FRAMES, self.fbank_config.num_mel_bins), SILENCE_VALUE, np.float32)
@@ -138,25 +121,7 @@ class OnnxTransducer:
                 f"{self._encoder.path}: must give (N, T, D) and (N,), but {_TRY_FRAMES} frames give "
                 f"{encoder_out.shape} and {lens.tolist()}."
             )
-        logits = self.join(encoder_out[:, 0], self.predict(np.zeros((1, self.context_size), np.int64)))
-        if logits.shape != (1, self.vocab_size):
-            raise ValueError(
-                f"{self._joiner.path}: gives {logits.shape[-1]} logits, but `vocab_size` of {self._decoder.path} "
-                f"is {self.vocab_size}; the graphs belong to different models."
-            )
-
-
-def _check(encoder: Graph, decoder: Graph, joiner: Graph) -> None:
-    """Check the numbers of inputs and outputs."""
-    _refuse_streaming(encoder)
-    for graph, input_names, num_outputs in ((encoder, "x and x_lens", 2), (decoder, "y", 1), (joiner, "two rows", 1)):
-        num_inputs = 1 if graph is decoder else 2
-        if (len(graph.inputs), graph.num_outputs) != (num_inputs, num_outputs):
-            names = ", ".join(declared.name for declared in graph.inputs)
-            raise ValueError(
-                f"{graph.path}: must take {input_names} and give {num_outputs} output{'s' * (num_outputs > 1)}, but "
-                f"takes {names} and gives {graph.num_outputs}. Is it a transducer?"
-            )
+        self._check_logits(encoder_out[:, 0])
 
 
 def _refuse_streaming(encoder: Graph) -> None:

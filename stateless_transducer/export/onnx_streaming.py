@@ -18,12 +18,11 @@ from stateless_transducer.export.card import check_files
 from stateless_transducer.export.onnx_graph import (
     DTYPES,
     Graph,
+    TransducerGraphs,
     find_graph,
     front_end,
     is_streaming,
-    joined_metadata,
     subsampling,
-    with_nothing_before,
 )
 from stateless_transducer.features import SILENCE_VALUE, FbankConfig
 from stateless_transducer.model_files import ROLES
@@ -36,10 +35,8 @@ State = list[np.ndarray]
 """State of an encoder for one stream; each array has a batch axis of 1."""
 
 
-class OnnxStreamingTransducer:
-    """Encoder, decoder and joiner of a streaming transducer; immutable, so threads may share it."""
-
-    blank_id = 0
+class OnnxStreamingTransducer(TransducerGraphs):
+    """A streaming transducer on NumPy arrays."""
 
     def __init__(self, encoder: Path, decoder: Path, joiner: Path, *, num_threads: int = 1) -> None:
         """Open three graphs and run them once on a chunk of silence.
@@ -47,7 +44,7 @@ class OnnxStreamingTransducer:
         Raises:
             ValueError: A graph is not ONNX, not streaming or of an unknown kind, or the graphs do not match.
         """
-        self._encoder, self._decoder, self._joiner = (Graph(p, num_threads) for p in (encoder, decoder, joiner))
+        super().__init__(encoder, decoder, joiner, num_threads)
         self.kind: str = self._encoder.metadata.get("model_type", "")
         self._state_axes = _state_axes(self._encoder, self.kind)
         if self._encoder.metadata.get("feature", ""):
@@ -58,8 +55,6 @@ class OnnxStreamingTransducer:
         """Feature frames from the beginning of a chunk to that of the next one."""
         self.fbank_config: FbankConfig = front_end(self._encoder)
         """Front end of the encoder."""
-        self.context_size: int = self._decoder.number("context_size")
-        self.vocab_size: int = self._decoder.number("vocab_size")
         self._try()
         factor = self.chunk_shift // self.encoder_frames
         # the fewest frames of graphs of other projects are those of convolutions with a small kernel
@@ -86,11 +81,6 @@ class OnnxStreamingTransducer:
         encoder, decoder, joiner = (find_graph(folder, role, prefer_int8) for role in ROLES)
         check_files((encoder, decoder, joiner))
         return cls(encoder, decoder, joiner, num_threads=num_threads)
-
-    @property
-    def metadata(self) -> dict[str, str]:
-        """Metadata of the three graphs, without front end and subsampling."""
-        return joined_metadata(self._encoder, self._decoder, self._joiner)
 
     def initial_state(self) -> State:
         """Return the state of a new stream: zeros."""
@@ -144,14 +134,6 @@ class OnnxStreamingTransducer:
             parts.append(encoder_out)
         return np.concatenate(parts, axis=1), self.subsampling.lens(feature_lens)
 
-    def predict(self, contexts: np.ndarray) -> np.ndarray:
-        """(N, context_size), int64, blanks before the first token -> decoder_out (N, D)."""
-        return self._decoder.run_rows(with_nothing_before(contexts, self.blank_id))
-
-    def join(self, encoder_out: np.ndarray, decoder_out: np.ndarray) -> np.ndarray:
-        """(N, D) and (N, D) -> logits (N, V)."""
-        return self._joiner.run_rows(encoder_out, decoder_out)
-
     def _try(self) -> None:
         """Run a chunk, so that graphs that do not match are refused at once."""
         silence = np.full((1, self.chunk_frames, self.fbank_config.num_mel_bins), SILENCE_VALUE, np.float32)
@@ -163,13 +145,7 @@ class OnnxStreamingTransducer:
             if before.shape != after.shape:
                 name = f"{self._encoder.path}: state {declared.name}"
                 raise ValueError(f"{name} has input shape {before.shape} and output shape {after.shape}.")
-        decoder_out = self.predict(np.zeros((1, self.context_size), np.int64))
-        logits = self.join(encoder_out[:, 0], decoder_out)
-        if logits.shape != (1, self.vocab_size):
-            raise ValueError(
-                f"{self._joiner.path}: gives {logits.shape[-1]} logits, but `vocab_size` of {self._decoder.path} "
-                f"is {self.vocab_size}; the graphs belong to different models."
-            )
+        self._check_logits(encoder_out[:, 0])
 
 
 def _state_axes(encoder: Graph, kind: str) -> list[int]:

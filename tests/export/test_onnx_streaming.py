@@ -149,6 +149,9 @@ def test_folder_that_is_none_or_lacks_a_graph_is_named(folder):
         OnnxStreamingTransducer.open(folder / "no")
     with pytest.raises(ValueError, match="`folder` .*joiner.onnx is a file.*`open_streaming_model`"):
         OnnxStreamingTransducer.open(folder / "joiner.onnx")
+    shutil.copy(folder / "decoder.onnx", folder / "joiner.onnx")
+    with pytest.raises(ValueError, match="joiner.onnx: must take encoder_out and decoder_out .* but takes y"):
+        OnnxStreamingTransducer.open(folder)
     (folder / "joiner.onnx").unlink()
     with pytest.raises(ValueError, match=r"model: holds no joiner\*.onnx"):
         OnnxStreamingTransducer.open(folder)
