@@ -287,10 +287,13 @@ def _complete(weights: Weights, chunk: int) -> tuple[dict[str, np.ndarray], dict
 
 
 def _sound(folder: Path, sample_rate: int) -> np.ndarray:
-    """Return sound to compare on: a recording that came with the model, or else a synthetic voice."""
-    for path in sorted(folder.glob("test_wavs/*.wav"))[:1]:
-        return read_audio(path, sample_rate)[: _CHECKED_SECONDS * sample_rate]
-    t = np.arange(_CHECKED_SECONDS * sample_rate) / sample_rate
+    """Return sound to compare on: a recording that came with the model and is long enough, or a synthetic voice."""
+    num_samples = _CHECKED_SECONDS * sample_rate
+    for path in sorted(folder.glob("test_wavs/*.wav")):
+        samples = read_audio(path, sample_rate)
+        if len(samples) >= num_samples:
+            return samples[:num_samples]
+    t = np.arange(num_samples) / sample_rate
     # a voice of changing pitch whose level and timbre change four times a second
     phase = 2 * np.pi * np.cumsum(120 + 30 * np.sin(2 * np.pi * 0.7 * t)) / sample_rate
     formants = 500 + 300 * np.sin(2 * np.pi * 2.1 * t), 1500 + 700 * np.sin(2 * np.pi * 1.3 * t)
@@ -335,14 +338,11 @@ def _compare(
 
 
 def _encode_chunks(graphs: OnnxStreamingTransducer, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Encode sound chunk by chunk; return the output (T', D), and the features (T, F) that the chunks have seen."""
+    """Encode the whole chunks of a sound; return the output (T', D), and the features (T, F) that they have seen."""
     num_chunks = (len(features) - graphs.chunk_frames) // graphs.chunk_shift + 1
-    state, parts = graphs.initial_state(), []
-    for start in range(0, num_chunks * graphs.chunk_shift, graphs.chunk_shift):
-        chunk = features[None, start : start + graphs.chunk_frames]
-        encoder_out, (state,) = graphs.encode_chunk(chunk, [state])
-        parts.append(encoder_out[0])
-    return np.concatenate(parts), features[: (num_chunks - 1) * graphs.chunk_shift + graphs.chunk_frames]
+    encoder_out, _ = graphs.encode(features[None], np.array([len(features)]))
+    num_seen = (num_chunks - 1) * graphs.chunk_shift + graphs.chunk_frames
+    return encoder_out[0, : num_chunks * graphs.encoder_frames], features[:num_seen]
 
 
 def _relative(ours: np.ndarray, theirs: np.ndarray) -> float:

@@ -8,8 +8,10 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
+import soundfile
 import torch
 from model_sizes import SMALL_ZIPFORMER, zipformer_model
 
@@ -90,6 +92,9 @@ def test_streaming_graphs_of_icefall_give_its_weights_back(zipformer_golden, tmp
         zipformer_golden / "onnx" / "streaming_c16_l64", tmp_path / "graphs", copy_function=shutil.copy
     )
     build_token_table(["".join(chr(0x4E00 + i) for i in range(38))], "char").write(tmp_path / "lang")
+    # shorter than a chunk
+    (folder / "test_wavs").mkdir()
+    soundfile.write(folder / "test_wavs" / "0.wav", np.zeros(3200), 16000)
     rebuilt = rebuild(folder, sizes={"chunk_size": [16, 32]}, lang_dir=tmp_path / "lang")
     sizes = json.loads((zipformer_golden / "causal" / "config.json").read_text())["config"]
     theirs = torch.load(zipformer_golden / "causal" / "pretrained.pt", weights_only=True)["model"]
