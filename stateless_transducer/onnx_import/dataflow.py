@@ -159,9 +159,10 @@ class Dataflow:
         return self._product(name)
 
     def _gemm(self, node: NodeProto) -> Linear | None:
-        weight, bias = self.constant(node.input[1]), self.constant(node.input[2])
+        weight, (bias_name,) = self.constant(node.input[1]), node.input[2:] or [""]
+        bias = self.constant(bias_name)
         transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
-        if weight is None or bias is None:
+        if weight is None or (bias_name and bias is None):
             return None
         return Linear(weight if transposed else weight.T, bias, self.source(node.input[0]))
 
@@ -204,7 +205,12 @@ class Dataflow:
         """Return the tensor whose values a tensor holds after they were moved: cut, padded, reshaped, repeated."""
         while (node := self.node(name)) is not None and node.op_type in _MOVES:
             candidates = node.input[1:] if node.op_type == "Where" else node.input
-            name = next(each for each in candidates if self.constant(each) is None)
+            moved = next(
+                (candidate for candidate in candidates if candidate and self.constant(candidate) is None), None
+            )
+            if moved is None:
+                raise GraphError(f"{name} does not depend on the inputs of the graph.")
+            name = moved
         return self.source(name)
 
     def interpolation(self, name: str) -> Interpolation | None:

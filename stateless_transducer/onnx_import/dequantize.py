@@ -12,6 +12,8 @@ import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, numpy_helper
 
+from stateless_transducer.onnx_import.dataflow import GraphError
+
 
 def dequantize(model: ModelProto) -> dict[str, float]:
     """Replace the integer products of a graph by products in floating point, in place.
@@ -21,7 +23,7 @@ def dequantize(model: ModelProto) -> dict[str, float]:
         if each channel has its own.
 
     Raises:
-        ValueError: the graph is quantized in another way.
+        GraphError: the graph is quantized in another way.
     """
     graph = _Quantized(model)
     for node in list(model.graph.node):
@@ -33,7 +35,7 @@ def dequantize(model: ModelProto) -> dict[str, float]:
             case "DequantizeLinear":
                 graph.look_up_floats(node)
             case operator if operator.endswith("Integer") or operator.startswith("QLinear"):
-                raise ValueError(f"operator {operator} is not supported; graphs quantized dynamically are.")
+                raise GraphError(f"operator {operator} is not supported; graphs quantized dynamically are.")
     _remove_unused(model)
     return graph.steps
 
@@ -67,16 +69,16 @@ class _Quantized:
 
     def multiply_in_floats(self, product: NodeProto) -> None:
         """Turn ``scale * cast(integer product)`` into ``product``: what was scaled is a weight in floats now."""
-        (cast,) = self._readers(product.output[0])
-        (scaling,) = self._readers(cast.output[0])
-        scales = self._producers[next(name for name in scaling.input if name != cast.output[0])]
-        scale = next((name for name in scales.input if name in self._constants and name not in product.input), None)
+        cast = self._only_reader(product.output[0], "Cast")
+        scaling = self._only_reader(cast.output[0], "Mul")
+        scale = next((name for name in scaling.input if name != cast.output[0]), "")
+        scales = self._producers[scale].input if scale in self._producers else []
         # the scale of an input that is quantized with a fixed one is a constant, too: the weight's is the second
-        scale = scales.input[1] if scales.input[1] in self._constants else scale
-        if cast.op_type != "Cast" or scaling.op_type != "Mul" or scale is None:
-            raise ValueError(f"the product {product.name} is not scaled as onnxruntime's dynamic quantization does.")
+        weight_scales = [name for name in scales if name in self._constants and name not in product.input]
+        if not weight_scales:
+            raise GraphError(f"the product {product.output[0]} is scaled by {scale}, not by that of a weight.")
         zero = product.input[3] if len(product.input) > 3 else ""
-        weight = self._in_floats(product.input[1], scale, zero)
+        weight = self._in_floats(product.input[1], weight_scales[-1], zero)
         self.replace(product, "MatMul", [product.input[0], weight])
         self.replace(scaling, "Identity", cast.output)
 
@@ -91,13 +93,21 @@ class _Quantized:
         lookup.input[0] = self._in_floats(lookup.input[0], node.input[1], zero)
         self.replace(node, "Identity", lookup.output)
 
-    def _readers(self, name: str) -> list[NodeProto]:
-        return [node for node in self._graph.node if name in node.input]
+    def _only_reader(self, name: str, operator: str) -> NodeProto:
+        """Return the only node that reads a tensor, which must be of a kind."""
+        readers = [node for node in self._graph.node if name in node.input]
+        if [reader.op_type for reader in readers] != [operator]:
+            operators = ", ".join(reader.op_type for reader in readers) or "nothing"
+            raise GraphError(
+                f"{operators} reads {name}, but only {operator} does after onnxruntime's dynamic quantization."
+            )
+        return readers[0]
 
     def _in_floats(self, name: str, scale: str, zero: str) -> str:
         """Add the floats of a quantized weight to the graph, and return their name."""
-        if name not in self._constants or scale not in self._constants:
-            raise ValueError(f"the quantized weight {name} or its scale {scale} is no constant.")
+        variables = [part for part in (name, scale, zero) if part and part not in self._constants]
+        if variables:
+            raise GraphError(f"{variables[0]}, of the quantized weight {name}, is no constant.")
         scales = numpy_helper.to_array(self._constants[scale])
         values = numpy_helper.to_array(self._constants[name]).astype(np.float32)
         zeros = numpy_helper.to_array(self._constants[zero]).astype(np.float32) if zero else 0

@@ -241,9 +241,9 @@ def _chunks(model: _Model) -> dict[str, tuple[int]]:
     """Return the chunk size and the left context that graphs run with, in frames of 20 ms; {}: whole utterances."""
     if isinstance(model, OnnxTransducer):
         return {}
-    # of the first stack, whose frames are those of 20 ms in all published models
-    left = model.metadata["left_context_len"].split(",")[0]
-    return {"chunk_size": (model.chunk_shift // 2,), "left_context_frames": (int(left),)}
+    # the keys (L, N, C) of the first stack, whose frames are those of 20 ms in all published models
+    left_frames = model.initial_state()[0].shape[0]
+    return {"chunk_size": (model.chunk_shift // 2,), "left_context_frames": (left_frames,)}
 
 
 def _chunks_by_default(weights: Mapping[str, np.ndarray], chunks: Mapping[str, tuple[int]]) -> Mapping[str, tuple[int]]:

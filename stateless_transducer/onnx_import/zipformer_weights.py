@@ -269,7 +269,8 @@ def _linear(flow: Dataflow, name: str, what: str) -> Linear:
 
 
 def _named(name: str, operation: Linear | Convolution) -> dict[str, np.ndarray | FoldedPositions | EdgeSums]:
-    assert operation.bias is not None, name
+    if operation.bias is None:
+        raise GraphError(f"the operation at the place of {name} has no bias.")
     return {f"{name}.weight": operation.weight, f"{name}.bias": operation.bias}
 
 

@@ -92,6 +92,10 @@ def test_streaming_graphs_of_icefall_give_its_weights_back(zipformer_golden, tmp
         zipformer_golden / "onnx" / "streaming_c16_l64", tmp_path / "graphs", copy_function=shutil.copy
     )
     build_token_table(["".join(chr(0x4E00 + i) for i in range(38))], "char").write(tmp_path / "lang")
+    encoder = onnx.load(str(folder / "encoder.onnx"))
+    properties = {entry.key: entry.value for entry in encoder.metadata_props if entry.key != "left_context_len"}
+    onnx.helper.set_model_props(encoder, properties)
+    onnx.save(encoder, str(folder / "encoder.onnx"))
     # shorter than a chunk
     (folder / "test_wavs").mkdir()
     soundfile.write(folder / "test_wavs" / "0.wav", np.zeros(3200), 16000)
