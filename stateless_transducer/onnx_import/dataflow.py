@@ -101,7 +101,7 @@ class Dataflow:
                 self._producers |= dict.fromkeys(node.output, node)
                 self._positions |= dict.fromkeys(node.output, position)
         self.constant = cache(self._constant)
-        self._operation = cache(self._find_operation)
+        self.operation = cache(self._find_operation)
 
     def node(self, name: str) -> NodeProto | None:
         """Return the node that computes a tensor; None: a constant or an input."""
@@ -140,7 +140,7 @@ class Dataflow:
         return np.asarray(values[self.source(name)])
 
     def _find_operation(self, name: str) -> Linear | Convolution | None:
-        """Return the operation with weights that computes a tensor."""
+        """Return the operation with weights that computes a tensor; None: another one does."""
         node = self.node(name)
         if node is None:
             return None
@@ -150,13 +150,19 @@ class Dataflow:
             return None if weight is None else Convolution(weight, bias, self.source(node.input[0]), node.output[0])
         if node.op_type == "Gemm":
             return self._gemm(node)
-        if node.op_type == "Add":
-            for bias, product in (node.input, reversed(node.input)):
-                value, linear = self.raw(bias), self._product(product)
-                if value is not None and value.ndim == 1 and linear is not None:
-                    return linear._replace(bias=value)
-            return None
+        for bias, product in self._operands(name, "Add"):
+            value, linear = self.raw(bias), self._product(product)
+            if value is not None and value.ndim == 1 and linear is not None:
+                return linear._replace(bias=value)
         return self._product(name)
+
+    def _operands(self, name: str, operator: str) -> list[tuple[str, str]]:
+        """Return both orders of the operands of the operator that computes a tensor; []: another one does."""
+        node = self.node(name)
+        if node is None or node.op_type != operator:
+            return []
+        x, y = node.input
+        return [(x, y), (y, x)]
 
     def _gemm(self, node: NodeProto) -> Linear | None:
         weight, (bias_name,) = self.constant(node.input[1]), node.input[2:] or [""]
@@ -186,7 +192,7 @@ class Dataflow:
             if name in seen:
                 continue
             seen.add(name)
-            operation, value, node = self._operation(name), self.raw(name), self.node(name)
+            operation, value, node = self.operation(name), self.raw(name), self.node(name)
             if operation is not None:
                 operations[self._positions[name]] = operation
             elif value is not None:
@@ -196,10 +202,6 @@ class Dataflow:
             elif node is not None and node.op_type not in _BARRIERS:
                 names.extend(reversed(node.input))
         return Nearest([operations[i] for i in sorted(operations)], list(constants.items()), attention)
-
-    def operation(self, name: str) -> Linear | Convolution | None:
-        """Return the operation with weights that computes a tensor; None: another one does."""
-        return self._operation(name)
 
     def before_moves(self, name: str) -> str:
         """Return the tensor whose values a tensor holds after they were moved: cut, padded, reshaped, repeated."""
@@ -217,14 +219,9 @@ class Dataflow:
         """Return the interpolation that computes a tensor, also by ``torch.lerp``, which chooses one of two forms."""
         node = self.node(name)
         if node is not None and node.op_type == "Where" and self.constant(node.input[0]) is not None:
-            node = self.node(node.input[1])
-        if node is None or node.op_type != "Add":
-            return None
-        for before, change in (node.input, reversed(node.input)):
-            product = self.node(change)
-            if product is None or product.op_type != "Mul":
-                continue
-            for scale, difference in (product.input, reversed(product.input)):
+            name = node.input[1]
+        for before, change in self._operands(name, "Add"):
+            for scale, difference in self._operands(change, "Mul"):
                 value, minus = self.constant(scale), self.node(difference)
                 if value is None or minus is None or minus.op_type != "Sub":
                     continue
@@ -234,14 +231,8 @@ class Dataflow:
 
     def norm(self, name: str) -> Norm | None:
         """Return the scaling of a frame that computes a tensor."""
-        node = self.node(name)
-        if node is None or node.op_type != "Mul":
-            return None
-        for x, factor in (node.input, reversed(node.input)):
-            product = self.node(factor)
-            if product is None or product.op_type != "Mul":
-                continue
-            for scale, inverse_rms in (product.input, reversed(product.input)):
+        for x, factor in self._operands(name, "Mul"):
+            for scale, inverse_rms in self._operands(factor, "Mul"):
                 value = self.constant(scale)
                 if value is None or value.size != 1:
                     continue
@@ -254,10 +245,9 @@ class Dataflow:
     def weighted_mean(self, name: str) -> WeightedMean | None:
         """Return the sum of weighted frames that computes a tensor."""
         node = self.node(name)
-        product = self.node(node.input[0]) if node is not None and node.op_type == "ReduceSum" else None
-        if product is None or product.op_type != "Mul":
+        if node is None or node.op_type != "ReduceSum":
             return None
-        for frames, weights in (product.input, reversed(product.input)):
+        for frames, weights in self._operands(node.input[0], "Mul"):
             value = self.constant(weights)
             if value is not None:
                 return WeightedMean(value.ravel(), self.before_moves(frames))
@@ -265,22 +255,18 @@ class Dataflow:
 
     def residual(self, name: str) -> tuple[str, Linear] | None:
         """Return what a linear map was added to, and the map."""
-        node = self.node(name)
-        if node is None or node.op_type != "Add":
-            return None
-        for before, change in (node.input, reversed(node.input)):
-            operation = self._operation(change)
+        for before, change in self._operands(name, "Add"):
+            operation = self.operation(change)
             if isinstance(operation, Linear) and operation.bias is not None:
                 return self.source(before), operation
         return None
 
     def multiplier(self, name: str) -> np.ndarray | None:
         """Return the constant by which the values of a tensor are multiplied before anything else."""
-        for node in {id(node): node for node in self._producers.values()}.values():
-            if node.op_type == "Mul":
-                for x, factor in (node.input, reversed(node.input)):
-                    if self.source(x) == self.source(name):
-                        return self.constant(factor)
+        for product in self._producers:
+            for x, factor in self._operands(product, "Mul"):
+                if self.source(x) == self.source(name):
+                    return self.constant(factor)
         return None
 
 
