@@ -107,17 +107,18 @@ def build_optimizer(
     groups = _groups(objective, fine_tune.layer_lr_decay)
     schedule = build_schedule(config, model_size=objective.width)
     if config.optimizer == "noam":
-        return _eager(torch.optim.Adam)(groups, lr=0.0, betas=(0.9, 0.98), eps=1e-9), schedule
+        return _without_compiler(torch.optim.Adam)(groups, lr=0.0, betas=(0.9, 0.98), eps=1e-9), schedule
     if config.optimizer == "scaled-adam":
-        return _eager(ScaledAdam)(groups, lr=0.0), schedule
+        return _without_compiler(ScaledAdam)(groups, lr=0.0), schedule
     # fused: one pass over the parameters, three times faster than a loop of small operations on a CPU
-    adamw = _eager(torch.optim.AdamW)
+    adamw = _without_compiler(torch.optim.AdamW)
     return adamw(groups, lr=0.0, betas=(0.9, 0.98), weight_decay=config.weight_decay, fused=True), schedule
 
 
-def _eager(optimizer: type[torch.optim.Optimizer]) -> Callable[..., torch.optim.Optimizer]:
-    """Derive an optimizer that does not import torch's compiler, which takes as long as importing torch itself.
+def _without_compiler(optimizer: type[torch.optim.Optimizer]) -> Callable[..., torch.optim.Optimizer]:
+    """Return a subclass of an optimizer whose methods do not import torch's compiler.
 
+    The import takes as long as that of torch itself.
     torch decorates these methods for compiled optimizers, and each decorator imports the compiler at the first call.
     """
     names = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
