@@ -21,7 +21,7 @@ from stateless_transducer.export.card import CARD
 from stateless_transducer.export.onnx_graph import FRONT_END, SUBSAMPLING
 from stateless_transducer.export.onnx_model import GRAPHS, INT8_GRAPHS
 from stateless_transducer.export.streaming_layouts import streaming_layout
-from stateless_transducer.export.traceable import OfflineDecoder, OfflineEncoder, StreamingEncoder
+from stateless_transducer.export.traceable import OfflineEncoder, StreamingEncoder, TraceableDecoder
 from stateless_transducer.features import FbankConfig
 from stateless_transducer.model.live import live_encoder
 from stateless_transducer.model.transducer import Transducer
@@ -52,7 +52,7 @@ def write_onnx(folder: Path, checkpoint: Checkpoint) -> None:
         {"x": torch.zeros(2, 40, config.feature_dim), "x_lens": torch.tensor([40, 30])},
         ["encoder_out", "encoder_out_lens"],
         {"x": {0: "N", 1: "T_in"}, "x_lens": {0: "N"}, "encoder_out": {0: "N", 1: "T"}, "encoder_out_lens": {0: "N"}},
-        {"model_type": _MODEL_TYPES.get(config.encoder.kind, config.encoder.kind)} | _facts(checkpoint, model),
+        _facts(checkpoint, model),
     )
     _write_rest(folder, checkpoint, model)
 
@@ -96,7 +96,9 @@ def _model(checkpoint: Checkpoint) -> Transducer:
 
 def _facts(checkpoint: Checkpoint, model: Transducer) -> dict[str, str]:
     """Return entries of the encoder's metadata that do not depend on its layout."""
+    kind = checkpoint.model_config.encoder.kind
     return {
+        "model_type": _MODEL_TYPES.get(kind, kind),
         "version": "1",
         "model_author": "stateless-transducer",
         "comment": "stateless transducer",
@@ -111,7 +113,7 @@ def _write_rest(folder: Path, checkpoint: Checkpoint, model: Transducer) -> None
     context_size, joiner_dim = config.decoder.context_size, config.joiner.joiner_dim
     _write(
         folder / GRAPHS["decoder"],
-        OfflineDecoder(model),
+        TraceableDecoder(model),
         {"y": torch.zeros(2, context_size, dtype=torch.int64)},
         ["decoder_out"],
         {"y": {0: "N"}, "decoder_out": {0: "N"}},

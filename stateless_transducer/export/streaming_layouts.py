@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ class StreamingLayout:
     num_outputs: int
     """Number of these arrays, from the first one on, that the graph returns for the next chunk."""
     metadata: dict[str, str | int]
-    """Kind and sizes of the encoder, in sherpa-onnx's words."""
+    """Sizes of the encoder, in sherpa-onnx's words."""
     to_arrays: Callable[[Any], list[Tensor]]
     """Convert a state of the encoder."""
     from_arrays: Callable[[Sequence[Tensor]], Any]
@@ -72,9 +73,8 @@ def _zipformer2(encoder: CausalEncoder, config: ZipformerConfig) -> StreamingLay
             key, gated, value1, value2, convolved1, convolved2 = arrays[6 * i : 6 * i + 6]
             attention = (key.transpose(0, 1), gated[0], value1.transpose(0, 1), value2.transpose(0, 1))
             layers.append(LayerState(*attention, convolved1.transpose(1, 2), convolved2.transpose(1, 2)))
-        ends = [sum(config.num_encoder_layers[: i + 1]) for i in range(len(config.num_encoder_layers))]
-        counts = zip(ends, config.num_encoder_layers, strict=True)
-        stacks = tuple(tuple(layers[end - count : end]) for end, count in counts)
+        rest = iter(layers)
+        stacks = tuple(tuple(islice(rest, count)) for count in config.num_encoder_layers)
         return ZipformerState(stacks, *arrays[6 * num_layers :])
 
     sizes = {
@@ -87,7 +87,7 @@ def _zipformer2(encoder: CausalEncoder, config: ZipformerConfig) -> StreamingLay
         "left_context_len": left_frames,
     }
     metadata = {name: ",".join(map(str, numbers)) for name, numbers in sizes.items()}
-    return StreamingLayout(axes, len(axes), _chunk(encoder, "zipformer2") | metadata, to_arrays, from_arrays)
+    return StreamingLayout(axes, len(axes), _chunk(encoder) | metadata, to_arrays, from_arrays)
 
 
 def _conformer(encoder: CausalEncoder, config: ConformerConfig) -> StreamingLayout:
@@ -116,8 +116,8 @@ def _conformer(encoder: CausalEncoder, config: ConformerConfig) -> StreamingLayo
         "pad_length": encoder.look_ahead,
     }
     # sherpa-onnx counts the frames itself
-    return StreamingLayout(axes, 2, _chunk(encoder, "conformer") | metadata, to_arrays, from_arrays)
+    return StreamingLayout(axes, 2, _chunk(encoder) | metadata, to_arrays, from_arrays)
 
 
-def _chunk(encoder: CausalEncoder, model_type: str) -> dict[str, str | int]:
-    return {"model_type": model_type, "T": encoder.chunk_frames, "decode_chunk_len": encoder.chunk_shift}
+def _chunk(encoder: CausalEncoder) -> dict[str, str | int]:
+    return {"T": encoder.chunk_frames, "decode_chunk_len": encoder.chunk_shift}

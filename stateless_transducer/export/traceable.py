@@ -46,7 +46,7 @@ class StreamingEncoder(nn.Module):
         return self.projection(frames), *self.layout.to_arrays(state)[: self.layout.num_outputs]
 
 
-class OfflineDecoder(nn.Module):
+class TraceableDecoder(nn.Module):
     """The decoder, projected, for contexts with -1 at positions before the first blank."""
 
     def __init__(self, model: Transducer) -> None:
