@@ -196,7 +196,8 @@ def _check_parts(checkpoint: Checkpoint) -> None:
         raise ValueError(f"`feature_dim` is {config.feature_dim}, but its front end has {num_mel_bins} mel bins.")
     _check_weights(checkpoint.weights, skeleton(config).state_dict())
     # the names of heads, and so their shapes, are the recipe's
-    _check_weights(checkpoint.heads, checkpoint.heads, of="heads")
+    _check_values(checkpoint.heads)
+    check_tensors(checkpoint.heads)
 
 
 _HEADS = "heads."
@@ -449,19 +450,33 @@ def _without_training_state(path: Path, use_ema: bool) -> Checkpoint:
     return replace(checkpoint, weights=mean, provenance=provenance, training_state=None)
 
 
-def _check_weights(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], *, of: str = "weights") -> None:
-    without_values = [f"{name} has no values" for name, value in weights.items() if getattr(value, "is_meta", False)]
-    faults = first_of(without_values) or weight_faults(weights, expected)
+def _check_weights(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    _check_values(weights)
+    if faults := weight_faults(weights, expected):
+        raise ValueError(f"The weights do not fit the model: {faults}.")
+
+
+def _check_values(tensors: Mapping[str, Tensor]) -> None:
+    """Check that no tensor is on the device ``meta``."""
+    faults = first_of([f"{name} has no values" for name, value in tensors.items() if getattr(value, "is_meta", False)])
     if faults:
-        raise ValueError(f"The {of} do not fit the model: {faults}.")
+        raise ValueError(f"{faults}.")
+
+
+def check_tensors(tensors: Mapping[str, Tensor]) -> None:
+    """Check that all values are dense floating-point tensors; a ValueError names the others."""
+    if faults := _tensor_faults(tensors):
+        raise ValueError(f"{faults}.")
+
+
+def _tensor_faults(tensors: Mapping[str, Tensor]) -> str:
+    invalid = (name for name, value in tensors.items() if not is_weight(value))
+    return first_of([f"{name} is no dense floating-point tensor" for name in invalid])
 
 
 def weight_faults(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
     """Describe the weights that are missing, unknown, of another kind or shape, by name; empty if all fit."""
-    invalid = [name for name, value in weights.items() if not is_weight(value)]
-    if invalid:
-        return first_of([f"{name} is no dense floating-point tensor" for name in invalid])
-    return first_of(
+    return _tensor_faults(weights) or first_of(
         [
             *(f"{name} is missing" for name in expected if name not in weights),
             *(f"{name} is left over" for name in weights if name not in expected),

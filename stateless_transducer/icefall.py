@@ -15,10 +15,10 @@ from torch import Tensor
 from stateless_transducer import __version__
 from stateless_transducer.checkpoint import (
     Checkpoint,
+    check_tensors,
     first_of,
     from_own_format,
     is_own_format,
-    is_weight,
     load_checkpoint,
     skeleton,
     weight_faults,
@@ -104,7 +104,7 @@ def _from_content(path: Path, content: Any, token_table: TokenTable, sizes: Size
             raise ValueError(f"`encoder` is {encoder}, but the file holds a {layout.encoder}.")
         recipe = layout.recipe
         heads = {name: value for name, value in theirs.items() if layout.is_head(name)}
-        _check_tensors(heads)
+        check_tensors(heads)
         sizes = {**_stated_lists(content, layout), **sizes}
         weights, config = from_icefall({name: theirs[name] for name in theirs if name not in heads}, sizes)
         _check_stated_sizes(content, config)
@@ -147,7 +147,7 @@ def from_icefall(weights: Mapping[str, Tensor], sizes: Sizes | None = None) -> t
     """
     weights = _without_ddp(weights)
     # before the sizes are read from the shapes
-    _check_tensors(weights)
+    check_tensors(weights)
     layout = layout_of(weights)
     config = layout.config(weights, sizes or {})
     expected = skeleton(config).state_dict()
@@ -155,12 +155,6 @@ def from_icefall(weights: Mapping[str, Tensor], sizes: Sizes | None = None) -> t
     if faults:
         raise ValueError(f"{faults}.")
     return {layout.our_name(name): value for name, value in weights.items()}, config
-
-
-def _check_tensors(weights: Mapping[str, Tensor]) -> None:
-    invalid = [name for name, value in weights.items() if not is_weight(value)]
-    if invalid:
-        raise ValueError(f"{first_of([f'{name} is no dense floating-point tensor' for name in invalid])}.")
 
 
 def _without_ddp(weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
