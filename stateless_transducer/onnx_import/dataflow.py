@@ -128,12 +128,12 @@ class Dataflow:
         node = self.node(name)
         if value is not None or node is None or not node.input or node.op_type == "Shape":
             return value
-        inputs = {each: self.constant(each) for each in node.input if each}
-        if any(each is None for each in inputs.values()):
+        inputs = {operand: self.constant(operand) for operand in node.input if operand}
+        if any(operand is None for operand in inputs.values()):
             return None
-        outputs = [onnx.helper.make_empty_tensor_value_info(each) for each in node.output]
+        outputs = [onnx.helper.make_empty_tensor_value_info(output) for output in node.output]
         graph = onnx.helper.make_graph(
-            [node], "fold", [onnx.helper.make_empty_tensor_value_info(each) for each in inputs], outputs
+            [node], "fold", [onnx.helper.make_empty_tensor_value_info(operand) for operand in inputs], outputs
         )
         model = onnx.helper.make_model(graph, opset_imports=self._opsets)
         values = dict(zip(node.output, ReferenceEvaluator(model).run(None, inputs), strict=True))

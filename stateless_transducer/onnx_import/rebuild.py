@@ -38,6 +38,7 @@ from stateless_transducer.onnx_import.estimates import estimate_positions, split
 from stateless_transducer.onnx_import.zipformer_weights import (
     EdgeSums,
     FoldedPositions,
+    Weight,
     Weights,
     read_decoder,
     read_encoder,
@@ -153,18 +154,18 @@ def _checked(
     if not max(errors) <= limit:
         raise ValueError(
             f"{folder}: the outputs of the rebuilt model differ by more than {limit:g} from those of its graphs "
-            f"({_told(errors)}). {_WAY_OUT}"
+            f"({_spelled(errors)}). {_WAY_OUT}"
         )
-    difference = f"{_told(errors)}, relative to the outputs of the graphs"
+    difference = f"{_spelled(errors)}, relative to the outputs of the graphs"
     if is_int8(published["encoder"]):
         rounded = _compare(
             model, _open(published, is_streaming=isinstance(graphs, OnnxStreamingTransducer)), features, chunks
         )
-        difference += f" in floating point; {_told(rounded)} with integer products"
+        difference += f" in floating point; {_spelled(rounded)} with integer products"
     return {"difference": difference}
 
 
-def _told(errors: Errors) -> str:
+def _spelled(errors: Errors) -> str:
     return f"encoder {errors.encoder:.1e}, decoder {errors.decoder:.1e}, joiner {errors.joiner:.1e}"
 
 
@@ -179,7 +180,7 @@ def _in_floats(published: Mapping[str, Path]) -> Iterator[_Graphs]:
     """Read the weights of the graphs, and write graphs in floating point into a temporary folder."""
     with TemporaryDirectory() as folder:
         paths = {role: Path(folder) / f"{role}.onnx" for role in ROLES}
-        weights: dict[str, np.ndarray | FoldedPositions | EdgeSums] = {}
+        weights: dict[str, Weight] = {}
         num_rounded, num_heads, is_streaming = 0, (), False
         for role, path in published.items():
             model = _load(path)
@@ -223,8 +224,8 @@ def _num_heads(model: onnx.ModelProto, attention: list[str]) -> tuple[int, ...]:
     probe.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in attention)
     session = onnxruntime.InferenceSession(probe.SerializeToString(), providers=["CPUExecutionProvider"])
     declared = session.get_inputs()
-    shapes = [[size if isinstance(size, int) else 1 for size in each.shape] for each in declared]
-    inputs = {each.name: np.zeros(shape, DTYPES[each.type]) for each, shape in zip(declared, shapes, strict=True)}
+    shapes = [[size if isinstance(size, int) else 1 for size in tensor.shape] for tensor in declared]
+    inputs = {tensor.name: np.zeros(shape, DTYPES[tensor.type]) for tensor, shape in zip(declared, shapes, strict=True)}
     if len(declared) == 2:
         # an offline encoder, which takes sound of any length
         inputs[declared[0].name] = np.zeros([1, _PROBE_FRAMES, shapes[0][2]], np.float32)

@@ -35,7 +35,8 @@ class EdgeSums:
     kernel: int
 
 
-Weights = Mapping[str, np.ndarray | FoldedPositions | EdgeSums]
+Weight = np.ndarray | FoldedPositions | EdgeSums
+Weights = Mapping[str, Weight]
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ class _EncoderReader:
         """Return the weights of the layer that ends with a bypass, and the input of its softmax."""
         norm = self._flow.norm(bypass.after)
         assert norm is not None
-        weights: dict[str, np.ndarray | FoldedPositions | EdgeSums] = {
+        weights: dict[str, Weight] = {
             "norm.log_scale": norm.log_scale,
             "norm.bias": norm.bias,
             "bypass.bypass_scale": bypass.scale,
@@ -175,7 +176,7 @@ class _EncoderReader:
             raise GraphError(f"the module {name} of a layer is missing before {x}.")
         return pair
 
-    def _module(self, x: str, name: str, weights: dict[str, np.ndarray | FoldedPositions | EdgeSums]) -> str:
+    def _module(self, x: str, name: str, weights: dict[str, Weight]) -> str:
         """Add the two maps of a module, and return the tensor that its output was added to."""
         before, out_proj = self._residual(x, name)
         in_proj = self._only_linear(out_proj.input, name)
@@ -189,11 +190,14 @@ class _EncoderReader:
             raise GraphError(f"the attention of a layer is missing before {x}.")
         return attention[0]
 
-    def _convolution(self, x: str, name: str, weights: dict[str, np.ndarray | FoldedPositions | EdgeSums]) -> str:
-        """Do the same for a module with a convolution, or with two if the model is causal."""
+    def _convolution(self, x: str, name: str, weights: dict[str, Weight]) -> str:
+        """Add the maps and convolutions of a convolution module, and return the tensor that its output was added to.
+
+        A causal model has two convolutions.
+        """
         before, out_proj = self._residual(x, name)
         nearest = self._flow.nearest(out_proj.input)
-        convolutions = [each for each in nearest.operations if isinstance(each, Convolution)]
+        convolutions = [operation for operation in nearest.operations if isinstance(operation, Convolution)]
         if len(convolutions) != len(nearest.operations) or len(convolutions) not in (1, 2):
             raise GraphError(f"the convolution of {name} is missing before {x}.")
         in_proj = self._only_linear(convolutions[0].input, name)
@@ -203,7 +207,7 @@ class _EncoderReader:
             weights |= _depthwise(prefix, convolutions[0])
             return before
         # the causal one sees half of the other's frames
-        causal, chunkwise = sorted(convolutions, key=lambda each: each.weight.shape[-1])
+        causal, chunkwise = sorted(convolutions, key=lambda operation: operation.weight.shape[-1])
         weights |= _depthwise(f"{prefix}.causal_conv", causal) | _depthwise(f"{prefix}.chunkwise_conv", chunkwise)
         weights[f"{prefix}.chunkwise_conv_scale"] = self._edge_scale(nearest.constants, chunkwise, name)
         return before
@@ -224,9 +228,9 @@ class _EncoderReader:
 
     def _attention_weights(self, attention: str) -> Weights:
         nearest = self._flow.nearest(attention)
-        maps = [each for each in nearest.operations if isinstance(each, Linear)]
-        in_proj = [each for each in maps if each.bias is not None]
-        positions = [each for each in maps if each.bias is None]
+        maps = [operation for operation in nearest.operations if isinstance(operation, Linear)]
+        in_proj = [operation for operation in maps if operation.bias is not None]
+        positions = [operation for operation in maps if operation.bias is None]
         tables = [(name, value) for name, value in nearest.named if value.ndim == 4]
         if len(in_proj) != 1 or len(positions) + len(tables) != 1:
             raise GraphError(f"the queries, keys and positions of the attention before {attention} are missing.")
@@ -268,7 +272,7 @@ def _linear(flow: Dataflow, name: str, what: str) -> Linear:
     return operation
 
 
-def _named(name: str, operation: Linear | Convolution) -> dict[str, np.ndarray | FoldedPositions | EdgeSums]:
+def _named(name: str, operation: Linear | Convolution) -> dict[str, Weight]:
     if operation.bias is None:
         raise GraphError(f"the operation at the place of {name} has no bias.")
     return {f"{name}.weight": operation.weight, f"{name}.bias": operation.bias}
@@ -278,7 +282,7 @@ def _prefixed(prefix: str, weights: Weights) -> Weights:
     return {prefix + name: value for name, value in weights.items()}
 
 
-def _depthwise(name: str, operation: Convolution) -> dict[str, np.ndarray | FoldedPositions | EdgeSums]:
+def _depthwise(name: str, operation: Convolution) -> dict[str, Weight]:
     """Return the weights as those of a convolution over time, (C, 1, K), also if it was one over images of height 1."""
     weight = operation.weight
     return _named(name, operation._replace(weight=weight.reshape(len(weight), 1, -1)))

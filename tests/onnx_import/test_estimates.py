@@ -11,11 +11,11 @@ from stateless_transducer.onnx_import.zipformer_weights import EdgeSums, FoldedP
 H, R, P = 4, 4, 48
 
 
-# frames of a chunk and before it, in stacks at 50 and at 12.5 per second
 @pytest.mark.parametrize("is_rounded", [False, True], ids=["fp32", "int8"])
 def test_estimated_positions_give_the_table(is_rounded):
     generator = np.random.default_rng(3)
     tables, truths = {}, {}
+    # frames of a chunk and before it, in stacks at 50 and at 12.5 per second
     for name, T, L in (("a", 16, 64), ("b", 4, 16)):
         truths[name] = 0.15 * generator.standard_normal((H * R, P))
         features = offset_features(T, T + L, P, torch.zeros((), dtype=torch.float64)).numpy()
