@@ -45,7 +45,7 @@ def slowed(recognizer, *, batches_at_once=0):
         batches_at_once: so many batches need no leave.
     """
     engine = PiecewiseEngine(recognizer, BatchConfig())
-    has_begun, may_go_on, recognize = threading.Event(), threading.Event(), engine._batcher._recognize
+    has_begun, may_go_on, recognize = threading.Event(), threading.Event(), engine._batcher._answers_to
     left = iter(range(batches_at_once))
 
     def slowly(pieces):
@@ -54,7 +54,7 @@ def slowed(recognizer, *, batches_at_once=0):
             assert may_go_on.wait(20)
         return recognize(pieces)
 
-    engine._batcher._recognize = slowly
+    engine._batcher._answers_to = slowly
     yield engine, has_begun, may_go_on
     may_go_on.set()
 

@@ -175,8 +175,7 @@ def _open(options: Options) -> Engine:
     forms, device, precision = forms_for(options.device, options.precision), options.device, options.precision
     path = find_model(options.model, forms=forms, precision=precision)
     if is_streaming_folder(path, forms):
-        for config in (options.segments, options.batch):
-            refuse_idle(config, f"an offline model, but {options.model} is a streaming model")
+        refuse_idle(options.segments, f"an offline model, but {options.model} is a streaming model")
         streaming = StreamingRecognizer.from_pretrained(
             path,
             options.search,
@@ -188,7 +187,7 @@ def _open(options: Options) -> Engine:
             chunk_ms=options.chunk_ms,
             left_ms=options.left_ms,
         )
-        return StreamingEngine(streaming)
+        return StreamingEngine(streaming, options.batch)
     live = None
     # a graph by itself is refused by `open_model`
     if graphs_of(path, forms, precision) is not None or path.suffix == ".onnx":

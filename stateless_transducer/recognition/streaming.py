@@ -294,6 +294,11 @@ class StreamingRecognizer:
         return self._settings.model.vocab_size
 
     @property
+    def chunk_s(self) -> float:
+        """Seconds from the beginning of a chunk to that of the next one."""
+        return self._settings.model.chunk_shift * self._settings.model.fbank_config.frame_shift_s
+
+    @property
     def latency_s(self) -> float:
         """The most seconds from a sound to the chunk that decodes it, without computing and resampling.
 

@@ -17,9 +17,15 @@ from stateless_transducer.recognition.segments import Phrases
 from stateless_transducer.recognition.sounds import CountedBlocks
 from stateless_transducer.recognition.streaming import StreamingRecognizer
 from stateless_transducer.recognition.transcript import Segment, Transcript
-from stateless_transducer.server.batcher import Batcher, ClosedError
+from stateless_transducer.server.batcher import ClosedError
 from stateless_transducer.server.config import BatchConfig
-from stateless_transducer.server.live import LiveSession, PiecewiseSession, StreamingSession
+from stateless_transducer.server.live import (
+    LiveSession,
+    PieceBatcher,
+    PiecewiseSession,
+    StreamingSession,
+    stream_batcher,
+)
 from stateless_transducer.text.symbols import Vocabulary
 
 _PIECES_AHEAD = 8
@@ -117,12 +123,14 @@ class PiecewiseEngine:
         """
         self._pipeline, self._live = recognizer.pipeline, live
         self.token_table: Vocabulary = recognizer.token_table
-        self._batcher = Batcher(
+        rate = recognizer.sample_rate
+        self._batcher = PieceBatcher(
             lambda pieces: recognizer.pipeline.recognize(pieces, config.batch_seconds),
-            recognizer.sample_rate,
+            lambda piece: len(piece.samples) / rate,
             batch_seconds=config.batch_seconds,
             max_wait_ms=config.max_wait_ms,
         )
+        self._streams = None if live is None else stream_batcher(live, config)
         self.has_hotwords: bool = recognizer.pipeline.scorers.has_hotwords
 
     def spell(self, hotwords: Sequence[str]) -> Phrases:
@@ -159,29 +167,30 @@ class PiecewiseEngine:
 
     def live(self, sample_rate: int, phrases: Phrases = ()) -> LiveSession:
         """See `Engine`."""
-        if self._live is not None:
-            return StreamingSession(self._live, sample_rate, phrases)
+        if self._live is not None and self._streams is not None:
+            return StreamingSession(self._live, self._streams, sample_rate, phrases)
         pieces, model_rate = self._pipeline.live_pieces(), self._pipeline.sample_rate
         return PiecewiseSession(pieces, self._batcher, phrases, sample_rate=sample_rate, model_rate=model_rate)
 
     @property
     def waiting_s(self) -> float:
         """See `Engine`."""
-        return self._batcher.waiting_s
+        return self._batcher.waiting_s + (self._streams.waiting_s if self._streams is not None else 0.0)
 
     def close(self) -> None:
         """See `Engine`."""
         self._batcher.close()
+        if self._streams is not None:
+            self._streams.close()
 
 
 class StreamingEngine:
     """A streaming model: sound files are decoded from front to back, too."""
 
-    waiting_s: float = 0.0
-
-    def __init__(self, recognizer: StreamingRecognizer) -> None:
-        """Set up an engine for a recognizer."""
+    def __init__(self, recognizer: StreamingRecognizer, config: BatchConfig) -> None:
+        """Set up an engine for a recognizer, with batches of live streams."""
         self._recognizer, self._is_closed = recognizer, False
+        self._streams = stream_batcher(recognizer, config)
         self.token_table: Vocabulary = recognizer.token_table
         self.has_hotwords: bool = recognizer.scorers.has_hotwords
 
@@ -208,11 +217,17 @@ class StreamingEngine:
 
     def live(self, sample_rate: int, phrases: Phrases = ()) -> LiveSession:
         """See `Engine`."""
-        return StreamingSession(self._recognizer, sample_rate, phrases)
+        return StreamingSession(self._recognizer, self._streams, sample_rate, phrases)
+
+    @property
+    def waiting_s(self) -> float:
+        """See `Engine`."""
+        return self._streams.waiting_s
 
     def close(self) -> None:
         """See `Engine`."""
         self._is_closed = True
+        self._streams.close()
 
 
 def _checked(phrases: Phrases) -> Phrases:

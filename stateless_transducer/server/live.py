@@ -7,7 +7,7 @@ continues where it stopped. Letters: S samples.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -15,9 +15,15 @@ import numpy as np
 import soxr
 
 from stateless_transducer.recognition.segments import Phrases, Piece, PieceStream
-from stateless_transducer.recognition.streaming import StreamingRecognizer, as_wave
+from stateless_transducer.recognition.streaming import Stream, StreamingRecognizer, as_wave
 from stateless_transducer.recognition.transcript import Segment
 from stateless_transducer.server.batcher import Batcher
+from stateless_transducer.server.config import BatchConfig
+
+PieceBatcher = Batcher[Piece, Segment]
+"""Batcher that recognizes pieces of sounds."""
+StreamBatcher = Batcher[Stream, None]
+"""Batcher that decodes the next chunk of streams."""
 
 _PARTIAL_S = 0.5
 """Least seconds of new sound between two partial results of an utterance."""
@@ -50,12 +56,33 @@ class LiveSession(Protocol):
         ...
 
 
+def stream_batcher(recognizer: StreamingRecognizer, config: BatchConfig) -> StreamBatcher:
+    """Return a batcher of the streams of a recognizer; each item is a stream with sound for a chunk."""
+
+    def work(streams: Sequence[Stream]) -> list[None]:
+        recognizer.advance(streams)
+        return [None] * len(streams)
+
+    return StreamBatcher(
+        work, lambda _: recognizer.chunk_s, batch_seconds=config.batch_seconds, max_wait_ms=config.max_wait_ms
+    )
+
+
 class StreamingSession:
     """Live sound with a streaming model."""
 
-    def __init__(self, recognizer: StreamingRecognizer, sample_rate: int, phrases: Phrases = ()) -> None:
-        """Set up a session for sound of this rate, with these hotwords."""
-        self._recognizer, self._sample_rate = recognizer, sample_rate
+    def __init__(
+        self, recognizer: StreamingRecognizer, batcher: StreamBatcher, sample_rate: int, phrases: Phrases = ()
+    ) -> None:
+        """Set up a session.
+
+        Args:
+            recognizer: makes the stream.
+            batcher: decodes it, together with those of other sessions; see `stream_batcher`.
+            sample_rate: of the sound.
+            phrases: hotwords.
+        """
+        self._batcher, self._sample_rate = batcher, sample_rate
         self._stream = recognizer.create_stream(phrases=phrases)
         self._text = ""
 
@@ -73,7 +100,8 @@ class StreamingSession:
 
     def _decode(self) -> Iterator[Heard]:
         stream = self._stream
-        while self._recognizer.advance([stream]):
+        while stream.is_ready:
+            self._batcher.submit(stream).result()
             result, is_final = stream.result, stream.is_endpoint
             if result.tokens and (is_final or result.text != self._text):
                 yield Heard(result, is_final)
@@ -88,7 +116,7 @@ class PiecewiseSession:
     def __init__(
         self,
         pieces: PieceStream,
-        batcher: Batcher,
+        batcher: PieceBatcher,
         phrases: Phrases = (),
         *,
         sample_rate: int,

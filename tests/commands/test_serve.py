@@ -73,7 +73,6 @@ def test_a_port_that_is_taken_and_a_model_that_is_not_there(tmp_path, capsys):
     [
         (["--decoding-method", "beam_search"], "`--decoding-method` beam_search needs whole utterances"),
         (["--vad", "energy"], "`--vad` energy needs an offline model"),
-        (["--max-wait-ms", "7"], "`--max-wait-ms` 7 needs an offline model"),
         (["--chunk-ms", "320"], "`--chunk-ms` is 320, but"),
     ],
 )

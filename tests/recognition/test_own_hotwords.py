@@ -116,6 +116,6 @@ def test_what_cannot_be_wanted_is_said(talker, address, tiny_model, sound):
     refused(address, "hotwords: the model's tokens cannot spell `吗狗`: it lacks '狗'.")
     with served(PiecewiseEngine(_recognizer(talker, config=SearchConfig()), BatchConfig())) as greedy:
         refused(greedy, "Hotwords need a search with a beam")
-    with served(StreamingEngine(StreamingRecognizer.from_pretrained(tiny_model().folder))) as streaming:
+    with served(StreamingEngine(StreamingRecognizer.from_pretrained(tiny_model().folder), BatchConfig())) as streaming:
         refused(streaming, "Hotwords need a search with a beam")
         assert httpx.get(f"{streaming}/health").json()["hotwords"] is False

@@ -243,7 +243,7 @@ def test_a_full_disk_is_said_and_logged(engine, tmp_path, monkeypatch, caplog, n
 def test_a_sound_that_is_too_long_is_refused(engine, tiny_model, tmp_path):
     soundfile.write(tmp_path / "long.flac", np.zeros(16000 * 20), 16000)
     soundfile.write(tmp_path / "short.flac", np.zeros(16000 * 2), 16000)
-    streaming = StreamingEngine(StreamingRecognizer.from_pretrained(tiny_model().folder))
+    streaming = StreamingEngine(StreamingRecognizer.from_pretrained(tiny_model().folder), BatchConfig())
     for kind in (engine, streaming):
         with served(kind, max_seconds=3.0) as address:
             for stream in ("false", "true"):

@@ -77,7 +77,7 @@ def test_events_are_the_answer_in_parts(address, sound, wanted):
 
 def test_words_are_joined_with_blanks(tiny_model, sound):
     """A model that spells English: what deltas add has the blank before it."""
-    with served(StreamingEngine(StreamingRecognizer.from_pretrained(tiny_model().folder))) as address:
+    with served(StreamingEngine(StreamingRecognizer.from_pretrained(tiny_model().folder), BatchConfig())) as address:
         found = _events(ask(address, sound, stream="true").text.split("\n"))
     assert found[-1]["text"] and "".join(each["delta"] for each in _of(found, "delta")) == found[-1]["text"]
 
@@ -99,8 +99,8 @@ def test_what_is_known_is_told_while_the_rest_is_worked_on(recognizer, sound):
 def test_a_client_that_has_gone_is_not_worked_for(recognizer, sound):
     seen = []
     with slowed(recognizer, batches_at_once=1) as (engine, has_begun, may_go_on), served(engine) as address:
-        slowly = engine._batcher._recognize
-        engine._batcher._recognize = lambda pieces: seen.extend(pieces) or slowly(pieces)
+        slowly = engine._batcher._answers_to
+        engine._batcher._answers_to = lambda pieces: seen.extend(pieces) or slowly(pieces)
         url, form = f"{address}/v1/audio/transcriptions", {"stream": "true"}
         with sound.open("rb") as file, httpx.stream("POST", url, files={"file": file}, data=form) as answer:
             # an iterator that nobody holds closes the connection
@@ -153,7 +153,7 @@ def test_what_goes_wrong_on_the_way_is_the_last_event(recognizer, sound):
 
 def test_an_error_of_the_servers_on_the_way_is_told_too(recognizer, sound):
     engine, recognize, done = PiecewiseEngine(recognizer, BatchConfig()), None, []
-    recognize = engine._batcher._recognize
+    recognize = engine._batcher._answers_to
 
     def once(pieces):
         if done:
@@ -161,7 +161,7 @@ def test_an_error_of_the_servers_on_the_way_is_told_too(recognizer, sound):
         done.append(pieces)
         return recognize(pieces)
 
-    engine._batcher._recognize = once
+    engine._batcher._answers_to = once
     with served(engine) as address:
         found = _events(ask(address, sound, stream="true").text.split("\n"))
     assert _of(found, "delta") and found[-1]["error"]["code"] == 500 and "RuntimeError" in found[-1]["error"]["message"]
@@ -169,7 +169,7 @@ def test_an_error_of_the_servers_on_the_way_is_told_too(recognizer, sound):
 
 def test_words_of_a_model_that_does_not_know_them_are_an_error(tiny_model, sound):
     plain = StreamingRecognizer.from_pretrained(tiny_model().folder, details=DetailConfig(align=False))
-    with served(StreamingEngine(plain)) as address:
+    with served(StreamingEngine(plain, BatchConfig())) as address:
         asked = {"response_format": "verbose_json", "timestamp_granularities[]": "word", "stream": "true"}
         found = _events(ask(address, sound, **asked).text.split("\n"))
     assert "`align=True`" in found[-1]["error"]["message"]

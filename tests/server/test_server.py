@@ -193,8 +193,8 @@ def test_a_client_that_has_gone_is_not_worked_for(slow, recognizer, tmp_path):
     rng, seen = np.random.default_rng(8), []
     wave = np.concatenate([np.concatenate([say("今天气很好吗", rng), np.zeros(16000)]) for _ in range(14)])
     soundfile.write(tmp_path / "long.wav", wave, 16000)
-    slowly = engine._batcher._recognize
-    engine._batcher._recognize = lambda pieces: seen.extend(pieces) or slowly(pieces)
+    slowly = engine._batcher._answers_to
+    engine._batcher._answers_to = lambda pieces: seen.extend(pieces) or slowly(pieces)
     with served(engine) as address:
         with pytest.raises(httpx.TimeoutException), (tmp_path / "long.wav").open("rb") as file:
             httpx.post(f"{address}/v1/audio/transcriptions", files={"file": file}, timeout=0.5)
@@ -431,7 +431,7 @@ def test_a_streaming_model_is_served_too(tiny_model, tmp_path):
         pass
     wanted = stream.result
     assert wanted.text
-    with served(StreamingEngine(StreamingRecognizer.from_pretrained(tiny.folder))) as address:
+    with served(StreamingEngine(StreamingRecognizer.from_pretrained(tiny.folder), BatchConfig())) as address:
         found = ask(address, tmp_path / "a.wav", response_format="verbose_json").json()
         assert found["text"] == wanted.text and found["duration"] == 3.0
         assert found["segments"][0]["times"] == list(wanted.times)
@@ -453,7 +453,7 @@ def test_words_are_given_where_they_are_asked_for(address, sounds, recognizer, t
     refused = ask(address, path, **asked)
     assert refused.status_code == 400 and "needs `response_format` verbose_json" in refused.json()["error"]["message"]
     plain = StreamingRecognizer.from_pretrained(tiny_model().folder, details=DetailConfig(align=False))
-    with served(StreamingEngine(plain)) as address:
+    with served(StreamingEngine(plain, BatchConfig())) as address:
         for how in ({"response_format": "ctm"}, {"response_format": "verbose_json", **asked}):
             refused = ask(address, path, **how)
             assert refused.status_code == 400 and "`align=True`" in refused.json()["error"]["message"]
