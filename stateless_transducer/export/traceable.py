@@ -37,12 +37,13 @@ class StreamingEncoder(nn.Module):
 
     def __init__(self, model: Transducer, encoder: CausalEncoder, layout: StreamingLayout) -> None:
         super().__init__()
-        self.encoder, self.projection, self.layout = encoder, model.joiner.encoder_proj, layout
+        self.normalizer, self.encoder, self.projection = model.normalizer, encoder, model.joiner.encoder_proj
+        self.layout = layout
         self.eval()
 
     def forward(self, x: Tensor, *arrays: Tensor) -> tuple[Tensor, ...]:
         """(N, T_in, F) and the arrays of the state -> (N, T, D) and the next arrays."""
-        frames, state = self.encoder.encode_chunk(x, self.layout.from_arrays(arrays))
+        frames, state = self.encoder.encode_chunk(self.normalizer(x), self.layout.from_arrays(arrays))
         return self.projection(frames), *self.layout.to_arrays(state)[: self.layout.num_outputs]
 
 

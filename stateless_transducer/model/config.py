@@ -21,7 +21,7 @@ from stateless_transducer.wording import counted
 
 CHUNK_MS, LEFT_MS = 320, 2560
 """Default milliseconds of a chunk of live sound, and of sound before a chunk that it sees."""
-FeatureNorm = Literal["none", "mean", "level"]
+FeatureNorm = Literal["none", "mean", "level", "global"]
 DecoderConv = Literal["depthwise", "grouped"]
 
 
@@ -383,19 +383,18 @@ class ModelConfig:
     feature_dim: Annotated[int, Ge(7)] = 80
     """Mel bins of a feature frame."""
     feature_norm: FeatureNorm = "none"
-    """Normalization of each utterance. level: subtract the loudness, for small data in which a level
-    identifies a speaker. mean: subtract the mean of each bin, for small data of many speakers and microphones. Not
-    for causal models."""
+    """Normalization. level: subtract the loudness of the utterance. mean: subtract its mean of each bin.
+    global: by mean and deviation of each bin in the training data, also for causal models."""
     blank_id: int = 0
     """Id of the blank."""
 
     def __post_init__(self) -> None:
         check_bounds(self)
         self._check_widths()
-        if self.feature_norm != "none" and self.is_causal:
+        if self.feature_norm in ("mean", "level") and self.is_causal:
             raise ValueError(
                 f"`feature_norm={self.feature_norm}` needs whole utterances, which a causal model does not wait for. "
-                "Set `feature_norm` to none, or `causal` to false; `gain_range_db=10` prepares for other levels."
+                "Set `feature_norm` to global, or `causal` to false; `gain_range_db=10` prepares for other levels."
             )
         if not 0 <= self.blank_id < self.vocab_size:
             raise ValueError(f"`blank_id` must be in 0..{self.vocab_size - 1}, but is {self.blank_id}.")

@@ -78,8 +78,8 @@ class LiveTransducer:
             ValueError: see `live_encoder`.
         """
         encoder = live_encoder(model, chunk_ms=chunk_ms, left_ms=left_ms)
-        self._encoder, self._project, self._dtype = encoder, model.joiner.encoder_proj, dtype
-        self._steps, self._device = FrozenTransducer(model, dtype=dtype), model.device
+        self._normalize, self._encoder, self._project = model.normalizer, encoder, model.joiner.encoder_proj
+        self._steps, self._device, self._dtype = FrozenTransducer(model, dtype=dtype), model.device, dtype
         self.blank_id: int = model.blank_id
         self.context_size: int = model.context_size
         self.vocab_size: int = model.vocab_size
@@ -107,7 +107,8 @@ class LiveTransducer:
         """
         is_narrow = self._dtype != torch.float32
         with torch.autocast(self._device.type, self._dtype) if is_narrow else contextlib.nullcontext():
-            frames, batch = self._encoder.encode_chunk(torch.from_numpy(features).to(self._device), _joined(states))
+            normalized = self._normalize(torch.from_numpy(features).to(self._device))
+            frames, batch = self._encoder.encode_chunk(normalized, _joined(states))
             encoder_out = self._project(frames)
         return encoder_out.float(), [LiveState(batch, row) for row in range(len(states))]
 

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from stateless_transducer.model.chunks import ChunkChoices
-from stateless_transducer.model.config import ConformerConfig, FeatureNorm, ModelConfig, ZipformerConfig
+from stateless_transducer.model.config import ConformerConfig, ModelConfig, ZipformerConfig
 from stateless_transducer.model.conformer import Conformer
 from stateless_transducer.model.decoder import StatelessDecoder
 from stateless_transducer.model.encoder import Encoder
-from stateless_transducer.model.feature_norm import normalized
+from stateless_transducer.model.feature_norm import FeatureNormalizer
 from stateless_transducer.model.joiner import Joiner
 from stateless_transducer.model.zipformer import StackSizes, Zipformer
 from stateless_transducer.model.zipformer_layer import LayerSizes
@@ -35,13 +35,18 @@ class Transducer(nn.Module):
     """Stateless transducer. Training calls `forward`, which gives the nll; searches use `encode`, `predict`, `join`."""
 
     def __init__(
-        self, encoder: Encoder, decoder: StatelessDecoder, joiner: Joiner, *, feature_norm: FeatureNorm = "none"
+        self,
+        encoder: Encoder,
+        decoder: StatelessDecoder,
+        joiner: Joiner,
+        *,
+        normalizer: FeatureNormalizer | None = None,
     ) -> None:
         super().__init__()
         self.encoder: Encoder = encoder
         self.decoder: StatelessDecoder = decoder
         self.joiner: Joiner = joiner
-        self.feature_norm: FeatureNorm = feature_norm
+        self.normalizer: FeatureNormalizer = normalizer or FeatureNormalizer("none", 0)
         self.blank_id: int = decoder.blank_id
         self.context_size: int = decoder.context_size
 
@@ -158,7 +163,7 @@ class Transducer(nn.Module):
 
     def encode_frames(self, features: Tensor, feature_lens: Tensor) -> tuple[Tensor, Tensor]:
         """Compute the encoder's output (N, T, E) before the joiner's projection to encoder_out, and its lengths."""
-        return self.encoder(normalized(features, feature_lens, self.feature_norm), feature_lens)
+        return self.encoder(self.normalizer(features, feature_lens), feature_lens)
 
     def predict(self, contexts: Tensor) -> Tensor:
         """Map contexts (N, context_size) to decoder outputs (N, D)."""
@@ -243,4 +248,5 @@ def build_model(config: ModelConfig) -> Transducer:
     )
     input_dims = (encoder.output_dim, decoder_dim) if config.joiner.joiner_proj else None
     joiner = Joiner(joiner_dim, config.vocab_size, input_dims)
-    return Transducer(encoder, decoder, joiner, feature_norm=config.feature_norm)
+    normalizer = FeatureNormalizer(config.feature_norm, config.feature_dim)
+    return Transducer(encoder, decoder, joiner, normalizer=normalizer)

@@ -172,7 +172,7 @@ def _schedule(seconds: float, longest_s: float, given: Settings, machine: Machin
         "ctc_loss_scale": 0.5,
         "ctc_epochs": math.ceil(num_epochs / 2),
         # a causal model begins before the level of the utterance is known: it learns many levels
-        **({"gain_range_db": 10.0} if given.get("causal") else {"feature_norm": "level"}),
+        **({"feature_norm": "global", "gain_range_db": 10.0} if given.get("causal") else {"feature_norm": "level"}),
         # stored features load faster than a CPU trains
         **({"num_workers": 0} if machine.num_cores else {}),
     }

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from stateless_transducer.checkpoint import Checkpoint
-from stateless_transducer.data.batches import TrainingLoader, TrainingSet, Update
+from stateless_transducer.data.batches import TrainingLoader, TrainingSet, Update, evaluation_batches
 from stateless_transducer.data.config import DataConfig
 from stateless_transducer.data.plan import Lengths
 from stateless_transducer.features import FbankConfig
@@ -28,6 +28,9 @@ from stateless_transducer.training.finetune import adapted_weights
 from stateless_transducer.training.objective import Objective, TransducerObjective
 from stateless_transducer.training.optim import freeze
 from stateless_transducer.training.validation import Samples, TransducerValidation
+
+_NUM_FOR_STATISTICS = 500
+"""Utterances from which the statistics of the features are taken."""
 
 
 class Loader(Protocol):
@@ -142,6 +145,8 @@ class TransducerTask:
         torch.manual_seed(self.config.seed)
         start, config = self.start, self.config
         model = build_model(start.model_config)
+        if start.init_from is None and start.model_config.feature_norm == "global":
+            model.normalizer.fit(self._some_features())
         if start.init_from is not None:
             model.load_state_dict(adapted_weights(start.init_from, start.token_table, model.state_dict()))
         model.encoder.recompute_stages = config.recompute_layers
@@ -151,6 +156,14 @@ class TransducerTask:
         objective = TransducerObjective(model, config, self.data.config.spec_augment)
         freeze(objective, config.fine_tune.freeze_layers)
         return objective
+
+    def _some_features(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Load features and their lengths of utterances from all over the training set, the same ones on each rank."""
+        numbers = self.data.training_set.numbers
+        some = numbers[np.linspace(0, len(numbers) - 1, min(len(numbers), _NUM_FOR_STATISTICS)).astype(int)]
+        config = replace(self.data.config, num_workers=0)
+        for batch in evaluation_batches(self.data.training_set.index, self.start.token_table, config, numbers=some):
+            yield batch.features, batch.feature_lens
 
     def loader(self, rank: Rank) -> TrainingLoader:
         """Return the loader of one rank."""

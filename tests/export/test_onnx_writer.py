@@ -57,9 +57,9 @@ def test_utterance_in_a_padded_batch_gives_what_it_gives_alone(encoder):
     np.testing.assert_allclose(encoder(x, x_lens)[0][3, :1], together[3, :1], rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("norm", ["mean", "level"])
+@pytest.mark.parametrize("norm", ["mean", "level", "global"])
 @pytest.mark.parametrize(("N", "T"), [(1, 12), (3, 41), (2, 700)])
-def test_mean_or_level_of_the_utterance_is_taken_in_the_graph(tmp_path, N, T, norm):
+def test_normalization_is_in_the_graph(tmp_path, N, T, norm):
     network, session = _exported(tmp_path, feature_norm=norm), _session(tmp_path / "encoder.onnx")
     x, x_lens = torch.randn(N, T, 80) * 2 - 8, torch.linspace(T, 7, N).long()
     with torch.inference_mode():
@@ -79,6 +79,8 @@ def test_few_frames_are_no_error(encoder, T):
 def _exported(folder, **changes):
     sizes = resized(SIZES, num_layers=1, **changes)
     network = build_model(sizes)
+    if network.normalizer.norm == "global":
+        network.normalizer.fit([(torch.randn(1, 90, 80) * 2 - 8, torch.tensor([90]))])
     with torch.no_grad():
         # a trained decoder would differ where it should
         network.decoder.embedding.weight[1:] *= 3

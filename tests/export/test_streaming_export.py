@@ -31,7 +31,9 @@ from stateless_transducer.text.tokens import SPECIAL, UNKNOWN, TokenTable
 CHUNKS = {"chunk_ms": 160, "left_ms": 320}
 NO_RULES = EndpointRules(1e6, 1e6, 1e6)
 CONFIGS = {
-    "conformer": resized(ModelConfig(len(TOKENS), replace(SMALL_CONFORMER, causal=True)), joiner_dim=20),
+    "conformer": resized(
+        ModelConfig(len(TOKENS), replace(SMALL_CONFORMER, causal=True), feature_norm="global"), joiner_dim=20
+    ),
     "zipformer": zipformer_model(len(TOKENS), replace(SMALL_ZIPFORMER, causal=True), decoder_dim=12, joiner_dim=20),
 }
 
@@ -49,7 +51,10 @@ def _talkative(config: ModelConfig) -> Checkpoint:
     for parameter in model.parameters():
         parameter.add_(0.1 * torch.randn_like(parameter))
     features = torch.from_numpy(fbank(_sound(), FbankConfig()))[None]
-    encoder_out, _ = model.encode(features, torch.tensor([features.shape[1]]))
+    lens = torch.tensor([features.shape[1]])
+    if config.feature_norm == "global":
+        model.normalizer.fit([(features, lens)])
+    encoder_out, _ = model.encode(features, lens)
     joiner = model.joiner.output_linear
     logits = model.join(encoder_out[0], model.predict(torch.full((1, model.context_size), 3)))
     joiner.weight *= 3 / logits.std(0, keepdim=True).T

@@ -136,7 +136,7 @@ def test_causal_model_has_the_parameters_of_an_offline_one():
 
 @pytest.mark.parametrize("norm", ["level", "mean"])
 def test_normalization_of_whole_utterances_is_refused(norm):
-    with pytest.raises(ValueError, match=f"`feature_norm={norm}` .*causal.*`feature_norm` to none.*`gain_range_db=10`"):
+    with pytest.raises(ValueError, match=f"`feature_norm={norm}` .*causal.*`feature_norm` to global.*`gain_range_db=10`"):
         ModelConfig(11, CAUSAL, feature_norm=norm)
 
 

@@ -8,7 +8,13 @@ import torch
 from test_transducer import SMALL
 
 from stateless_transducer.features import PADDING_VALUE, SILENCE_VALUE
-from stateless_transducer.model.feature_norm import RANGE, without_level, without_mean
+from stateless_transducer.model.feature_norm import (
+    RANGE,
+    SMALLEST_STD,
+    FeatureNormalizer,
+    without_level,
+    without_mean,
+)
 from stateless_transducer.model.transducer import build_model
 
 
@@ -79,3 +85,24 @@ def test_sums_are_exact_enough_in_any_precision(dtype):
     assert found.dtype == dtype and found.abs().max() < 1e-3
     found = without_level(torch.full((1, 30000, 80), -8.0, dtype=dtype), torch.tensor([30000]))
     assert found.dtype == dtype and found.abs().max() < 1e-3
+
+
+def test_statistics_are_those_of_what_is_heard():
+    generator = torch.Generator().manual_seed(1)
+    spread = torch.linspace(0.5, 4, 80)
+    features = torch.randn(3, 50, 80, generator=generator) * spread - torch.linspace(2, 9, 80)
+    features[0, 40:] = SILENCE_VALUE
+    lens = torch.tensor([50, 20, 35])
+    normalizer = FeatureNormalizer("global", 80)
+    normalizer.fit([(features[:2], lens[:2]), (features[2:], lens[2:])])
+    heard = torch.cat([features[0, :40], features[1, :20], features[2, :35]])
+    torch.testing.assert_close(normalizer.mean, heard.mean(0))
+    std = heard.std(0, correction=0)
+    assert (std < SMALLEST_STD).any() and (std > SMALLEST_STD).any()
+    torch.testing.assert_close(normalizer.std, std.clamp(min=SMALLEST_STD))
+    torch.testing.assert_close(normalizer(features), (features - normalizer.mean) / normalizer.std)
+
+
+def test_normalization_by_the_utterance_refuses_live_sound():
+    with pytest.raises(ValueError, match="`feature_norm=level`"):
+        FeatureNormalizer("level", 80)(torch.randn(1, 32, 80))

@@ -36,7 +36,7 @@ def _utterances(lens):
     return [torch.randn(length, 80) for length in lens]
 
 
-@pytest.mark.parametrize("feature_norm", ["none", "mean", "level"])
+@pytest.mark.parametrize("feature_norm", ["none", "mean", "level", "global"])
 @pytest.mark.parametrize("lens", [(7, 41, 120), (200, 8, 9, 33)])
 def test_utterance_alone_equals_utterance_in_a_padded_batch(lens, feature_norm, device):
     model = build_model(resized(SMALL, feature_norm=feature_norm)).eval().to(device)

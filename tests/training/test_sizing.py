@@ -72,7 +72,7 @@ def test_batches_and_epochs_follow_hours_and_memory(corpus, monkeypatch):
     given = choose("tiny", "conformer", _build(corpus, 100), {"num_epochs": 4, "world_size": 2}, CARD).settings
     assert (given["num_epochs"], given["ctc_epochs"], given["max_duration"]) == (4, 2, 72)
     causal = choose("tiny", "conformer", _build(corpus, 1), {"causal": True}, CARD).settings
-    assert minutes["feature_norm"] == "level" and "feature_norm" not in causal and causal["gain_range_db"] == 10
+    assert minutes["feature_norm"] == "level" and causal["feature_norm"] == "global" and causal["gain_range_db"] == 10
     # 3.2 of 4 GiB may be used, for 32 s
     crowded = choose("tiny", "conformer", _build(corpus, 100), {}, replace(CARD, free_bytes=4 * GIB)).settings
     assert crowded["max_duration"] == 25
