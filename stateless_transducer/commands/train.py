@@ -13,7 +13,7 @@ from tyro.conf import Suppress, arg
 
 from stateless_transducer.commands.shared.console import complain, say
 from stateless_transducer.commands.shared.flags import named_options, parse
-from stateless_transducer.commands.shared.idle import refuse_idle_training
+from stateless_transducer.commands.shared.idle import refuse_idle, refuse_idle_training
 from stateless_transducer.commands.shared.sizes import replaced, sized
 from stateless_transducer.data.config import DataConfig
 from stateless_transducer.model.config import (
@@ -235,6 +235,8 @@ def _task(
     encoder = start.model_config.encoder
     if options.train.compile and not encoder.can_compile:
         raise ValueError(f"`compile` is true, but a {encoder.kind} cannot be compiled for training. Remove it.")
+    if not start.model_config.is_causal:
+        refuse_idle(options.train.optim, "`causal=True`", names=["whole_epochs"])
     subsampling = encoder.subsampling
 
     def warn_of_skipped(utterances: TrainingSet, name: str) -> None:

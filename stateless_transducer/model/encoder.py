@@ -72,13 +72,17 @@ class CausalEncoder(Encoder):
     """Frames of 20 ms that chunk sizes must be a multiple of."""
     look_ahead: int
     """Feature frames after a chunk that its last encoder frame sees."""
+    draws_chunks: bool = True
+    """Whether training draws chunks; if not, it sees whole utterances."""
     _evaluation_chunks: Chunks | None = None
 
     def batch_chunks(self) -> Chunks:
         """Return the chunks of this batch: drawn anew in training, those of `use_chunks` otherwise."""
         if not self.is_causal:
             return WHOLE
-        return self.chunk_choices.draw() if self.training else self.evaluation_chunks
+        if not self.training:
+            return self.evaluation_chunks
+        return self.chunk_choices.draw() if self.draws_chunks else WHOLE
 
     @property
     def evaluation_chunks(self) -> Chunks:

@@ -52,8 +52,11 @@ class OptimConfig:
     modified_transducer_prob: Share = 0.25
     """Share of batches trained with the modified loss: at most one symbol per frame."""
     delay_penalty: Annotated[float, Ge(0), ADVANCED] = 0.0
-    """Reward for each encoder frame that a token is earlier (k2's delay penalty), for models of `--init-from`. It
-    begins after `--warm-step` batches, or with scaled-adam after `--prune-warm-step`. 0: none."""
+    """Reward for each encoder frame that a token is earlier (k2's delay penalty). It begins after `--warm-step`, with
+    scaled-adam after `--prune-warm-step`, and not before `--whole-epochs`. 0: none."""
+    whole_epochs: Annotated[int, Ge(0), ADVANCED] = 0
+    """Epochs at the beginning in which a causal model sees whole utterances alone; small runs learn to listen sooner
+    then."""
     ctc_loss_scale: Annotated[float, Ge(0)] = 0.0
     """Weight of an auxiliary CTC loss on the encoder, with which small runs start faster; 0: no CTC."""
     ctc_epochs: Annotated[int, Ge(0)] = 1
@@ -158,11 +161,11 @@ class TrainConfig:
     prune: PruneConfig = field(default_factory=PruneConfig)
     fine_tune: FineTuneConfig = field(default_factory=FineTuneConfig)
 
-    def delay_penalty_at(self, step: int) -> float:
+    def delay_penalty_at(self, step: int, epoch: int) -> float:
         """Return the delay penalty in a batch, counted from 1 over all epochs: none during the warm-up."""
         optim = self.optim
         warm_step = self.prune.prune_warm_step if optim.optimizer == "scaled-adam" else optim.warm_step
-        return optim.delay_penalty if step > warm_step else 0.0
+        return optim.delay_penalty if step > warm_step and epoch >= optim.whole_epochs else 0.0
 
     def __post_init__(self) -> None:
         check_bounds(self)

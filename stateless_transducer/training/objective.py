@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from stateless_transducer.data.batches import Batch
 from stateless_transducer.data.config import SpecAugmentConfig
+from stateless_transducer.model.encoder import CausalEncoder
 from stateless_transducer.model.transducer import Transducer
 from stateless_transducer.ops.pruned_loss import PruneRanges, prune_ranges, simple_transducer_loss
 from stateless_transducer.training.config import PruneConfig, TrainConfig
@@ -188,7 +189,9 @@ class TransducerObjective(Objective):
 
     def forward(self, batch: Batch, step: int, epoch: int) -> Losses:
         """See `Objective.forward`. The topology is drawn from the seed and the step: the same on all ranks."""
-        optim, delay_penalty = self.config.optim, self.config.delay_penalty_at(step)
+        optim, delay_penalty = self.config.optim, self.config.delay_penalty_at(step, epoch)
+        if isinstance(self.model.encoder, CausalEncoder):
+            self.model.encoder.draws_chunks = epoch >= optim.whole_epochs
         draw = random.Random(f"{self.config.seed} {step}").random()
         topology: Topology = 1 if draw < optim.modified_transducer_prob else None
         with_ctc = epoch < optim.ctc_epochs

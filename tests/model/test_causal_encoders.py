@@ -125,6 +125,8 @@ def test_training_draws_chunks_from_torchs_generator_alone():
     assert all(map(torch.equal, gradients[:12], gradients[12:]))
     # without dropout, the chunks alone are drawn: of 8 or 16 frames that see 16 or all, or the whole
     assert len({float(gradient.abs().sum()) for gradient in gradients}) == 5
+    encoder.draws_chunks = False
+    torch.testing.assert_close(encoder(features, lens)[0], encoder.eval()(features, lens)[0])
 
 
 def test_causal_model_has_the_parameters_of_an_offline_one():
@@ -136,7 +138,9 @@ def test_causal_model_has_the_parameters_of_an_offline_one():
 
 @pytest.mark.parametrize("norm", ["level", "mean"])
 def test_normalization_of_whole_utterances_is_refused(norm):
-    with pytest.raises(ValueError, match=f"`feature_norm={norm}` .*causal.*`feature_norm` to global.*`gain_range_db=10`"):
+    with pytest.raises(
+        ValueError, match=f"`feature_norm={norm}` .*causal.*`feature_norm` to global.*`gain_range_db=10`"
+    ):
         ModelConfig(11, CAUSAL, feature_norm=norm)
 
 

@@ -83,6 +83,9 @@ def test_delay_penalty_begins_after_the_warm_up(prune_range, device):
     for losses, penalty in ((during, 0.0), (after, 0.1)):
         torch.testing.assert_close(losses.utterance_losses.sum(), nll[penalty])
     assert (nll[0.0] - nll[0.1]).abs() > 1e-3
+    later = replace(optim, whole_epochs=2)
+    penalties = [TrainConfig(optim=later, prune=prune).delay_penalty_at(step=4, epoch=epoch) for epoch in range(3)]
+    assert penalties == [0.0, 0.0, 0.1]
     if prune_range:
         assert during.metrics["simple_loss"] != after.metrics["simple_loss"]
     # validation compares models trained with any penalty

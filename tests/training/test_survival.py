@@ -23,6 +23,10 @@ from stateless_transducer.training.run_lock import run_lock
 # nothing random but the order, and no batch of fewer utterances than there are processes
 PLAIN = ["--dropout", "0", "--spec-aug-probability", "0", "--drop-last", "true"]
 
+# all that is drawn: dropout and, after an epoch, the chunks of a causal model; statistics that the checkpoint holds
+CAUSAL = ["--num-epochs", "3", "--dropout", "0.2", "--feature-norm", "global", "--causal", "true"]
+CAUSAL += ["--whole-epochs", "1", "--chunk-size", "8,16,-1", "--left-context-frames", "16,-1"]
+
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
@@ -35,7 +39,7 @@ def corpus(tmp_path_factory):
 def whole(corpus, tmp_path_factory):
     """A run that nobody disturbs."""
     folder = tmp_path_factory.mktemp("whole")
-    assert main([*corpus, "--exp-dir", str(folder), "--num-epochs", "3", "--dropout", "0.2"]) == 0
+    assert main([*corpus, "--exp-dir", str(folder), *CAUSAL]) == 0
     return folder
 
 
@@ -67,7 +71,7 @@ def _free_port():
 
 def test_a_run_killed_at_any_moment_goes_on_bit_equal(corpus, whole, tmp_path):
     """kill -9 after another number of batches each time; --resume goes on from the last checkpoint within the epoch."""
-    flags = ["--exp-dir", tmp_path, "--num-epochs", "3", "--dropout", "0.2", "--save-every", "1", "--resume", "true"]
+    flags = ["--exp-dir", tmp_path, *CAUSAL, "--save-every", "1", "--resume", "true"]
     num_kills = 0
     for wanted in (2, 6, None):
         process = _start([*corpus, *flags])
@@ -86,7 +90,7 @@ def test_a_run_killed_at_any_moment_goes_on_bit_equal(corpus, whole, tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_run_told_to_stop_saves_and_says_how_to_go_on(corpus, whole, tmp_path, number):
-    flags = ["--exp-dir", tmp_path, "--num-epochs", "3", "--dropout", "0.2"]
+    flags = ["--exp-dir", tmp_path, *CAUSAL]
     process = _start([*corpus, *flags])
     lines = []
     for line in process.stderr:
