@@ -13,7 +13,16 @@ from typing import Annotated
 
 from annotated_types import Ge
 
-from stateless_transducer.commands import average, decode, prepare_aishell, prepare_synthetic, report, train, transcribe
+from stateless_transducer.commands import (
+    average,
+    decode,
+    prepare_aishell,
+    prepare_synthetic,
+    report,
+    stream,
+    train,
+    transcribe,
+)
 from stateless_transducer.commands.shared.console import say
 from stateless_transducer.commands.shared.flags import parse
 from stateless_transducer.data.config import DataConfig, PrepareConfig, SpecAugmentConfig
@@ -47,6 +56,8 @@ class Options:
     num_epochs: Annotated[int, Ge(1)] = 11
     """Epochs to train."""
     corpus: Annotated[SyntheticConfig, ADVANCED] = field(default_factory=SyntheticConfig)
+    streaming: bool = False
+    """Train a model for live sound, and report its error rates on live sound beside those on whole utterances."""
     num_jobs: Annotated[int, Ge(1)] = os.cpu_count() or 1
     """Processes for synthesis and features."""
 
@@ -63,8 +74,11 @@ def main(program: str, arguments: list[str]) -> int:
 def run(options: Options) -> None:
     """Run the seven steps."""
     started = time.monotonic()
-    corpus_dir, data_dir, exp_dir = options.dir / "corpus", options.dir / "data", options.dir / "exp"
-    model_path, page = options.dir / "model.pt", options.dir / "report.html"
+    corpus_dir, data_dir = options.dir / "corpus", options.dir / "data"
+    # both demos share corpus and data
+    suffix = "-streaming" if options.streaming else ""
+    exp_dir = options.dir / f"exp{suffix}"
+    model_path, page = options.dir / f"model{suffix}.pt", options.dir / f"report{suffix}.html"
     say("Seven steps, about 15 minutes on two cores. Training takes most of them, and shows the time left.")
 
     _head(1, "synthesize a Mandarin corpus")
@@ -86,18 +100,26 @@ def run(options: Options) -> None:
 
     _head(5, "decode the test set: voices and sentences that training has not heard")
     for search in (SearchConfig("greedy_search"), SearchConfig("modified_beam_search", beam_size=4)):
-        decode.run(
-            decode.Options(
-                exp_dir=exp_dir,
-                average=averaged,
-                manifest_dir=data_dir / "fbank",
-                search=search,
+        for is_live in (False, True) if options.streaming else (False,):
+            decode.run(
+                decode.Options(
+                    exp_dir=exp_dir,
+                    average=averaged,
+                    manifest_dir=data_dir / "fbank",
+                    search=search,
+                    streaming=is_live,
+                )
             )
-        )
 
-    _head(6, "transcribe three of its files: transducer transcribe")
     sounds = _three_sounds(corpus_dir)
-    transcribe.run(transcribe.Options(str(model_path), tuple(map(str, sounds))))
+    if options.streaming:
+        _compare(exp_dir)
+        _head(6, "transcribe three of its files as they sound: transducer stream")
+        for sound in sounds:
+            stream.run(stream.Options(str(model_path), sound))
+    else:
+        _head(6, "transcribe three of its files: transducer transcribe")
+        transcribe.run(transcribe.Options(str(model_path), tuple(map(str, sounds))))
 
     _head(7, "report")
     report.run(
@@ -112,6 +134,20 @@ def run(options: Options) -> None:
     )
     say(f"\nAll done in {(time.monotonic() - started) / 60:.1f} minutes. Try a file of yours:")
     say(f"  transducer transcribe {model_path} {next(iter(sounds))}")
+    if options.streaming:
+        say("Or speak: the page of the server shows words as they come.")
+        say(f"  transducer serve {model_path}")
+
+
+def _compare(exp_dir: Path) -> None:
+    """Print the error rates of whole utterances and of live sound side by side."""
+    from stateless_transducer.evaluation.report import read_results
+
+    rates: dict[str, dict[bool, float]] = {}
+    for result in read_results(exp_dir):
+        rates.setdefault(result["method"], {})["-streaming-" in result["name"]] = result["error_rate"]
+    for method, rate in rates.items():
+        say(f"{method}: CER {rate[False]:.2f} % of whole utterances, {rate[True]:.2f} % of live sound")
 
 
 def train_options(options: Options, data_dir: Path, exp_dir: Path) -> train.Options:
@@ -122,7 +158,14 @@ def train_options(options: Options, data_dir: Path, exp_dir: Path) -> train.Opti
             exp_dir=exp_dir,
             num_epochs=options.num_epochs,
             resume=True,
-            optim=OptimConfig(optimizer="adamw", peak_lr=2.5e-3, warm_step=300, ctc_loss_scale=0.5, ctc_epochs=4),
+            optim=OptimConfig(
+                optimizer="adamw",
+                peak_lr=2.5e-3,
+                warm_step=300,
+                ctc_loss_scale=0.5,
+                ctc_epochs=4,
+                whole_epochs=4 if options.streaming else 0,
+            ),
         ),
         data=DataConfig(
             manifest_dir=data_dir / "fbank",
@@ -139,7 +182,12 @@ def train_options(options: Options, data_dir: Path, exp_dir: Path) -> train.Opti
                 spec_aug_time_warp_factor=0, features_mask_size=20, num_frame_masks=0, spec_aug_probability=1.0
             ),
         ),
-        model=train.ModelFlags(encoder=SIZES.encoder, joiner=SIZES.joiner, feature_norm=SIZES.feature_norm),
+        model=train.ModelFlags(
+            encoder=replace(SIZES.encoder, causal=options.streaming),
+            joiner=SIZES.joiner,
+            # live sound has no level yet that could be subtracted
+            feature_norm="global" if options.streaming else SIZES.feature_norm,
+        ),
     )
 
 
@@ -158,7 +206,8 @@ def _train(options: Options, data_dir: Path, exp_dir: Path) -> bool:
         return True
     if resumable is not None:
         say(f"{exp_dir}: resuming from {resumable.path.name}")
-    train.run(config, command=f"transducer demo --dir {options.dir}")
+    streaming = " --streaming true" if options.streaming else ""
+    train.run(config, command=f"transducer demo --dir {options.dir}{streaming}")
     return last.exists()
 
 

@@ -382,3 +382,9 @@ def test_demo_goes_on_where_it_stopped(tmp_path, capsys):
     assert main(command) == 0
     assert "already trained for 2 epochs - skipping" in capsys.readouterr().out
     assert "the same command\n" in (tmp_path / "exp" / "README").read_text(encoding="utf-8")
+    # with the same corpus, and a model of its own
+    assert main([*command, "--streaming", "true", "--num-epochs", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"greedy_search: CER [\d.]+ % of whole utterances, [\d.]+ % of live sound", printed)
+    assert (tmp_path / "report-streaming.html").exists() and (tmp_path / "exp" / "epoch-0.pt").read_bytes() == first
+    assert load_checkpoint(tmp_path / "model-streaming.pt").model_config.is_causal
