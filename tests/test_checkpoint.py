@@ -14,11 +14,9 @@ from safetensors.torch import load_file, save_file
 
 from stateless_transducer.checkpoint import (
     Checkpoint,
-    average_checkpoints,
     batch_path,
     epoch_path,
     load_checkpoint,
-    mean_of_part,
     save_checkpoint,
 )
 from stateless_transducer.features import FbankConfig
@@ -26,6 +24,7 @@ from stateless_transducer.model.config import ConformerConfig
 from stateless_transducer.model.transducer import build_model
 from stateless_transducer.text.tokens import build_token_table
 from stateless_transducer.training.averaging import Average
+from stateless_transducer.training.weight_averages import average_checkpoints, mean_of_part
 
 TOKENS = build_token_table(["今天天气"], "char")
 SIZES = conformer_model(len(TOKENS), num_layers=1, attention_dim=8, num_heads=2, feedforward_dim=8, joiner_dim=8)

@@ -19,7 +19,7 @@ import torch
 from model_sizes import SMALL_ZIPFORMER, zipformer_model
 from small_corpus import TINY, TOKENS, write_small_corpus
 
-from stateless_transducer.checkpoint import Checkpoint, average_checkpoints, load_checkpoint
+from stateless_transducer.checkpoint import Checkpoint, load_checkpoint
 from stateless_transducer.cli import COMMANDS, main
 from stateless_transducer.commands.recipe import IcefallSwitches
 from stateless_transducer.commands.shared.option_groups import options_of
@@ -28,6 +28,7 @@ from stateless_transducer.icefall import save_icefall
 from stateless_transducer.model.config import ModelConfig
 from stateless_transducer.model.transducer import build_model
 from stateless_transducer.text.tokens import build_token_table
+from stateless_transducer.training.weight_averages import average_checkpoints
 
 EGS = Path(__file__).parents[1] / "egs"
 SCRIPTS = EGS / "aishell" / "ASR" / "transducer_stateless_modified"

@@ -53,7 +53,7 @@ class Average:
         Raises:
             ValueError: a checkpoint is missing; the message lists the existing ones.
         """
-        from stateless_transducer.checkpoint import average_between, average_checkpoints
+        from stateless_transducer.training.weight_averages import average_between, average_checkpoints
 
         numbers, existing, path = self._select(exp_dir)
         # the mean over a part of a run follows from those at its ends

@@ -17,7 +17,7 @@ class RunningMean:
     ``ema_decay`` d: ``mean = d * mean + (1 - d) * weights`` after each update, from the initial weights on.
 
     ``average_period`` P: the plain mean of the weights after steps P, 2P, ..., in float64. The mean over a part of the
-    run follows from the means at both of its ends, see `checkpoint.average_between`.
+    run follows from the means at both of its ends, see `weight_averages.average_between`.
 
     Args:
         model: model whose weights the mean starts from.

@@ -1,0 +1,139 @@
+# pyright: strict
+"""Averages of the weights of checkpoints.
+
+`averaging` chooses the checkpoints, without torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from stateless_transducer.checkpoint import Checkpoint, check_weights, load_checkpoint
+
+
+def average_checkpoints(paths: Iterable[Path], *, use_ema: bool = False) -> Checkpoint:
+    """Average the weights of checkpoints in float64; integer entries and everything else are those of the last file.
+
+    At most two models and the sum are in memory.
+
+    Args:
+        paths: paths of the checkpoints.
+        use_ema: average the running means of the weights instead.
+
+    Raises:
+        ValueError: there is no file, or the models differ in sizes or tokens.
+    """
+    total: dict[str, Tensor] = {}
+    last: Checkpoint | None = None
+    count = 0
+    names: list[str] = []
+    for path in paths:
+        current = _without_training_state(path, use_ema)
+        if last is not None:
+            if (current.model_config, current.token_table) != (last.model_config, last.token_table):
+                raise ValueError(f"{path} cannot be averaged with {names[-1]}: other sizes or tokens.")
+            check_weights(current.weights, last.weights)
+        for name, value in current.weights.items():
+            if value.is_floating_point():
+                total[name] = total[name] + value if name in total else value.double()
+        last, count = current, count + 1
+        names.append(path.name)
+    if last is None:
+        raise ValueError("No checkpoint to average.")
+    weights = {
+        name: (total[name] / count).to(value.dtype) if name in total else value for name, value in last.weights.items()
+    }
+    provenance = {**last.provenance, "averaged": names}
+    return replace(last, weights=weights, provenance=provenance)
+
+
+def average_between(ends: Sequence[Path], names: Sequence[str]) -> Checkpoint:
+    """Average the weights over a part of a run, from the means since its start that two checkpoints hold.
+
+    Args:
+        ends: checkpoints at the beginning and at the end of the part; the latter alone, if the run begins with the
+            part. The result has everything but the weights from the latter.
+        names: names of the checkpoints within the part, for the provenance.
+
+    Raises:
+        ValueError: a checkpoint holds no such mean, the models differ in sizes or tokens, or no weights were added to
+            the mean between the two.
+    """
+    end = ends[-1]
+    last, mean, last_step = _mean_since_start(end)
+    part = mean
+    if len(ends) > 1:
+        start = ends[0]
+        first, first_mean, first_step = _mean_since_start(start)
+        if (first.model_config, first.token_table) != (last.model_config, last.token_table):
+            raise ValueError(f"{start} cannot be averaged with {end.name}: other sizes or tokens.")
+        if first_step >= last_step:
+            raise ValueError(
+                f"`use_averaged_model`: no weights were added to the mean between {start} and {end.name}; raise `avg`."
+            )
+        part = mean_of_part(first_mean, first_step, mean, last_step)
+    weights = {name: part[name].to(value.dtype) for name, value in last.weights.items()}
+    provenance = {**last.provenance, "averaged": list(names), "running_mean": True}
+    return replace(last, weights=weights, provenance=provenance)
+
+
+def mean_of_part(
+    first: Mapping[str, Tensor], first_step: int, last: Mapping[str, Tensor], last_step: int
+) -> dict[str, Tensor]:
+    """Return the mean over the steps after one and up to another, from the means over all steps up to each.
+
+    ``(last_step * last - first_step * first) / (last_step - first_step)`` in float64; integer entries are the last.
+    """
+    share = last_step / (last_step - first_step)
+    return {
+        name: (mean.double() * share + first[name].double() * (1 - share)).to(mean.dtype)
+        if mean.is_floating_point()
+        else mean
+        for name, mean in last.items()
+    }
+
+
+def _mean_since_start(path: Path) -> tuple[Checkpoint, Mapping[str, Tensor], int]:
+    """Read a checkpoint without its training state, the mean of its weights since the start, and its last step."""
+    checkpoint = load_checkpoint(path)
+    mean = (checkpoint.training_state or {}).get("average")
+    # before the first addition, the mean is that of the initial weights
+    step = _steps_in_mean(path, checkpoint, mean) if mean else 0
+    if mean is None or not step:
+        since = "" if mean is None else f" before batch {mean['period']}, its first one"
+        raise ValueError(
+            f"`use_averaged_model`: {path} holds no mean of the weights since the start of the run{since}; train with "
+            "`average_period`."
+        )
+    return replace(checkpoint, training_state=None), mean["weights"], step
+
+
+def _steps_in_mean(path: Path, checkpoint: Checkpoint, mean: Mapping[str, Any]) -> int:
+    """Return the last step whose weights the mean has, 0 if there is none."""
+    try:
+        step, period = int(checkpoint.provenance["step"]), int(mean["period"])
+        check_weights(mean["weights"], checkpoint.weights)
+        return step // period * period
+    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as err:
+        raise ValueError(f"{path}: the mean of its weights is invalid ({err}).") from err
+
+
+def _without_training_state(path: Path, use_ema: bool) -> Checkpoint:
+    """Read a checkpoint, and drop the optimizer's state: it is twice as large as the model."""
+    checkpoint = load_checkpoint(path)
+    if not use_ema:
+        return replace(checkpoint, training_state=None)
+    mean = (checkpoint.training_state or {}).get("ema")
+    if mean is None:
+        raise ValueError(f"`use_ema`: {path} holds no running mean of the weights; train with `ema_decay`.")
+    try:
+        check_weights(mean, checkpoint.weights)
+    except (ValueError, TypeError, AttributeError) as err:
+        raise ValueError(f"{path}: the mean of its weights is invalid ({err}).") from err
+    provenance = {**checkpoint.provenance, "running_mean": True}
+    return replace(checkpoint, weights=mean, provenance=provenance, training_state=None)
