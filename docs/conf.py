@@ -11,6 +11,8 @@ import os
 from contextlib import redirect_stdout, suppress
 from pathlib import Path
 
+from sphinx.pycode import ModuleAnalyzer
+
 import stateless_transducer
 from stateless_transducer import cli
 
@@ -46,18 +48,12 @@ napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 
 
-def fences_to_directives(app, what, name, obj, options, lines: list[str]) -> None:
-    """Turn the fenced examples of docstrings into directives, in place."""
-    converted, is_inside = [], False
-    for line in lines:
-        if line.strip() == "```python":
-            converted += [".. code-block:: python", ""]
-            is_inside = True
-        elif line.strip() == "```" and is_inside:
-            is_inside = False
-        else:
-            converted.append(f"   {line}" if is_inside else line)
-    lines[:] = converted
+def docstrings_of_aliases(app, what, name, obj, options, lines: list[str]) -> None:
+    """Fill in, in place, the docstring of an alias, which autodoc looks for in the package that exports it."""
+    if what == "data" and not lines:
+        alias = name.removeprefix("stateless_transducer.")
+        module = f"stateless_transducer.{stateless_transducer._MODULES[alias]}"
+        lines += ModuleAnalyzer.for_module(module).find_attr_docs()["", alias]
 
 
 def kind_of(name: str) -> str:
@@ -70,7 +66,8 @@ def kind_of(name: str) -> str:
 
 def write_api() -> None:
     """Write the reference of the names that `stateless_transducer` exports, grouped by what they are for."""
-    lines = ["# Python reference", "", "All names are imported from `stateless_transducer`.", ""]
+    lines = ["# Python reference", "", "The examples run in a folder with their files, after these lines:", ""]
+    lines += ["```python", "import numpy as np", "import torch", "from stateless_transducer import *", "```", ""]
     for heading, names in API.items():
         lines += [f"## {heading}", ""]
         for name in names:
@@ -168,7 +165,8 @@ def setup(app) -> None:
     exported = set(stateless_transducer.__all__) - {"__version__"}
     if listed != exported:
         raise ValueError(f"docs/conf.py: API differs from what is exported: {sorted(listed ^ exported)}")
-    app.connect("autodoc-process-docstring", fences_to_directives)
+    # before napoleon, whose priority is 500
+    app.connect("autodoc-process-docstring", docstrings_of_aliases, priority=400)
     GENERATED.mkdir(exist_ok=True)
     write_api()
     write_commands()

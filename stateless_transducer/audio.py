@@ -41,6 +41,11 @@ def read_audio(path: str | Path, sample_rate: int) -> np.ndarray:
 
     Raises:
         AudioError: the file is missing, not audio, truncated, damaged or empty.
+
+    Example:
+        >>> wave = read_audio("a.wav", 16000)
+        >>> wave.dtype, wave.ndim
+        (dtype('float32'), 1)
     """
     return np.concatenate(list(stream_audio(path, sample_rate)))
 

@@ -44,7 +44,15 @@ _AV_OPTIONS = {"protocol_whitelist": "pipe"}
 
 
 class AudioError(ValueError):
-    """A sound cannot be used; the message names it and says why."""
+    """A sound cannot be used; the message names it and says why.
+
+    Example:
+        >>> try:
+        ...     read_audio("missing.wav", 16000)
+        ... except AudioError as err:
+        ...     print(err)
+        missing.wav: no such file.
+    """
 
 
 class Damaged(Exception):

@@ -33,7 +33,14 @@ _LAYOUT = 2
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Model with everything needed to use it, and optionally to resume its training."""
+    """Model with everything needed to use it, and optionally to resume its training.
+
+    Example:
+        >>> checkpoint = load_checkpoint("model.pt")
+        >>> checkpoint.model_config.summary, checkpoint.fbank_config.sample_rate
+        ('causal conformer, 2 layers of width 32, 4 heads; 9 tokens, context 2', 16000)
+        >>> model = checkpoint.model()  # a torch.nn.Module
+    """
 
     weights: Mapping[str, Tensor]
     """Parameters by name, on the CPU."""
@@ -97,6 +104,10 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
 
     Raises:
         OSError: the file cannot be written; the message says what to do.
+
+    Example:
+        >>> checkpoint = load_checkpoint("model.pt")
+        >>> save_checkpoint("model.safetensors", checkpoint)
     """
     path = Path(path)
     if path.suffix == ".safetensors":
@@ -120,6 +131,11 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
 
     Raises:
         ValueError: the file is missing, truncated, not a checkpoint, or from another program.
+
+    Example:
+        >>> checkpoint = load_checkpoint("model.pt")
+        >>> checkpoint.token_table.decode([3])
+        '今'
     """
     path = Path(path)
     if path.suffix == ".safetensors":

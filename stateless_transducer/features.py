@@ -24,7 +24,12 @@ PADDING_VALUE = -23.025850929940457
 
 @dataclass(frozen=True)
 class FbankConfig:
-    """Kaldi's log mel filter bank, as in lhotse and kaldifeat, on samples in [-1, 1], without dither."""
+    """Kaldi's log mel filter bank, as in lhotse and kaldifeat, on samples in [-1, 1], without dither.
+
+    Example:
+        >>> FbankConfig(sample_rate=8000, high_freq=-200.0).frame_shift_s
+        0.01
+    """
 
     sample_rate: Annotated[int, Interval(ge=1000, le=192_000), Unit("Hz")] = 16000
     """Samples per second; other rates are resampled."""
@@ -60,6 +65,10 @@ def fbank(samples: np.ndarray, config: FbankConfig) -> np.ndarray:
 
     Returns:
         (T_in, F), float32.
+
+    Example:
+        >>> fbank(np.zeros(16000, np.float32), FbankConfig()).shape  # a second
+        (100, 80)
     """
     computer = knf.OnlineFbank(_options(config))
     wave = np.ascontiguousarray(samples, dtype=np.float32)

@@ -70,6 +70,10 @@ def load_icefall(
     Raises:
         ValueError: the file is missing, truncated, from another program or recipe, or has other tokens or sizes; the
             message names the difference.
+
+    Example:
+        >>> checkpoint = load_icefall("pretrained.pt", TokenTable.read("data/lang_char"))
+        >>> save_checkpoint("converted.pt", checkpoint)
     """
     path = Path(path)
     return _from_content(path, read_archive(path, _allowed()), token_table, sizes or {}, encoder)
@@ -130,6 +134,10 @@ def save_icefall(path: str | Path, checkpoint: Checkpoint) -> None:
     Raises:
         ValueError: icefall has no such model.
         OSError: the file cannot be written; the message says what to do.
+
+    Example:
+        >>> checkpoint = load_icefall("pretrained.pt", TokenTable.read("data/lang_char"))
+        >>> save_icefall("copy.pt", checkpoint)
     """
     write_archive(Path(path), {"model": to_icefall(checkpoint)})
 

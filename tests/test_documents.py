@@ -1,8 +1,10 @@
-"""Python examples of the documents run as they stand there; what documents link to is there; flags they name exist."""
+"""Examples of documents and docstrings run as they stand; links lead to files; commands and flags exist."""
 
 from __future__ import annotations
 
+import doctest
 import importlib
+import inspect
 import itertools
 import re
 import shlex
@@ -15,8 +17,10 @@ import soundfile
 import torch
 from model_sizes import conformer_model
 from served import served
+from tiny_talker import TOKENS, say
 
-from stateless_transducer import Recognizer
+import stateless_transducer
+from stateless_transducer import Recognizer, save_icefall
 from stateless_transducer.checkpoint import Checkpoint, save_checkpoint
 from stateless_transducer.cli import COMMANDS, main
 from stateless_transducer.commands.shared.flags import parse
@@ -24,7 +28,7 @@ from stateless_transducer.features import FbankConfig
 from stateless_transducer.model.transducer import build_model
 from stateless_transducer.server.config import BatchConfig
 from stateless_transducer.server.engine import PiecewiseEngine
-from stateless_transducer.text.tokens import build_token_table
+from stateless_transducer.text.tokens import SPECIAL, build_token_table
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/*.md")), ROOT / "benchmarks" / "README.md"]
@@ -84,6 +88,41 @@ def test_example_runs(place, example_folder, capsys):
         leaves = [value for value in names.values() if isinstance(value, torch.Tensor) and value.is_leaf]
         leaves += [p for value in names.values() if isinstance(value, torch.nn.Module) for p in value.parameters()]
         assert any(leaf.grad is not None and leaf.grad.any() for leaf in leaves)
+
+
+@pytest.fixture(scope="module")
+def docstring_folder(tmp_path_factory, live_talker):
+    """Files of the names that docstrings use: a trained model, a sound that says 今天很好, tokens, a language model."""
+    folder = tmp_path_factory.mktemp("docstrings")
+    (folder / "model.pt").symlink_to(live_talker)
+    soundfile.write(folder / "a.wav", say("今天很好", np.random.default_rng(5)), 16000)
+    sizes = conformer_model(vocab_size=len(TOKENS), num_layers=1, attention_dim=8, num_heads=2, joiner_dim=8)
+    save_icefall(folder / "pretrained.pt", Checkpoint(build_model(sizes).state_dict(), sizes, FbankConfig(), TOKENS))
+    TOKENS.write(folder / "data" / "lang_char")
+    unigrams = "".join(f"-1 {symbol} 0\n" for symbol in TOKENS.symbols[len(SPECIAL) :])
+    (folder / "lm.arpa").write_text(f"\\1-grams:\n-1 </s>\n-99 <s> 0\n{unigrams}\\end\\\n", encoding="utf-8")
+    return folder
+
+
+def _docstring(name: str) -> str:
+    value = getattr(stateless_transducer, name)
+    if inspect.isclass(value) or inspect.isfunction(value):
+        return inspect.getdoc(value) or ""
+    # the docstring of an alias follows it
+    source = inspect.getsource(importlib.import_module(f"stateless_transducer.{stateless_transducer._MODULES[name]}"))
+    alias = re.search(rf'^{name}\b[^=]*= .*?^"""(.*?)"""', source, re.DOTALL | re.MULTILINE)
+    return alias[1] if alias else ""
+
+
+@pytest.mark.parametrize("name", stateless_transducer._MODULES)
+def test_docstring_of_a_public_name_has_an_example_that_runs(name, docstring_folder, monkeypatch):
+    monkeypatch.chdir(docstring_folder)
+    names = {public: getattr(stateless_transducer, public) for public in stateless_transducer.__all__}
+    example = doctest.DocTestParser().get_doctest(_docstring(name), {"np": np, "torch": torch, **names}, name, None, 0)
+    assert example.examples, "no example"
+    printed: list[str] = []
+    result = doctest.DocTestRunner(verbose=False).run(example, out=printed.append)
+    assert not result.failed, "".join(printed)
 
 
 def test_both_losses_of_the_readme_agree():

@@ -29,7 +29,17 @@ _ROWS_AT_ONCE = 1024
 
 @dataclass(frozen=True)
 class Alignment:
-    """Times and confidences of a hypothesis."""
+    """Times and confidences of a hypothesis.
+
+    Example:
+        >>> checkpoint = load_checkpoint("model.pt")
+        >>> model = checkpoint.model()
+        >>> features = torch.from_numpy(fbank(read_audio("a.wav", 16000), checkpoint.fbank_config))[None]
+        >>> encoder_out, lens = model.encode(features, torch.tensor([features.shape[1]]))
+        >>> (alignment,) = align(model, encoder_out, lens, greedy_search(model, encoder_out, lens))
+        >>> len(alignment.frames), round(alignment.confidence, 1)
+        (4, 0.9)
+    """
 
     frames: tuple[int, ...]
     """Encoder frame on which each token was most likely emitted, by all paths."""
@@ -63,6 +73,16 @@ def align(
 
     Raises:
         ValueError: a type, shape or length is invalid, or a hypothesis has more tokens on a frame than paths may have.
+
+    Example:
+        >>> checkpoint = load_checkpoint("model.pt")
+        >>> model = checkpoint.model()
+        >>> features = torch.from_numpy(fbank(read_audio("a.wav", 16000), checkpoint.fbank_config))[None]
+        >>> encoder_out, lens = model.encode(features, torch.tensor([features.shape[1]]))
+        >>> (hypothesis,) = greedy_search(model, encoder_out, lens)
+        >>> (alignment,) = align(model, encoder_out, lens, [hypothesis])
+        >>> [round(confidence, 1) for confidence in alignment.confidences]
+        [1.0, 1.0, 1.0, 1.0]
     """
     if max_symbols_per_frame == 1:
         for n, hypothesis in enumerate(hypotheses):

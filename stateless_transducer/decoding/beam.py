@@ -55,6 +55,15 @@ def beam_search(
 
     Raises:
         ValueError: a type, a shape, a length or ``beam_size`` is invalid.
+
+    Example:
+        >>> checkpoint = load_checkpoint("model.pt")
+        >>> model = checkpoint.model()
+        >>> features = torch.from_numpy(fbank(read_audio("a.wav", 16000), checkpoint.fbank_config))[None]
+        >>> encoder_out, lens = model.encode(features, torch.tensor([features.shape[1]]))
+        >>> (nbest,) = beam_search(model, encoder_out, lens, beam_size=4)
+        >>> len(nbest), nbest[0].score < 0
+        (4, True)
     """
     check_beam_size(beam_size)
     model, encoder_out, encoder_out_lens = search_inputs(model, encoder_out, encoder_out_lens)

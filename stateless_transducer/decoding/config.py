@@ -19,7 +19,13 @@ Method = Literal["greedy_search", "beam_search", "modified_beam_search"]
 
 @dataclass(frozen=True)
 class SearchConfig:
-    """Search."""
+    """Search.
+
+    Example:
+        >>> config = SearchConfig("modified_beam_search", beam_size=8, blank_penalty=0.5)
+        >>> Recognizer.from_pretrained("model.pt", config).transcribe("a.wav").text
+        '今天很好'
+    """
 
     decoding_method: Annotated[Method, arg(aliases=("--method",))] = "greedy_search"
     """greedy_search: best symbol per frame. beam_search: any number of symbols per frame. modified_beam_search: at most

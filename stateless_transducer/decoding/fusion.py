@@ -21,6 +21,25 @@ class Scorer(Protocol):
     """Scores that a search adds to the log-probabilities of tokens, depending on the tokens before them.
 
     Arguments and results are arrays of the search's kind: NumPy, or torch on the search's device.
+
+    Example:
+        >>> class TokenBonus:  # favors long hypotheses
+        ...     state_size = 1
+        ...
+        ...     def start(self, utterances):
+        ...         return np.zeros((len(utterances), 1), np.int64)
+        ...
+        ...     def scores(self, states):
+        ...         return np.tile(np.array([0, 0.5, 0.5], np.float32), (len(states), 1))  # blank and two tokens
+        ...
+        ...     def advance(self, states, tokens):
+        ...         return states
+        ...
+        ...     def finish(self, states):
+        ...         return np.zeros(len(states), np.float32)
+        >>> scorer: Scorer = TokenBonus()
+        >>> scorer.scores(scorer.start(np.array([0])))
+        array([[0. , 0.5, 0.5]], dtype=float32)
     """
 
     state_size: int
@@ -67,7 +86,15 @@ def best_symbols(
 
 
 class SumOfScorers:
-    """Sum of several scorers; a state holds their states side by side."""
+    """Sum of several scorers; a state holds their states side by side.
+
+    Example:
+        >>> tokens = load_checkpoint("model.pt").token_table
+        >>> hotwords = Hotwords([spell_hotwords([("今天", 2.0)], tokens)], vocab_size=len(tokens))
+        >>> ngrams = NgramScorer(read_arpa("lm.arpa", tokens), scale=0.3)
+        >>> SumOfScorers([hotwords, ngrams]).state_size
+        2
+    """
 
     def __init__(self, scorers: Sequence[Scorer]) -> None:
         self._scorers = tuple(scorers)
@@ -177,6 +204,14 @@ class Hotwords:
 
     A hypothesis that ends with part of a phrase is ahead by the same part of the phrase's score, and loses it when it
     continues differently or ends. The final score is the sum of the scores of all full matches, which may overlap.
+
+    Example:
+        >>> hotwords = Hotwords([[((3, 4), 2.0)]], vocab_size=6)  # tokens 3 and 4, score 2
+        >>> start = hotwords.start(np.array([0]))
+        >>> hotwords.scores(start)
+        array([[0., 0., 0., 1., 0., 0.]], dtype=float32)
+        >>> hotwords.scores(hotwords.advance(start, np.array([3])))
+        array([[ 0., -1., -1.,  0.,  1., -1.]], dtype=float32)
     """
 
     state_size = 1

@@ -53,6 +53,15 @@ def greedy_search(
 
     Raises:
         ValueError: a type, a shape, a length or ``max_symbols_per_frame`` is invalid.
+
+    Example:
+        >>> checkpoint = load_checkpoint("model.pt")
+        >>> model, tokens = checkpoint.model(), checkpoint.token_table
+        >>> features = torch.from_numpy(fbank(read_audio("a.wav", 16000), checkpoint.fbank_config))[None]
+        >>> encoder_out, lens = model.encode(features, torch.tensor([features.shape[1]]))
+        >>> (hypothesis,) = greedy_search(model, encoder_out, lens)
+        >>> tokens.decode(hypothesis.tokens)
+        '今天很好'
     """
     model, encoder_out, encoder_out_lens = search_inputs(model, encoder_out, encoder_out_lens)
     xp, device = namespace(encoder_out), device_of(encoder_out)

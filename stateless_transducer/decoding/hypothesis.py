@@ -21,7 +21,19 @@ _MULTIPLIER, _INCREMENT = 6364136223846793005, 1442695040888963407
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """A sequence of tokens with their times and log-probabilities."""
+    """A sequence of tokens with their times and log-probabilities.
+
+    Example:
+        >>> checkpoint = load_checkpoint("model.pt")
+        >>> model, tokens = checkpoint.model(), checkpoint.token_table
+        >>> features = torch.from_numpy(fbank(read_audio("a.wav", 16000), checkpoint.fbank_config))[None]
+        >>> encoder_out, lens = model.encode(features, torch.tensor([features.shape[1]]))
+        >>> (hypothesis,) = greedy_search(model, encoder_out, lens)
+        >>> hypothesis.tokens == tuple(tokens.encode("今天很好"))
+        True
+        >>> len(hypothesis.frames), hypothesis.score < 0
+        (4, True)
+    """
 
     tokens: tuple[int, ...]
     """Ids, without blanks."""

@@ -22,7 +22,14 @@ _CACHED_BYTES = 64 << 20
 
 
 class NgramScorer:
-    """Scores of an n-gram language model. Its tables are on the host, so a search on a GPU waits at every step."""
+    """Scores of an n-gram language model. Its tables are on the host, so a search on a GPU waits at every step.
+
+    Example:
+        >>> tokens = load_checkpoint("model.pt").token_table
+        >>> scorer = NgramScorer(read_arpa("lm.arpa", tokens), scale=0.3)
+        >>> scorer.scores(scorer.start(np.array([0]))).shape  # one utterance, each token
+        (1, 9)
+    """
 
     state_size = 1
 
@@ -66,7 +73,20 @@ class NgramScorer:
 
 
 class LanguageModel(Protocol):
-    """Network that `NeuralScorer` evaluates."""
+    """Network that `NeuralScorer` evaluates.
+
+    Example:
+        >>> class Uniform:
+        ...     def start(self):
+        ...         return np.log(np.full(4, 0.25)), None
+        ...
+        ...     def step(self, tokens, states):
+        ...         return np.log(np.full((len(tokens), 4), 0.25)), states
+        >>> model: LanguageModel = Uniform()
+        >>> log_probs, state = model.start()  # blank, two tokens and the end
+        >>> log_probs.shape
+        (4,)
+    """
 
     def start(self) -> tuple[np.ndarray, Any]:
         """Return log-probabilities of the first token, (V + 1,), the last for the end, and the network's state."""
@@ -81,6 +101,17 @@ class NeuralScorer:
     """Scores of a neural language model over the model's tokens, evaluated once per token of a hypothesis.
 
     It holds the histories of one search at a time: create one per thread.
+
+    Example:
+        >>> class Uniform:  # see `LanguageModel`
+        ...     def start(self):
+        ...         return np.log(np.full(4, 0.25)), None
+        ...
+        ...     def step(self, tokens, states):
+        ...         return np.log(np.full((len(tokens), 4), 0.25)), states
+        >>> scorer = NeuralScorer(Uniform(), scale=0.3)
+        >>> scorer.scores(scorer.start(np.array([0]))).round(2)  # 0.3 * log 0.25; the blank has no score
+        array([[ 0.  , -0.42, -0.42]], dtype=float32)
     """
 
     state_size = 1

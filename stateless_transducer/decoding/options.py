@@ -20,7 +20,12 @@ Row = TypeVar("Row")
 
 @dataclass(frozen=True)
 class LogitOptions:
-    """Adjustments of the model's distribution before a search sees it."""
+    """Adjustments of the model's distribution before a search sees it.
+
+    Example:
+        >>> LogitOptions(blank_penalty=1.0).adjust(np.zeros((1, 3), np.float32), blank_id=0)
+        array([[-1.,  0.,  0.]], dtype=float32)
+    """
 
     blank_penalty: float = 0.0
     """Subtracted from the blank's logit; higher values give fewer deletions and more insertions."""

@@ -21,6 +21,20 @@ class TransducerSteps(Protocol):
     Both methods return arrays of the kind that they are given, NumPy or torch. A call holds N hypotheses of any
     utterances on any frames, so rows must not depend on one another: put networks into evaluation mode. The search
     does not write to the arrays that it gets.
+
+    Example:
+        >>> class Unigram:
+        ...     blank_id, context_size = 0, 1
+        ...
+        ...     def predict(self, contexts):
+        ...         return np.zeros((len(contexts), 3), np.float32)
+        ...
+        ...     def join(self, encoder_out, decoder_out):
+        ...         return encoder_out + decoder_out
+        >>> model: TransducerSteps = Unigram()
+        >>> encoder_out = np.array([[[0, 2, 1], [2, 0, 1], [0, 1, 2]]], np.float32)
+        >>> greedy_search(model, encoder_out, np.array([3]))[0].tokens
+        (1, 2)
     """
 
     blank_id: int
@@ -41,7 +55,14 @@ class TransducerSteps(Protocol):
 
 
 class TransducerModel(TransducerSteps, Protocol):
-    """A whole transducer: encoder, decoder and joiner."""
+    """A whole transducer: encoder, decoder and joiner.
+
+    Example:
+        >>> model: TransducerModel = load_checkpoint("model.pt").model()
+        >>> encoder_out, lens = model.encode(torch.zeros(1, 100, 80), torch.tensor([100]))
+        >>> encoder_out.shape
+        torch.Size([1, 24, 32])
+    """
 
     subsampling: Subsampling
     """Numbers of encoder frames for numbers of feature frames."""

@@ -35,6 +35,15 @@ def decode_features(
 
     Raises:
         ValueError: the model's output for an utterance is not finite, or see `decode_features_nbest`.
+
+    Example:
+        >>> checkpoint = load_checkpoint("model.pt")
+        >>> model, tokens = checkpoint.model(), checkpoint.token_table
+        >>> features = torch.from_numpy(fbank(read_audio("a.wav", 16000), checkpoint.fbank_config))[None]
+        >>> config = SearchConfig("modified_beam_search")
+        >>> (hypothesis,) = decode_features(model, features, torch.tensor([features.shape[1]]), config)
+        >>> tokens.decode(hypothesis.tokens)
+        '今天很好'
     """
     return best_of(decode_features_nbest(model, features, feature_lens, config, scorer))
 
@@ -71,6 +80,15 @@ def decode_features_nbest(
 
     Raises:
         ValueError: the configuration names hotwords or a language model, but `scorer` is None.
+
+    Example:
+        >>> checkpoint = load_checkpoint("model.pt")
+        >>> model, tokens = checkpoint.model(), checkpoint.token_table
+        >>> features = torch.from_numpy(fbank(read_audio("a.wav", 16000), checkpoint.fbank_config))[None]
+        >>> config = SearchConfig("modified_beam_search", beam_size=4)
+        >>> (nbest,) = decode_features_nbest(model, features, torch.tensor([features.shape[1]]), config)
+        >>> len(nbest), tokens.decode(nbest[0].tokens)
+        (4, '今天很好')
     """
     return decode_encoder_out(model, *encode(model, features, feature_lens), config, scorer)
 
@@ -137,6 +155,12 @@ def make_scorer(config: SearchConfig, token_table: TokenTable, hotwords: Sequenc
 
     Raises:
         ValueError: a file cannot be read, the model's tokens cannot spell a phrase, or `hotwords` is a string.
+
+    Example:
+        >>> config = SearchConfig("modified_beam_search", ngram_lm="lm.arpa")
+        >>> scorer = make_scorer(config, load_checkpoint("model.pt").token_table, hotwords=["今天"])
+        >>> scorer.state_size  # one integer for the hotwords, one for the n-grams
+        2
     """
     return Scorers(config, token_table, hotwords).shared
 

@@ -27,7 +27,12 @@ DecoderConv = Literal["depthwise", "grouped"]
 
 @dataclass(frozen=True)
 class DecoderConfig:
-    """Sizes of the decoder, the prediction network."""
+    """Sizes of the decoder, the prediction network.
+
+    Example:
+        >>> ModelConfig(500, decoder=DecoderConfig(context_size=1)).summary
+        'conformer, 12 layers of width 512, 8 heads; 500 tokens, context 1'
+    """
 
     context_size: Annotated[int, Ge(1)] = 2
     """Tokens that the decoder sees."""
@@ -43,7 +48,12 @@ class DecoderConfig:
 
 @dataclass(frozen=True)
 class JoinerConfig:
-    """Sizes of the joiner."""
+    """Sizes of the joiner.
+
+    Example:
+        >>> ModelConfig(500, joiner=JoinerConfig(joiner_dim=256)).decoder_dim
+        256
+    """
 
     joiner_dim: Annotated[int, Ge(1)] = 512
     """Width of the joiner."""
@@ -56,7 +66,13 @@ class JoinerConfig:
 
 @dataclass(frozen=True)
 class EncoderConfig(ABC):
-    """Sizes of an encoder; each kind of encoder adds its own."""
+    """Sizes of an encoder; each kind of encoder adds its own.
+
+    Example:
+        >>> encoder: EncoderConfig = load_checkpoint("model.pt").model_config.encoder
+        >>> encoder.kind
+        'conformer'
+    """
 
     kind: ClassVar[str]
     """Name of the encoder in flags and checkpoints."""
@@ -123,7 +139,12 @@ class CausalEncoderConfig(EncoderConfig):
 
 @dataclass(frozen=True)
 class ConformerConfig(CausalEncoderConfig):
-    """Sizes of a conformer; the defaults are the tutorial's."""
+    """Sizes of a conformer; the defaults are the tutorial's.
+
+    Example:
+        >>> ConformerConfig(num_layers=8, attention_dim=256, num_heads=4).summary
+        'conformer, 8 layers of width 256, 4 heads'
+    """
 
     kind: ClassVar[str] = "conformer"
 
@@ -373,7 +394,13 @@ def _fields_of(size: ModelSize) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A stateless transducer; the defaults are the tutorial's, 87,939,824 parameters at vocabulary 4336."""
+    """A stateless transducer; the defaults are the tutorial's, 87,939,824 parameters at vocabulary 4336.
+
+    Example:
+        >>> config = ModelConfig(500, ConformerConfig(num_layers=8), feature_norm="level")
+        >>> config == ModelConfig.from_sizes(config.sizes())
+        True
+    """
 
     vocab_size: Annotated[int, Ge(1)]
     """Number of tokens, blank included."""

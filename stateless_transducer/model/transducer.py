@@ -32,7 +32,16 @@ TOKEN_ROWS = ("decoder.embedding.weight", "joiner.output_linear.weight", "joiner
 
 
 class Transducer(nn.Module):
-    """Stateless transducer. Training calls `forward`, which gives the nll; searches use `encode`, `predict`, `join`."""
+    """Stateless transducer. Training calls `forward`, which gives the nll; searches use `encode`, `predict`, `join`.
+
+    Example:
+        >>> model = build_model(ModelConfig(500, ConformerConfig(num_layers=1, attention_dim=32, num_heads=2)))
+        >>> features, tokens = torch.randn(2, 100, 80), torch.randint(1, 500, (2, 5))
+        >>> nll = model(features, torch.tensor([100, 80]), tokens, torch.tensor([5, 3]))
+        >>> nll.sum().backward()
+        >>> nll.shape
+        torch.Size([2])
+    """
 
     def __init__(
         self,
@@ -236,7 +245,13 @@ ENCODER_BUILDERS: dict[type, Callable[[Any, int, int], Encoder]] = {
 
 
 def build_model(config: ModelConfig) -> Transducer:
-    """Build a network of the given sizes, with weights drawn from torch's generator."""
+    """Build a network of the given sizes, with weights drawn from torch's generator.
+
+    Example:
+        >>> model = build_model(ModelConfig(500, ConformerConfig(num_layers=1, attention_dim=32, num_heads=2)))
+        >>> isinstance(model, Transducer), model.vocab_size
+        (True, 500)
+    """
     joiner_dim, decoder_dim = config.joiner.joiner_dim, config.decoder_dim
     encoder = ENCODER_BUILDERS[type(config.encoder)](config.encoder, config.feature_dim, joiner_dim)
     decoder = StatelessDecoder(

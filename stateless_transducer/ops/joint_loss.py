@@ -94,6 +94,15 @@ def joint_transducer_loss(
 
     Raises:
         ValueError: a type, shape, dtype, device, length, token or option is outside its bounds.
+
+    Example:
+        >>> encoder_out = torch.randn(2, 50, 64, requires_grad=True)  # (N, T, D)
+        >>> decoder_out = torch.randn(2, 11, 64, requires_grad=True)  # (N, U+1, D)
+        >>> tokens = torch.randint(1, 500, (2, 10))
+        >>> lens, token_lens = torch.tensor([50, 41]), torch.tensor([10, 7])
+        >>> output = torch.nn.Linear(64, 500)
+        >>> nll = joint_transducer_loss(encoder_out, lens, decoder_out, tokens, token_lens, output.weight, output.bias)
+        >>> nll.sum().backward()
     """
     topology = choose_topology(max_symbols_per_frame, last_arc_is_blank)
     check_choice("impl", impl, ("auto", "reference", "chunked", "triton"))

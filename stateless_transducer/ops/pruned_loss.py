@@ -112,6 +112,14 @@ def simple_transducer_loss(
 
     Raises:
         ValueError: a type, shape, dtype, device, length, token or option is outside its bounds.
+
+    Example:
+        >>> encoder_logits, decoder_logits = torch.randn(2, 50, 500), torch.randn(2, 11, 500)
+        >>> tokens = torch.randint(1, 500, (2, 10))
+        >>> lens, token_lens = torch.tensor([50, 41]), torch.tensor([10, 7])
+        >>> simple = simple_transducer_loss(encoder_logits, lens, decoder_logits, tokens, token_lens)
+        >>> simple.nll.shape, simple.symbol_occupation.shape
+        (torch.Size([2]), torch.Size([2, 50, 10]))
     """
     topology = choose_topology(max_symbols_per_frame, last_arc_is_blank)
     check_axes("encoder_logits", encoder_logits, "N", "T", "V")
@@ -168,6 +176,15 @@ def prune_ranges(
 
     Raises:
         ValueError: a type, shape, length or option is outside its bounds.
+
+    Example:
+        >>> encoder_logits, decoder_logits = torch.randn(2, 50, 500), torch.randn(2, 11, 500)
+        >>> tokens = torch.randint(1, 500, (2, 10))
+        >>> lens, token_lens = torch.tensor([50, 41]), torch.tensor([10, 7])
+        >>> _, blanks, symbols = simple_transducer_loss(encoder_logits, lens, decoder_logits, tokens, token_lens)
+        >>> starts, width = prune_ranges(blanks, symbols, lens, token_lens, width=5)
+        >>> starts.shape, width
+        (torch.Size([2, 50]), 5)
     """
     check_choice("max_symbols_per_frame", max_symbols_per_frame, (None, 1))
     check_axes("blank_occupation", blank_occupation, "N", "T", "U+1")
@@ -216,6 +233,13 @@ def prune_joiner_inputs(
 
     Raises:
         ValueError: a type, shape, the starts or the width is outside its bounds.
+
+    Example:
+        >>> encoder_out, decoder_out = torch.randn(2, 50, 64), torch.randn(2, 11, 64)
+        >>> starts = torch.zeros(2, 50, dtype=torch.int64)
+        >>> encoder_part, decoder_part = prune_joiner_inputs(encoder_out, decoder_out, starts, width=5)
+        >>> decoder_part.shape
+        torch.Size([2, 50, 5, 64])
     """
     check_axes("encoder_out", encoder_out, "N", "T", "D", may_be_empty=True)
     check_axes("decoder_out", decoder_out, "N", "U+1", "D", may_be_empty=True)
@@ -267,6 +291,14 @@ def pruned_transducer_loss(
 
     Raises:
         ValueError: a type, shape, dtype, device, length, start, token or option is outside its bounds.
+
+    Example:
+        >>> tokens = torch.randint(1, 500, (2, 10))
+        >>> lens, token_lens = torch.tensor([50, 41]), torch.tensor([10, 7])
+        >>> starts = torch.arange(50).div(8, rounding_mode="floor").expand(2, 50)  # see `prune_ranges`
+        >>> logits = torch.randn(2, 50, 5, 500, requires_grad=True)
+        >>> nll = pruned_transducer_loss(logits, starts, lens, tokens, token_lens)
+        >>> nll.sum().backward()
     """
     topology = choose_topology(max_symbols_per_frame, last_arc_is_blank)
     check_axes("logits", logits, "N", "T", "S", "V")

@@ -71,6 +71,12 @@ def transducer_loss(
 
     Raises:
         ValueError: a type, shape, dtype, device, length, target or option is outside its bounds.
+
+    Example:
+        >>> logits = torch.randn(2, 50, 11, 500, requires_grad=True)  # (N, T, U+1, V)
+        >>> targets = torch.randint(1, 500, (2, 10))
+        >>> loss = transducer_loss(logits, targets, torch.tensor([50, 41]), torch.tensor([10, 7]))
+        >>> loss.backward()
     """
     topology = choose_topology(1 if one_sym_per_frame else None, last_arc_is_blank, remedy="one_sym_per_frame=True")
     check_choice("reduction", reduction, ("none", "mean", "sum"))

@@ -13,7 +13,13 @@ from stateless_transducer.options import ADVANCED, check_bounds
 
 @dataclass(frozen=True)
 class DetailConfig:
-    """Details of the result."""
+    """Details of the result.
+
+    Example:
+        >>> recognizer = Recognizer.from_pretrained("model.pt", details=DetailConfig(align=False))
+        >>> recognizer.transcribe("a.wav").words
+        ()
+    """
 
     align: bool = True
     """Compute start, end and confidence of each token."""
@@ -29,7 +35,13 @@ Vad = Literal["auto", "silero", "energy", "none"]
 
 @dataclass(frozen=True)
 class SegmentConfig:
-    """Segmentation of long sound."""
+    """Segmentation of long sound.
+
+    Example:
+        >>> segments = SegmentConfig(vad="energy", max_segment_s=10)
+        >>> Recognizer.from_pretrained("model.pt", segments=segments).transcribe("a.wav").text
+        '今天很好'
+    """
 
     vad: Vad = "auto"
     """Speech detector for long sound. auto: silero if installed, else energy. energy: by loudness. none: keep

@@ -15,7 +15,13 @@ Seconds = Annotated[float, Gt(0), Unit("s")]
 
 @dataclass(frozen=True)
 class EndpointRules:
-    """Endpoint rules: an utterance ends when one of three rules holds. Frames that give tokens are speech."""
+    """Endpoint rules: an utterance ends when one of three rules holds. Frames that give tokens are speech.
+
+    Example:
+        >>> rules = EndpointRules(rule2_min_trailing_silence=0.8)
+        >>> rules.are_met(num_frames=300, num_silent_frames=90, frame_shift_s=0.01)
+        True
+    """
 
     rule1_min_trailing_silence: Seconds = 2.4
     """Seconds of silence that end an utterance, with or without speech in it."""

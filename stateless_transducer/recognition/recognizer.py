@@ -47,10 +47,10 @@ class _End:
 class Recognizer:
     """A trained model that transcribes sounds. Threads may share it, since it never changes.
 
-    ```python
-    recognizer = Recognizer.from_pretrained("model.pt")
-    print(recognizer.transcribe("a.wav").text)
-    ```
+    Example:
+        >>> recognizer = Recognizer.from_pretrained("model.pt")
+        >>> recognizer.transcribe("a.wav").text
+        '今天很好'
     """
 
     def __init__(

@@ -30,6 +30,12 @@ Sound: TypeAlias = (
 
 Samples come alone, in a tuple with their rate, or as ``{"array": samples, "sampling_rate": rate}`` (``"raw"`` in place
 of ``"array"`` will do).
+
+Example:
+    >>> recognizer, samples = Recognizer.from_pretrained("model.pt"), read_audio("a.wav", 48000)
+    >>> sounds: list[Sound] = ["a.wav", (samples, 48000), {"array": samples, "sampling_rate": 48000}]
+    >>> [transcript.text for transcript in recognizer.transcribe(sounds)]
+    ['今天很好', '今天很好', '今天很好']
 """
 
 # of integer samples: offset and full scale
@@ -43,7 +49,13 @@ _ARRAY_KEYS = ("array", "raw")
 
 @dataclass(frozen=True)
 class Stretch:
-    """Part of a sound file."""
+    """Part of a sound file.
+
+    Example:
+        >>> recognizer = Recognizer.from_pretrained("model.pt")
+        >>> recognizer.transcribe(Stretch("a.wav", start_s=0.5, duration_s=0.8)).duration
+        0.8
+    """
 
     path: str | Path
     start_s: float = 0.0

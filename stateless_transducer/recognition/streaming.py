@@ -198,19 +198,25 @@ class Stream:
 class StreamingRecognizer:
     """A streaming model that transcribes any number of streams, or whole sounds.
 
-    ```python
-    recognizer = StreamingRecognizer.from_pretrained("model.pt", chunk_ms=320)
-    print(recognizer.transcribe("a.wav").text)
+    Example:
+        >>> recognizer = StreamingRecognizer.from_pretrained("model.pt", chunk_ms=320)
+        >>> recognizer.transcribe("a.wav").text
+        '今天很好'
 
-    stream = recognizer.create_stream()
-    for samples in microphone:
-        stream.accept(samples, 16000)
-        while recognizer.advance([stream]):
-            print(stream.result.text)
-            if stream.is_endpoint:
-                stream.reset()
-    stream.finish()  # and advance until it returns 0
-    ```
+        The same for live sound, whose partial results a user sees while speaking:
+
+        >>> stream = recognizer.create_stream()
+        >>> for samples in np.array_split(read_audio("a.wav", 16000), 10):  # as from a microphone
+        ...     stream.accept(samples, 16000)
+        ...     while recognizer.advance([stream]):
+        ...         partial = stream.result.text
+        ...         if stream.is_endpoint:
+        ...             stream.reset()
+        >>> stream.finish()
+        >>> while recognizer.advance([stream]):
+        ...     pass
+        >>> stream.result.text
+        '今天很好'
     """
 
     def __init__(

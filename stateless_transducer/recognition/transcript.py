@@ -9,7 +9,13 @@ from typing import Any, cast
 
 @dataclass(frozen=True)
 class Word:
-    """A word of a segment."""
+    """A word of a segment.
+
+    Example:
+        >>> transcript = Recognizer.from_pretrained("model.pt").transcribe("a.wav")
+        >>> [word.word for word in transcript.words if word.confidence > 0.5]
+        ['今', '天', '很', '好']
+    """
 
     word: str
     start: float
@@ -22,7 +28,15 @@ class Word:
 
 @dataclass(frozen=True)
 class Alternative:
-    """A hypothesis of lower rank."""
+    """A hypothesis of lower rank.
+
+    Example:
+        >>> details = DetailConfig(nbest=3)
+        >>> recognizer = Recognizer.from_pretrained("model.pt", SearchConfig("modified_beam_search"), details=details)
+        >>> (segment,) = recognizer.transcribe("a.wav").segments
+        >>> len(segment.alternatives), segment.alternatives[0].score < 0
+        (2, True)
+    """
 
     text: str
     score: float
@@ -31,7 +45,13 @@ class Alternative:
 
 @dataclass(frozen=True)
 class Segment:
-    """Text of a stretch of sound that was recognized in one piece."""
+    """Text of a stretch of sound that was recognized in one piece.
+
+    Example:
+        >>> for segment in Recognizer.from_pretrained("model.pt").stream_transcribe("a.wav"):
+        ...     print(segment.start, segment.text, segment.tokens)
+        0.0 今天很好 ('今', '天', '很', '好')
+    """
 
     start: float
     """Begin of the stretch."""
@@ -69,7 +89,13 @@ class Segment:
 
 @dataclass(frozen=True)
 class Transcript:
-    """Text of a sound."""
+    """Text of a sound.
+
+    Example:
+        >>> transcript = Recognizer.from_pretrained("model.pt").transcribe("a.wav")
+        >>> transcript.text, len(transcript.spans)
+        ('今天很好', 4)
+    """
 
     text: str
     duration: float

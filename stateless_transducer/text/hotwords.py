@@ -11,7 +11,12 @@ from stateless_transducer.files import file_problem, read_lines
 from stateless_transducer.text.tokens import TokenTable
 
 HotwordPhrase = tuple[tuple[int, ...], float]
-"""Token ids of a phrase, and the score that the whole phrase adds to the log-probability of a hypothesis."""
+"""Token ids of a phrase, and the score that the whole phrase adds to the log-probability of a hypothesis.
+
+Example:
+    >>> phrase: HotwordPhrase = ((3, 4), 2.0)
+    >>> hotwords = Hotwords([[phrase]], vocab_size=6)
+"""
 
 
 def read_hotwords(path: Path, token_table: TokenTable, score: float) -> list[HotwordPhrase]:
@@ -59,6 +64,11 @@ def spell_hotwords(
 
     Raises:
         ValueError: the token table cannot spell a phrase, so that it could never be recognized.
+
+    Example:
+        >>> tokens = TokenTable(("<blk>", "<sos/eos>", "<unk>", "今", "天"))
+        >>> spell_hotwords([("今天", 1.5)], tokens)
+        [((3, 4), 3.0)]
     """
     hotwords: list[HotwordPhrase] = []
     for phrase, score in scored:

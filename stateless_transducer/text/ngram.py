@@ -103,6 +103,12 @@ def read_arpa(path: str | Path, token_table: TokenTable) -> Ngrams:
 
     Raises:
         ValueError: the file cannot be read, is truncated or no ARPA file, or has fewer than half of the tokens.
+
+    Example:
+        >>> tokens = load_checkpoint("model.pt").token_table
+        >>> ngrams = read_arpa("lm.arpa", tokens)
+        >>> ngrams.log_probs_of(tokens.encode("今天")).shape  # two tokens and the end
+        (3,)
     """
     path, V = Path(path), len(token_table)
     if problem := file_problem(path, may_be_pipe=True):

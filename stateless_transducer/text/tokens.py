@@ -43,7 +43,13 @@ _CJK_GAP = re.compile(rf"(?<=[{_CJK}])\s+|\s+(?=[{_CJK}])")
 
 @dataclass(frozen=True)
 class TokenTable:
-    """All tokens in the order of their ids, from 0."""
+    """All tokens in the order of their ids, from 0.
+
+    Example:
+        >>> tokens = TokenTable(("<blk>", "<sos/eos>", "<unk>", "今", "天"))
+        >>> tokens.encode("今天"), tokens.decode([3, 4])
+        ([3, 4], '今天')
+    """
 
     symbols: tuple[str, ...]
     unit: Unit = "char"
