@@ -49,11 +49,11 @@ napoleon_use_rtype = False
 
 
 def docstrings_of_aliases(app, what, name, obj, options, lines: list[str]) -> None:
-    """Fill in, in place, the docstring of an alias, which autodoc looks for in the package that exports it."""
-    if what == "data" and not lines:
+    """Replace, in place, what autodoc takes for the docstring of an alias, that of its value, by its own."""
+    if what == "data":
         alias = name.removeprefix("stateless_transducer.")
         module = f"stateless_transducer.{stateless_transducer._MODULES[alias]}"
-        lines += ModuleAnalyzer.for_module(module).find_attr_docs()["", alias]
+        lines[:] = ModuleAnalyzer.for_module(module).find_attr_docs()["", alias]
 
 
 def kind_of(name: str) -> str:
