@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import io
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -18,6 +19,9 @@ import numpy as np
 
 from stateless_transducer.files import parse_json, write_text
 from stateless_transducer.recognition.transcript import Transcript
+
+_GRAY = "#767676"
+"""Color that can be read on a light and on a dark page."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ def write_report(
         "<h2>Error rates</h2>",
         _error_rates(exp_dir),
         "<h2>Loss</h2>",
-        "<p>Negative log-likelihood per encoder frame (40 ms); for training, the mean of the recent batches.</p>",
+        "<p>Negative log-likelihood per encoder frame (40 ms). Training: mean of the recent batches.</p>",
         _loss_picture(read_metrics(exp_dir)),
     ]
     if examples:
@@ -105,19 +109,18 @@ def _error_rates(exp_dir: Path) -> str:
     worst = max(max(r["error_rate"] or 0.0 for r in results), 1e-9)
     rows = []
     for r in results:
-        bar = f'<div class="bar" style="width:{12 * (r["error_rate"] or 0.0) / worst:.2f}em"></div>'
+        bar = f'<div class="bar" style="width:{9 * (r["error_rate"] or 0.0) / worst:.2f}em"></div>'
         rows.append(
             (
                 escape(r["test_set"]),
+                f"{_rate(r)}{bar}",
                 escape(r["method"]),
-                escape(r["name"]),
-                _rate(r),
-                bar,
-                f"{r['errors']} of {r['reference_units']}",
+                f"{r['errors']} of {r['reference_units']}<br>"
                 f"{r['insertions']} ins, {r['deletions']} del, {r['substitutions']} sub",
+                f'<span class="quiet">{escape(r["name"])}</span>',
             )
         )
-    return _table(("test set", "method", "model and search", "error rate", "", "errors", ""), rows)
+    return _table(("test set", "error rate", "search", "errors", "model and search options"), rows)
 
 
 def _rate(result: Mapping[str, Any]) -> str:
@@ -144,13 +147,20 @@ def _loss_picture(metrics: Sequence[Mapping[str, Any]]) -> str:
         if points:
             axes.plot(*zip(*points, strict=True), style, label=name, markersize=4)
     axes.set_yscale("log")
-    axes.set_xlabel("batches")
-    axes.set_ylabel("loss per frame")
-    axes.grid(True, which="both", alpha=0.3)
-    axes.legend(frameon=False)
+    axes.yaxis.set_major_formatter("{x:g}")
+    losses = [loss for points in curves.values() for _, loss in points]
+    # within a decade, only minor ticks have numbers
+    axes.yaxis.set_minor_formatter("{x:g}" if 0 < max(losses) < 10 * min(losses) else "")
+    axes.set_xlabel("batches", color=_GRAY)
+    axes.set_ylabel("loss per frame", color=_GRAY)
+    axes.tick_params(which="both", color=_GRAY, labelcolor=_GRAY)
+    axes.spines[:].set_color(_GRAY)
+    axes.grid(True, color=_GRAY, alpha=0.3)
+    axes.legend(frameon=False, labelcolor=_GRAY)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return f'<img alt="loss curves" src="{_data_url(buffer.getvalue())}">'
+    figure.savefig(buffer, format="png", dpi=140, transparent=True)
+    last = ", ".join(f"{name} {points[-1][1]:.3g}" for name, points in curves.items() if points)
+    return f'<img class="curves" alt="Loss curves; last values: {last}" src="{_data_url(buffer.getvalue())}">'
 
 
 def _timeline(example: Example) -> str:
@@ -159,7 +169,7 @@ def _timeline(example: Example) -> str:
 
     buffer = io.BytesIO()
     imsave(buffer, np.flipud(example.features.T), cmap="magma", format="png")
-    transcript, left, top, height = example.transcript, 56, 42, 240
+    transcript, left, top, height = example.transcript, 56, 46, 240
     scale = max(160.0, min(600.0, 960 / max(transcript.duration, 0.1)))  # pixels per second
     width = transcript.duration * scale
     parts = [
@@ -168,22 +178,34 @@ def _timeline(example: Example) -> str:
         f'<text x="{left - 6}" y="{top + 10}" text-anchor="end" class="tick">mel 80</text>',
         f'<text x="{left - 6}" y="{top + height}" text-anchor="end" class="tick">mel 1</text>',
     ]
+    right = 0.0
     for token, seconds in zip(transcript.tokens, transcript.times, strict=True):
-        x = left + seconds * scale
-        parts.append(f'<line x1="{x:.1f}" y1="{top - 6}" x2="{x:.1f}" y2="{top + height}" class="when"/>')
-        parts.append(f'<text x="{x:.1f}" y="{top - 12}" text-anchor="middle" class="token">{escape(token)}</text>')
+        x, half = left + seconds * scale, 4 + 9 * _em_width(token)
+        # a label moves to the right of the one before it rather than onto it
+        label = max(x, right + half)
+        right = label + half
+        parts.append(f'<path d="M{label:.1f} {top - 18}L{x:.1f} {top - 4}" class="pointer"/>')
+        parts.append(f'<line x1="{x:.1f}" y1="{top}" x2="{x:.1f}" y2="{top + height}" class="when"/>')
+        parts.append(f'<text x="{label:.1f}" y="{top - 23}" text-anchor="middle" class="token">{escape(token)}</text>')
     for tick in np.arange(0, transcript.duration + 1e-6, 0.5):
         x = left + tick * scale
         parts.append(f'<text x="{x:.1f}" y="{top + height + 16}" text-anchor="middle" class="tick">{tick:.1f} s</text>')
-    reference = f"said: <b>{escape(example.reference)}</b>; " if example.reference else ""
+    total = max(left + width + 20, right)
+    reference = f"reference: <b>{escape(example.reference)}</b>; " if example.reference else ""
     return (
         f"<p>{escape(example.name)}, {transcript.duration:.2f} s; {reference}recognized: "
-        f"<b>{escape(transcript.text)}</b>. Log mel energies (time to the right, pitch upwards); each line is "
+        f"<b>{_marked(transcript.text)}</b>. Log mel energies (time to the right, pitch upwards); each line is "
         "the frame on which the model emitted the token above it.</p>"
-        f'<svg viewBox="0 0 {left + width + 20:.0f} {top + height + 26}" width="{left + width + 20:.0f}" role="img">'
+        f'<div class="wide"><svg viewBox="0 0 {total:.0f} {top + height + 26}" width="{total:.0f}" role="img" '
+        f'aria-label="Features of {escape(example.name)} with the time of each token">'
         + "".join(parts)
-        + "</svg>"
+        + "</svg></div>"
     )
+
+
+def _em_width(token: str) -> float:
+    """Return the approximate width of a text in ems: Chinese characters are twice as wide as Latin letters."""
+    return sum(1.0 if unicodedata.east_asian_width(character) in "WF" else 0.55 for character in token)
 
 
 def _marked(text: str) -> str:
@@ -191,9 +213,9 @@ def _marked(text: str) -> str:
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th>{name}</th>" for name in header) if any(header) else ""
+    head = "".join(f'<th scope="col">{name}</th>' for name in header) if any(header) else ""
     body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="wide"><table><tr>{head}</tr>{body}</table></div>'
+    return f'<div class="wide"><table>{f"<tr>{head}</tr>" if head else ""}{body}</table></div>'
 
 
 def _data_url(png: bytes) -> str:
@@ -204,14 +226,21 @@ _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title>
 <style>
-body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 1080px; margin: 2em auto; padding: 0 1em; color: #222; }}
-h1 {{ font-size: 1.6em; }} h2 {{ font-size: 1.2em; margin-top: 2em; border-bottom: 1px solid #ddd; }}
-table {{ border-collapse: collapse; }} td, th {{ padding: .25em .9em .25em 0; text-align: left; vertical-align: top; }}
-th {{ font-weight: 600; color: #666; }} .wide {{ overflow-x: auto; }}
-.bar {{ background: #c0504d; height: 1em; margin-top: .25em; min-width: 1px; }}
-img, svg {{ max-width: 100%; height: auto; }}
+:root {{ color-scheme: light dark; --text: light-dark(#222, #ddd); --quiet: light-dark(#666, #999); }}
+body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 1080px; margin: 2em auto; padding: 0 1em;
+  color: var(--text); }}
+h1 {{ font-size: 1.6em; line-height: 1.25; }}
+h2 {{ font-size: 1.2em; margin-top: 2em; border-bottom: 1px solid #8886; }}
+table {{ border-collapse: collapse; }}
+td, th {{ padding: .25em 1.2em .25em 0; text-align: left; vertical-align: top; }}
+th {{ font-weight: 600; color: var(--quiet); white-space: nowrap; }}
+.quiet {{ color: var(--quiet); font-size: .9em; }} .wide {{ overflow-x: auto; }}
+.bar {{ background: #d1605a; height: .4em; border-radius: .2em; margin: .2em 0 .4em; min-width: 1px; }}
+.curves {{ width: 880px; max-width: 100%; height: auto; }}
+svg {{ height: auto; }}
 .when {{ stroke: #fff; stroke-width: 1.5; stroke-dasharray: 4 3; }}
-.token {{ font-size: 18px; fill: #222; }} .tick {{ font-size: 11px; fill: #666; }}
+.pointer {{ stroke: var(--quiet); fill: none; }}
+.token {{ font-size: 18px; fill: var(--text); }} .tick {{ font-size: 11px; fill: var(--quiet); }}
 </style></head><body>
 {body}
 </body></html>
