@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from stateless_transducer.data.config import WorkConfig
+from stateless_transducer.processes import end_with_parent
 
 _TIMEOUT_S = 10
 _START_METHOD = "spawn"
@@ -33,7 +34,8 @@ def executor(config: WorkConfig, *shared: Path) -> Iterator[Executor]:
         with _dask(config.dask, shared) as pool:
             yield pool
         return
-    pool = ProcessPoolExecutor(config.num_jobs, mp_context=multiprocessing.get_context(_START_METHOD))
+    context = multiprocessing.get_context(_START_METHOD)
+    pool = ProcessPoolExecutor(config.num_jobs, mp_context=context, initializer=end_with_parent)
     try:
         yield pool
     except BrokenProcessPool as err:

@@ -1,9 +1,10 @@
-"""Data workers as processes."""
+"""Data workers, and the processes of an executor, end with their parent."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from processes import is_running, wait_until
@@ -28,15 +29,38 @@ if __name__ == "__main__":
 """
 
 
-def test_busy_data_worker_ends_with_a_killed_parent_and_frees_its_lock(tmp_path):
-    program = tmp_path / "program.py"
-    program.write_text(PROGRAM)
-    process = subprocess.Popen([sys.executable, str(program), str(tmp_path)], stdout=subprocess.PIPE, text=True)
+IDLE = """
+import os, time
+from stateless_transducer.data.config import WorkConfig
+from stateless_transducer.data.executor import executor
+
+if __name__ == "__main__":
+    with executor(WorkConfig(num_jobs=1)) as pool:
+        print(pool.submit(os.getpid).result(), flush=True)
+        time.sleep(900)
+"""
+
+
+def _worker_of_killed(program: Path, *arguments: str) -> int:
+    """Run a program until it prints the pid of a worker, kill it with SIGKILL, and return the pid."""
+    process = subprocess.Popen([sys.executable, str(program), *arguments], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     worker = int(process.stdout.readline())
     process.kill()
     process.wait()
     process.stdout.close()
+    return worker
+
+
+def test_busy_data_worker_ends_with_a_killed_parent_and_frees_its_lock(tmp_path):
+    (tmp_path / "program.py").write_text(PROGRAM)
+    worker = _worker_of_killed(tmp_path / "program.py", str(tmp_path))
     assert wait_until(lambda: not is_running(worker), seconds=10)
     with run_lock(tmp_path, "transducer train", warn=pytest.fail):
         pass
+
+
+def test_idle_process_of_an_executor_ends_with_a_killed_parent(tmp_path):
+    (tmp_path / "program.py").write_text(IDLE)
+    worker = _worker_of_killed(tmp_path / "program.py")
+    assert wait_until(lambda: not is_running(worker), seconds=10)

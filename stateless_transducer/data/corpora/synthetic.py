@@ -23,6 +23,7 @@ from stateless_transducer.data.corpora.espeak import Espeak, Voice
 from stateless_transducer.data.corpora.grammar import sentences
 from stateless_transducer.files import write_text
 from stateless_transducer.options import check_bounds
+from stateless_transducer.processes import end_with_parent
 
 SAMPLE_RATE = 16000
 
@@ -78,7 +79,7 @@ def synthesize_corpus(
     wav_dir = corpus_dir / "data_aishell" / "wav"
     shutil.rmtree(wav_dir, ignore_errors=True)
     tasks = [(speaker, wav_dir / speaker.split / speaker.id) for speaker in speakers]
-    with multiprocessing.get_context("spawn").Pool(num_jobs, maxtasksperchild=1) as pool:
+    with multiprocessing.get_context("spawn").Pool(num_jobs, end_with_parent, maxtasksperchild=1) as pool:
         for done, _ in enumerate(pool.imap_unordered(_speak, tasks, chunksize=1), 1):
             if progress is not None:
                 progress(done, len(speakers))
