@@ -37,6 +37,7 @@ class StopRequest:
         self._is_over = threading.Event()
         self._handlers: dict[signal.Signals, Any] = {}
         self._descriptors: tuple[int, int] | None = None
+        self._answering: threading.Thread | None = None
         self._wakeup_before = -1
 
     def __enter__(self) -> StopRequest:
@@ -44,7 +45,8 @@ class StopRequest:
         if self._is_announced and not is_ignored:
             reader, writer = self._descriptors = os.pipe()
             os.set_blocking(writer, False)
-            threading.Thread(target=self._answer, args=(reader,), daemon=True).start()
+            self._answering = threading.Thread(target=self._answer, args=(reader,), daemon=True)
+            self._answering.start()
             # the interpreter writes the number of a signal there when it arrives
             self._wakeup_before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
         for number in _SIGNALS[:1] if is_ignored else _SIGNALS:
@@ -63,6 +65,9 @@ class StopRequest:
             signal.set_wakeup_fd(self._wakeup_before)
             os.write(self._descriptors[1], bytes([_END]))
             os.close(self._descriptors[1])
+        if self._answering is not None:
+            # the announcement comes before all later output; a stopped terminal must not block the end
+            self._answering.join(_PATIENCE_S)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.name = self.name or signal.Signals(number).name

@@ -39,9 +39,9 @@ def test_interrupts_are_answered_at_once_inside_a_long_computation():
     assert process.returncode == 130 and time.monotonic() - started < 30
 
 
-def test_handlers_are_those_from_before_after_the_block():
+def test_block_ends_after_its_announcement_with_the_handlers_from_before(capfd):
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     with StopRequest(is_announced=True) as stop:
         signal.raise_signal(signal.SIGTERM)
-    assert stop.name == "SIGTERM"
+    assert stop.name == "SIGTERM" and "SIGTERM" in capfd.readouterr().err
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
