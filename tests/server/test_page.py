@@ -49,7 +49,7 @@ def _run(program, model="talker", folder=None):
     return done.stdout
 
 
-@pytest.mark.parametrize(("model", "shown"), [("talker", "model: talker"), ("model", "")])
+@pytest.mark.parametrize(("model", "shown"), [("talker", "Model: talker"), ("model", "")])
 def test_the_name_of_the_model_is_shown_where_it_says_something(model, shown):
     assert _run('setTimeout(() => console.log($("model").textContent), 20)', model) == shown + "\n"
 

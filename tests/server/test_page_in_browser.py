@@ -30,7 +30,7 @@ def test_page_transcribes_files_and_the_microphone(talker, tmp_path):
         served(engine) as address,
         opened(address, tmp_path / "profile", microphone=tmp_path / "microphone.wav") as page,
     ):
-        page.wait("document.getElementById('model').textContent === 'model: talker'")
+        page.wait("document.getElementById('model').textContent === 'Model: talker'")
         # the style is applied
         assert page.evaluate("getComputedStyle(document.getElementById('drop')).borderTopStyle") == "dashed"
         _transcribes_a_file(page, tmp_path)
