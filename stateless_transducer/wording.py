@@ -1,4 +1,4 @@
-"""Wording of counts in messages."""
+"""Wording of messages: counts, and errors of other programs."""
 
 from __future__ import annotations
 
@@ -13,3 +13,8 @@ def counted(number: int, noun: str) -> str:
     # after a hiss; the ch of "epoch" is none
     plural = f"{noun}es" if noun.endswith(("s", "x", "sh", "tch")) else f"{noun}s"
     return f"{number} {noun if number == 1 else plural}"
+
+
+def one_line(err: Exception) -> str:
+    """Return the message of an error of another program as one line."""
+    return " ".join(str(err).split())

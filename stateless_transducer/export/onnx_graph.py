@@ -17,7 +17,7 @@ from stateless_transducer.files import check_file, parse_json, refuse_pointer
 from stateless_transducer.model_files import Listing
 from stateless_transducer.ops.subsampling import Subsampling
 from stateless_transducer.threads import may_spin
-from stateless_transducer.wording import counted
+from stateless_transducer.wording import counted, one_line
 
 DTYPES: dict[str, type[np.generic]] = {
     "tensor(float)": np.float32,
@@ -65,7 +65,7 @@ class Graph:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         # onnxruntime's errors have no common base class but this one
         except Exception as err:
-            raise ValueError(f"{path}: onnxruntime cannot open the graph: {_one_line(err)}") from err
+            raise ValueError(f"{path}: onnxruntime cannot open the graph: {one_line(err)}") from err
         self.path = path
         self.inputs: list[Any] = list(self._session.get_inputs())
         self.num_outputs: int = len(self._session.get_outputs())
@@ -109,7 +109,7 @@ class Graph:
         try:
             return list(self._session.run(None, named))
         except Exception as err:
-            raise ValueError(f"{self.path}: onnxruntime cannot run the graph: {_one_line(err)}") from err
+            raise ValueError(f"{self.path}: onnxruntime cannot run the graph: {one_line(err)}") from err
 
     def run_rows(self, *arrays: np.ndarray) -> np.ndarray:
         """Return the first output, computed row by row where the graph requires it."""
@@ -232,7 +232,3 @@ def find_graph(folder: Path, role: str, prefer_int8: bool) -> Path:
 def is_int8(path: Path) -> bool:
     """Whether a graph is quantized, by its file name."""
     return ".int8." in path.name
-
-
-def _one_line(err: Exception) -> str:
-    return " ".join(str(err).split())

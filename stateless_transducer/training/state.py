@@ -31,6 +31,7 @@ from stateless_transducer.training.config import TrainConfig
 from stateless_transducer.training.learner import Learner
 from stateless_transducer.training.optim import load_optimizer
 from stateless_transducer.weight_files import DamagedFileError
+from stateless_transducer.wording import one_line
 
 
 class Mean:
@@ -188,7 +189,7 @@ def restore(
             load(state.get(name))
         # a file from elsewhere may hold anything
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as err:
-            cause = " ".join(str(err).split())
+            cause = one_line(err)
             raise ValueError(f"the `{name}` in its training state is invalid ({cause}). {_WAYS_OUT}") from err
 
 
