@@ -6,14 +6,17 @@ that of the model, so weights are found by it alone.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 import onnx
+import onnxruntime
 from onnx import ModelProto, NodeProto, numpy_helper
-from onnx.reference import ReferenceEvaluator
+
+from stateless_transducer.wording import one_line
 
 # values that only say how large something is, and weights of attention, which have a way of their own
 _BARRIERS = ("Shape", "Size", "Softmax")
@@ -90,7 +93,7 @@ class Dataflow:
 
     def __init__(self, model: ModelProto) -> None:
         self.outputs = [output.name for output in model.graph.output]
-        self._opsets = model.opset_import
+        self._opsets, self._ir_version = model.opset_import, model.ir_version
         self._raw = {tensor.name: tensor for tensor in model.graph.initializer}
         self._producers: dict[str, NodeProto] = {}
         self._positions: dict[str, int] = {}
@@ -128,16 +131,33 @@ class Dataflow:
         node = self.node(name)
         if value is not None or node is None or not node.input or node.op_type == "Shape":
             return value
-        inputs = {operand: self.constant(operand) for operand in node.input if operand}
-        if any(operand is None for operand in inputs.values()):
-            return None
-        outputs = [onnx.helper.make_empty_tensor_value_info(output) for output in node.output]
-        graph = onnx.helper.make_graph(
-            [node], "fold", [onnx.helper.make_empty_tensor_value_info(operand) for operand in inputs], outputs
-        )
-        model = onnx.helper.make_model(graph, opset_imports=self._opsets)
-        values = dict(zip(node.output, ReferenceEvaluator(model).run(None, inputs), strict=True))
-        return np.asarray(values[self.source(name)])
+        inputs: dict[str, np.ndarray] = {}
+        for operand in filter(None, node.input):
+            operand_value = self.constant(operand)
+            if operand_value is None:
+                return None
+            inputs[operand] = operand_value
+        return self._computed(self.source(name), node, inputs)
+
+    def _computed(self, name: str, node: NodeProto, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Compute an output of a node from constants, with the program that runs the graph."""
+        constants = [numpy_helper.from_array(np.ascontiguousarray(value), key) for key, value in inputs.items()]
+        output = onnx.helper.make_empty_tensor_value_info(name)
+        graph = onnx.helper.make_graph([node], "constant", [], [output], constants)
+        model = onnx.helper.make_model(graph, opset_imports=self._opsets, ir_version=self._ir_version)
+        options = onnxruntime.SessionOptions()
+        # the error is raised, not logged
+        options.log_severity_level = 4
+        options.intra_op_num_threads = 1
+        try:
+            session = onnxruntime.InferenceSession(
+                model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+            )
+            (value,) = session.run(None, {})
+        # onnxruntime's errors have no common base class but this one
+        except Exception as err:
+            raise GraphError(f"{node.op_type} cannot compute {name} from constants: {one_line(err)}") from err
+        return np.asarray(value)
 
     def _find_operation(self, name: str) -> Linear | Convolution | None:
         """Return the operation with weights that computes a tensor; None: another one does."""

@@ -144,9 +144,14 @@ def _checked(
     """Compare a rebuilt model with its graphs, and return the differences in words.
 
     Raises:
-        ValueError: a difference is too large.
+        ValueError: a difference is too large, or a chunk longer than the sound to compare on.
     """
     features = fbank(_sound(folder, checkpoint.fbank_config.sample_rate), checkpoint.fbank_config)
+    if isinstance(graphs, OnnxStreamingTransducer) and graphs.chunk_frames > len(features):
+        raise ValueError(
+            f"{published['encoder']}: a chunk has {graphs.chunk_frames} feature frames, but at most {len(features)} "
+            "can be compared with the rebuilt model. Export it with shorter chunks."
+        )
     model = checkpoint.model()
     errors = _compare(model, graphs, features, chunks)
     limit = _LARGEST_ERROR if is_exact else _LARGEST_ERROR_OF_ESTIMATES
@@ -289,7 +294,7 @@ def _complete(weights: Weights, chunk: int) -> tuple[dict[str, np.ndarray], dict
 
 def _sound(folder: Path, sample_rate: int) -> np.ndarray:
     """Return sound to compare on: a recording that came with the model and is long enough, or a synthetic voice."""
-    num_samples = _CHECKED_SECONDS * sample_rate
+    num_samples = round(_CHECKED_SECONDS * sample_rate)
     for path in sorted(folder.glob("test_wavs/*.wav")):
         samples = read_audio(path, sample_rate)
         if len(samples) >= num_samples:

@@ -214,9 +214,12 @@ class _EncoderReader:
 
     def _edge_scale(self, constants: list[np.ndarray], chunkwise: Convolution, name: str) -> np.ndarray | EdgeSums:
         channels, kernel = chunkwise.weight.shape[0], chunkwise.weight.shape[-1]
-        whole = [value for value in constants if value.shape == (2, channels, kernel)]
-        if whole:
-            return whole[0]
+        for value in constants:
+            if value.shape == (2, channels, kernel):
+                return value
+            # as this project's streaming graphs have it
+            if value.shape == (2, kernel, channels):
+                return value.transpose(0, 2, 1)
         edges = [value for value in constants if value.shape == (channels, kernel)]
         if len(edges) == 2:
             # the left one is the first summand

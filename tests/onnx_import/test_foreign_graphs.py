@@ -59,3 +59,13 @@ def test_what_no_graph_of_a_zipformer_has_is_named():
     flow = Dataflow(_model([make_node("Concat", ["w", "w"], ["y"], axis=0)], w=weight))
     with pytest.raises(GraphError, match="y does not depend on the inputs"):
         flow.before_moves("y")
+
+
+def test_constants_are_computed_as_the_graph_does():
+    pads = np.array([-1, 0, 1, 0])
+    flow = Dataflow(_model([make_node("Pad", ["w", "pads"], ["y"])], w=WEIGHT["w"].astype(np.float32), pads=pads))
+    np.testing.assert_array_equal(flow.constant("y"), [[1, 1], [1, 1], [0, 0]])
+    flow = Dataflow(_model([make_node("Reshape", ["w", "pads"], ["y"])], w=WEIGHT["w"], pads=pads))
+    with pytest.raises(GraphError, match="Reshape cannot compute y from constants: .*") as caught:
+        flow.constant("y")
+    assert "\n" not in str(caught.value)

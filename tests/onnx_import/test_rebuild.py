@@ -17,7 +17,7 @@ from model_sizes import SMALL_ZIPFORMER, zipformer_model
 
 from stateless_transducer.checkpoint import Checkpoint, load_checkpoint
 from stateless_transducer.cli import main
-from stateless_transducer.export.onnx_writer import write_onnx
+from stateless_transducer.export.onnx_writer import write_onnx, write_streaming_onnx
 from stateless_transducer.export.quantize import quantize
 from stateless_transducer.features import FbankConfig
 from stateless_transducer.icefall import from_icefall
@@ -32,15 +32,28 @@ def _run(*words):
     return main([str(word) for word in words])
 
 
-@pytest.fixture(scope="module", params=["offline", "causal"])
-def exported(request, tmp_path_factory):
-    """A new model, whose equal tensors share one in the graph, as a checkpoint and as graphs."""
+@torch.no_grad()
+def _checkpoint(encoder, *, is_trained):
     torch.manual_seed(1)
-    folder, tokens = tmp_path_factory.mktemp(request.param), build_token_table(["今天天气"], "char")
-    encoder = replace(SMALL_ZIPFORMER, causal=request.param == "causal")
+    tokens = build_token_table(["今天天气"], "char")
     config = zipformer_model(len(tokens), encoder, decoder_dim=12, joiner_dim=20)
-    checkpoint = Checkpoint(build_model(config).state_dict(), config, FbankConfig(), tokens)
-    write_onnx(folder, checkpoint)
+    model = build_model(config)
+    if is_trained:
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return Checkpoint(model.state_dict(), config, FbankConfig(), tokens)
+
+
+@pytest.fixture(scope="module", params=["offline", "causal", "streaming"])
+def exported(request, tmp_path_factory):
+    """A checkpoint and its graphs; equal tensors of a new model share one in the graph."""
+    folder, is_streaming = tmp_path_factory.mktemp(request.param), request.param == "streaming"
+    checkpoint = _checkpoint(replace(SMALL_ZIPFORMER, causal=request.param != "offline"), is_trained=is_streaming)
+    if is_streaming:
+        # chunks of 8, 2 and 4 frames: longer and shorter than the kernels of 7 and 5
+        write_streaming_onnx(folder, checkpoint, chunk_ms=160, left_ms=320)
+    else:
+        write_onnx(folder, checkpoint)
     quantize(folder)
     return folder, checkpoint
 
@@ -58,12 +71,12 @@ def _assert_equal(weights, expected, *, tolerance=lambda value: 0.0):
             assert error <= max(tolerance(value), 1e-6 if name.endswith("log_scale") else 0.0), name
 
 
-def test_offline_graphs_give_the_weights_back(exported, tmp_path, capsys):
+def test_graphs_give_the_weights_back(exported, tmp_path, capsys):
     folder, checkpoint = exported
     assert _run("import", "--onnx", folder, "--output", tmp_path / "m.pt") == 0
     rebuilt = load_checkpoint(tmp_path / "m.pt")
     _assert_equal(rebuilt.weights, checkpoint.weights)
-    # the sizes of training alone are not in the graphs; neither are the chunks of a graph for whole utterances
+    # the sizes of training alone are not in the graphs; neither are the chunks that a graph does not run with
     encoder = replace(rebuilt.model_config.encoder, encoder_unmasked_dim=SMALL_ZIPFORMER.encoder_unmasked_dim)
     chunks = {"chunk_size": SMALL_ZIPFORMER.chunk_size, "left_context_frames": SMALL_ZIPFORMER.left_context_frames}
     assert replace(encoder, **chunks) == checkpoint.model_config.encoder
@@ -124,7 +137,7 @@ def test_published_model_with_folded_weights_is_rebuilt(tmp_path):
     assert (rebuilt.model_config.encoder.chunk_size, rebuilt.model_config.encoder.pos_dim) == ((16,), 48)
 
 
-def test_what_cannot_be_rebuilt_is_refused(exported, talker, tiny_model, tmp_path, capsys):
+def test_what_cannot_be_rebuilt_is_refused(exported, talker, tiny_model, tmp_path, capsys, monkeypatch):
     def refuses(*words, message, status=1):
         try:
             found = _run("import", *words, "--output", tmp_path / "m.pt")
@@ -142,6 +155,9 @@ def test_what_cannot_be_rebuilt_is_refused(exported, talker, tiny_model, tmp_pat
     refuses("--onnx", tiny_model("zipformer").folder, message="is a zipformer, .* zipformer2 is supported")
     # labelled as one, but something else
     refuses("--onnx", tiny_model("zipformer2").folder, message="encoder.* no Zipformer can be rebuilt")
+    if "streaming" in folder.name:
+        monkeypatch.setattr("stateless_transducer.onnx_import.rebuild._CHECKED_SECONDS", 0.2)
+        refuses("--onnx", folder, message="encoder.onnx: a chunk has 29 feature frames, but at most 20 can be")
     if not checkpoint.model_config.encoder.causal:
         damaged = tmp_path / "damaged"
         shutil.copytree(folder, damaged, ignore=shutil.ignore_patterns("*.int8.onnx", "model.json"))
