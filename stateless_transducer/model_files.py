@@ -2,8 +2,9 @@
 
 Supported layouts: three ONNX graphs and tokens.txt, offline or streaming, as sherpa-onnx and icefall publish them and
 `transducer export onnx` writes them; and a checkpoint with tokens.txt, as in icefall's repositories
-(``exp/pretrained.pt``, ``data/lang_char/tokens.txt``) and as `transducer push` writes it. Contents are not read, so
-that the files of a repository can be chosen before they are downloaded.
+(``exp/pretrained.pt``, ``data/lang_char/tokens.txt``) and as `transducer push` writes it. A pushed causal model has
+both, its graphs in the folder ``streaming``. Contents are not read, so that the files of a repository can be chosen
+before they are downloaded.
 """
 
 from __future__ import annotations
@@ -23,12 +24,14 @@ Precision = Literal["fp32", "bf16", "int8"]
 
 ROLES = ("encoder", "decoder", "joiner")
 TOKENS = "tokens.txt"
+WEIGHTS, STREAMING = "model.safetensors", "streaming"
+"""Checkpoint of a model that `transducer push` wrote, and folder of the graphs for live sound of a causal one."""
 
 _MOST_LISTED = 5
 """Files that a message lists."""
 _MOST_FOLDERS = 2
 """Folders between a model and its files: ``data/lang_char/tokens.txt`` has two."""
-_CHECKPOINTS = ("model.safetensors", "model.pt", "pretrained.pt", "pretrained*.pt", "epoch-*.pt")
+_CHECKPOINTS = (WEIGHTS, "model.pt", "pretrained.pt", "pretrained*.pt", "epoch-*.pt")
 """Names of checkpoints in a folder or its ``exp``; the first that matches decides."""
 _BESIDE_TOKENS = ("bpe.model", "bbpe.model", "bpe.vocab", "lang.json")
 _BESIDE_MODEL = ("model.json",)
@@ -101,6 +104,9 @@ class Listing:
             ValueError: There is no model in these forms, or several; the message says what there is instead.
         """
         for form in forms:
+            # the checkpoint beside these graphs serves whole utterances as well
+            if form == "graphs" and "checkpoint" in forms and self._has_streaming_graphs_alone():
+                continue
             files = self._find(form, precision)
             if files is not None:
                 return files
@@ -144,6 +150,11 @@ class Listing:
         matches = [name for name in self.names if fnmatchcase(PurePosixPath(name).name, pattern)]
         least = min((name.count("/") for name in matches), default=0)
         return sorted(name for name in matches if name.count("/") == least <= _MOST_FOLDERS)
+
+    def _has_streaming_graphs_alone(self) -> bool:
+        """Whether the model is a pushed causal one: a checkpoint, with graphs for live sound in a folder below."""
+        joiners = self.nearest("joiner*.onnx")
+        return WEIGHTS in self.names and bool(joiners) and all(name.startswith(f"{STREAMING}/") for name in joiners)
 
     def _find(self, form: Form, precision: Precision = "fp32") -> ModelFiles | None:
         return self._graphs(precision) if form == "graphs" else self._checkpoint()

@@ -35,7 +35,7 @@ class Options:
     results: tuple[Path, ...] = ()
     """result-*.json files of `transducer decode`, for the error rates."""
     int8: bool = False
-    """Also write x.int8.onnx, not for causal models; `transducer export onnx` measures what it costs."""
+    """Also write x.int8.onnx; `transducer export onnx` measures what it costs."""
     private: bool = False
     """Create a private repository."""
 
@@ -46,7 +46,7 @@ class Options:
 
 def main(program: str, arguments: list[str]) -> int:
     """Parse and run."""
-    description = "Write a model with a model card and, unless it is causal, ONNX graphs; upload it to Hugging Face."
+    description = "Write a model with ONNX graphs and a model card; upload it to Hugging Face."
     run(parse(Options, program, arguments, description))
     return 0
 
@@ -66,11 +66,6 @@ def run(options: Options) -> None:
         check_replaceable(options.output_dir / MODEL_CARD)
     results = [read_result(path) for path in options.results]
     checkpoint = replace(load_pretrained(find_model(options.model, forms=("checkpoint",))), training_state=None)
-    if options.int8 and checkpoint.model_config.is_causal:
-        raise ValueError(
-            f"`int8` needs ONNX graphs, but {options.model} is causal and is published without. Remove `int8`, or "
-            "write streaming graphs with `transducer export onnx --streaming true --int8 true`."
-        )
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.output_dir or Path(temporary) / "model"
         files = _write(folder, checkpoint, results, options)
@@ -86,17 +81,23 @@ def _write(folder: Path, checkpoint: Checkpoint, results: list[dict[str, Any]], 
     from stateless_transducer.checkpoint import save_checkpoint
     from stateless_transducer.export.card import write_card
     from stateless_transducer.export.model_card import MODEL_CARD, Statements, model_card
-    from stateless_transducer.export.onnx_writer import FOLDER_FILES, differs_from_clients, write_onnx
+    from stateless_transducer.export.onnx_writer import (
+        FOLDER_FILES,
+        differs_from_clients,
+        write_onnx,
+        write_streaming_onnx,
+    )
     from stateless_transducer.export.quantize import quantize
     from stateless_transducer.files import filling
+    from stateless_transducer.model.config import CHUNK_MS, LEFT_MS
+    from stateless_transducer.model_files import STREAMING, WEIGHTS
 
-    # every command prefers graphs, which serve either whole utterances or live sound; a causal checkpoint serves both
-    has_graphs = not checkpoint.model_config.is_causal
     differences = differs_from_clients(checkpoint.fbank_config)
-    if differences and has_graphs:
+    if differences:
         complain(f"note: sherpa-onnx and onnx-asr compute other features than this model's ({differences}).")
-    weights = "model.safetensors"
-    owned = (*FOLDER_FILES, MODEL_CARD, weights)
+    is_causal = checkpoint.model_config.is_causal
+    owned = (*FOLDER_FILES, MODEL_CARD, WEIGHTS)
+    of_streaming = tuple(f"{STREAMING}/{name}" for name in FOLDER_FILES)
     statements = Statements(
         name=options.repository or folder.absolute().name,
         languages=options.language,
@@ -104,14 +105,21 @@ def _write(folder: Path, checkpoint: Checkpoint, results: list[dict[str, Any]], 
         training_data=options.training_data,
     )
     card = model_card(checkpoint, statements, results, has_int8=options.int8, differences=differences)
-    with filling(folder, owned=owned) as new:
-        if has_graphs:
-            write_onnx(new, checkpoint)
-        else:
+    if is_causal:
+        # a causal checkpoint serves whole utterances and live sound, its graphs live sound alone
+        with filling(folder / STREAMING, owned=FOLDER_FILES) as new:
+            write_streaming_onnx(new, checkpoint, chunk_ms=CHUNK_MS, left_ms=LEFT_MS)
+            if options.int8:
+                quantize(new)
+            write_card(new, checkpoint)
+    with filling(folder, owned=owned if is_causal else (*owned, *of_streaming)) as new:
+        if is_causal:
             checkpoint.token_table.write(new, mark_words=True)
-        if options.int8:
-            quantize(new)
-        save_checkpoint(new / weights, checkpoint)
+        else:
+            write_onnx(new, checkpoint)
+            if options.int8:
+                quantize(new)
+        save_checkpoint(new / WEIGHTS, checkpoint)
         (new / MODEL_CARD).write_text(card, encoding="utf-8")
         write_card(new, checkpoint)
-    return owned
+    return (*owned, *of_streaming)

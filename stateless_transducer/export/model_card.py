@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stateless_transducer.files import parse_json
+from stateless_transducer.model_files import STREAMING
 
 if TYPE_CHECKING:
     from stateless_transducer.checkpoint import Checkpoint
@@ -97,13 +98,13 @@ def model_card(
 
 
 def _front_matter(statements: Statements, checkpoint: Checkpoint, results: Sequence[Mapping[str, Any]]) -> str:
-    graph_tags = ["streaming"] if checkpoint.model_config.is_causal else ["onnx", "sherpa-onnx"]
+    streaming_tags = ["streaming"] if checkpoint.model_config.is_causal else []
     facts: dict[str, Any] = {
         "language": list(statements.languages),
         "license": statements.license,
         "library_name": _LIBRARY,
         "pipeline_tag": "automatic-speech-recognition",
-        "tags": ["speech-recognition", "transducer", *graph_tags],
+        "tags": ["speech-recognition", "transducer", "onnx", "sherpa-onnx", *streaming_tags],
     }
     if results:
         task = {"type": "automatic-speech-recognition"}
@@ -144,8 +145,12 @@ def _results_table(results: Sequence[Mapping[str, Any]]) -> str:
 def _here(name: str, checkpoint: Checkpoint, has_int8: bool) -> str:
     is_causal = checkpoint.model_config.is_causal
     extras = "hub,torch" if is_causal else "hub,onnx"
-    live = f"Live sound, chunk by chunk: `transducer stream {name} --microphone`, or `StreamingRecognizer`."
-    int8 = '  # precision="int8" for the small graphs' if has_int8 else ""
+    live = (
+        f"Live sound, chunk by chunk: `transducer stream {name} --microphone`, or `StreamingRecognizer`. Graphs "
+        f"for live sound without torch: `{name}/{STREAMING}`."
+    )
+    # the graphs of a causal model are those of live sound
+    int8 = '  # precision="int8" for the small graphs' if has_int8 and not is_causal else ""
     return (
         "With [stateless-transducer](https://pypi.org/project/stateless-transducer/) "
         f"(`pip install 'stateless-transducer[{extras}]'`):\n\n"
@@ -160,16 +165,13 @@ def _here(name: str, checkpoint: Checkpoint, has_int8: bool) -> str:
 def _in_sherpa_onnx(name: str, checkpoint: Checkpoint, differences: str) -> str:
     if differences:
         return f"sherpa-onnx computes other features than this model expects ({differences}), and cannot run it."
-    if checkpoint.model_config.is_causal:
-        return (
-            f"For sherpa-onnx, write streaming graphs: `transducer export onnx --model {name} --output folder "
-            "--streaming true`."
-        )
+    is_causal = checkpoint.model_config.is_causal
+    folder, recognizer = (f"{STREAMING}/", "OnlineRecognizer") if is_causal else ("", "OfflineRecognizer")
     return (
         "With sherpa-onnx (`pip install sherpa-onnx`), in the folder of these files:\n\n"
         "```python\n"
         "import sherpa_onnx\n\n"
-        'files = {role: f"{role}.onnx" for role in ("encoder", "decoder", "joiner")}\n'
-        'recognizer = sherpa_onnx.OfflineRecognizer.from_transducer(**files, tokens="tokens.txt")\n'
+        f'files = {{role: f"{folder}{{role}}.onnx" for role in ("encoder", "decoder", "joiner")}}\n'
+        f'recognizer = sherpa_onnx.{recognizer}.from_transducer(**files, tokens="{folder}tokens.txt")\n'
         "```"
     )

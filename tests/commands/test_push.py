@@ -83,26 +83,40 @@ def test_pushed_model_is_opened_by_its_name(hub, talker, result, tmp_path, capsy
     assert "joiner.int8.onnx" not in hub.repositories["me/talker"].files
 
 
-def test_pushed_causal_model_has_both_uses(hub, live_talker, tmp_path, capsys):
-    """Whole utterances and live sound, neither of which graphs may take from it."""
+def test_pushed_causal_model_has_both_uses(hub, live_talker, tmp_path, capsys, monkeypatch):
+    """Whole utterances and live sound, by its name; its graphs are those of live sound."""
+    sherpa_onnx = pytest.importorskip("sherpa_onnx")
     soundfile.write(tmp_path / "a.wav", say("好气很好", np.random.default_rng(0)), 16000)
+    flags = ["--language", "zh", "--int8", "--output-dir", str(tmp_path / "live")]
     texts = []
-    for model in (str(live_talker), "me/live"):
+    for model in (str(live_talker), "me/live", str(tmp_path / "live")):
         if model == "me/live":
-            assert main(["push", str(live_talker), model, "--language", "zh"]) == 0
+            assert main(["push", str(live_talker), model, *flags]) == 0
             capsys.readouterr()
         for command in ("transcribe", "stream"):
             assert main([command, model, str(tmp_path / "a.wav"), "--device", "cpu"]) == 0
             texts.append(capsys.readouterr().out.split("\t")[-1])
-    assert texts[:2] == texts[2:] and all(texts)
+    assert texts[:2] == texts[2:4] == texts[4:] and all(texts)
+    graphs = {f"{role}{ending}.onnx" for role in ("encoder", "decoder", "joiner") for ending in ("", ".int8")}
+    described = {"model.json", "tokens.txt", "lang.json"}
+    streaming = {f"streaming/{name}" for name in graphs | described}
     files = hub.repositories["me/live"].files
-    assert set(files) == {"model.safetensors", "model.json", "tokens.txt", "lang.json", "README.md"}
+    assert set(files) == {"model.safetensors", "README.md"} | described | streaming
+    assert not {name for name, _ in hub.downloads} & streaming
     card = files["README.md"].decode()
     assert "transducer stream me/live" in card and "Offline" not in card
-    assert "onnx" not in _front_matter(card)["tags"]
-    assert main(["push", str(live_talker), "me/live", "--language", "zh", "--int8"]) == 1
-    message = capsys.readouterr().err
-    assert "`--int8` needs ONNX graphs" in message and "--streaming true" in message
+    assert {"onnx", "streaming"} <= set(_front_matter(card)["tags"])
+    names: dict = {"sherpa_onnx": sherpa_onnx}
+    monkeypatch.chdir(tmp_path / "live")
+    exec(card.split("```python\n")[2].split("```")[0], names)
+    samples = np.concatenate([soundfile.read(tmp_path / "a.wav", dtype="float32")[0], np.zeros(16000, np.float32)])
+    stream = names["recognizer"].create_stream()
+    stream.accept_waveform(16000, samples)
+    while names["recognizer"].is_ready(stream):
+        names["recognizer"].decode_stream(stream)
+    assert names["recognizer"].get_result(stream) == texts[1].strip()
+    assert main(["stream", str(tmp_path / "live" / "streaming"), str(tmp_path / "a.wav")]) == 0
+    assert capsys.readouterr().out.split("\t")[-1] == texts[1]
 
 
 def test_code_of_the_card_runs(talker, tmp_path, monkeypatch):
