@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from stateless_transducer.model.attention import RelativeSelfAttention, relative_positions
 from stateless_transducer.model.chunks import ChunkChoices, chunk_mask
 from stateless_transducer.model.encoder import CausalEncoder
+from stateless_transducer.model.layers import depthwise
 from stateless_transducer.ops.masks import padding_mask
 from stateless_transducer.ops.subsampling import Subsampling
 
@@ -216,9 +217,9 @@ class ConvolutionModule(nn.Module):
     def __init__(self, dim: int, kernel: int, *, is_causal: bool) -> None:
         super().__init__()
         self._kernel, self._is_causal = kernel, is_causal
-        padding = 0 if is_causal else (kernel - 1) // 2
+        self._padding = 0 if is_causal else (kernel - 1) // 2
         self.pointwise_conv1: nn.Conv1d = nn.Conv1d(dim, 2 * dim, 1)
-        self.depthwise_conv: nn.Conv1d = nn.Conv1d(dim, dim, kernel, padding=padding, groups=dim)
+        self.depthwise_conv: nn.Conv1d = nn.Conv1d(dim, dim, kernel, padding=self._padding, groups=dim)
         self.norm: nn.LayerNorm = nn.LayerNorm(dim)
         self.pointwise_conv2: nn.Conv1d = nn.Conv1d(dim, dim, 1)
 
@@ -226,18 +227,18 @@ class ConvolutionModule(nn.Module):
         """Map (N, T, D) to (N, T, D); ``padding``: (N, T), True after the end of an utterance."""
         x = F.glu(_pointwise(self.pointwise_conv1, x))
         # otherwise, the convolution would mix padding frames into the utterance
-        x = x.masked_fill(padding[:, :, None], 0.0).transpose(1, 2)
-        return self._convolve(F.pad(x, (self._kernel - 1, 0)) if self._is_causal else x)
+        x = x.masked_fill(padding[:, :, None], 0.0)
+        return self._convolve(F.pad(x, (0, 0, self._kernel - 1, 0)) if self._is_causal else x)
 
     def step(self, x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
         """Map the frames of a chunk, (N, T, D), and the K-1 before them, (N, D, K-1), to (N, T, D) and the last K-1."""
         x = F.glu(_pointwise(self.pointwise_conv1, x)).transpose(1, 2)
         frames = torch.cat([past, x], dim=2)
-        return self._convolve(frames), frames[:, :, x.shape[2] :]
+        return self._convolve(frames.transpose(1, 2)), frames[:, :, x.shape[2] :]
 
     def _convolve(self, x: Tensor) -> Tensor:
-        """Map (N, D, T+K-1) to (N, T, D), or (N, D, T) if the convolution pads its input."""
-        x = self.depthwise_conv(x).transpose(1, 2)
+        """Map (N, T+K-1, D), or (N, T, D) if the convolution pads its input, to (N, T, D)."""
+        x = depthwise(x, self.depthwise_conv, padding=self._padding)
         return _pointwise(self.pointwise_conv2, F.silu(self.norm(x)))
 
 

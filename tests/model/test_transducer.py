@@ -5,10 +5,12 @@ import json
 import pytest
 import torch
 from model_sizes import conformer_model, resized
+from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from stateless_transducer.features import PADDING_VALUE
 from stateless_transducer.icefall_layouts import conformer_name
+from stateless_transducer.model.conformer import ConvolutionModule
 from stateless_transducer.model.transducer import build_model
 
 SMALL = conformer_model(
@@ -85,6 +87,24 @@ def test_gradient_reaches_every_parameter(device):
     model(features, torch.tensor([60, 50], device=device), tokens, torch.tensor([4, 3], device=device)).sum().backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+
+
+@pytest.mark.parametrize("is_causal", [False, True])
+def test_convolution_module_equals_plain_convolutions(is_causal, device):
+    module = ConvolutionModule(6, 5, is_causal=is_causal).to(device, torch.float64)
+    padding = torch.tensor([[False] * 9, [False] * 7 + [True] * 2], device=device)
+
+    def plain(x):
+        gated = F.glu(module.pointwise_conv1(x.transpose(1, 2)), dim=1).masked_fill(padding[:, None], 0)
+        convolved = module.depthwise_conv(F.pad(gated, (4, 0)) if is_causal else gated)
+        return module.pointwise_conv2(F.silu(module.norm(convolved.transpose(1, 2))).transpose(1, 2)).transpose(1, 2)
+
+    x = torch.randn(2, 9, 6, device=device, dtype=torch.float64, requires_grad=True)
+    expected, actual = plain(x), module(x, padding)
+    torch.testing.assert_close(actual, expected)
+    leaves, weights = (x, *module.parameters()), torch.randn_like(expected)
+    gradients = (torch.autograd.grad((y * weights).sum(), leaves) for y in (actual, expected))
+    torch.testing.assert_close(*gradients)
 
 
 @pytest.mark.parametrize(
