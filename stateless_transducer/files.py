@@ -188,6 +188,11 @@ def way_from_training(folder: Path) -> str:
     )
 
 
+def cache_folder() -> Path:
+    """Return the user's folder for what can be made again: downloaded models, measurements of the machine."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stateless-transducer"
+
+
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text atomically."""
     with replacing(path) as temporary:

@@ -18,7 +18,7 @@ from typing import Any
 
 from stateless_transducer.data.download import Progress, fetch
 from stateless_transducer.data.unpack import unpack
-from stateless_transducer.files import sha256
+from stateless_transducer.files import cache_folder, sha256
 from stateless_transducer.model_files import Form, Listing, Precision
 
 RELEASES = "TRANSDUCER_RELEASES"
@@ -230,7 +230,7 @@ def _cached_snapshot(cache: str, name: PublishedName) -> Path | None:
 
 def _from_release(name: PublishedName, tag: str, archive: str, *, say: Callable[[str], None], bar: Bar) -> Path:
     """Download and unpack an archive, once; return its folder."""
-    folder = _cache_dir() / tag / archive
+    folder = cache_folder() / tag / archive
     if not folder.is_dir():
         packed = folder.with_name(f"{archive}.tar.bz2")
         url = f"{os.environ.get(RELEASES) or _RELEASES_URL}/{tag}/{packed.name}"
@@ -242,10 +242,6 @@ def _from_release(name: PublishedName, tag: str, archive: str, *, say: Callable[
             unpack(packed, folder, progress=progress)
         packed.unlink()
     return folder / name.folder
-
-
-def _cache_dir() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stateless-transducer"
 
 
 def _first_line(err: Exception) -> str:

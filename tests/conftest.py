@@ -21,6 +21,8 @@ from stateless_transducer.data import executor
 def pytest_configure(config):
     # a shell's background job ignores SIGINT, and so would the programs that tests start and interrupt
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    # neither measure the machine nor write into the user's cache
+    os.environ["TRANSDUCER_PRODUCTS"] = "default"
     if config.getoption("--device") == "cpu":
         # before Triton is imported: its kernels then run on the CPU, in Python
         os.environ["TRITON_INTERPRET"] = "1"

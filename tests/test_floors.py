@@ -12,7 +12,7 @@ import stateless_transducer
 PACKAGE = Path(stateless_transducer.__file__).parent
 FLOORS = (
     {"files", "audio_files", "processes", "threads", "options", "wording"},
-    {"ops", "text", "audio", "features", "weight_files", "model_files", "published_models"},
+    {"ops", "text", "audio", "features", "products", "weight_files", "model_files", "published_models"},
     {"model"},
     {"checkpoint", "decoding", "data", "icefall_layouts"},
     {"training", "icefall", "export", "hub"},

@@ -1,8 +1,9 @@
-"""``transducer info``: what a model is, where it comes from, and which file it is exactly."""
+"""``transducer info``: what a model is, where it comes from, and which file it is exactly; or what the machine is."""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,20 +28,33 @@ _DESCRIBED = ("epoch", "step", "train_loss", "valid_loss", "averaged")
 class Options:
     """Options of ``transducer info``."""
 
-    model: Annotated[str, Positional]
+    model: Annotated[str | None, Positional] = None
     """Checkpoint (.pt, .safetensors), folder of a model, or owner/name of a published one."""
+    machine: bool = False
+    """Describe the machine instead: processor, threads, and the library that multiplies matrices."""
     output_format: Literal["txt", "json"] = "txt"
     """txt: readable lines. json: one object with all facts."""
+
+    def __post_init__(self) -> None:
+        if (self.model is None) != self.machine:
+            raise ValueError("`model` must be named, or `machine` be true, but not both.")
 
 
 def main(program: str, arguments: list[str]) -> int:
     """Parse and run."""
-    run(parse(Options, program, arguments, "Show sizes, tokens, front end, training and hashes of a model."))
+    description = "Show sizes, tokens, front end, training and hashes of a model, or describe this machine."
+    run(parse(Options, program, arguments, description))
     return 0
 
 
 def run(options: Options) -> None:
-    """Describe the model."""
+    """Describe the model, or the machine."""
+    if options.model is None:
+        facts = _of_machine()
+        lines = [json.dumps(facts, indent=2)] if options.output_format == "json" else _machine_lines(facts)
+        for line in lines:
+            say(line)
+        return
     from stateless_transducer.commands.shared.models import find_model
     from stateless_transducer.model_files import Listing
 
@@ -57,6 +71,35 @@ def run(options: Options) -> None:
     say(options.model)
     for name, value in _lines(facts):
         say(f"  {name:12s} {value}")
+
+
+def _of_machine() -> dict[str, Any]:
+    import torch
+
+    from stateless_transducer.products import SHAPES, choose_products, processor
+
+    products = choose_products()
+    return {
+        "processor": processor(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "products": products.choice,
+        "reason": products.reason,
+        "gains": {"x".join(map(str, shape)): gain for shape, gain in zip(SHAPES, products.gains, strict=False)},
+        "errors": dict(zip(("default", "onednn"), products.errors, strict=False)),
+    }
+
+
+def _machine_lines(facts: Mapping[str, Any]) -> Iterator[str]:
+    for name in ("processor", "instructions", "cores", "threads", "torch"):
+        yield f"{name:12s} {facts[name]}"
+    yield f"{'products':12s} {facts['products']}: {facts['reason']}"
+    for shape, gain in facts["gains"].items():
+        yield f"{'':12s} oneDNN is {gain:.2f} times as fast at {shape}"
+    if facts["errors"]:
+        yield f"{'':12s} largest error: " + ", ".join(f"{name} {error:.1e}" for name, error in facts["errors"].items())
 
 
 def _of_checkpoint(model: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from stateless_transducer.model.packed_linear import PackedLinear
 from stateless_transducer.model.transducer import Transducer
 from stateless_transducer.ops.subsampling import Subsampling
+from stateless_transducer.products import use_fastest_products
 
 
 class FrozenTransducer:
@@ -27,10 +28,14 @@ class FrozenTransducer:
     def __init__(self, model: Transducer, *, dtype: torch.dtype = torch.float32) -> None:
         """Lay out a model on its device; later changes of the model have no effect.
 
+        On a CPU, it chooses the products of the whole process, see `use_fastest_products`.
+
         Args:
             model: transducer in evaluation mode.
             dtype: dtype of matrix products, float32 or bfloat16.
         """
+        if model.device.type == "cpu":
+            use_fastest_products()
         self.blank_id: int = model.blank_id
         self.context_size: int = model.context_size
         self.subsampling: Subsampling = model.subsampling

@@ -10,6 +10,7 @@ import torch
 
 from stateless_transducer import __version__
 from stateless_transducer.checkpoint import Checkpoint, batch_path, epoch_path, save_checkpoint, saved_batches
+from stateless_transducer.products import use_fastest_products
 from stateless_transducer.training.distributed import Rank
 from stateless_transducer.training.learner import Learner, UpdateResult
 from stateless_transducer.training.optim import warm_up_fault
@@ -39,6 +40,8 @@ class Trainer:
         self._task, self._config, self._rank, self._logger, self._stop = task, task.config, rank, logger, stop
         # denormal numbers make backward passes on a CPU several times slower
         torch.set_flush_denormal(True)
+        if rank.device.type == "cpu":
+            logger.info(f"Matrix products: {use_fastest_products().reason}")
         logger.info("About to create model")
         objective = task.build_objective().to(rank.device)
         self._model, self._loader = objective.model, task.loader(rank)
