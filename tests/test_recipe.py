@@ -10,7 +10,8 @@ from lhotse import CutSet
 from recipe_folder import PREPARE, Folder
 from sounds import write_aishell, write_musan
 
-from stateless_transducer.text.tokens import write_char_lang
+from stateless_transducer.data.manifests import read_texts
+from stateless_transducer.text.tokens import TokenTable, tidied, write_char_lang
 
 LINE = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d \(prepare.sh:(\d+):main\) (.*)$", re.MULTILINE)
 
@@ -77,7 +78,14 @@ def test_second_run_skips_and_says_what_is_not_needed(runs):
     assert "lang_char/tokens.txt: already there - skipping" in runs[2].stdout
     said = _says(runs[2])
     assert "Stage 5: Phone based lang: not needed, the model's tokens are characters" in said
-    assert sum(line.startswith(("Stage 7: not needed", "Stage 11: not needed")) for line in said) == 2
+    assert sum(line.startswith(("Stage 8: not needed", "Stage 11: not needed")) for line in said) == 2
+
+
+def test_bytes_of_the_training_texts_spell_them(folder, runs):
+    """Stage 7 of the third run; characters of other texts are spelled as well if their bytes are known."""
+    table = TokenTable.read(folder.path / "data" / "lang_bbpe_500")
+    texts = read_texts(folder.path / "data" / "manifests", "aishell", "train")
+    assert table.unit == "bbpe" and all(table.decode(table.encode(text)) == tidied(text) for text in texts)
 
 
 def test_options_reach_the_commands(tmp_path):

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from lhotse import CutSet
 from model_sizes import SMALL_ZIPFORMER, zipformer_model
 from small_corpus import TINY, TOKENS, write_small_corpus
 
@@ -27,7 +28,8 @@ from stateless_transducer.features import FbankConfig
 from stateless_transducer.icefall import save_icefall
 from stateless_transducer.model.config import ModelConfig
 from stateless_transducer.model.transducer import build_model
-from stateless_transducer.text.tokens import build_token_table
+from stateless_transducer.text.recogs import read_recogs
+from stateless_transducer.text.tokens import TokenTable, build_token_table
 from stateless_transducer.training.weight_averages import average_checkpoints
 
 EGS = Path(__file__).parents[1] / "egs"
@@ -387,3 +389,34 @@ def test_pretrained_without_sounds_or_tokens_says_so(exp, golden, tmp_path, monk
     message = "pretrained.py: error: `--lang-dir` data/lang_char holds no tokens.txt"
     _fails(capsys, 1, message, "pretrained", "--checkpoint", golden / "r" / "pretrained.pt", "a.wav")
     _fails(capsys, 1, "a.wav: no such file", "pretrained", "--checkpoint", exp / "epoch-1.pt", "a.wav")
+
+
+@pytest.mark.parametrize("unit", [pytest.param("char", marks=pytest.mark.sweep), "bbpe"])
+def test_zipformer_is_trained_decoded_exported_and_used(unit, tmp_path, capsys):
+    """With the scripts alone; results are in characters for either unit."""
+    corpus = write_small_corpus(tmp_path)[:2]
+    build_token_table(["abc", "defgh", "ca"], unit, vocab_size=40).write(tmp_path / "lang")
+    exp, lang = tmp_path / "exp", ["--lang-dir", tmp_path / "lang"]
+    sizes = (
+        "--encoder-dim 16 --encoder-unmasked-dim 12 --feedforward-dim 16 --num-heads 2 --query-head-dim 4 "
+        "--value-head-dim 4 --pos-head-dim 2 --pos-dim 8 --cnn-module-kernel 5 --num-encoder-layers 1 "
+        "--downsampling-factor 1,2 --joiner-dim 16 --decoder-dim 16"
+    )
+    options = (
+        "--num-epochs 2 --max-duration 6 --num-workers 0 --min-utterance-s 0.3 --spec-aug-time-warp-factor 0 "
+        "--average-period 1 --prune-warm-step 2 --tensorboard false --use-ctc true --use-cr-ctc true"
+    )
+    assert _run("../zipformer/train", *corpus, *lang, *sizes.split(), *options.split(), "--exp-dir", exp) == 0
+    assert _run("../zipformer/decode", *_decoding(exp), *lang, "--epoch", 1, "--avg", 1) == 0
+    (recogs,) = (exp / "log").rglob("recogs-dev-*.txt")
+    references = ["".join(utterance.reference) for utterance in read_recogs(recogs)]
+    texts = [cut.supervisions[0].text for cut in CutSet.from_file(tmp_path / "aishell_cuts_dev.jsonl.gz")]
+    assert sorted(references) == sorted(texts)
+    assert _run("../zipformer/export", "--exp-dir", exp, "--epoch", 1, "--avg", 1) == 0
+    soundfile.write(tmp_path / "a.wav", 0.1 * np.random.default_rng(0).standard_normal(8000), 16000)
+    capsys.readouterr()
+    # an untrained model is silent without the penalty
+    flags = ["--checkpoint", exp / "pretrained.pt", *lang, "--num-heads", 2, "--blank-penalty", 9]
+    assert _run("../zipformer/pretrained", *flags, tmp_path / "a.wav") == 0
+    name, tokens = capsys.readouterr().out.splitlines()[:2]
+    assert name == f"{tmp_path / 'a.wav'}:" and set(tokens.split()) <= set(TokenTable.read(tmp_path / "lang").symbols)

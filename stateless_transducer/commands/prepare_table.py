@@ -206,7 +206,7 @@ def _token_table(lang_dir: Path, train_texts: Sequence[str], options: Options) -
     kind = options.tokens
     tokens = build_token_table(train_texts, kind.token, keep_spaces=kind.token == "char", vocab_size=kind.num_pieces)
     if tokens.unit == "bpe" and any(map(has_ideographs, train_texts)):
-        say("`--token bpe` is for alphabetic scripts; in Chinese, a sentence is one word: `--token char`?")
+        say("`--token bpe` is for alphabetic scripts; in Chinese, a sentence is one word: `--token char` or `bbpe`?")
     tokens.write(lang_dir, corpus=options.prefix)
     say(f"{lang_dir}: {kind.told(len(tokens))}")
     return tokens

@@ -120,34 +120,39 @@ class Limits:
 class TokenConfig:
     """Tokens: those of the training texts."""
 
-    token: Literal["char", "word", "bpe"] = "char"
-    """Unit of the model's output: characters, words, or pieces of words (bpe)."""
+    token: Literal["char", "word", "bpe", "bbpe"] = "char"
+    """Unit of the model's output: characters, words, pieces of words (bpe), or pieces of the UTF-8 bytes of words and
+    ideographs (bbpe), which are fewer than the characters of Chinese."""
     vocab_size: Annotated[int, Ge(1)] | None = None
-    """Number of tokens with `--token bpe`; by default, 500."""
+    """Number of tokens with `--token bpe` or `bbpe`; by default, 500."""
 
     def __post_init__(self) -> None:
         check_bounds(self)
-        if self.vocab_size is not None and self.token != "bpe":
+        if self.vocab_size is not None and not self._has_pieces:
             raise ValueError(
-                f"`vocab_size` {self.vocab_size} needs `token=bpe`: the number of {self.token} tokens follows from the "
-                "texts."
+                f"`vocab_size` {self.vocab_size} needs `token=bpe` or `bbpe`: the number of {self.token} tokens "
+                "follows from the texts."
             )
 
     @property
+    def _has_pieces(self) -> bool:
+        return self.token in ("bpe", "bbpe")
+
+    @property
     def num_pieces(self) -> int:
-        """Number of pieces of words with `--token bpe`."""
+        """Number of tokens with `--token bpe` or `bbpe`."""
         return 500 if self.vocab_size is None else self.vocab_size
 
     def told(self, num_tokens: int) -> str:
         """Describe the number of tokens for the user, with a reason if it is smaller than `--vocab-size`."""
-        if self.token != "bpe" or num_tokens >= self.num_pieces:
+        if not self._has_pieces or num_tokens >= self.num_pieces:
             return counted(num_tokens, "token")
         return f"{counted(num_tokens, 'token')}, not `--vocab-size` {self.num_pieces}: the texts have no more pieces"
 
     @property
     def name(self) -> str:
-        """Name of the unit in the name of the folder: char, word, bpe_500."""
-        return f"bpe_{self.num_pieces}" if self.token == "bpe" else self.token
+        """Name of the unit in the name of the folder: char, word, bpe_500, bbpe_500."""
+        return f"{self.token}_{self.num_pieces}" if self._has_pieces else self.token
 
 
 @dataclass(frozen=True)

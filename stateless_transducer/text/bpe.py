@@ -21,6 +21,8 @@ _MOST_SENTENCES = 1_000_000
 """Number of texts, drawn at random, to learn pieces from at most."""
 _DROPPED = str.maketrans("", "", "\0\u2585")
 """Characters to delete: sentencepiece skips every text that has one of them."""
+_LETTERS = {"bpe": "characters", "bbpe": "different bytes"}
+"""Shortest pieces by unit."""
 _PRIVATE = range(0xE000, 0xF8FF)
 """Unicode's private use area: one of its characters names sentencepiece's unknown token."""
 
@@ -62,28 +64,31 @@ class Segmenter:
         return tuple(reversed(pieces))
 
 
-def learn_pieces(texts: Iterable[str], vocab_size: int, special: tuple[str, ...]) -> dict[str, float]:
+def learn_pieces(
+    texts: Iterable[str], vocab_size: int, special: tuple[str, ...], *, unit: str = "bpe"
+) -> dict[str, float]:
     """Learn the tokens of a corpus; return their scores in the order of ids: special tokens, then pieces by score.
 
     Args:
         texts: transcripts with blanks between words.
         vocab_size: number of tokens, special tokens included; the result may have fewer if the texts are short.
         special: tokens that stand for no text.
+        unit: value of the option `token` that asks for the pieces, for messages.
 
     Raises:
-        ValueError: sentencepiece is not installed, the texts are empty, or have more characters than ``vocab_size``.
+        ValueError: sentencepiece is not installed, the texts are empty, or have more letters than ``vocab_size``.
     """
-    sentencepiece = _sentencepiece("`token=bpe`")
+    sentencepiece = _sentencepiece(f"`token={unit}`")
     # JSON can hold half of a surrogate pair, which is no text
     texts = [text.translate(_DROPPED).encode("utf-8", "ignore").decode() for text in texts]
     characters = {c for text in texts for c in text if not c.isspace()}
     # every character is a token, and so is the sign for a blank
     least = len(characters | {SPACE}) + len(special)
     if not characters:
-        raise ValueError("`token=bpe`: the training texts are empty.")
+        raise ValueError(f"`token={unit}`: the training texts are empty.")
     if vocab_size < least:
         raise ValueError(
-            f"`vocab_size` must be at least {least}, the number of characters of the training texts and "
+            f"`vocab_size` must be at least {least}, the number of {_LETTERS[unit]} of the training texts and "
             f"{len(special)} special tokens, but is {vocab_size}."
         )
     model = io.BytesIO()

@@ -129,9 +129,17 @@ class TokenTable:
         return [self.unknown_id if unit in SPECIAL else self.ids.get(unit, self.unknown_id) for unit in units]
 
     def unknown_units(self, text: str) -> list[str]:
-        """Return the units of a text that the table lacks, in order, repeats included; none for byte-level BPE."""
+        """Return the units of a text that the table lacks, in order, repeats included.
+
+        For byte-level BPE, these are words and ideographs with a byte that no piece has; none without scores.
+        """
         if self.unit == "bbpe":
-            return []
+            words = words_in_bytes(tidied(text)) if self.scores else []
+            return [
+                text_of_bytes(word)
+                for word in words
+                if not set(self._segmenter.pieces(SPACE + word)) <= self.ids.keys()
+            ]
         return [unit for unit in self.split(text) if unit not in self.ids]
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -329,19 +337,22 @@ def build_token_table(
 ) -> TokenTable:
     """Build a table of the special tokens and all units of texts, in order of first appearance.
 
-    Pieces of words are in order of their scores, the highest first.
+    Pieces are in order of their scores, the highest first.
 
     Args:
         texts: transcripts.
-        unit: characters, words, or pieces of words.
+        unit: characters, words, or pieces of words or of their bytes.
         keep_spaces: add `SPACE` if a text has a blank between two words of an alphabetic script.
-        vocab_size: number of tokens if they are pieces of words, see `learn_pieces`.
+        vocab_size: number of tokens if they are pieces, see `learn_pieces`.
 
     Raises:
         ValueError: see `learn_pieces`.
     """
-    if unit == "bpe":
-        scores = learn_pieces(map(tidied, texts), vocab_size, SPECIAL)
+    if unit in _OF_PIECES:
+        texts = map(tidied, texts)
+        if unit == "bbpe":
+            texts = (" ".join(words_in_bytes(text)) for text in texts)
+        scores = learn_pieces(texts, vocab_size, SPECIAL, unit=unit)
         return TokenTable(tuple(scores), unit, tuple(scores.values()))
     splitter = TokenTable((*SPECIAL, SPACE) if keep_spaces and unit == "char" else SPECIAL, unit)
     seen: dict[str, None] = dict.fromkeys(SPECIAL)

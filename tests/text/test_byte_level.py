@@ -5,7 +5,7 @@ import io
 import pytest
 
 from stateless_transducer.text.byte_level import is_byte_level, text_of_bytes, words_in_bytes
-from stateless_transducer.text.tokens import SPECIAL, TokenTable
+from stateless_transducer.text.tokens import SPECIAL, TokenTable, build_token_table, tidied
 
 TEXT = "你好 hello wörld 世界"
 
@@ -27,6 +27,21 @@ def test_table_of_other_characters_is_not_byte_level(tmp_path):
     TokenTable((*SPECIAL, "a"), "char").write(tmp_path)
     with pytest.raises(ValueError, match='`bpe_model` is .*bpe.vocab, but the unit of the tokens is "char"'):
         TokenTable.read(tmp_path, bpe_model=tmp_path / "bpe.vocab")
+
+
+def test_bytes_learnt_from_texts_spell_other_texts(tmp_path):
+    pytest.importorskip("sentencepiece")
+    texts = ["今天天气很好", "hello 世界", "世界你好"] * 5
+    table = build_token_table(texts, "bbpe", vocab_size=60)
+    assert table.unit == "bbpe" and table.symbols[:3] == SPECIAL and len(table) <= 60
+    # 佔 is in no text, but its bytes are
+    for text in ("世界很好", "hello 你好", "佔"):
+        assert (table.decode(table.encode(text)), table.unknown_units(text)) == (tidied(text), [])
+    assert table.unknown_units("你 hellö world") == ["hellö", "world"]
+    table.write(tmp_path)
+    assert TokenTable.read(tmp_path) == table
+    with pytest.raises(ValueError, match=r"`vocab_size` must be at least \d+.*different bytes.* but is 5"):
+        build_token_table(texts, "bbpe", vocab_size=5)
 
 
 def test_table_of_byte_level_pieces_spells_and_reads_any_text(tmp_path):

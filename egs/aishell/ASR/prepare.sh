@@ -3,6 +3,7 @@
 #
 #   ./prepare.sh --stop-stage 4              download, manifests, fbank of AISHELL-1 and MUSAN
 #   ./prepare.sh --stage 6 --stop-stage 6    characters
+#   ./prepare.sh --stage 7 --stop-stage 7    byte-level BPE: data/lang_bbpe_500
 #
 # Options, with their defaults:
 #   --stage -1             first stage
@@ -98,8 +99,14 @@ if due 6; then
   "${aishell[@]}" --step lang
 fi
 
-for number in 7 8 9 10 11; do
+if due 7; then
+  log "Stage 7: Prepare byte-level BPE based lang"
+  [ -f data/lang_bbpe_500/tokens.txt ] ||
+    transducer prepare lang aishell --lang-dir data/lang_bbpe_500 --token bbpe --vocab-size 500
+fi
+
+for number in 8 9 10 11; do
   if due $number; then
-    log "Stage $number: not needed: byte pairs, G, HLG and RNN language models are for other recipes"
+    log "Stage $number: not needed: G, HLG and RNN language models are for other recipes"
   fi
 done
