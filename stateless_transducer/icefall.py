@@ -213,6 +213,11 @@ def _check_known(config: ModelConfig) -> None:
             raise ValueError("icefall's conformer has no `joiner_proj`, `decoder_dim` or grouped `decoder_conv`.")
     elif not isinstance(encoder, ZipformerConfig):
         raise ValueError(f"icefall's recipes have conformers and zipformers, but this encoder is a {encoder.kind}.")
+    elif encoder.subsampling_channels != ZipformerConfig.subsampling_channels:
+        raise ValueError(
+            f"icefall's zipformer has {ZipformerConfig.subsampling_channels} `subsampling_channels`, but this model "
+            f"has {encoder.subsampling_channels}; icefall cannot load it."
+        )
     elif not is_grouped:
         raise ValueError("icefall's zipformer has a grouped `decoder_conv`.")
 

@@ -170,6 +170,7 @@ def _zipformer_config(weights: Weights, given: Sizes) -> ModelConfig:
     stacks = [_stack_sizes(shapes, number) for number in range(num_stacks)]
     sizes: dict[str, Any] = {name: tuple(stack[name] for stack in stacks) for name in stacks[0] if name[0] != "_"}
     layer = _layer_prefix(shapes, 0)
+    sizes["subsampling_channels"] = shapes.size("encoder_embed.conv.7.weight", 0)
     sizes["pos_dim"] = shapes.size(f"{layer}self_attn_weights.linear_pos.weight", 1)
     is_causal = f"{layer}conv_module1.depthwise_conv.chunkwise_conv_scale" in weights
     given = {

@@ -52,6 +52,11 @@ def streaming_layout(encoder: CausalEncoder, config: EncoderConfig) -> Streaming
 
 def _zipformer2(encoder: CausalEncoder, config: ZipformerConfig) -> StreamingLayout:
     """Six arrays for each layer, the frames that the subsampling has seen, and the number of frames of 20 ms so far."""
+    if config.subsampling_channels != ZipformerConfig.subsampling_channels:
+        raise ValueError(
+            f"sherpa-onnx runs streaming Zipformers of {ZipformerConfig.subsampling_channels} `subsampling_channels`, "
+            f"but this model has {config.subsampling_channels}."
+        )
     num_layers = sum(config.num_encoder_layers)
     # attention: (L, N, C), (1, N, L, C); convolutions: (N, C, K // 2)
     kinds = {"key": 1, "nonlin_attn": 1, "val1": 1, "val2": 1, "conv1": 0, "conv2": 0}

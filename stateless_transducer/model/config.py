@@ -229,6 +229,9 @@ class ZipformerConfig(CausalEncoderConfig):
     """Features of a position; even."""
     cnn_module_kernel: Annotated[tuple[Annotated[int, Ge(1)], ...], ADVANCED] = (31, 31, 15, 15, 15, 31)
     """Frames that a convolution module sees; odd."""
+    subsampling_channels: Annotated[int, Ge(16), ADVANCED] = 128
+    """Channels of the last subsampling convolution, a multiple of 16; the two before it have a sixteenth and a quarter
+    of them. In a small model, 32 save most of the time."""
     pads_like_icefall: Annotated[bool, ADVANCED] = False
     """Let the padding frames of a batch affect the ends of shorter utterances, as in icefall, to repeat its results."""
 
@@ -255,6 +258,8 @@ class ZipformerConfig(CausalEncoderConfig):
         even = next((value for value in self.cnn_module_kernel if value % 2 == 0), None)
         if even is not None:
             raise ValueError(f"`cnn_module_kernel` must be odd, but is {even}.")
+        if self.subsampling_channels % 16:
+            raise ValueError(f"`subsampling_channels` must be a multiple of 16, but is {self.subsampling_channels}.")
         if self.pos_dim % 2:
             raise ValueError(f"`pos_dim` must be even, but is {self.pos_dim}.")
         for unmasked, dim in zip(self.encoder_unmasked_dim, self.encoder_dim, strict=True):

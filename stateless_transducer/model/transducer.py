@@ -232,6 +232,7 @@ def _build_zipformer(config: ZipformerConfig, feature_dim: int, output_dim: int)
         dropout=config.dropout,
         chunk_choices=ChunkChoices(config.chunk_size, config.left_context_frames),
         chunk_factor=config.chunk_factor,
+        subsampling_channels=config.subsampling_channels,
         pads_like_icefall=config.pads_like_icefall,
         subsampling=config.subsampling,
     )

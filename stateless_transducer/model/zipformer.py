@@ -70,6 +70,7 @@ class Zipformer(CausalEncoder):
         dropout: float,
         chunk_choices: ChunkChoices,
         chunk_factor: int,
+        subsampling_channels: int,
         pads_like_icefall: bool,
         subsampling: Subsampling,
     ) -> None:
@@ -81,7 +82,7 @@ class Zipformer(CausalEncoder):
         self.is_causal, self.chunk_choices, self.chunk_factor = stacks[0].layer.is_causal, chunk_choices, chunk_factor
         # a chunk of c frames reads 2c + 13 feature frames: 7 for the convolutions, 6 for the ConvNeXt layer
         self.look_ahead = 13
-        self.embed = ZipformerSubsampling(feature_dim, dims[0], dropout)
+        self.embed = ZipformerSubsampling(feature_dim, dims[0], dropout, subsampling_channels)
         # the first layers are always used from the second share of the warm-up on
         share = _WARMUP / (len(stacks) + 1)
         self.stacks = nn.ModuleList(

@@ -24,15 +24,19 @@ SIDE = 3
 
 
 class ZipformerSubsampling(nn.Module):
-    """Map (N, T_in, F) to (N, T, D), with T = (T_in - 7) // 2: three convolutions, a ConvNeXt layer, a linear map."""
+    """Map (N, T_in, F) to (N, T, D), with T = (T_in - 7) // 2: three convolutions, a ConvNeXt layer, a linear map.
 
-    def __init__(self, feature_dim: int, output_dim: int, dropout: float) -> None:
+    Args:
+        channels: channels of the last convolution and the ConvNeXt layer, a multiple of 16; icefall has 128.
+    """
+
+    def __init__(self, feature_dim: int, output_dim: int, dropout: float, channels: int = 128) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(1, 8, kernel_size=3, padding=(0, 1))
-        self.conv2 = nn.Conv2d(8, 32, kernel_size=3, stride=2)
-        self.conv3 = nn.Conv2d(32, 128, kernel_size=3, stride=(1, 2))
-        self.convnext = ConvNeXt(128)
-        self.out = nn.Linear(128 * (((feature_dim - 1) // 2 - 1) // 2), output_dim)
+        self.conv1 = nn.Conv2d(1, channels // 16, kernel_size=3, padding=(0, 1))
+        self.conv2 = nn.Conv2d(channels // 16, channels // 4, kernel_size=3, stride=2)
+        self.conv3 = nn.Conv2d(channels // 4, channels, kernel_size=3, stride=(1, 2))
+        self.convnext = ConvNeXt(channels)
+        self.out = nn.Linear(channels * (((feature_dim - 1) // 2 - 1) // 2), output_dim)
         self.out_norm = BiasNorm(output_dim)
         self.dropout = Schedule((0, 3 * dropout), (20000, dropout))
         self.balancer1 = Balancer(channel_dim=1, max_abs=1.0)

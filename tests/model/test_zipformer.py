@@ -10,7 +10,10 @@ import torch
 from model_sizes import SMALL_ZIPFORMER, resized, zipformer_model
 from torch.nn.utils.rnn import pad_sequence
 
-from stateless_transducer.checkpoint import skeleton
+from stateless_transducer.checkpoint import Checkpoint, skeleton
+from stateless_transducer.export.streaming_layouts import streaming_layout
+from stateless_transducer.features import FbankConfig
+from stateless_transducer.icefall import save_icefall
 from stateless_transducer.icefall_layouts import zipformer_name
 from stateless_transducer.model import zipformer_layer
 from stateless_transducer.model.chunks import WHOLE
@@ -18,6 +21,7 @@ from stateless_transducer.model.config import ZIPFORMER_SIZES, ModelConfig
 from stateless_transducer.model.regularize import Schedule, set_batch_count
 from stateless_transducer.model.transducer import build_model
 from stateless_transducer.model.zipformer_parts import drop_channels
+from stateless_transducer.text.tokens import build_token_table
 
 SMALL = zipformer_model(11, SMALL_ZIPFORMER, decoder_dim=12, joiner_dim=20)
 CAUSAL = replace(SMALL, encoder=replace(SMALL_ZIPFORMER, causal=True))
@@ -158,6 +162,7 @@ def test_gradient_reaches_every_parameter(device):
         ({"num_heads": (2, 0, 2)}, "`num_heads` must be at least 1, but is 0"),
         ({"encoder_dim": (16, 33, 24)}, "`encoder_dim` must be even, but is 33"),
         ({"cnn_module_kernel": (8,)}, "`cnn_module_kernel` must be odd, but is 8"),
+        ({"subsampling_channels": 24}, "`subsampling_channels` must be a multiple of 16, but is 24"),
         ({"pos_dim": 7}, "`pos_dim` must be even, but is 7"),
         ({"encoder_unmasked_dim": (20,)}, "`encoder_unmasked_dim` must be at most `encoder_dim` 16, but is 20"),
         ({"causal": True, "chunk_size": (8, 6)}, "`chunk_size` must be a multiple of 4, but is 6"),
@@ -188,6 +193,18 @@ def test_decoder_without_context_embeds_alone():
     """icefall's has no second balancer, either, which would correct the gradient of the embedding once more."""
     decoder = build_model(resized(SMALL, context_size=1)).decoder
     assert {name.partition(".")[0] for name, _ in decoder.named_modules()} == {"", "embedding", "balancer1"}
+
+
+def test_narrow_subsampling_is_refused_where_programs_have_icefalls(tmp_path):
+    """A model with it trains as any other."""
+    config = replace(SMALL, encoder=replace(SMALL_ZIPFORMER, subsampling_channels=32, causal=True))
+    model = build_model(config)
+    assert model.encoder.embed.out.in_features == 32 * 19
+    checkpoint = Checkpoint(model.state_dict(), config, FbankConfig(), build_token_table(["abcdefgh"], "char"))
+    with pytest.raises(ValueError, match="128 `subsampling_channels`, but this model has 32"):
+        save_icefall(tmp_path / "p.pt", checkpoint)
+    with pytest.raises(ValueError, match="128 `subsampling_channels`, but this model has 32"):
+        streaming_layout(model.encoder, config.encoder)
 
 
 def test_sizes_survive_json():
