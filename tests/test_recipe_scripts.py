@@ -41,7 +41,10 @@ DATA = (
     "--duration-factor 1.0 --gap 1.0 --on-the-fly-feats false --shuffle true --drop-last true --return-cuts true "
     "--num-workers 2 --enable-spec-aug true --spec-aug-time-warp-factor 80 --enable-musan true"
 )
-SEARCH = "--beam-size 4 --beam 4 --max-contexts 4 --max-states 8 --context-size 2 --max-sym-per-frame 1"
+SEARCH = (
+    "--beam-size 4 --beam 4 --max-contexts 4 --max-states 8 --num-paths 200 --nbest-scale 0.5 --context-size 2 "
+    "--max-sym-per-frame 1"
+)
 EXP = "--exp-dir transducer_stateless_modified/exp"
 ICEFALLS = {
     "train": f"--world-size 1 --master-port 12354 --tensorboard true --num-epochs 30 --start-epoch 0 {EXP} "
@@ -99,16 +102,20 @@ SIZES_OF_ZIPFORMER = (
     "--pos-head-dim 4 --pos-dim 48 --encoder-unmasked-dim 192,192,256,256,256,192 "
     "--cnn-module-kernel 31,31,15,15,15,31 --decoder-dim 512 --joiner-dim 512 --causal false"
 )
+HEADS = (
+    "--chunk-size 16 --left-context-frames 128 --use-transducer true --use-ctc false --use-cr-ctc false "
+    "--use-attention-decoder false"
+)
 ICEFALLS_ZIPFORMER = {
-    "train": "--world-size 2 --master-port 12354 --tensorboard true --num-epochs 60 --base-lr 0.045 --lr-batches 7500 "
-    "--lr-epochs 18 --ref-duration 600 --context-size 1 --prune-range 5 --lm-scale 0.25 --am-scale 0.0 "
-    "--simple-loss-scale 0.5 --ctc-loss-scale 0.2 --seed 42 --print-diagnostics false --inf-check false "
-    "--save-every-n 4000 --keep-last-k 30 --average-period 200 --use-fp16 true --use-transducer true --use-ctc false "
+    "train": "--world-size 2 --master-port 12354 --tensorboard true --num-epochs 60 --start-batch 0 --base-lr 0.045 "
+    "--lr-batches 7500 --lr-epochs 18 --ref-duration 600 --context-size 1 --prune-range 5 --lm-scale 0.25 "
+    "--am-scale 0.0 --simple-loss-scale 0.5 --ctc-loss-scale 0.2 --seed 42 --print-diagnostics false --inf-check false "
+    "--save-every-n 4000 --keep-last-k 30 --average-period 200 --use-fp16 1 --use-transducer true --use-ctc false "
     "--use-attention-decoder false --use-cr-ctc false --exp-dir zipformer/exp --lang-dir data/lang_char "
     f"--chunk-size 16,32,64,-1 --left-context-frames 64,128,256,-1 {SIZES_OF_ZIPFORMER} {DATA}",
-    "decode": "--epoch 54 --avg 17 --use-averaged-model true --exp-dir zipformer/exp --lang-dir data/lang_char "
-    f"--decoding-method greedy_search {SEARCH} {SIZES_OF_ZIPFORMER} {DATA}",
-    "export": "--epoch 54 --avg 17 --use-averaged-model true --jit false --tokens data/lang_char/tokens.txt "
+    "decode": f"--epoch 54 --avg 17 --use-averaged-model true {HEADS} --exp-dir zipformer/exp "
+    f"--lang-dir data/lang_char --decoding-method greedy_search {SEARCH} {SIZES_OF_ZIPFORMER} {DATA}",
+    "export": f"--epoch 54 --avg 17 --use-averaged-model true {HEADS} --jit false --tokens data/lang_char/tokens.txt "
     f"--context-size 1 {SIZES_OF_ZIPFORMER}",
     "pretrained": "--checkpoint pretrained.pt --tokens data/lang_char/tokens.txt --method greedy_search "
     f"--sample-rate 16000 {SEARCH} {SIZES_OF_ZIPFORMER} a.wav",
@@ -141,7 +148,11 @@ def test_numbers_of_the_zipformer_are_icefalls(monkeypatch, capsys):
     assert IcefallSwitches(use_ctc=True, use_cr_ctc=True).applied_to(numbers.train).optim.cr_loss_scale == 0.2
     assert (config.precision, config.optim.ctc_loss_scale, config.optim.ctc_epochs) == ("bf16", 0.2, 60)
     assert IcefallSwitches().applied_to(numbers.train) == numbers.train
-    for flag, value in (("--use-attention-decoder", "true"), ("--use-transducer", "false")):
+    for flag, value in (
+        ("--use-attention-decoder", "true"),
+        ("--use-transducer", "false"),
+        ("--start-batch", "4000"),
+    ):
         _fails(capsys, 2, f"`{flag}` must be", "../zipformer/train", flag, value)
 
 

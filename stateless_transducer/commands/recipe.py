@@ -72,6 +72,8 @@ class IdleSearchOptions:
     beam: str | None = None
     max_contexts: str | None = None
     max_states: str | None = None
+    num_paths: str | None = None
+    nbest_scale: str | None = None
 
 
 @dataclass(frozen=True)
@@ -94,10 +96,18 @@ class IdleModelOptions:
 
 @dataclass(frozen=True)
 class IdleHeadOptions:
-    """Further sizes of a Zipformer, which icefall's files do not show, and a checkpoint here knows as well."""
+    """Further sizes and heads of a Zipformer, which icefall's files do not show, and a checkpoint here knows."""
 
     num_heads: str | None = None
     encoder_unmasked_dim: str | None = None
+    chunk_size: str | None = None
+    """A causal model uses the widest chunks of its training. For others, see `--chunk-ms` of decode.py."""
+    left_context_frames: str | None = None
+    """See `--chunk-size`, and `--left-ms` of decode.py."""
+    use_transducer: str | None = None
+    use_ctc: str | None = None
+    use_cr_ctc: str | None = None
+    use_attention_decoder: str | None = None
 
 
 @dataclass(frozen=True)
@@ -131,6 +141,8 @@ class IcefallSwitches:
     `--use-ctc`."""
     use_attention_decoder: bool = False
     """Must be false."""
+    start_batch: int = 0
+    """Must be 0; `--resume true` resumes from the newest checkpoint-N.pt or epoch-N.pt."""
 
     def __post_init__(self) -> None:
         if self.use_fp16 and self.use_bf16:
@@ -142,6 +154,11 @@ class IcefallSwitches:
                 raise ValueError(
                     f"`{name}` must be {str(only).lower()}: training has the transducer loss, and `--use-ctc`."
                 )
+        if self.start_batch:
+            raise ValueError(
+                f"`start_batch` must be 0, but is {self.start_batch}. Pass `resume=True` to resume from the newest "
+                "checkpoint."
+            )
 
     def applied_to(self, config: TrainConfig) -> TrainConfig:
         """Return the options of training with the switches applied."""
