@@ -62,9 +62,11 @@ class Options:
     """Decode chunk by chunk, as live sound; needs a model trained with `--causal true`, or a folder of streaming
     graphs."""
     chunk_ms: Annotated[Annotated[int, Ge(1), Unit("ms")] | None, arg(metavar="INT")] = None
-    """`--streaming true`: milliseconds of a chunk. By default 320; ONNX graphs have their own."""
+    """`--streaming true`: milliseconds of a chunk. By default, the nearest to 320 that the model is trained on; ONNX
+    graphs have their own."""
     left_ms: Annotated[Annotated[int, Ge(1), Unit("ms")] | None, arg(metavar="INT")] = None
-    """`--streaming true`: milliseconds before a chunk that it sees. By default 2560; ONNX graphs have their own."""
+    """`--streaming true`: milliseconds before a chunk that it sees. By default, the nearest to 2560 that the model is
+    trained on; ONNX graphs have their own."""
     on_the_fly_feats: Annotated[bool, ADVANCED] = False
     """Compute features from the sound instead of reading the stored ones."""
     search: SearchConfig = field(default_factory=SearchConfig)

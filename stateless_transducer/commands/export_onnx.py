@@ -12,7 +12,6 @@ from tyro.conf import arg
 
 from stateless_transducer.commands.shared.console import complain, progress_bar, say
 from stateless_transducer.commands.shared.flags import parse
-from stateless_transducer.model.config import CHUNK_MS, LEFT_MS
 from stateless_transducer.options import ADVANCED, check_bounds
 from stateless_transducer.wording import counted
 
@@ -33,10 +32,12 @@ class Options:
     """Folder to write: encoder.onnx, decoder.onnx, joiner.onnx, tokens.txt, lang.json, model.json."""
     streaming: bool = False
     """Write an encoder that runs chunk by chunk, for live sound; the model must be trained with `--causal true`."""
-    chunk_ms: Annotated[int, Ge(1), Unit("ms")] = CHUNK_MS
-    """Length of a chunk of a streaming encoder: short for a short delay, long for accuracy."""
-    left_ms: Annotated[int, Ge(1), Unit("ms")] = LEFT_MS
-    """Sound before a chunk that a streaming encoder sees."""
+    chunk_ms: Annotated[Annotated[int, Ge(1), Unit("ms")] | None, arg(metavar="INT")] = None
+    """Length of a chunk of a streaming encoder: short for a short delay, long for accuracy. By default, the
+    nearest to 320 that the model is trained on."""
+    left_ms: Annotated[Annotated[int, Ge(1), Unit("ms")] | None, arg(metavar="INT")] = None
+    """Sound before a chunk that a streaming encoder sees. By default, the nearest to 2560 that the model is
+    trained on."""
     int8: bool = False
     """Also write x.int8.onnx: a quarter of the size, about twice as fast, possibly less accurate."""
     manifest_dir: Path | None = None
@@ -55,8 +56,7 @@ class Options:
         if self.manifest_dir is not None and not self.int8:
             raise ValueError(f"`manifest_dir` {self.manifest_dir} needs `int8=true`, whose cost is measured on it.")
         for name in ("chunk_ms", "left_ms"):
-            # the class has the defaults
-            if not self.streaming and getattr(self, name) != getattr(Options, name):
+            if not self.streaming and getattr(self, name) is not None:
                 raise ValueError(f"`{name}` {getattr(self, name)} needs `streaming=true`.")
 
 

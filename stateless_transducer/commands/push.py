@@ -89,7 +89,6 @@ def _write(folder: Path, checkpoint: Checkpoint, results: list[dict[str, Any]], 
     )
     from stateless_transducer.export.quantize import quantize
     from stateless_transducer.files import filling
-    from stateless_transducer.model.config import CHUNK_MS, LEFT_MS
     from stateless_transducer.model_files import STREAMING, WEIGHTS
 
     differences = differs_from_clients(checkpoint.fbank_config)
@@ -108,7 +107,7 @@ def _write(folder: Path, checkpoint: Checkpoint, results: list[dict[str, Any]], 
     if is_causal:
         # a causal checkpoint serves whole utterances and live sound, its graphs live sound alone
         with filling(folder / STREAMING, owned=FOLDER_FILES) as new:
-            write_streaming_onnx(new, checkpoint, chunk_ms=CHUNK_MS, left_ms=LEFT_MS)
+            write_streaming_onnx(new, checkpoint)
             if options.int8:
                 quantize(new)
             write_card(new, checkpoint)

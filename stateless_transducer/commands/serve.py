@@ -69,9 +69,10 @@ class Options:
     precision: Literal["fp32", "bf16", "int8"] = "fp32"
     """bf16: checkpoints only, faster on GPUs and on CPUs with AMX. int8: x.int8.onnx of ONNX folders."""
     chunk_ms: Annotated[Annotated[int, Ge(1), Unit("ms")] | None, arg(metavar="INT")] = None
-    """Live sound with a model trained with `--causal true`: milliseconds of a chunk. By default 320."""
+    """Live sound with a model trained with `--causal true`: milliseconds of a chunk. By default, the
+    nearest to 320 that it is trained on."""
     left_ms: Annotated[Annotated[int, Ge(1), Unit("ms")] | None, arg(metavar="INT"), ADVANCED] = None
-    """Likewise: milliseconds before a chunk that it sees. By default 2560."""
+    """Likewise: milliseconds before a chunk that it sees. By default, the nearest to 2560 that it is trained on."""
     batch: Annotated[BatchConfig, ADVANCED] = field(default_factory=BatchConfig)
     segments: SegmentConfig = field(default_factory=SegmentConfig)
     details: DetailConfig = field(default_factory=DetailConfig)

@@ -40,9 +40,11 @@ class Options:
     sample_rate: Annotated[int, Ge(1000), Unit("Hz")] = 16000
     """Sample rate of standard input, in Hz."""
     chunk_ms: Annotated[Annotated[int, Ge(1), Unit("ms")] | None, arg(metavar="INT")] = None
-    """Milliseconds of a chunk: longer ones are more accurate, and later. By default 320; ONNX graphs have their own."""
+    """Milliseconds of a chunk: longer ones are more accurate, and later. By default, the nearest to 320 that the model
+    is trained on; ONNX graphs have their own."""
     left_ms: Annotated[Annotated[int, Ge(1), Unit("ms")] | None, arg(metavar="INT")] = None
-    """Milliseconds before a chunk that it sees. By default 2560; ONNX graphs have their own."""
+    """Milliseconds before a chunk that it sees. By default, the nearest to 2560 that the model is trained on; ONNX
+    graphs have their own."""
     block_ms: Annotated[int, Ge(1), Unit("ms"), ADVANCED] = 100
     """Milliseconds of sound to read at a time; the result does not depend on it."""
     output_format: Literal["txt", "json"] = "txt"

@@ -57,14 +57,16 @@ def write_onnx(folder: Path, checkpoint: Checkpoint) -> None:
     _write_rest(folder, checkpoint, model)
 
 
-def write_streaming_onnx(folder: Path, checkpoint: Checkpoint, *, chunk_ms: int, left_ms: int) -> None:
+def write_streaming_onnx(
+    folder: Path, checkpoint: Checkpoint, *, chunk_ms: int | None = None, left_ms: int | None = None
+) -> None:
     """Write the files of `write_onnx` with an encoder for live sound, as sherpa-onnx's `OnlineRecognizer` runs it.
 
     Args:
         folder: An existing folder, as from `files.filling`.
         checkpoint: A causal model whose blank is token 0.
-        chunk_ms: Milliseconds of a chunk.
-        left_ms: Milliseconds before a chunk that it sees.
+        chunk_ms: Milliseconds of a chunk, see `live_encoder`.
+        left_ms: Milliseconds before a chunk that it sees, see `live_encoder`.
 
     Raises:
         ValueError: The client cannot run the model, it needs whole utterances, or a duration does not fit its frames.

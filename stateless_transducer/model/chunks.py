@@ -15,6 +15,8 @@ FRAME_MS = 20
 """Milliseconds of a frame."""
 FEATURE_FRAMES = 2
 """Feature frames of a frame of 20 ms."""
+CHUNK_MS, LEFT_MS = 320, 2560
+"""Usual chunk and left context of live sound."""
 
 
 class Chunks(NamedTuple):
@@ -74,6 +76,19 @@ def chunk_mask(num_frames: int, chunks: Chunks, device: torch.device) -> Tensor:
     distance = number[:, None] - number
     sees = distance >= 0
     return sees if chunks.left_frames < 0 else sees & (distance * chunks.size <= chunks.cached_frames)
+
+
+def usual_ms(choices: ChunkChoices) -> tuple[int, int]:
+    """Return the chunk and the left context of live sound, in milliseconds, that are nearest to the usual ones.
+
+    Args:
+        choices: chunks that the encoder is trained on. Where they have no limit, the usual numbers are returned.
+    """
+    chunk_ms, left_ms = (
+        min((FRAME_MS * number for number in numbers if number > 0), key=lambda ms: abs(ms - usual), default=usual)
+        for numbers, usual in zip(choices, (CHUNK_MS, LEFT_MS), strict=True)
+    )
+    return chunk_ms, left_ms
 
 
 def chunks_of_ms(chunk_ms: int, left_ms: int, *, factor: int) -> Chunks:

@@ -19,8 +19,6 @@ from stateless_transducer.ops.subsampling import Subsampling
 from stateless_transducer.options import ADVANCED, check_bounds
 from stateless_transducer.wording import counted
 
-CHUNK_MS, LEFT_MS = 320, 2560
-"""Default milliseconds of a chunk of live sound, and of sound before a chunk that it sees."""
 FeatureNorm = Literal["none", "mean", "level", "global"]
 DecoderConv = Literal["depthwise", "grouped"]
 

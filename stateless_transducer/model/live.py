@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from stateless_transducer.features import FbankConfig
-from stateless_transducer.model.chunks import chunks_of_ms
-from stateless_transducer.model.config import CHUNK_MS, LEFT_MS
+from stateless_transducer.model.chunks import chunks_of_ms, usual_ms
 from stateless_transducer.model.encoder import CausalEncoder, join_states, num_streams, split_state
 from stateless_transducer.model.frozen import FrozenTransducer
 from stateless_transducer.model.transducer import Transducer
@@ -30,13 +29,13 @@ class LiveState(NamedTuple):
     row: int
 
 
-def live_encoder(model: Transducer, *, chunk_ms: int, left_ms: int) -> CausalEncoder:
+def live_encoder(model: Transducer, *, chunk_ms: int | None, left_ms: int | None) -> CausalEncoder:
     """Return the encoder of a model, with the chunks of live sound.
 
     Args:
         model: transducer whose encoder is set to the chunks.
-        chunk_ms: milliseconds of a chunk.
-        left_ms: milliseconds before a chunk that it sees.
+        chunk_ms: milliseconds of a chunk; None: of those that the model is trained on, the nearest to 320.
+        left_ms: milliseconds before a chunk that it sees; None: likewise the nearest to 2560.
 
     Raises:
         ValueError: the model needs whole utterances, or its frame rates do not divide a duration.
@@ -46,6 +45,9 @@ def live_encoder(model: Transducer, *, chunk_ms: int, left_ms: int) -> CausalEnc
         raise ValueError(
             "The model needs whole utterances. Train one for live sound with `transducer train --causal true`."
         )
+    usual_chunk_ms, usual_left_ms = usual_ms(encoder.chunk_choices)
+    chunk_ms = usual_chunk_ms if chunk_ms is None else chunk_ms
+    left_ms = usual_left_ms if left_ms is None else left_ms
     encoder.use_chunks(*chunks_of_ms(chunk_ms, left_ms, factor=encoder.chunk_factor))
     return encoder
 
@@ -61,8 +63,8 @@ class LiveTransducer:
         model: Transducer,
         fbank_config: FbankConfig,
         *,
-        chunk_ms: int = CHUNK_MS,
-        left_ms: int = LEFT_MS,
+        chunk_ms: int | None = None,
+        left_ms: int | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> None:
         """Lay out a model on its device, and take it over: the chunks of its encoder are set.
@@ -70,8 +72,8 @@ class LiveTransducer:
         Args:
             model: transducer in evaluation mode.
             fbank_config: front end of the model.
-            chunk_ms: milliseconds of a chunk.
-            left_ms: milliseconds before a chunk that it sees.
+            chunk_ms: milliseconds of a chunk, see `live_encoder`.
+            left_ms: milliseconds before a chunk that it sees, see `live_encoder`.
             dtype: dtype of matrix products, float32 or bfloat16.
 
         Raises:

@@ -15,7 +15,6 @@ import numpy as np
 from stateless_transducer.decoding.protocols import StreamingTransducer, TransducerModel
 from stateless_transducer.features import FbankConfig
 from stateless_transducer.hub import locate
-from stateless_transducer.model.config import CHUNK_MS, LEFT_MS
 from stateless_transducer.model_files import Form, Listing, ModelFiles, Precision
 from stateless_transducer.text.symbols import Vocabulary, read_vocabulary
 from stateless_transducer.text.tokens import SCORES_FILE, UNIT_FILE
@@ -96,8 +95,9 @@ def open_streaming_model(
     Args:
         model: Path or name, see `hub.locate`. Of a folder with streaming ONNX graphs and a checkpoint, the graphs are
             used, unless the device or the precision asks for the checkpoint.
-        chunk_ms: Milliseconds of a chunk of a checkpoint; None: 320. Graphs have their own.
-        left_ms: Milliseconds before a chunk that it sees, of a checkpoint; None: 2560.
+        chunk_ms: Milliseconds of a chunk of a checkpoint; None: the nearest to 320 that it is trained on. Graphs have
+            their own.
+        left_ms: Milliseconds before a chunk that it sees, of a checkpoint; None: likewise the nearest to 2560.
         device: Device of a checkpoint, see `choose_device`. Graphs run on the CPU.
         precision: fp32; bf16 for checkpoints, int8 for graphs.
         num_threads: Threads on the CPU; None: one per graph, torch's number for a checkpoint.
@@ -131,13 +131,7 @@ def streaming_model_of(
 
     torch_device, dtype = _place_of_checkpoint(device, precision)
     model = checkpoint.model().to(torch_device)
-    live = LiveTransducer(
-        model,
-        checkpoint.fbank_config,
-        chunk_ms=CHUNK_MS if chunk_ms is None else chunk_ms,
-        left_ms=LEFT_MS if left_ms is None else left_ms,
-        dtype=dtype,
-    )
+    live = LiveTransducer(model, checkpoint.fbank_config, chunk_ms=chunk_ms, left_ms=left_ms, dtype=dtype)
     return StreamingModel(live, checkpoint.token_table)
 
 

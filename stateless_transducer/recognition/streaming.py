@@ -272,8 +272,9 @@ class StreamingRecognizer:
                 is not needed; or ``owner/name`` of a repository of Hugging Face, see docs/models.md.
             config: Search; by default greedy search.
             rules: When an utterance ends.
-            chunk_ms: Milliseconds of a chunk of a checkpoint; None: 320. Graphs have their own.
-            left_ms: Milliseconds before a chunk that it sees, of a checkpoint; None: 2560.
+            chunk_ms: Milliseconds of a chunk of a checkpoint; None: the nearest to 320 that it is trained on. Graphs
+                have their own.
+            left_ms: Milliseconds before a chunk that it sees, of a checkpoint; None: likewise the nearest to 2560.
             device: Device of a checkpoint: cpu, cuda, cuda:1, or auto for the first GPU. Graphs run on the CPU.
             precision: fp32; bf16 for a checkpoint; int8 for x.int8.onnx where a folder has both.
             num_threads: Threads on the CPU; None: one per graph, torch's number for a checkpoint.

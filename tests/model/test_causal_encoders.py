@@ -9,8 +9,10 @@ import torch
 from model_sizes import SMALL_CONFORMER, SMALL_ZIPFORMER, conformer_model, zipformer_model
 from torch.nn.utils.rnn import pad_sequence
 
+from stateless_transducer.model.chunks import ChunkChoices, usual_ms
 from stateless_transducer.model.config import CausalEncoderConfig, ModelConfig, ZipformerConfig
 from stateless_transducer.model.encoder import join_states, split_state
+from stateless_transducer.model.live import live_encoder
 from stateless_transducer.model.transducer import build_model
 
 CAUSAL = replace(SMALL_CONFORMER, causal=True, chunk_size=(8, 16, -1), left_context_frames=(16, -1))
@@ -70,6 +72,15 @@ def test_state_is_a_value(name):
     copy = join_states([state])
     outputs = [encoder.encode_chunk(features.flip(0), same)[0] for same in (state, state, copy)]
     assert torch.equal(outputs[0], outputs[1]) and torch.equal(outputs[0], outputs[2])
+
+
+def test_live_sound_has_chunks_that_the_model_is_trained_on():
+    assert usual_ms(ChunkChoices((16, 32, 64, -1), (64, 128, 256, -1))) == (320, 2560)
+    assert usual_ms(ChunkChoices((8,), (64,))) == (160, 1280)
+    assert usual_ms(ChunkChoices((-1,), (-1,))) == (320, 2560)
+    model = build_model(conformer_model(11, num_layers=1, causal=True, chunk_size=(8,), left_context_frames=(16,)))
+    assert live_encoder(model, chunk_ms=None, left_ms=None).live_chunks() == (8, 16)
+    assert live_encoder(model, chunk_ms=320, left_ms=None).live_chunks() == (16, 16)
 
 
 def test_live_sound_needs_limits():
