@@ -9,6 +9,7 @@ import re
 import shutil
 import socket
 import stat
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -68,7 +69,7 @@ def _remove_stale(folder: Path) -> None:
     """Remove what killed processes of this machine have left in a folder, once per folder and process."""
     pattern = re.compile(rf"\..*\.{_machine()}-(\d+)\.partial(\..*)?", re.DOTALL)
     with os.scandir(folder) as entries:
-        stale = [entry for entry in entries if (match := pattern.fullmatch(entry.name)) and _has_ended(int(match[1]))]
+        stale = [entry for entry in entries if (match := pattern.fullmatch(entry.name)) and has_ended(int(match[1]))]
     for entry in stale:
         # another process may be faster
         with suppress(OSError):
@@ -88,7 +89,10 @@ def _machine() -> str:
     return hashlib.sha256(f"{socket.gethostname()} {namespace}".encode()).hexdigest()[:8]
 
 
-def _has_ended(pid: int) -> bool:
+def has_ended(pid: int) -> bool:
+    """Report whether no process of this machine has a number; False on Windows, where asking would interrupt it."""
+    if sys.platform == "win32":
+        return False
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
@@ -106,7 +110,8 @@ def _beginning(name: str) -> str:
 
 def _sync(path: Path) -> None:
     """Flush a file, or the names in a folder, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    # Windows flushes only files that are open for writing, and no folders
+    descriptor = os.open(path, os.O_RDWR if sys.platform == "win32" else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -1,12 +1,16 @@
-"""Child processes: they end with their parent, and their errors reach it unchanged."""
+"""Child processes: they end with their parent, and their errors reach it unchanged. What Windows lacks is skipped."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
 import pickle
+import signal
+import sys
 import threading
 import traceback
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +29,25 @@ def end_with_parent() -> None:
 def _end_after(parent: Any) -> None:
     parent.join()
     os._exit(1)
+
+
+@contextmanager
+def signals_blocked(numbers: Iterable[signal.Signals]) -> Iterator[None]:
+    """Let signals to this thread, and to the processes that it starts, wait until the end of the block."""
+    if sys.platform == "win32":
+        yield
+        return
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def unblock_signals(numbers: Iterable[signal.Signals]) -> None:
+    """Receive signals that were blocked while this process started."""
+    if sys.platform != "win32":
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
 
 
 class ChildTraceback(Exception):

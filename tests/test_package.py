@@ -38,3 +38,45 @@ def test_importing_loads_neither_torch_nor_its_compiler_before_they_are_needed()
     )
     printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout
     assert printed == "False\nFalse\n"
+
+
+WITHOUT_UNIX = """
+import os, pkgutil, signal, sys
+from importlib import import_module
+from pathlib import Path
+import lhotse, torch, uvicorn
+
+for module in ("fcntl", "resource"):
+    sys.modules[module] = None
+for name in ("getuid", "sysconf", "sched_getaffinity"):
+    delattr(os, name)
+del signal.pthread_sigmask
+
+import stateless_transducer
+for module in pkgutil.walk_packages(stateless_transducer.__path__, "stateless_transducer."):
+    if not module.name.endswith("__main__"):
+        import_module(module.name)
+
+from stateless_transducer.files import write_text
+from stateless_transducer.processes import signals_blocked
+from stateless_transducer.training.progress import peak_bytes
+from stateless_transducer.training.run_lock import run_lock
+from stateless_transducer.training.sizing import this_machine
+from stateless_transducer.training.stopping import StopRequest
+
+# other packages look at it while they are imported
+sys.platform = "win32"
+warnings = []
+with run_lock(Path("."), "transducer train", warn=warnings.append), StopRequest(is_announced=True) as stop:
+    with signals_blocked([signal.SIGTERM]):
+        write_text(Path("a.txt"), "written")
+    signal.raise_signal(signal.SIGTERM)
+    this_machine()
+print(len(warnings), stop.name, peak_bytes(), Path("a.txt").read_text())
+"""
+
+
+def test_package_works_without_the_calls_that_windows_lacks(tmp_path):
+    """Not a test on Windows: it shows that no module needs these calls to be imported, to write and to stop."""
+    run = subprocess.run([sys.executable, "-c", WITHOUT_UNIX], capture_output=True, text=True, cwd=tmp_path)
+    assert run.stdout == "1 SIGTERM 0.0 written\n", run.stderr

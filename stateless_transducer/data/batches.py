@@ -29,7 +29,7 @@ from stateless_transducer.data.plan import BatchLimits, Lengths, join, mix, plan
 from stateless_transducer.data.stored_features import load_features
 from stateless_transducer.features import PADDING_VALUE
 from stateless_transducer.ops.subsampling import Subsampling
-from stateless_transducer.processes import CarriedError, end_with_parent
+from stateless_transducer.processes import CarriedError, end_with_parent, signals_blocked, unblock_signals
 from stateless_transducer.text.tokens import TokenTable
 from stateless_transducer.wording import counted
 
@@ -421,11 +421,8 @@ def _loader(dataset: TransducerDataset, pieces: Sequence[Piece], num_workers: in
         worker_init_fn=_start_worker if num_workers else None,
     )
     # a signal that arrives while workers start must wait, as they must not see it
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    try:
+    with signals_blocked(_SIGNALS):
         batches = iter(loader)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     for batch in batches:
         if isinstance(batch, CarriedError):
             raise batch.unpack()
@@ -450,5 +447,5 @@ def _start_worker(worker_id: int) -> None:
     # both signals reach all processes of a terminal or a job; the parent stops its workers
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+    unblock_signals(_SIGNALS)
     end_with_parent()

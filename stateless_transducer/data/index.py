@@ -194,6 +194,8 @@ def _private_folder() -> Path | None:
 
     All users know the names of indexes, and could leave one there that holds other cuts.
     """
+    if not hasattr(os, "getuid"):
+        return None
     folder = Path(tempfile.gettempdir()) / f"stateless-transducer-{os.getuid()}"
     try:
         folder.mkdir(mode=0o700, exist_ok=True)

@@ -6,7 +6,6 @@ import asyncio
 import errno
 import logging
 import os
-import resource
 import socket
 import time
 from collections.abc import Callable
@@ -42,7 +41,7 @@ class SpareDescriptor:
         self._num_closed += self._close_waiting(listener.fileno())
         if self._clock() >= self._next_line_at:
             _LOG.warning(
-                f"No file descriptor is free (limit {resource.getrlimit(resource.RLIMIT_NOFILE)[0]}): closed "
+                f"No file descriptor is free (limit {_descriptor_limit()}): closed "
                 f"{self._num_closed} connections. Raise the limit (`ulimit -n`), or limit the clients in a proxy."
             )
             self._num_closed, self._next_line_at = 0, self._clock() + _SECONDS_PER_LINE
@@ -67,3 +66,12 @@ class SpareDescriptor:
         with suppress(OSError):
             self._spare = os.open(os.devnull, os.O_RDONLY)
         return num_closed
+
+
+def _descriptor_limit() -> str:
+    """Return the most descriptors of this process, for a message."""
+    try:
+        import resource
+    except ModuleNotFoundError:
+        return "unknown"
+    return str(resource.getrlimit(resource.RLIMIT_NOFILE)[0])

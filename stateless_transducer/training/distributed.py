@@ -20,7 +20,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from stateless_transducer.processes import CarriedError, end_with_parent
+from stateless_transducer.processes import CarriedError, end_with_parent, signals_blocked
 from stateless_transducer.training.stopping import StopRequest
 
 _START_METHOD = "spawn"
@@ -157,8 +157,8 @@ class _Errors:
 
 def _launch(launch_ranks: Callable[..., Any], *args: Any) -> None:
     # the ranks inherit the mask: signals that arrive while they start wait for their handlers
-    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
-    launch_ranks(*args)
+    with signals_blocked((signal.SIGTERM, signal.SIGINT)):
+        launch_ranks(*args)
 
 
 def _supervise(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import resource
 import sys
 import tempfile
 import time
@@ -25,7 +24,11 @@ from stateless_transducer.files import printable_text, write_text
 
 
 def peak_bytes() -> float:
-    """Return the peak memory of this process, without that of a GPU."""
+    """Return the peak memory of this process, without that of a GPU; 0 on Windows, where Python does not know it."""
+    try:
+        import resource
+    except ModuleNotFoundError:
+        return 0.0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return float(peak if sys.platform == "darwin" else peak * 1024)
 

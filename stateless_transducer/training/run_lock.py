@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
+import errno
 import json
 import os
 import socket
@@ -12,6 +12,14 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TextIO
+
+from stateless_transducer.files import has_ended
+
+try:
+    import fcntl
+except ModuleNotFoundError:
+    # on Windows
+    fcntl = None
 
 _PATIENCE_S = 5.0
 """Time for the data workers of a killed run to end: they share its lock."""
@@ -47,6 +55,8 @@ def run_lock(exp_dir: Path, command: str, *, warn: Callable[[str], None]) -> Ite
 
 def _acquire(path: Path, exp_dir: Path) -> TextIO:
     """Open and lock the file."""
+    if fcntl is None:
+        raise OSError(errno.ENOTSUP, "this system has no locks that end with their process")
     until = time.monotonic() + _PATIENCE_S
     while True:
         file = path.open("a+", encoding="utf-8")
@@ -97,14 +107,7 @@ def _is_dead(holder: dict[str, Any]) -> bool:
     """Whether the holder was a process of this machine and has ended."""
     if holder.get("host") != socket.gethostname() or not isinstance(holder.get("pid"), int):
         return False
-    try:
-        os.kill(holder["pid"], 0)
-    except ProcessLookupError:
-        return True
-    except OSError:
-        # the process belongs to another user
-        return False
-    return False
+    return has_ended(holder["pid"])
 
 
 def _refusal(exp_dir: Path, holder: dict[str, Any]) -> str:

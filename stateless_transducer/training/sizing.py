@@ -76,7 +76,8 @@ def this_machine() -> Machine:
 
 def _free_bytes() -> float:
     """Return the available memory: the system's, or that of the control group (a container) if it is less."""
-    free = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    # Windows has no such call: as many bytes as a small laptop has
+    free = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) if hasattr(os, "sysconf") else 8e9
     with suppress(OSError, StopIteration):
         lines = Path("/proc/meminfo").read_text().splitlines()
         free = 1024.0 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))

@@ -9,6 +9,8 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
+from stateless_transducer.processes import unblock_signals
+
 _PATIENCE_S = 2.0
 """Time that a second Ctrl-C leaves the main thread to be interrupted."""
 _END = 0
@@ -42,7 +44,8 @@ class StopRequest:
 
     def __enter__(self) -> StopRequest:
         is_ignored = signal.getsignal(signal.SIGINT) == signal.SIG_IGN
-        if self._is_announced and not is_ignored:
+        # Windows wakes sockets only
+        if self._is_announced and not is_ignored and sys.platform != "win32":
             reader, writer = self._descriptors = os.pipe()
             os.set_blocking(writer, False)
             self._answering = threading.Thread(target=self._answer, args=(reader,), daemon=True)
@@ -52,7 +55,7 @@ class StopRequest:
         for number in _SIGNALS[:1] if is_ignored else _SIGNALS:
             self._handlers[number] = signal.signal(number, self._note)
         # the parent may have blocked them until now, so that none is lost while this process starts
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        unblock_signals(_SIGNALS)
         return self
 
     def __exit__(
