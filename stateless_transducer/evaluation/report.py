@@ -113,10 +113,10 @@ def _error_rates(exp_dir: Path) -> str:
         rows.append(
             (
                 escape(r["test_set"]),
-                f"{_rate(r)}{bar}",
+                f'<span class="whole">{_rate(r)}</span>{bar}',
                 escape(r["method"]),
-                f"{r['errors']} of {r['reference_units']}<br>"
-                f"{r['insertions']} ins, {r['deletions']} del, {r['substitutions']} sub",
+                f'<span class="whole">{r["errors"]} of {r["reference_units"]}<br>'
+                f"{r['insertions']} ins, {r['deletions']} del, {r['substitutions']} sub</span>",
                 f'<span class="quiet">{escape(r["name"])}</span>',
             )
         )
@@ -234,10 +234,10 @@ h2 {{ font-size: 1.2em; margin-top: 2em; border-bottom: 1px solid #8886; }}
 table {{ border-collapse: collapse; }}
 td, th {{ padding: .25em 1.2em .25em 0; text-align: left; vertical-align: top; }}
 th {{ font-weight: 600; color: var(--quiet); white-space: nowrap; }}
-.quiet {{ color: var(--quiet); font-size: .9em; }} .wide {{ overflow-x: auto; }}
+.quiet {{ color: var(--quiet); font-size: .9em; }} .whole {{ white-space: nowrap; }} .wide {{ overflow-x: auto; }}
 .bar {{ background: #d1605a; height: .4em; border-radius: .2em; margin: .2em 0 .4em; min-width: 1px; }}
 .curves {{ width: 880px; max-width: 100%; height: auto; }}
-svg {{ height: auto; }}
+svg {{ height: auto; max-width: 100%; min-width: 640px; }}
 .when {{ stroke: #fff; stroke-width: 1.5; stroke-dasharray: 4 3; }}
 .pointer {{ stroke: var(--quiet); fill: none; }}
 .token {{ font-size: 18px; fill: var(--text); }} .tick {{ font-size: 11px; fill: var(--quiet); }}
