@@ -7,7 +7,7 @@ TORCH ?= torch==2.13.0
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all check lint types docs bench clean
+.PHONY: demo test test-all check lint types docs bench wheel lowest clean
 
 demo: $(VENV)/.installed
 	$(BIN)/transducer demo
@@ -41,6 +41,31 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/train.py step
 	$(BIN)/python benchmarks/decode.py --batch-size 1 16
 	$(BIN)/python benchmarks/loss.py
+
+SMALL_DEMO := --num-epochs 2 --num-train-speakers 6 --num-dev-speakers 2 --num-test-speakers 2 --utterances-per-speaker 10
+
+# the wheel in a new environment, run outside the clone: a demo of two epochs and ten voices
+wheel: $(VENV)/.installed
+	rm -rf build/wheel
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir build/wheel .
+	$(PYTHON) -m venv build/wheel/venv
+	build/wheel/venv/bin/python -m pip install --quiet $(TORCH)
+	build/wheel/venv/bin/python -m pip install --quiet "$$(echo build/wheel/*.whl)[train,export,demo,serve]"
+	cd build/wheel && venv/bin/transducer demo $(SMALL_DEMO) && venv/bin/transducer export onnx --model demo/model.pt --output onnx
+
+UV := build/lowest/venv/bin/uv pip install --python build/lowest/venv/bin/python
+CORE_TESTS := tests/text tests/decoding $(addprefix tests/test_,checkpoint.py features.py audio.py audio_files.py files.py options.py)
+
+# the lowest versions that pyproject.toml declares, in a new environment: the demo and the core tests.
+# Its torch comes with CUDA, 3 GB to download; PYTHON=python3.10 is the oldest that is supported
+lowest:
+	rm -rf build/lowest
+	$(PYTHON) -m venv build/lowest/venv
+	build/lowest/venv/bin/python -m pip install --quiet uv
+	$(UV) --quiet --resolution lowest-direct --editable ".[train,export,demo,serve]"
+	$(UV) --quiet pytest httpx "websockets>=15"
+	cd build/lowest && venv/bin/transducer demo $(SMALL_DEMO)
+	OMP_NUM_THREADS=1 build/lowest/venv/bin/python -m pytest -m "not sweep" $(CORE_TESTS)
 
 # torch comes first and by name: the package itself takes any version from 2.5 on
 $(VENV)/.installed: pyproject.toml
