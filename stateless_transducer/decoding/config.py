@@ -52,8 +52,8 @@ class SearchConfig:
     lodr_scale: Annotated[float, ADVANCED] = 0.2
     """Weight of the log-probabilities that `--lodr-lm` subtracts."""
     length_norm: Annotated[float, ADVANCED] = 1.0
-    """beam_search, modified_beam_search: hypotheses are ranked by log-probability / length ^ this; 0: by log-
-    probability."""
+    """beam_search, modified_beam_search: hypotheses are ranked by log-probability / length ^ this; with 0, by
+    log-probability alone."""
 
     def __post_init__(self) -> None:
         # from Python, paths may be strings
