@@ -3,7 +3,8 @@
 
 The manifest is tab-separated, with the columns path, split, pinyin. The output folder gets table.tsv and
 lang/tokens.txt. Rows without a sound file, and rows of train with a unit that the model lacks, are left out; the output
-of the command names them.
+of the command names them. Some words of train that no other row repeats become the split valid, on which settings can
+be chosen.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import csv
 import sys
+from collections import Counter
 from pathlib import Path
 
 try:
@@ -23,6 +25,8 @@ except ModuleNotFoundError as err:
         f"{Path(__file__).name}: error: {err}. Activate the environment in which stateless-transducer is installed, "
         "with the extra demo."
     )
+
+_VALIDATION_PERIOD = 20
 
 
 def units(pinyin: str) -> list[str]:
@@ -40,14 +44,8 @@ def write_table(manifest: Path, tokens: Path, output: Path) -> int:
     """Write the table and the tokens; return the number of rows."""
     table = TokenTable(TokenTable.read(tokens).symbols, "word")
     table.write(output / "lang")
-    num_rows, num_without_sound, skipped = 0, 0, []
-    with (
-        manifest.open(encoding="utf-8", newline="") as source,
-        replacing(output / "table.tsv") as temporary,
-        temporary.open("w", encoding="utf-8", newline="") as target,
-    ):
-        writer = csv.writer(target, delimiter="\t", lineterminator="\n")
-        writer.writerow(["id", "path", "split", "text"])
+    rows, num_without_sound, skipped = [], 0, []
+    with manifest.open(encoding="utf-8", newline="") as source:
         for row in csv.DictReader(source, delimiter="\t"):
             path = (manifest.parent / row["path"]).resolve()
             text = " ".join(units(row["pinyin"]))
@@ -57,12 +55,22 @@ def write_table(manifest: Path, tokens: Path, output: Path) -> int:
             elif row["split"] == "train" and missing:
                 skipped.append(f"{row['pinyin']} ({', '.join(missing)})")
             else:
-                writer.writerow([path.stem, path, row["split"], text])
-                num_rows += 1
-    print(f"{num_rows} rows; left out: {num_without_sound} without a sound file")
+                rows.append([path.stem, path, row["split"], text])
+    with replacing(output / "table.tsv") as temporary, temporary.open("w", encoding="utf-8", newline="") as target:
+        writer = csv.writer(target, delimiter="\t", lineterminator="\n")
+        writer.writerows([["id", "path", "split", "text"], *_with_validation(rows)])
+    print(f"{len(rows)} rows; left out: {num_without_sound} without a sound file")
     if skipped:
         print(f"left out of train, for units that the model lacks: {'; '.join(skipped)}")
-    return num_rows
+    return len(rows)
+
+
+def _with_validation(rows: list[list]) -> list[list]:
+    """Move every 20th row of train whose text no other row has to the split valid."""
+    counts = Counter(text for *_, text in rows)
+    unique = [id_ for id_, _, split, text in rows if split == "train" and counts[text] == 1]
+    validation = set(unique[::_VALIDATION_PERIOD])
+    return [[id_, path, "valid" if id_ in validation else split, text] for id_, path, split, text in rows]
 
 
 def main() -> None:

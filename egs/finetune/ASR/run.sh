@@ -1,24 +1,42 @@
 #!/usr/bin/env bash
-# Fine-tune a published streaming model of pinyin units, known as ONNX graphs alone, on words of one speaker.
+# Fine-tune a published streaming model of pinyin units, known as ONNX graphs alone, on words of one speaker; export it
+# again, and publish it as a folder. Results: docs/experiments.md.
 #
 #   ./run.sh MODEL DATA   the folder with the graphs, or kws-models/NAME; the folder with manifest.tsv (path, split, pinyin)
 #
-# Needs the extras train, export and demo, and hub for a name. Not run as a whole yet. Re-running resumes where it stopped.
+# Needs the extras train, export and demo, and hub for a name; sherpa-onnx is tested if it is installed. Re-running resumes where it stopped.
 set -euo pipefail
 trap 'exit 130' INT   # Ctrl-C saves the training and must not start the next step
 model=${1:?name the model} data=${2:?name the folder with manifest.tsv}
 here=$(cd "$(dirname "$0")" && pwd)
 [ -d "$model" ] || model=$(transducer pull "$model" | tail -n 1)
 
+decode() {   # MODEL: whole utterances, then live sound
+  transducer decode --model "$1" --prefix words --test-sets dev
+  transducer decode --model "$1" --prefix words --test-sets dev --streaming true --left-ms 1280
+}
+
 mkdir -p before after
 "$here/pinyin_units.py" "$data/manifest.tsv" "$(find "$model" -name tokens.txt | head -n 1)" units
 transducer import --onnx "$model" --lang-dir units/lang --output before/model.pt
-transducer prepare table units/table.tsv --prefix words --token word --speeds
-transducer decode --model before/model.pt --prefix words --test-sets dev
-transducer train --prefix words --lang-dir units/lang --encoder zipformer --init-from before/model.pt --exp-dir exp --resume true \
-  --optimizer adamw --peak-lr 5e-4 --warm-step 10 --num-epochs 1 --max-duration 60 --num-buckets 4 --min-utterance-s 0.3 \
-  --silence-s 0.3 --modified-transducer-prob 0 --enable-musan false --enable-spec-aug false --num-workers 0
-transducer average --exp-dir exp --avg 1 --output after/model.pt
-transducer decode --model after/model.pt --prefix words --test-sets dev
-transducer compare before/log/greedy_search/recogs-*.txt after/log/greedy_search/recogs-*.txt --num-examples 3
-transducer export onnx --model after/model.pt --output onnx
+transducer prepare table units/table.tsv --prefix words --token word --perturb-speed false
+decode before/model.pt
+
+# the mean of the weights stands for a learning rate that falls to zero
+transducer train --prefix words --dev-split valid --lang-dir units/lang --encoder zipformer --init-from before/model.pt \
+  --exp-dir exp --resume true --optimizer scaled-adam --base-lr 0.004 --ema-decay 0.98 --num-epochs 1 --max-duration 60 \
+  --num-buckets 4 --min-utterance-s 0.3 --silence-s 0.3 --modified-transducer-prob 0 --enable-musan false \
+  --enable-spec-aug false --num-workers 0 --log-interval 20
+transducer average --exp-dir exp --avg 1 --use-ema true --output after/model.pt
+decode after/model.pt
+transducer compare before/log/greedy_search/recogs-*streaming*.txt after/log/greedy_search/recogs-*streaming*.txt --num-examples 3
+
+# graphs for sherpa-onnx, with the chunks that the model was trained on
+transducer export onnx --model after/model.pt --output onnx --streaming true --left-ms 1280 --int8 true
+"$here/exact_words.py" {before,after}/log/greedy_search/recogs-*.txt
+if python -c 'import sherpa_onnx' 2> /dev/null; then
+  "$here/exact_words.py" --graphs "$model" --graphs onnx --table units/table.tsv
+fi
+transducer push after/model.pt --language zh --output-dir published \
+  --training-data "Words of one speaker, on top of the model that it was fine-tuned from." \
+  --results after/log/greedy_search/result-*.json
