@@ -83,8 +83,8 @@ MODELS = {
 }
 NUM_EPOCHS = 60
 """Parts of the CPU time that count as epochs: those of icefall's Zipformer on AISHELL."""
-CTC_SHARE, WARM_SHARE = 4 / 11, 0.06
-"""Shares of the run with the CTC loss, and with AdamW's rising learning rate: the demo's."""
+WARM_SHARE = 0.06
+"""Share of the run with AdamW's rising learning rate: the demo's."""
 EDEN_BATCHES, SCHEDULED_BATCHES = 6.5, 40_000
 """Length of the run in `lr_batches`, as in icefall's recipe, and in batches of Zipformer's schedules, whose last ends
 at 20,000 but for one."""
@@ -102,7 +102,7 @@ def options_of(arguments: argparse.Namespace, num_updates: float) -> TrainConfig
         lr_epochs=18,
         ref_duration=arguments.batch_s * num_updates / SCHEDULED_BATCHES,
         ctc_loss_scale=0.5,
-        ctc_epochs=round(CTC_SHARE * NUM_EPOCHS),
+        ctc_epochs=round(arguments.ctc_share * NUM_EPOCHS),
     )
     prune = PruneConfig(prune_range=arguments.prune_range, prune_warm_step=round(0.1 * num_updates))
     return TrainConfig(num_epochs=NUM_EPOCHS, seed=arguments.seed, optim=optim, prune=prune)
@@ -114,6 +114,7 @@ class Corpus:
 
     folder: Path
     batch_s: float
+    has_masks: bool
 
     @property
     def lang_dir(self) -> Path:
@@ -140,6 +141,7 @@ class Corpus:
             min_utterance_s=0.3,
             num_workers=0,
             enable_musan=False,
+            enable_spec_aug=self.has_masks,
             spec_augment=SpecAugmentConfig(
                 spec_aug_time_warp_factor=0, features_mask_size=20, num_frame_masks=0, spec_aug_probability=1.0
             ),
@@ -190,7 +192,11 @@ class Run:
 def train(arguments: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    corpus, sizes, budget_s = Corpus(arguments.data, arguments.batch_s), MODELS[arguments.model], 60 * arguments.minutes
+    corpus, sizes, budget_s = (
+        Corpus(arguments.data, arguments.batch_s, not arguments.no_masks),
+        MODELS[arguments.model],
+        60 * arguments.minutes,
+    )
     # how many updates fit is known only roughly, and only warm-up and Zipformer's schedules need it
     trial = Run(corpus.task(options_of(arguments, 1000), sizes))
     trial.learn(budget_s, most_updates=4)
@@ -226,7 +232,7 @@ def train(arguments: argparse.Namespace) -> None:
 
 
 def _recogs(exp_dir: Path, test_set: str) -> Path:
-    return next(exp_dir.rglob(f"recogs-{test_set}-*.txt"))
+    return next(exp_dir.rglob(f"recogs-*{test_set}-epoch-0-*.txt"))
 
 
 def table(arguments: argparse.Namespace) -> None:
@@ -302,6 +308,8 @@ def main() -> None:
     one.add_argument("--seed", type=int, required=True)
     one.add_argument("--minutes", type=float, required=True, help="CPU time")
     one.add_argument("--batch-s", type=float, default=16.0, help="seconds of speech in a batch")
+    one.add_argument("--ctc-share", type=float, default=4 / 11, help="share of the run with the CTC loss; the demo's")
+    one.add_argument("--no-masks", action="store_true", help="without SpecAugment")
     one.add_argument("--optimizer", choices=("adamw", "scaled-adam"), default="adamw")
     one.add_argument("--peak-lr", type=float, default=2.5e-3)
     one.add_argument("--base-lr", type=float, default=0.045)
