@@ -13,10 +13,10 @@ here=$(cd "$(dirname "$0")" && pwd)
 
 decode() {   # MODEL: whole utterances, then live sound
   transducer decode --model "$1" --prefix words --test-sets dev
-  transducer decode --model "$1" --prefix words --test-sets dev --streaming true --left-ms 1280
+  transducer decode --model "$1" --prefix words --test-sets dev --streaming true
 }
 
-mkdir -p before after
+mkdir -p before mean after
 "$here/pinyin_units.py" "$data/manifest.tsv" "$(find "$model" -name tokens.txt | head -n 1)" units
 transducer import --onnx "$model" --lang-dir units/lang --output before/model.pt
 transducer prepare table units/table.tsv --prefix words --token word --perturb-speed false
@@ -27,12 +27,15 @@ transducer train --prefix words --dev-split valid --lang-dir units/lang --encode
   --exp-dir exp --resume true --optimizer scaled-adam --base-lr 0.004 --ema-decay 0.98 --num-epochs 1 --max-duration 60 \
   --num-buckets 4 --min-utterance-s 0.3 --silence-s 0.3 --modified-transducer-prob 0 --enable-musan false \
   --enable-spec-aug false --num-workers 0 --log-interval 20
-transducer average --exp-dir exp --avg 1 --use-ema true --output after/model.pt
+# the mean with the initial weights forgets less of other speech
+cp before/model.pt mean/epoch-0.pt
+transducer average --exp-dir exp --avg 1 --use-ema true --output mean/epoch-1.pt
+transducer average --exp-dir mean --epoch 1 --avg 2 --output after/model.pt
 decode after/model.pt
 transducer compare before/log/greedy_search/recogs-*streaming*.txt after/log/greedy_search/recogs-*streaming*.txt --num-examples 3
 
 # graphs for sherpa-onnx, with the chunks that the model was trained on
-transducer export onnx --model after/model.pt --output onnx --streaming true --left-ms 1280 --int8 true
+transducer export onnx --model after/model.pt --output onnx --streaming true --int8 true
 "$here/exact_words.py" {before,after}/log/greedy_search/recogs-*.txt
 if python -c 'import sherpa_onnx' 2> /dev/null; then
   "$here/exact_words.py" --graphs "$model" --graphs onnx --table units/table.tsv
