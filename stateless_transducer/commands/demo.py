@@ -185,8 +185,6 @@ def train_options(options: Options, data_dir: Path, exp_dir: Path) -> train.Opti
             silence_s=0.5,
             join_up_to_s=12.0,
             lengthen_from_epoch=5,
-            # a causal model needs more voices than the corpus has
-            vtlp_range=0.1 if options.streaming else 0.0,
             spec_augment=SpecAugmentConfig(
                 spec_aug_time_warp_factor=0, features_mask_size=20, num_frame_masks=0, spec_aug_probability=1.0
             ),
