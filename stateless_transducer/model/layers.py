@@ -29,5 +29,7 @@ def depthwise(x: Tensor, conv: nn.Conv1d, *, padding: int) -> Tensor:
         # the compiler chooses layouts itself, and fails on this one
         return F.conv1d(x.transpose(1, 2), conv.weight, conv.bias, padding=padding, groups=conv.groups).transpose(1, 2)
     image = x.transpose(1, 2)[:, :, None]
-    y = F.conv2d(image, conv.weight[:, :, None], conv.bias, padding=(0, padding), groups=conv.groups)
+    # a gradient through `weight[:, :, None]` would have other strides than the weight, of which DDP warns
+    weight = conv.weight.squeeze(1)[:, None, None]
+    y = F.conv2d(image, weight, conv.bias, padding=(0, padding), groups=conv.groups)
     return y[:, :, 0].transpose(1, 2)
