@@ -38,5 +38,5 @@ def test_table_is_in_the_tokens_of_the_model_and_holds_out_words_that_no_other_r
     assert "1 without a sound file" in out and "yi4 (ì)" in out
     with (tmp_path / "units" / "table.tsv").open(encoding="utf-8", newline="") as file:
         table = [(row["text"], row["split"]) for row in csv.DictReader(file, delimiter="\t")]
-    assert table == [("y ī á", "train"), ("y ī", "valid"), ("w ǒ", "train"), ("y ī á", "dev")]
+    assert table == [("y ī á", "train"), ("y ī", "dev"), ("w ǒ", "train"), ("y ī á", "test")]
     assert (tmp_path / "units" / "lang" / "tokens.txt").read_bytes() == arguments[1].read_bytes()

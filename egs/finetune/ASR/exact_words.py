@@ -71,7 +71,7 @@ def main() -> None:
         "--graphs", type=Path, action="append", default=[], help="folder of streaming graphs to run in sherpa-onnx"
     )
     parser.add_argument("--table", type=Path, help="table of pinyin_units.py, for --graphs")
-    parser.add_argument("--split", default="dev", help="split of the table")
+    parser.add_argument("--split", default="test", help="split of the table")
     arguments = parser.parse_args()
     if bool(arguments.graphs) != (arguments.table is not None):
         parser.error("--graphs needs --table, and --table --graphs")

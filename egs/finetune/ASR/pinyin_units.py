@@ -3,8 +3,8 @@
 
 The manifest is tab-separated, with the columns path, split, pinyin. The output folder gets table.tsv and
 lang/tokens.txt. Rows without a sound file, and rows of train with a unit that the model lacks, are left out; the output
-of the command names them. Some words of train that no other row repeats become the split valid, on which settings can
-be chosen.
+of the command names them. The manifest's dev becomes the split test. Some words of train that no other row repeats
+become the split dev, on which settings can be chosen.
 """
 
 from __future__ import annotations
@@ -66,11 +66,14 @@ def write_table(manifest: Path, tokens: Path, output: Path) -> int:
 
 
 def _with_validation(rows: list[list]) -> list[list]:
-    """Move every 20th row of train whose text no other row has to the split valid."""
+    """Name the split dev test, and move every 20th row of train whose text no other row has to dev."""
     counts = Counter(text for *_, text in rows)
     unique = [id_ for id_, _, split, text in rows if split == "train" and counts[text] == 1]
     validation = set(unique[::_VALIDATION_PERIOD])
-    return [[id_, path, "valid" if id_ in validation else split, text] for id_, path, split, text in rows]
+    names = {"dev": "test"}
+    return [
+        [id_, path, "dev" if id_ in validation else names.get(split, split), text] for id_, path, split, text in rows
+    ]
 
 
 def main() -> None:

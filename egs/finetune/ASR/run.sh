@@ -12,8 +12,8 @@ here=$(cd "$(dirname "$0")" && pwd)
 [ -d "$model" ] || model=$(transducer pull "$model" | tail -n 1)
 
 decode() {   # MODEL: whole utterances, then live sound
-  transducer decode --model "$1" --prefix words --test-sets dev
-  transducer decode --model "$1" --prefix words --test-sets dev --streaming true
+  transducer decode --model "$1" --prefix words --test-sets test
+  transducer decode --model "$1" --prefix words --test-sets test --streaming true
 }
 
 mkdir -p before mean after
@@ -23,7 +23,7 @@ transducer prepare table units/table.tsv --prefix words --token word --perturb-s
 decode before/model.pt
 
 # the mean of the weights stands for a learning rate that falls to zero
-transducer train --prefix words --dev-split valid --lang-dir units/lang --encoder zipformer --init-from before/model.pt \
+transducer train --prefix words --lang-dir units/lang --encoder zipformer --init-from before/model.pt \
   --exp-dir exp --resume true --optimizer scaled-adam --base-lr 0.004 --ema-decay 0.98 --num-epochs 1 --max-duration 60 \
   --num-buckets 4 --min-utterance-s 0.3 --silence-s 0.3 --modified-transducer-prob 0 --enable-musan false \
   --enable-spec-aug false --num-workers 0 --log-interval 20
