@@ -37,7 +37,7 @@ class Options:
 
     def __post_init__(self) -> None:
         if (self.model is None) != self.machine:
-            raise ValueError("`model` must be named, or `machine` be true, but not both.")
+            raise ValueError("Pass either `model` or `machine=true`.")
 
 
 def main(program: str, arguments: list[str]) -> int:

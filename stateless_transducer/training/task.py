@@ -20,7 +20,7 @@ from stateless_transducer.data.config import DataConfig
 from stateless_transducer.data.plan import Lengths
 from stateless_transducer.features import FbankConfig
 from stateless_transducer.model.config import ModelConfig
-from stateless_transducer.model.transducer import build_model
+from stateless_transducer.model.transducer import Transducer, build_model
 from stateless_transducer.text.tokens import TokenTable
 from stateless_transducer.training.config import TrainConfig
 from stateless_transducer.training.distributed import Rank
@@ -81,6 +81,10 @@ class Task(Protocol):
 
     def build_objective(self) -> Objective:
         """Build the objective with its initial weights, the same each time."""
+        ...
+
+    def take_statistics(self, objective: Objective) -> None:
+        """Set what the initial model takes from the data. A run that resumes has it in its checkpoint."""
         ...
 
     def loader(self, rank: Rank) -> Loader:
@@ -145,8 +149,6 @@ class TransducerTask:
         torch.manual_seed(self.config.seed)
         start, config = self.start, self.config
         model = build_model(start.model_config)
-        if start.init_from is None and start.model_config.feature_norm == "global":
-            model.normalizer.fit(self._some_features())
         if start.init_from is not None:
             model.load_state_dict(adapted_weights(start.init_from, start.token_table, model.state_dict()))
         model.encoder.recompute_stages = config.recompute_layers
@@ -156,6 +158,12 @@ class TransducerTask:
         objective = TransducerObjective(model, config, self.data.config.spec_augment)
         freeze(objective, config.fine_tune.freeze_layers)
         return objective
+
+    def take_statistics(self, objective: Objective) -> None:
+        """Set the statistics of the features, unless a trained model has brought its own."""
+        assert isinstance(objective.model, Transducer)
+        if self.start.init_from is None and objective.model.normalizer.norm == "global":
+            objective.model.normalizer.fit(self._some_features())
 
     def _some_features(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Load features and their lengths of utterances from all over the training set, the same ones on each rank."""

@@ -44,6 +44,8 @@ class Trainer:
             logger.info(f"Matrix products: {use_fastest_products().reason}")
         logger.info("About to create model")
         objective = task.build_objective().to(rank.device)
+        if resumable is None:
+            task.take_statistics(objective)
         self._model, self._loader = objective.model, task.loader(rank)
         logger.info(f"Number of model parameters: {sum(p.numel() for p in self._model.parameters())}")
         if rank.world_size > 1:

@@ -18,6 +18,7 @@ from stateless_transducer.cli import main
 from stateless_transducer.data.batches import Batch, Update
 from stateless_transducer.features import PADDING_VALUE
 from stateless_transducer.icefall_layouts import conformer_name
+from stateless_transducer.model.chunks import WHOLE
 from stateless_transducer.model.transducer import build_model
 from stateless_transducer.training.config import FineTuneConfig, OptimConfig, PruneConfig, TrainConfig
 from stateless_transducer.training.distributed import Rank
@@ -90,6 +91,16 @@ def test_delay_penalty_begins_after_the_warm_up(prune_range, device):
         assert during.metrics["simple_loss"] != after.metrics["simple_loss"]
     # validation compares models trained with any penalty
     torch.testing.assert_close(objective.evaluate(batch)[0], nll[0.0])
+
+
+def test_causal_model_sees_whole_utterances_before_chunks(device):
+    sizes = resized(SIZES, causal=True, chunk_size=(8,), left_context_frames=(16,))
+    objective = _learner(device, replace(ADAMW, whole_epochs=1), sizes).objective
+    chunks = []
+    for epoch in range(2):
+        objective(_batch([90, 70], [6, 4]).to(device), 1, epoch)
+        chunks.append(objective.model.encoder.batch_chunks())
+    assert chunks == [WHOLE, (8, 16)]
 
 
 def test_trajectory_is_icefalls(golden, device):

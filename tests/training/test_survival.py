@@ -8,9 +8,11 @@ import re
 import signal
 import socket
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 import torch
+from lhotse import CutSet
 from processes import children
 from small_corpus import write_small_corpus
 from warm import Program, interpreter
@@ -84,8 +86,17 @@ def test_a_run_killed_at_any_moment_goes_on_bit_equal(corpus, whole, tmp_path):
     assert num_kills == 2 and process.wait() == 0
     assert _losses(tmp_path) == _losses(whole)
     assert _same_weights(tmp_path / "epoch-2.pt", whole / "epoch-2.pt")
+    # both have the statistics of the features, which a resumed run does not take again
+    cuts = CutSet.from_file(Path(corpus[corpus.index("--manifest-dir") + 1]) / "aishell_cuts_train.jsonl.gz")
+    mean = torch.cat([torch.from_numpy(cut.load_features()) for cut in cuts]).mean(0)
+    torch.testing.assert_close(load_checkpoint(tmp_path / "epoch-2.pt").weights["normalizer.mean"], mean)
     # half-written files carry another name; the checkpoints of the epoch that are not the last ones are gone
     assert len(list(tmp_path.glob("checkpoint-*.pt"))) == 3
+
+
+def test_whole_epochs_need_a_causal_model(corpus, tmp_path, capsys):
+    assert main([*corpus, "--exp-dir", str(tmp_path), "--whole-epochs", "2"]) == 1
+    assert "`--whole-epochs` 2 needs `--causal true`" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
