@@ -14,7 +14,15 @@ from typing import BinaryIO
 import numpy as np
 import soxr  # pyright: ignore[reportMissingTypeStubs]
 
-from stateless_transducer.audio_files import AudioError, Block, Damaged, Warn, open_blocks, wav_or_flac_length
+from stateless_transducer.audio_files import (
+    AudioError,
+    Block,
+    Damaged,
+    Warn,
+    open_blocks,
+    open_container,
+    wav_or_flac_length,
+)
 from stateless_transducer.files import file_problem, printable
 
 SOUND_SUFFIXES = frozenset(
@@ -123,7 +131,7 @@ def stated_duration(path: str | Path) -> float | None:
 
     try:
         # without `file:`, FFmpeg takes the part of a name before a colon for a protocol
-        with av.open(f"file:{path}", metadata_errors="replace") as container:
+        with open_container(f"file:{path}") as container:
             return container.duration / av.time_base if container.duration else None
     except (OSError, UnicodeEncodeError, av.error.FFmpegError):
         # PyAV opens no name that is not UTF-8

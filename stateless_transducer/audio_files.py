@@ -190,11 +190,9 @@ class _Source:
 
     def duration_by_size(self, share: float) -> int | None:
         """Return the container's duration if the file had a share of its size; 0: an unknown size."""
-        import av
-
         self._file.seek(0)
         source = _Source(self._file, self.name, share)
-        with av.open(source, "r", metadata_errors="replace", options=_AV_OPTIONS) as container:
+        with open_container(source, options=_AV_OPTIONS) as container:
             return container.duration
 
 
@@ -233,6 +231,27 @@ class _Progress:
         return 0.0
 
 
+def open_container(source: Any, **options: Any) -> Any:
+    """Open a file with PyAV, also if its tags are not UTF-8.
+
+    Args:
+        source: name or file object, see ``av.open``.
+        **options: further arguments of ``av.open``.
+
+    Returns:
+        The input container.
+
+    Raises:
+        av.error.FFmpegError: the file is not a sound or video file.
+    """
+    import av
+
+    # PyAV 19 keeps such bytes by itself, and does not take the argument
+    if int(av.__version__.split(".")[0]) < 19:
+        options["metadata_errors"] = "replace"
+    return av.open(source, "r", **options)
+
+
 def _av_blocks(file: BinaryIO, name: str, warn: Warn) -> Iterator[Block]:
     """Yield what PyAV decodes; undecodable packets are skipped, and gaps between timestamps become silence."""
     import av
@@ -240,7 +259,7 @@ def _av_blocks(file: BinaryIO, name: str, warn: Warn) -> Iterator[Block]:
 
     source = _Source(file, name)
     try:
-        container = av.open(source, "r", metadata_errors="replace", options=_AV_OPTIONS)
+        container = open_container(source, options=_AV_OPTIONS)
     except av.error.FFmpegError as err:
         origin = "" if file.seekable() else " that can be read from a pipe"
         raise AudioError(f"{name}: not a sound file{origin} ({err.strerror}).") from err

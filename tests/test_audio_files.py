@@ -47,6 +47,15 @@ def _cut(path: Path, share: float = 0.6) -> Path:
     return cut
 
 
+def test_tags_that_are_not_utf8_do_not_matter(tmp_path):
+    path = write_encoding(tmp_path, "m4a", 1.0)
+    content = path.read_bytes()
+    assert b"Lavf" in content
+    (tmp_path / "latin.m4a").write_bytes(content.replace(b"Lavf", b"L\xe1vf"))
+    np.testing.assert_array_equal(_stream(tmp_path / "latin.m4a")[0], _stream(path)[0])
+    assert stated_duration(tmp_path / "latin.m4a") == stated_duration(path)
+
+
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_whole_file_is_read_without_a_warning(tmp_path, encoding):
     path = write_encoding(tmp_path, encoding, 2.0)
