@@ -4,7 +4,7 @@ On an AMD EPYC with AVX-512, oneDNN was 2.2 to 2.4 times as fast as torch's defa
 it may multiply in TF32 or bfloat16. A processor without instructions for these formats multiplies in float32 all the
 same, which a self-test verifies.
 
-The self-test takes about 0.2 s. Its result is stored in the user's cache for each processor and version of torch, so
+The self-test takes about 0.3 s. Its result is stored in the user's cache for each processor and version of torch, so
 that a resumed training has the same products. The environment variable `VARIABLE` fixes the choice.
 """
 
