@@ -90,5 +90,7 @@ def _transcribes_the_microphone(page, folder):
     page.click("mic")
     assert page.evaluate("document.getElementById('mic').textContent") == "Speak"
     assert not page.evaluate("document.getElementById('player').hidden")
-    assert set(page.evaluate("document.querySelector('#text .tokens').textContent")) <= set(TEXT)
+    text = page.evaluate("document.querySelector('#text .tokens').textContent")
+    # a busy machine loses pieces of the microphone's sound
+    assert set(text.replace("<unk>", "")) <= set(TEXT)
     _plays(page)
