@@ -1,15 +1,24 @@
 #!/usr/bin/env bash
-# Fine-tune a published streaming model of pinyin units, known as ONNX graphs alone, on words of one speaker; export it
-# again, and publish it as a folder. Results: docs/experiments.md.
+# Fine-tune a published streaming model of pinyin units on words of one speaker; export it again, and publish it as a
+# folder. Results: docs/experiments.md.
 #
-#   ./run.sh MODEL DATA   the folder with the graphs, or kws-models/NAME; the folder with manifest.tsv (path, split, pinyin)
+#   ./run.sh MODEL DATA [OPTIONS]
+#
+# MODEL: the folder with the ONNX graphs, kws-models/NAME, or icefall's pretrained.pt, with tokens.txt in its repository
+# DATA: the folder with manifest.tsv (path, split, pinyin)
+# OPTIONS of transducer import, such as --num-heads 4,4,4,8,4,4 for a pretrained.pt
 #
 # Needs the extras train, export and demo, and hub for a name; sherpa-onnx is tested if it is installed. Re-running resumes where it stopped.
 set -euo pipefail
 trap 'exit 130' INT   # Ctrl-C saves the training and must not start the next step
 model=${1:?name the model} data=${2:?name the folder with manifest.tsv}
 here=$(cd "$(dirname "$0")" && pwd)
-[ -d "$model" ] || model=$(transducer pull "$model" | tail -n 1)
+if [ -f "$model" ]; then
+  format=model folder=$(dirname "$model")/..   # exp/pretrained.pt, data/lang_*/tokens.txt
+else
+  [ -d "$model" ] || model=$(transducer pull "$model" | tail -n 1)
+  format=onnx folder=$model
+fi
 
 decode() {   # MODEL: whole utterances, then live sound
   transducer decode --model "$1" --prefix words --test-sets test
@@ -17,8 +26,8 @@ decode() {   # MODEL: whole utterances, then live sound
 }
 
 mkdir -p before mean after
-"$here/pinyin_units.py" "$data/manifest.tsv" "$(find "$model" -name tokens.txt | head -n 1)" units
-transducer import --onnx "$model" --lang-dir units/lang --output before/model.pt
+"$here/pinyin_units.py" "$data/manifest.tsv" "$(find "$folder" -name tokens.txt | head -n 1)" units
+transducer import "--$format" "$model" --lang-dir units/lang --output before/model.pt "${@:3}"
 transducer prepare table units/table.tsv --prefix words --token word --perturb-speed false
 decode before/model.pt
 
@@ -38,7 +47,8 @@ transducer compare before/log/greedy_search/recogs-*streaming*.txt after/log/gre
 transducer export onnx --model after/model.pt --output onnx --streaming true --int8 true
 "$here/exact_words.py" {before,after}/log/greedy_search/recogs-*.txt
 if python -c 'import sherpa_onnx' 2> /dev/null; then
-  "$here/exact_words.py" --graphs "$model" --graphs onnx --table units/table.tsv
+  [ $format = model ] || "$here/exact_words.py" --graphs "$model" --table units/table.tsv
+  "$here/exact_words.py" --graphs onnx --table units/table.tsv
 fi
 transducer push after/model.pt --language zh --output-dir published \
   --training-data "Words of one speaker, on top of the model that it was fine-tuned from." \
