@@ -18,19 +18,20 @@ Share = Annotated[float, Interval(ge=0, le=1)]
 class OptimConfig:
     """Optimizer, learning rate and loss weights."""
 
-    optimizer: Literal["noam", "adamw", "scaled-adam"] = "noam"
-    """noam: the tutorial's optimizer. adamw: warm-up and cosine decay, for small data. scaled-adam: Zipformer's."""
+    optimizer: Literal["noam", "adamw", "muon", "scaled-adam"] = "noam"
+    """noam: the tutorial's optimizer. adamw: warm-up and cosine decay, for small data. muon: the same, with matrices
+    that learn faster. scaled-adam: Zipformer's."""
     lr_factor: Annotated[float, Gt(0)] = 5.0
     """noam: factor of the learning rate."""
     warm_step: Annotated[int, Ge(1)] = 80000
-    """noam, adamw: batches until the learning rate peaks."""
+    """noam, adamw, muon: batches until the learning rate peaks."""
     peak_lr: Annotated[float, Gt(0)] = 1e-3
-    """adamw: highest learning rate."""
+    """adamw, muon: highest learning rate."""
     decay_epochs: Annotated[int, Ge(0), ADVANCED] = 0
-    """adamw: epochs of learning rate decay; 0: `--num-epochs`. Set above `--num-epochs` to keep the learning rate high
-    at the end, for a model that only initializes another."""
+    """adamw, muon: epochs of learning rate decay; 0: `--num-epochs`. Set above `--num-epochs` to keep the learning rate
+    high at the end, for a model that only initializes another."""
     weight_decay: Annotated[float, Ge(0), ADVANCED] = 0.01
-    """adamw: weight decay."""
+    """adamw, muon: weight decay."""
     base_lr: Annotated[float, Gt(0)] = 0.045
     """scaled-adam: learning rate before its decay. It moves each weight relative to the size of its matrix."""
     lr_batches: Annotated[float, Gt(0), ADVANCED] = 7500.0
@@ -41,7 +42,7 @@ class OptimConfig:
     """Seconds of speech per batch for which Zipformer's schedules of dropout and skipped layers are made. An update of
     twice as many counts as two batches."""
     max_grad_norm: Annotated[float, Gt(0), ADVANCED] = 5.0
-    """noam, adamw: gradients are clipped to this norm."""
+    """noam, adamw, muon: gradients are clipped to this norm."""
     accumulate_grad: Annotated[int, Ge(1), ADVANCED] = 1
     """Batches per process and update: their gradients are summed."""
     ema_decay: Annotated[float, Interval(ge=0, lt=1), ADVANCED] = 0.0
@@ -74,6 +75,11 @@ class OptimConfig:
             )
         if self.cr_loss_scale and not self.ctc_loss_scale:
             raise ValueError(f"`cr_loss_scale` {self.cr_loss_scale:g} needs `ctc_loss_scale` above 0.")
+
+    @property
+    def has_cosine(self) -> bool:
+        """Whether the learning rate rises to `peak_lr` and falls by a cosine, for the mean loss of a token."""
+        return self.optimizer in ("adamw", "muon")
 
 
 @dataclass(frozen=True)

@@ -148,9 +148,9 @@ class Learner:
         try:
             with self.autocast():
                 losses: Losses = self._module(batch, step, epoch)
-            # adamw: the mean over tokens; others: the sum, as in the recipes that their learning rates are from. The
-            # factor turns DDP's mean over ranks into a sum, so that their number does not matter
-            divisor = max(1, num_tokens) if self._config.optim.optimizer == "adamw" else 1
+            # adamw, muon: the mean over tokens; others: the sum, as in the recipes that their learning rates are from.
+            # The factor turns DDP's mean over ranks into a sum, so that their number does not matter
+            divisor = max(1, num_tokens) if self._config.optim.has_cosine else 1
             self.scaler.scale(losses.loss * (self._rank.world_size / divisor)).backward()
         except RuntimeError as err:
             if not is_out_of_memory(err):

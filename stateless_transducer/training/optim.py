@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from inspect import unwrap
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from stateless_transducer.checkpoint import is_weight
 from stateless_transducer.training.config import FineTuneConfig, OptimConfig, TrainConfig
+from stateless_transducer.training.muon import Muon, linear_weights
 from stateless_transducer.training.objective import Objective
 from stateless_transducer.training.scaled_adam import ScaledAdam
 from stateless_transducer.wording import counted
@@ -85,7 +86,7 @@ def warm_up_fault(config: TrainConfig, num_batches: int, *, model_size: int) -> 
     if highest >= peak / 2:
         return ""
     # with noam, an earlier peak is a higher one: propose adamw
-    adamw = "" if optim.optimizer == "adamw" else "--optimizer adamw "
+    adamw = "" if optim.has_cosine else "--optimizer adamw "
     return (
         f"`--warm-step` {optim.warm_step} is too long for {total} batches ({counted(config.num_epochs, 'epoch')} "
         f"of {num_batches}): the learning rate does not rise above {highest:.2g}, and its peak would be {peak:.2g}. "
@@ -110,6 +111,9 @@ def build_optimizer(
         return _without_compiler(torch.optim.Adam)(groups, lr=0.0, betas=(0.9, 0.98), eps=1e-9), schedule
     if config.optimizer == "scaled-adam":
         return _without_compiler(ScaledAdam)(groups, lr=0.0), schedule
+    if config.optimizer == "muon":
+        groups = _groups(objective, fine_tune.layer_lr_decay, linear_weights(objective.stages))
+        return _without_compiler(Muon)(groups, lr=0.0, weight_decay=config.weight_decay), schedule
     # fused: one pass over the parameters, three times faster than a loop of small operations on a CPU
     adamw = _without_compiler(torch.optim.AdamW)
     return adamw(groups, lr=0.0, betas=(0.9, 0.98), weight_decay=config.weight_decay, fused=True), schedule
@@ -134,7 +138,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -
         ValueError: the state is that of other parameters, or of another optimizer.
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    shapes_of = optimizer.state_shapes() if isinstance(optimizer, ScaledAdam) else {}
+    shapes_of = optimizer.state_shapes() if isinstance(optimizer, (ScaledAdam, Muon)) else {}
     for number, values in state["state"].items():
         if number not in range(len(parameters)):
             raise ValueError(f"there is no parameter {number!r}")
@@ -173,17 +177,18 @@ def freeze(objective: Objective, num_layers: int) -> None:
             stage.requires_grad_(False)
 
 
-def _groups(objective: Objective, decay: float) -> list[dict]:
-    """Group the parameters by learning rate, in a fixed order."""
+def _groups(objective: Objective, decay: float, matrices: Collection[Tensor] = ()) -> list[dict]:
+    """Group the parameters by learning rate and, apart from others, ``matrices``, in a fixed order."""
     stages = objective.stages
     top = len(stages)
     depth_of = {parameter: depth for depth, stage in enumerate(stages) for parameter in stage.parameters()}
-    groups: dict[int, list[nn.Parameter]] = {}
+    groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
     for parameter in objective.parameters():
         if parameter.requires_grad:
             # without a decay, all parameters form one group
             depth = top if decay == 1 else depth_of.get(parameter, top)
-            groups.setdefault(depth, []).append(parameter)
+            groups.setdefault((depth, parameter in matrices), []).append(parameter)
     return [
-        {"params": parameters, "rate_scale": decay ** (top - depth)} for depth, parameters in sorted(groups.items())
+        {"params": parameters, "rate_scale": decay ** (top - depth), "are_matrices": are_matrices}
+        for (depth, are_matrices), parameters in sorted(groups.items())
     ]

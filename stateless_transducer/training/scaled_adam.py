@@ -88,21 +88,21 @@ class ScaledAdam(Optimizer):
         """Return the shapes of the state of each stack, by its first parameter."""
         shapes: dict[nn.Parameter, StateShapes] = {}
         for group in self.param_groups:
-            for number, stack in enumerate(_by_shape(group["params"])):
+            for number, stack in enumerate(by_shape(group["params"])):
                 of_clipping = {"model_norms": (_CLIPPING_PERIOD,), "model_norm_threshold": float} if not number else {}
                 shapes[stack[0]] = {"step": int, **_shapes(stack), **of_clipping}
         return shapes
 
     def _stacks(self, parameters: list[nn.Parameter]) -> list[_Stack]:
         """Stack the parameters by shape; a new stack gets its initial state."""
-        stacks = [_Stack(members, self.state[members[0]]) for members in _by_shape(parameters)]
+        stacks = [_Stack(members, self.state[members[0]]) for members in by_shape(parameters)]
         for stack in stacks:
             if not stack.state:
                 stack.state.update(stack.initial_state())
         return stacks
 
 
-def _by_shape(parameters: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:
+def by_shape(parameters: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:
     """Return the parameters of each shape, in the order of the shapes."""
     members: dict[tuple[int, ...], list[nn.Parameter]] = {}
     for parameter in parameters:

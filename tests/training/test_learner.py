@@ -144,7 +144,7 @@ def test_trajectory_is_icefalls(golden, device):
             torch.testing.assert_close(ours, value, rtol=0, atol=5e-4)
 
 
-@pytest.mark.parametrize("optimizer", ["noam", "adamw", "scaled-adam"])
+@pytest.mark.parametrize("optimizer", ["noam", "adamw", "muon", "scaled-adam"])
 def test_update_does_not_import_the_compiler(optimizer, device, monkeypatch):
     """It takes as long to import as torch itself; here, importing it fails."""
     monkeypatch.setitem(sys.modules, "torch._dynamo", None)
@@ -155,7 +155,7 @@ def test_update_does_not_import_the_compiler(optimizer, device, monkeypatch):
     learner.optimizer.load_state_dict(learner.optimizer.state_dict())
 
 
-@pytest.mark.parametrize("optimizer", ["noam", "adamw"])
+@pytest.mark.parametrize("optimizer", ["noam", "adamw", "muon"])
 def test_pieces_of_an_update_are_worth_the_whole(optimizer, device):
     """Accumulated: the same gradient, whatever the loss is divided by."""
     optim = replace(ADAMW, optimizer=optimizer, warm_step=4, ctc_loss_scale=0.3)

@@ -15,9 +15,10 @@ from stateless_transducer.decoding.config import SearchConfig
 from stateless_transducer.training.config import TrainConfig
 
 _OPTIONS_OF_OPTIMIZERS = {
-    "noam": ["lr_factor"],
-    "adamw": ["peak_lr", "weight_decay", "decay_epochs"],
-    "scaled-adam": ["base_lr", "lr_batches", "lr_epochs"],
+    ("noam",): ["lr_factor"],
+    ("adamw", "muon"): ["peak_lr", "weight_decay", "decay_epochs"],
+    ("scaled-adam",): ["base_lr", "lr_batches", "lr_epochs"],
+    ("noam", "adamw", "muon"): ["warm_step", "max_grad_norm"],
 }
 A_BEAM = "a beam: add `--decoding-method modified_beam_search`"
 
@@ -81,11 +82,10 @@ def refuse_idle_training(train: TrainConfig, data: DataConfig, *, encoder: str) 
         ValueError: The option and what it needs.
     """
     optim, prune = train.optim, train.prune
-    for optimizer, names in _OPTIONS_OF_OPTIMIZERS.items():
-        if optimizer != optim.optimizer:
-            refuse_idle(optim, f"`optimizer={optimizer}`", names=names)
-    if optim.optimizer == "scaled-adam":
-        refuse_idle(optim, "`optimizer=noam` or `adamw`", names=["warm_step", "max_grad_norm"])
+    for (first, *others), names in _OPTIONS_OF_OPTIMIZERS.items():
+        if optim.optimizer not in (first, *others):
+            needs = " or ".join([f"`optimizer={first}`", *(f"`{other}`" for other in others)])
+            refuse_idle(optim, needs, names=names)
     if encoder != "zipformer" and train.fine_tune.init_from is None:
         refuse_idle(optim, "`encoder=zipformer`", names=["ref_duration"])
     if not optim.ctc_loss_scale:
