@@ -6,33 +6,27 @@ python docs/draw_diagrams.py
 
 from __future__ import annotations
 
-from html import escape
 from pathlib import Path
 
-STYLE = """
-text { font: 14px sans-serif; fill: #1f2933; }
+from drawing import head, text, write
+
+RULES = """
+text { font: 14px sans-serif; }
 .title { font-weight: bold; }
-.small { font-size: 12px; fill: #52606d; }
-.box { stroke: #1f2933; stroke-width: 1.4; }
-.learned { fill: #d9e8f7; }
-.plain { fill: #fff; }
-.file { fill: #fdf0dc; }
-.arrow { stroke: #52606d; stroke-width: 1.6; fill: none; marker-end: url(#head); }
-.state { stroke: #c05621; stroke-width: 1.6; fill: none; marker-end: url(#head); }
-.new { fill: #7fb2e5; stroke: #fff; }
-.ahead { fill: #d9e8f7; stroke: #fff; }
+.small { font-size: 13px; fill: SOFT; }
+.box { stroke: INK; stroke-width: 1.4; }
+.learned, .ahead { fill: LEARNED; }
+.plain { fill: GROUND; }
+.file { fill: FILE; }
+.new { fill: NEW; }
+.new, .ahead { stroke: GROUND; }
+.arrow { stroke: SOFT; stroke-width: 1.6; fill: none; marker-end: url(#arrow); }
+.arrow-head { fill: SOFT; }
+.state { stroke: ORANGE; stroke-width: 1.6; fill: none; marker-end: url(#state); }
+.state-head { fill: ORANGE; }
 """
-HEAD = (
-    '<marker id="head" markerWidth="7" markerHeight="7" refX="5" refY="3" orient="auto">'
-    '<path d="M0,0 L6,3 L0,6 z" fill="#52606d"/></marker>'
-)
 FRAME = 6
 """Pixels of a feature frame in the drawing of the chunks."""
-
-
-def text(x: float, y: float, words: str, kind: str = "", anchor: str = "middle") -> str:
-    """Draw a line of text with its baseline at y."""
-    return f'<text class="{kind}" x="{x:g}" y="{y:g}" text-anchor="{anchor}">{escape(words)}</text>'
 
 
 def box(x: float, y: float, width: float, title: str, detail: str, kind: str) -> list[str]:
@@ -45,7 +39,7 @@ def box(x: float, y: float, width: float, title: str, detail: str, kind: str) ->
     ]
 
 
-def path(points: str, kind: str = "arrow") -> str:
+def line(points: str, kind: str = "arrow") -> str:
     """Draw a line through points, with an arrowhead at the last one."""
     return f'<path class="{kind}" d="M{points}"/>'
 
@@ -58,19 +52,19 @@ def draw_model() -> tuple[int, int, str, list[str]]:
         "The model: encoder, decoder and joiner",
         [
             *box(270, 20, 220, "logits", "(V,) per frame and token", "plain"),
-            path("380,125 L380,82"),
+            line("380,125 L380,82"),
             *box(270, 125, 220, "joiner", "linear(tanh(sum))", "learned"),
-            path("170,230 L170,153 L264,153"),
-            path("590,230 L590,153 L496,153"),
+            line("170,230 L170,153 L264,153"),
+            line("590,230 L590,153 L496,153"),
             text(162, 196, "(T, D)", "small", "end"),
             text(598, 196, "(U+1, D)", "small", "start"),
             *box(40, 230, 260, "encoder", "subsampling by 4, conformer layers", "learned"),
-            *box(460, 230, 260, "stateless decoder", "embedding, convolution over 2 tokens", "learned"),
-            path("170,340 L170,292"),
-            path("590,340 L590,292"),
+            *box(460, 230, 260, "stateless decoder", "embedding, then convolution", "learned"),
+            line("170,340 L170,292"),
+            line("590,340 L590,292"),
             *box(40, 340, 260, "filter bank", "80 mel bins, 100 frames per second", "plain"),
             *box(460, 340, 260, "last two tokens", "of the transcript or the hypothesis", "plain"),
-            path("170,422 L170,402"),
+            line("170,422 L170,402"),
             text(170, 438, "sound", "small"),
         ],
     )
@@ -83,7 +77,7 @@ def draw_data_flow() -> tuple[int, int, str, list[str]]:
             ("recordings, texts", "wav, mp3, tsv, ...", "file"),
             ("transducer prepare", "check, features, tokens", "learned"),
             ("data/", "manifests, fbank, lang", "file"),
-            ("transducer train", "loss, optimizer, checkpoints", "learned"),
+            ("transducer train", "loss, checkpoints", "learned"),
         ),
         (
             ("model.pt", "weights, sizes, tokens", "file"),
@@ -107,13 +101,13 @@ def draw_data_flow() -> tuple[int, int, str, list[str]]:
         "The commands and files from recordings to text",
         [
             *drawn,
-            *(path(f"{210 + 230 * column},48 L{244 + 230 * column},48") for column in range(3)),
-            path("805,76 L805,134"),
-            path("710,168 L676,168"),
-            path("480,168 L446,168"),
-            path("345,196 L345,254"),
-            path("440,182 L460,182 L460,226 L575,226 L575,254"),
-            path("805,196 L805,254"),
+            *(line(f"{210 + 230 * column},48 L{244 + 230 * column},48") for column in range(3)),
+            line("805,76 L805,134"),
+            line("710,168 L676,168"),
+            line("480,168 L446,168"),
+            line("345,196 L345,254"),
+            line("440,182 L460,182 L460,226 L575,226 L575,254"),
+            line("805,196 L805,254"),
         ],
     )
 
@@ -132,10 +126,10 @@ def draw_chunks() -> tuple[int, int, str, list[str]]:
             )
         if number < 2:
             start = x + shift * FRAME / 2
-            drawn.append(path(f"{start:g},{y + 38} L{start:g},{y + 91} L{x + shift * FRAME - 5:g},{y + 91}", "state"))
+            drawn.append(line(f"{start:g},{y + 38} L{start:g},{y + 91} L{x + shift * FRAME - 5:g},{y + 91}", "state"))
             drawn.append(text(start + 8, y + 62, "states", "small", "start"))
     width, axis = left + (2 * shift + chunk) * FRAME + 40, 30 + 3 * 74
-    drawn.append(path(f"{left},{axis} L{width - 20},{axis}"))
+    drawn.append(line(f"{left},{axis} L{width - 20},{axis}"))
     for tenth in range(0, 11, 2):
         drawn.append(text(left + tenth * 10 * FRAME, axis + 20, f"{tenth / 10:g} s", "small"))
     legend = axis + 46
@@ -155,15 +149,8 @@ def main() -> None:
         "data_flow": draw_data_flow(),
         "chunks": draw_chunks(),
     }.items():
-        svg = [
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" role="img" '
-            f'aria-label="{label}">',
-            f"<style>{STYLE}</style><defs>{HEAD}</defs>",
-            f'<rect width="{width}" height="{height}" fill="#fff"/>',
-            *drawn,
-            "</svg>",
-        ]
-        Path(__file__).with_name(f"{name}.svg").write_text("\n".join(svg) + "\n", encoding="utf-8")
+        path = Path(__file__).with_name(f"{name}.svg")
+        write(path, width, height, label, RULES, head("arrow") + head("state"), drawn)
 
 
 if __name__ == "__main__":

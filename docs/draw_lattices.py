@@ -9,26 +9,30 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from drawing import head, text, write
 
 from stateless_transducer.ops.cells import Topology, list_cells
 
 T, U, TOKENS = 5, 3, "你好吗"
-STEP_X, STEP_Y, RADIUS = 62, 58, 15
-LEFT, TOP, PANEL = 46, 74, 426
-TITLES: dict[Topology, tuple[str, str]] = {
-    "standard": ("standard", "a symbol stays on its frame"),
-    "modified": ("modified", "a symbol moves on; the last arc is a blank"),
-    "modified_open": ("modified, last_arc_is_blank=False", "the last arc may be a symbol"),
+STEP_X, STEP_Y, RADIUS = 46, 48, 14
+LEFT, TOP, PANEL = 34, 96, 300
+TITLES: dict[Topology, tuple[str, str, str]] = {
+    "standard": ("standard", "a symbol stays on its frame", ""),
+    "modified": ("modified", "a symbol moves to the next frame;", "the last arc is a blank"),
+    "modified_open": ("modified", "with last_arc_is_blank=False,", "the last arc may be a symbol"),
 }
-STYLE = """
-text { font: 13px sans-serif; fill: #1f2933; }
+"""Title and two lines of description."""
+RULES = """
+text { font: 14px sans-serif; }
 .title { font-weight: bold; font-size: 15px; }
-.small { font-size: 11px; fill: #52606d; }
-.cell { fill: #fff; stroke: #1f2933; stroke-width: 1.4; }
-.off { fill: none; stroke: #cbd2d9; stroke-dasharray: 3 3; }
-.exit { fill: #1f2933; stroke: #1f2933; }
-.blank { stroke: #2b6cb0; stroke-width: 1.6; }
-.symbol { stroke: #c05621; stroke-width: 1.6; }
+.small { font-size: 13px; fill: SOFT; }
+.cell { fill: GROUND; stroke: INK; stroke-width: 1.4; }
+.off { fill: none; stroke: FAINT; stroke-dasharray: 3 3; }
+.exit { fill: INK; stroke: INK; }
+.blank { stroke: BLUE; stroke-width: 1.6; }
+.blank-head { fill: BLUE; }
+.symbol { stroke: ORANGE; stroke-width: 1.6; }
+.symbol-head { fill: ORANGE; }
 """
 
 
@@ -60,22 +64,21 @@ def draw(panel: int, topology: Topology) -> list[str]:
         for end, kind in (((t + 1, u), "blank"), (symbol_end, "symbol")):
             if end in places and (kind == "blank" or u < U):
                 arcs.append(arrow(position(panel, t, u), position(panel, *end), kind))
-    title, subtitle = TITLES[topology]
+    title, *description = TITLES[topology]
     x, bottom = panel * PANEL + LEFT, TOP + U * STEP_Y + 42
     svg = [
-        f'<text class="title" x="{x - RADIUS}" y="24">{title}</text>',
-        f'<text x="{x - RADIUS}" y="43">{subtitle}</text>',
+        text(x - RADIUS, 24, title, "title", "start"),
+        *(text(x - RADIUS, 44 + 19 * number, line, anchor="start") for number, line in enumerate(description)),
         *arcs,
     ]
     for t in range(T):
-        svg.append(f'<text class="small" x="{position(panel, t, 0)[0]}" y="{bottom}" text-anchor="middle">t={t}</text>')
+        svg.append(text(position(panel, t, 0)[0], bottom, f"t={t}", "small"))
         for u in range(U + 1):
             cx, cy = position(panel, t, u)
             kind = "cell" if (t, u) in listed else "off"
             svg.append(f'<circle class="{kind}" cx="{cx}" cy="{cy}" r="{RADIUS}"/>')
             if kind == "cell":
-                said = TOKENS[:u] or "–"
-                svg.append(f'<text class="small" x="{cx}" y="{cy + 4}" text-anchor="middle">{said[-1]}</text>')
+                svg.append(text(cx, cy + 4.5, TOKENS[u - 1] if u else "–", "small"))
     cx, cy = position(panel, *exit_cell)
     svg.append(f'<circle class="exit" cx="{cx}" cy="{cy}" r="6"/>')
     return svg
@@ -84,27 +87,28 @@ def draw(panel: int, topology: Topology) -> list[str]:
 def main() -> None:
     """Write the drawing beside this script."""
     height = TOP + U * STEP_Y + 96
-    markers = "".join(
-        f'<marker id="{kind}" markerWidth="7" markerHeight="7" refX="2" refY="3" orient="auto">'
-        f'<path d="M0,0 L6,3 L0,6 z" fill="{color}"/></marker>'
-        for kind, color in (("blank", "#2b6cb0"), ("symbol", "#c05621"))
+    y = height - 18
+    write(
+        Path(__file__).with_name("lattices.svg"),
+        len(TITLES) * PANEL,
+        height,
+        "Cells and arcs of the three transducer lattices",
+        RULES,
+        head("blank", tip=2) + head("symbol", tip=2),
+        [
+            *(line for panel, topology in enumerate(TITLES) for line in draw(panel, topology)),
+            f'<line class="blank" x1="{LEFT}" y1="{y - 4}" x2="{LEFT + 30}" y2="{y - 4}"/>',
+            text(LEFT + 40, y, "blank", anchor="start"),
+            f'<line class="symbol" x1="{LEFT + 110}" y1="{y - 4}" x2="{LEFT + 140}" y2="{y - 4}"/>',
+            text(LEFT + 150, y, "next token", anchor="start"),
+            text(
+                LEFT + 250,
+                y,
+                "in a cell: its last token; dashed: on no path, never computed; disk: the end",
+                anchor="start",
+            ),
+        ],
     )
-    legend_y = height - 18
-    svg = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {3 * PANEL} {height}" role="img" '
-        'aria-label="Cells and arcs of the three transducer lattices">',
-        f"<style>{STYLE}</style><defs>{markers}</defs>",
-        f'<rect width="{3 * PANEL}" height="{height}" fill="#fff"/>',
-        *(line for panel, topology in enumerate(TITLES) for line in draw(panel, topology)),
-        f'<line class="blank" x1="{LEFT}" y1="{legend_y - 4}" x2="{LEFT + 30}" y2="{legend_y - 4}"/>',
-        f'<text x="{LEFT + 40}" y="{legend_y}">blank</text>',
-        f'<line class="symbol" x1="{LEFT + 110}" y1="{legend_y - 4}" x2="{LEFT + 140}" y2="{legend_y - 4}"/>',
-        f'<text x="{LEFT + 150}" y="{legend_y}">next token</text>',
-        f'<text x="{LEFT + 250}" y="{legend_y}">in a cell: the last token said; dashed: on no path, never computed; '
-        "black: the end</text>",
-        "</svg>",
-    ]
-    Path(__file__).with_name("lattices.svg").write_text("\n".join(svg) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
