@@ -42,8 +42,8 @@ class Options:
     """Folder with the checkpoints; results are written to <exp-dir>/log/<decoding-method>/."""
     average: Average = field(default_factory=Average)
     model: Annotated[str | None, arg(metavar="MODEL")] = None
-    """Model file, folder of a model, or owner/name of a published one, to decode with instead; results are written to
-    log/<decoding-method>/ beside it, those of a published model to the current folder."""
+    """Model to decode with, instead of checkpoints: a model file, a folder of a model, or owner/name of a published
+    one. Results are written to log/<decoding-method>/ beside it; for a published model, in the current folder."""
     precision: Literal["fp32", "bf16", "int8"] = "fp32"
     """Precision of matrix products. bf16: checkpoints only. int8: ONNX folders only."""
     device: str = "auto"
@@ -62,11 +62,11 @@ class Options:
     """Decode chunk by chunk, as live sound; needs a model trained with `--causal true`, or a folder of streaming
     graphs."""
     chunk_ms: Annotated[Annotated[int, Ge(1), Unit("ms")] | None, arg(metavar="INT")] = None
-    """`--streaming true`: milliseconds of a chunk. By default, the nearest to 320 that the model is trained on; ONNX
-    graphs have their own."""
+    """`--streaming true`: length of a chunk in milliseconds. By default, the length nearest to 320 on which the model
+    was trained; that of ONNX graphs is fixed."""
     left_ms: Annotated[Annotated[int, Ge(1), Unit("ms")] | None, arg(metavar="INT")] = None
-    """`--streaming true`: milliseconds before a chunk that it sees. By default, the nearest to 2560 that the model is
-    trained on; ONNX graphs have their own."""
+    """`--streaming true`: milliseconds before a chunk that the model sees. By default, the value nearest to 2560 on
+    which it was trained; that of ONNX graphs is fixed."""
     on_the_fly_feats: Annotated[bool, ADVANCED] = False
     """Compute features from the sound instead of reading the stored ones."""
     search: SearchConfig = field(default_factory=SearchConfig)

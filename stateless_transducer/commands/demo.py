@@ -58,7 +58,7 @@ class Options:
     """Epochs to train. By default 11, or 16 for live sound."""
     corpus: Annotated[SyntheticConfig, ADVANCED] = field(default_factory=SyntheticConfig)
     streaming: bool = False
-    """Train a model for live sound, and report its error rates on live sound beside those on whole utterances."""
+    """Train a model for live sound, and report its error rates on live sound and on whole utterances."""
     num_jobs: Annotated[int, Ge(1)] = os.cpu_count() or 1
     """Processes for synthesis and features."""
 

@@ -33,15 +33,15 @@ class Options:
     streaming: bool = False
     """Write an encoder that runs chunk by chunk, for live sound; the model must be trained with `--causal true`."""
     chunk_ms: Annotated[Annotated[int, Ge(1), Unit("ms")] | None, arg(metavar="INT")] = None
-    """Length of a chunk of a streaming encoder: short for a short delay, long for accuracy. By default, the
-    nearest to 320 that the model is trained on."""
+    """Length of a chunk of a streaming encoder, in milliseconds: shorter chunks have less delay, longer ones are more
+    accurate. By default, the length nearest to 320 on which the model was trained."""
     left_ms: Annotated[Annotated[int, Ge(1), Unit("ms")] | None, arg(metavar="INT")] = None
-    """Sound before a chunk that a streaming encoder sees. By default, the nearest to 2560 that the model is
-    trained on."""
+    """Milliseconds before a chunk that a streaming encoder sees. By default, the value nearest to 2560 on which the
+    model was trained."""
     int8: bool = False
     """Also write x.int8.onnx: a quarter of the size, about twice as fast, possibly less accurate."""
     manifest_dir: Path | None = None
-    """Folder with prepared cuts on which to measure the cost of int8."""
+    """Folder with prepared cuts, to measure the accuracy of int8."""
     prefix: str = "aishell"
     """Name of the corpus."""
     test_set: Annotated[str, arg(aliases=("--test-sets",))] = "test"
@@ -49,7 +49,8 @@ class Options:
     max_duration: Annotated[float, Gt(0), Unit("s"), ADVANCED] = 100.0
     """Seconds of speech per batch."""
     reject_worse_than: float = 0.3
-    """Largest cost of int8 in percentage points of the error rate; above it, int8 is removed and the status is 1."""
+    """Largest increase of the error rate by int8, in percentage points; above it, the int8 graphs are removed and the
+    exit status is 1."""
 
     def __post_init__(self) -> None:
         check_bounds(self)

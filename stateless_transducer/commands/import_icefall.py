@@ -28,7 +28,8 @@ class Options:
     model: Annotated[str | None, arg(aliases=("--checkpoint",), metavar="MODEL")] = None
     """icefall's pretrained.pt, epoch-N.pt or best-*.pt, the folder of a published model, or its owner/name."""
     onnx: Annotated[str | None, arg(metavar="FOLDER")] = None
-    """Instead of --model: folder with the ONNX graphs of a Zipformer, offline or streaming, or its name."""
+    """Instead of --model: folder with the ONNX graphs of a Zipformer, offline or streaming, or the name of a published
+    one."""
     lang_dir: Annotated[Path | None, arg(aliases=("--tokens",))] = None
     """Folder with the model's tokens.txt, or that file; by default that of the published model, or data/lang_char."""
     bpe_model: Path | None = None
@@ -36,7 +37,7 @@ class Options:
     encoder: str | None = None
     """Kind of encoder that the file must have, conformer or zipformer; by default, any."""
     pads_like_icefall: bool = False
-    """Let the padding of a batch affect the ends of shorter utterances, as in icefall, to repeat its results."""
+    """Let the padding of a batch affect the ends of shorter utterances, as in icefall, to reproduce its results."""
     sizes: IcefallSizes = field(default_factory=IcefallSizes)
 
     def __post_init__(self) -> None:

@@ -22,14 +22,14 @@ class Options:
     corpus_dir: Path
     """Folder that holds data_aishell/."""
     step: Literal["all", "manifests", "fbank", "lang"] = "all"
-    """Step to run alone."""
+    """Single step to run."""
     prepare: PrepareConfig = field(default_factory=PrepareConfig)
     limits: Limits = field(default_factory=Limits)
 
 
 def main(program: str, arguments: list[str]) -> int:
     """Parse and run."""
-    description = "Manifests, fbank features and character tokens of AISHELL-1, each made once."
+    description = "Prepare manifests, fbank features and character tokens of AISHELL-1; skip finished steps."
     run(parse(Options, program, arguments, description))
     return 0
 

@@ -22,7 +22,7 @@ class Options:
     dl_dir: Path = Path("download")
     """Folder for the archives and the unpacked corpora."""
     mirror: str = BASE_URL
-    """URL of OpenSLR's resources; another one is https://openslr.elda.org/resources."""
+    """URL of OpenSLR's resources; a mirror is https://openslr.elda.org/resources."""
     checksum: bool = True
     """Refuse archives that differ from the published ones."""
 

@@ -33,7 +33,7 @@ class Options:
 
 def main(program: str, arguments: list[str]) -> int:
     """Parse and run."""
-    run(parse(Options, program, arguments, "Tokens of the training texts of several prepared corpora together."))
+    run(parse(Options, program, arguments, "Make one token table for the training texts of several prepared corpora."))
     return 0
 
 

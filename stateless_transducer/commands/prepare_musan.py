@@ -18,13 +18,13 @@ class Options:
     corpus_dir: Path
     """Folder that holds music/, speech/ and noise/."""
     step: Literal["all", "manifests", "fbank"] = "all"
-    """Step to run alone."""
+    """Single step to run."""
     work: WorkConfig = field(default_factory=WorkConfig)
 
 
 def main(program: str, arguments: list[str]) -> int:
     """Parse and run."""
-    description = "Manifests and fbank features of MUSAN (in windows of 10 s), each made once."
+    description = "Prepare manifests and fbank features of MUSAN, in windows of 10 s; skip finished steps."
     run(parse(Options, program, arguments, description))
     return 0
 

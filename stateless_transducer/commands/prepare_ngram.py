@@ -31,13 +31,13 @@ class Options:
     output: Path
     """ARPA file to write (.arpa, .arpa.gz)."""
     lang_dir: Path = Path("data/lang_char")
-    """Folder with the model's tokens.txt, of training or of an exported model."""
+    """Folder with the model's tokens.txt: that of its training, or an exported model."""
     order: Annotated[int, Interval(ge=1, le=MAX_ORDER)] = 4
     """Tokens of the longest n-gram: 3 to 5 for Chinese characters, 6 to 8 for letters."""
     min_count: Annotated[int, Ge(1), ADVANCED] = 1
-    """Drop n-grams of three and more tokens that occur less often."""
+    """Drop n-grams of three or more tokens that occur less often than this."""
     held_out: Path | None = None
-    """Text of the kind to be recognized, on which the perplexity is reported."""
+    """Text like that to be recognized; its perplexity is reported."""
 
     def __post_init__(self) -> None:
         check_bounds(self)
@@ -48,7 +48,7 @@ class Options:
 def main(program: str, arguments: list[str]) -> int:
     """Parse and run."""
     description = (
-        "Make an n-gram language model of a model's tokens (`decode --ngram-lm`), by modified Kneser-Ney smoothing."
+        "Estimate an n-gram language model over a model's tokens (modified Kneser-Ney), for `decode --ngram-lm`."
     )
     run(parse(Options, program, arguments, description))
     return 0

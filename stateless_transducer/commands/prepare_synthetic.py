@@ -32,9 +32,7 @@ class Options:
 
 def main(program: str, arguments: list[str]) -> int:
     """Parse and run."""
-    run(
-        parse(Options, program, arguments, "A synthetic Mandarin corpus in AISHELL's layout, reproducible by its seed.")
-    )
+    run(parse(Options, program, arguments, "Synthesize a Mandarin corpus in AISHELL's layout; the seed determines it."))
     return 0
 
 

@@ -37,17 +37,17 @@ class Options:
     """Options of ``transducer prepare table``."""
 
     source: Annotated[Path, Positional]
-    """Table (.tsv, .csv, .jsonl); folder of sound files, each with a .txt of the same name; or data folder of Kaldi
-    (wav.scp, text, optionally segments and utt2spk), or a folder of such."""
+    """Table (.tsv, .csv, .jsonl); folder of sound files, each with a .txt of the same name; or Kaldi data folder
+    (wav.scp, text, optionally segments and utt2spk), or a folder of such folders."""
     prefix: str = "table"
-    """Name of the corpus, with which manifests and cuts begin."""
+    """Name of the corpus, with which the names of manifests and cuts begin."""
     audio_dir: Path | None = None
     """Folder that relative paths in the table refer to; by default, the table's folder."""
     dev_share: Annotated[float, Interval(ge=0, le=0.5)] = 0.0
     """Share of the training utterances to hold out as dev, by speaker, if there is no dev split; 0: none."""
     normalize_text: bool = False
-    """Write all texts in small letters and the usual forms of characters, without punctuation. Digits stay: spell
-    numbers out in the source."""
+    """Convert texts to lower case and to the usual forms of characters (NFKC), and remove punctuation. Digits stay:
+    spell out numbers in the source."""
     tokens: TokenConfig = field(default_factory=TokenConfig)
     columns: Annotated[TableColumns, ADVANCED] = field(default_factory=TableColumns)
     prepare: PrepareConfig = field(default_factory=PrepareConfig)
@@ -61,7 +61,7 @@ class Options:
 
 def main(program: str, arguments: list[str]) -> int:
     """Parse and run."""
-    description = "Manifests, fbank features and tokens of your own data, each made once."
+    description = "Prepare manifests, fbank features and tokens of your own data; skip finished steps."
     run(parse(Options, program, arguments, description))
     return 0
 

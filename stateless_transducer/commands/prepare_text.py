@@ -1,4 +1,4 @@
-"""``transducer prepare text``: texts in a model's tokens, for tools that count n-grams of them."""
+"""``transducer prepare text``: write texts as a model's tokens, for other n-gram tools."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Options:
     output: Path | None = None
     """File to write; by default, standard output."""
     lang_dir: Path = Path("data/lang_char")
-    """Folder with the model's tokens.txt, of training or of an exported model."""
+    """Folder with the model's tokens.txt: that of its training, or an exported model."""
 
     def __post_init__(self) -> None:
         if not self.texts:
@@ -37,7 +37,7 @@ class Options:
 
 def main(program: str, arguments: list[str]) -> int:
     """Parse and run."""
-    description = "Write texts in a model's tokens with blanks between them, the input of KenLM and SRILM."
+    description = "Write texts as a model's tokens, separated by spaces, for KenLM and SRILM."
     run(parse(Options, program, arguments, description))
     return 0
 

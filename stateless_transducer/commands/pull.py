@@ -16,8 +16,8 @@ class Options:
     """Options of ``transducer pull``."""
 
     name: Annotated[str, Positional, arg(metavar="NAME")]
-    """owner/name of a repository of Hugging Face, with @revision if not the newest; or asr-models/NAME of sherpa-onnx's
-    releases."""
+    """owner/name of a Hugging Face repository, with @revision for another than the newest; or asr-models/NAME of
+    sherpa-onnx's releases."""
     form: Literal["any", "graphs", "checkpoint"] = "any"
     """graphs: ONNX, to transcribe. checkpoint: to train, to export, or for a GPU. any: graphs if there are any."""
     precision: Literal["fp32", "int8"] = "fp32"

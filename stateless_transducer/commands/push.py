@@ -25,9 +25,9 @@ class Options:
     language: tuple[str, ...]
     """Languages of the model, as codes: zh, en."""
     repository: Annotated[str | None, Positional, arg(metavar="[OWNER/NAME]")] = None
-    """Repository of Hugging Face to upload to; it is created if it does not exist."""
+    """Hugging Face repository to upload to; it is created if it does not exist."""
     output_dir: Path | None = None
-    """Folder to write, for a look before the upload or instead of it."""
+    """Folder to write, to check the files before the upload or without an upload."""
     license: str | None = None
     """License of the model, for example apache-2.0."""
     training_data: str | None = None

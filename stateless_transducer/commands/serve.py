@@ -33,7 +33,7 @@ class Options:
     """Model file, training checkpoint, folder of a model, offline or streaming, or owner/name of a published one. One
     trained with `--causal true` decodes files as a whole, and live sound chunk by chunk."""
     host: str = "127.0.0.1"
-    """Address to listen on; 0.0.0.0: everyone who reaches this machine can use the server."""
+    """Address to listen on; 0.0.0.0: all addresses, so that other machines can use the server."""
     port: Annotated[int, Interval(ge=0, le=65535)] = 8000
     """Port; 0: any free port, which is printed."""
     max_upload_mb: Annotated[float, Gt(0), Unit("MiB"), ADVANCED] = 1024.0
@@ -69,10 +69,11 @@ class Options:
     precision: Literal["fp32", "bf16", "int8"] = "fp32"
     """bf16: checkpoints only, faster on GPUs and on CPUs with AMX. int8: x.int8.onnx of ONNX folders."""
     chunk_ms: Annotated[Annotated[int, Ge(1), Unit("ms")] | None, arg(metavar="INT")] = None
-    """Live sound with a model trained with `--causal true`: milliseconds of a chunk. By default, the
-    nearest to 320 that it is trained on."""
+    """Live sound with a model trained with `--causal true`: length of a chunk in milliseconds. By default, the length
+    nearest to 320 on which it was trained."""
     left_ms: Annotated[Annotated[int, Ge(1), Unit("ms")] | None, arg(metavar="INT"), ADVANCED] = None
-    """Likewise: milliseconds before a chunk that it sees. By default, the nearest to 2560 that it is trained on."""
+    """Live sound with such a model: milliseconds before a chunk that it sees. By default, the value nearest to 2560 on
+    which it was trained."""
     batch: Annotated[BatchConfig, ADVANCED] = field(default_factory=BatchConfig)
     segments: SegmentConfig = field(default_factory=SegmentConfig)
     details: DetailConfig = field(default_factory=DetailConfig)
@@ -100,7 +101,14 @@ class Options:
 
 def main(program: str, arguments: list[str]) -> int:
     """Parse and run until stopped."""
-    run(parse(Options, program, arguments, "Serve a model: sound files and live sound to text, and a page to try it."))
+    run(
+        parse(
+            Options,
+            program,
+            arguments,
+            "Serve a model that transcribes sound files and live sound, with a web page to try it.",
+        )
+    )
     return 0
 
 

@@ -40,11 +40,11 @@ class Options:
     sample_rate: Annotated[int, Ge(1000), Unit("Hz")] = 16000
     """Sample rate of standard input, in Hz."""
     chunk_ms: Annotated[Annotated[int, Ge(1), Unit("ms")] | None, arg(metavar="INT")] = None
-    """Milliseconds of a chunk: longer ones are more accurate, and later. By default, the nearest to 320 that the model
-    is trained on; ONNX graphs have their own."""
+    """Length of a chunk in milliseconds; longer chunks are more accurate, but add delay. By default, the length nearest
+    to 320 on which the model was trained; that of ONNX graphs is fixed."""
     left_ms: Annotated[Annotated[int, Ge(1), Unit("ms")] | None, arg(metavar="INT")] = None
-    """Milliseconds before a chunk that it sees. By default, the nearest to 2560 that the model is trained on; ONNX
-    graphs have their own."""
+    """Milliseconds before a chunk that the model sees. By default, the value nearest to 2560 on which it was trained;
+    that of ONNX graphs is fixed."""
     block_ms: Annotated[int, Ge(1), Unit("ms"), ADVANCED] = 100
     """Milliseconds of sound to read at a time; the result does not depend on it."""
     output_format: Literal["txt", "json"] = "txt"
@@ -76,7 +76,7 @@ class Options:
 
 def main(program: str, arguments: list[str]) -> int:
     """Parse and run."""
-    run(parse(Options, program, arguments, "Transcribe sound while it comes in: a line for each utterance."))
+    run(parse(Options, program, arguments, "Transcribe live sound, one line per utterance."))
     return 0
 
 

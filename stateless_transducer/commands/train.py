@@ -60,10 +60,10 @@ class Options:
     """Kind of encoder; it decides which options set its sizes."""
     zipformer_size: Annotated[ZipformerSize | None, ADVANCED] = None
     """Published sizes of a Zipformer, by default m: the model of `--size` small, medium or large, without its batches
-    and schedule. Options of single sizes change them."""
+    and schedule. Options for single sizes override them."""
     size: Literal["auto"] | SizeName | None = None
-    """Size of the model, with epochs, batches and learning rate to match; options that are set as well win. auto:
-    by hours of speech, device and free memory. By default, the tutorial's numbers, for 450 hours and a GPU."""
+    """Size of the model, with matching epochs, batches and learning rate; other options override them. auto: chosen by
+    hours of speech, device and free memory. By default, the tutorial's numbers, for 450 hours and a GPU."""
     chosen: Annotated[tuple[str, ...], Suppress] = ()
     passed_sizes: Annotated[tuple[str, ...], Suppress] = ()
     lang_dir: Path = Path("data/lang_char")

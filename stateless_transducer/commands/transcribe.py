@@ -54,7 +54,8 @@ class Options:
     """Table of sounds instead of files, as for `prepare table`: for example .jsonl with id, path, and for parts of
     files start and end or duration (seconds)."""
     output: Path | None = None
-    """Result of `--manifest`: .jsonl with one object per sound; ids that it already holds are skipped."""
+    """File for the results of `--manifest`: .jsonl with one object per sound; ids that it already contains are
+    skipped."""
     dask: Annotated[str | None, ADVANCED] = None
     """Scheduler of a Dask cluster that works on `--manifest`, tcp://HOST:PORT; its workers must see the files."""
     segments: SegmentConfig = field(default_factory=SegmentConfig)
@@ -82,7 +83,7 @@ class Options:
 
 def main(program: str, arguments: list[str]) -> int:
     """Parse and run; status 1 if a file could not be read."""
-    return run(parse(Options, program, arguments, "Transcribe sounds: one line each, as soon as it is known."))
+    return run(parse(Options, program, arguments, "Transcribe sounds; print a line for each as soon as it is done."))
 
 
 def run(options: Options) -> int:

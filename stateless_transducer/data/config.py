@@ -51,7 +51,7 @@ class DataConfig:
     """Share of an epoch's batches from the second corpus. The first corpus is read whole, once per epoch."""
     max_duration: Annotated[float, Gt(0), Unit("s")] = 200.0
     """Seconds of speech per batch and process, padding included: the longest utterance times the number of utterances.
-    Single processes may get one utterance more."""
+    Some processes may get one more utterance."""
     max_cells: Annotated[int, Ge(0), ADVANCED] = 2_000_000
     """Largest number of lattice cells per batch: T x (U + 1) per utterance, padding included; 0: no limit."""
     num_buckets: Annotated[int, Ge(1), ADVANCED] = 15
@@ -63,7 +63,7 @@ class DataConfig:
     shuffle: Annotated[bool, ADVANCED] = True
     """Draw a new order of the batches for each epoch."""
     drop_last: Annotated[bool, ADVANCED] = False
-    """Drop the last, smaller batches of an epoch; of small data, that is a large share."""
+    """Drop the last, smaller batches of an epoch; with little data, they are a large share."""
     num_workers: Annotated[int, Ge(0)] = 2
     """Processes that load batches; 0: the training process itself."""
     enable_spec_aug: bool = True
@@ -105,7 +105,7 @@ class Limits:
     max_utterance_s: Annotated[float, ADVANCED] = 60.0
     """Longest utterance, in seconds."""
     max_chars_per_second: Annotated[float, ADVANCED] = 40.0
-    """Most characters per second of speech; more suggests a wrong transcript."""
+    """Most characters per second of speech; a higher rate suggests a wrong transcript."""
 
     def __post_init__(self) -> None:
         check_bounds(self)
@@ -122,7 +122,7 @@ class TokenConfig:
 
     token: Literal["char", "word", "bpe", "bbpe"] = "char"
     """Unit of the model's output: characters, words, pieces of words (bpe), or pieces of the UTF-8 bytes of words and
-    ideographs (bbpe), which are fewer than the characters of Chinese."""
+    ideographs (bbpe), for Chinese with fewer tokens than characters."""
     vocab_size: Annotated[int, Ge(1)] | None = None
     """Number of tokens with `--token bpe` or `bbpe`; by default, 500."""
 
@@ -192,7 +192,7 @@ class PrepareConfig(WorkConfig):
     perturb_speed: bool = True
     """Add copies of the training set at other speeds."""
     speeds: tuple[Annotated[float, Interval(ge=0.5, le=2)], ...] = (0.9, 1.1)
-    """The other speeds. More of them help with few speakers, as they also shift the formants."""
+    """Speeds of the copies. More speeds help with few speakers, because they also shift the formants."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -39,7 +39,8 @@ class SearchConfig:
     temperature: Annotated[float, Gt(0), ADVANCED] = 1.0
     """Divisor of the logits: a value above 1 flattens the model's distribution."""
     hotwords_file: Path | None = None
-    """beam_search, modified_beam_search: phrases to boost, one per line; `phrase :3` sets a score of its own."""
+    """beam_search, modified_beam_search: phrases to boost, one per line; `phrase :3` sets the score per token of that
+    phrase."""
     hotwords_score: Annotated[float, ADVANCED] = 2.0
     """Added to the log-probability of a hypothesis per token of a hotword."""
     ngram_lm: Path | None = None

@@ -56,7 +56,8 @@ class JoinerConfig:
     joiner_dim: Annotated[int, Ge(1)] = 512
     """Width of the joiner."""
     joiner_proj: Annotated[bool, ADVANCED] = False
-    """Map the outputs of encoder and decoder to the width of the joiner, instead of making them as wide."""
+    """Project the outputs of encoder and decoder to the width of the joiner; otherwise, they have that width
+    already."""
 
     def __post_init__(self) -> None:
         check_bounds(self)
@@ -107,11 +108,11 @@ class CausalEncoderConfig(EncoderConfig):
     """Sizes of an encoder that can be trained on chunks."""
 
     causal: bool = False
-    """Train on chunks of several lengths, for recognition while someone speaks."""
+    """Train on chunks of several lengths, for live sound."""
     chunk_size: tuple[int, ...] = (16, 32, 64, -1)
     """Lengths of chunks to train on, in frames of 20 ms; -1: the utterance."""
     left_context_frames: tuple[int, ...] = (64, 128, 256, -1)
-    """Frames before a chunk that it sees, of 20 ms; -1: all."""
+    """Left context of a chunk, in frames of 20 ms; -1: all."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -151,7 +152,7 @@ class ConformerConfig(CausalEncoderConfig):
     attention_dim: Annotated[int, Ge(1)] = 512
     """Width of the encoder."""
     num_heads: Annotated[int, Ge(1)] = 8
-    """Attention heads; divides the width."""
+    """Attention heads; the width must be a multiple of their number."""
     feedforward_dim: Annotated[int, Ge(1)] = 2048
     """Width inside the feed-forward modules."""
     conv_kernel: Annotated[int, Ge(1)] = 31
@@ -208,7 +209,7 @@ class ZipformerConfig(CausalEncoderConfig):
     num_encoder_layers: tuple[Annotated[int, Interval(ge=1, le=256)], ...] = (2, 2, 3, 4, 3, 2)
     """Layers."""
     downsampling_factor: Annotated[tuple[Annotated[int, Interval(ge=1, le=64)], ...], ADVANCED] = (1, 2, 4, 8, 4, 2)
-    """Frames at 50 per second for each frame of the stack."""
+    """Downsampling factor: frames, at 50 per second, per frame of the stack."""
     encoder_dim: tuple[Annotated[int, Ge(1)], ...] = (192, 256, 384, 512, 384, 256)
     """Width; the largest one is that of the encoder."""
     encoder_unmasked_dim: Annotated[tuple[Annotated[int, Ge(1)], ...], ADVANCED] = (192, 192, 256, 256, 256, 192)
@@ -229,9 +230,10 @@ class ZipformerConfig(CausalEncoderConfig):
     """Frames that a convolution module sees; odd."""
     subsampling_channels: Annotated[int, Ge(16), ADVANCED] = 128
     """Channels of the last subsampling convolution, a multiple of 16; the two before it have a sixteenth and a quarter
-    of them. In a small model, 32 save most of the time."""
+    of them. In a small model, 32 channels save most of the time."""
     pads_like_icefall: Annotated[bool, ADVANCED] = False
-    """Let the padding frames of a batch affect the ends of shorter utterances, as in icefall, to repeat its results."""
+    """Let the padding frames of a batch affect the ends of shorter utterances, as in icefall, to reproduce its
+    results."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -413,8 +415,9 @@ class ModelConfig:
     feature_dim: Annotated[int, Ge(7)] = 80
     """Mel bins of a feature frame."""
     feature_norm: FeatureNorm = "none"
-    """Normalization. level: subtract the loudness of the utterance. mean: subtract its mean of each bin.
-    global: by mean and deviation of each bin in the training data, also for causal models."""
+    """Normalization of the features. level: subtract the loudness of the utterance. mean: subtract the mean of each bin
+    over the utterance. global: use mean and standard deviation of each bin in the training data, also for causal
+    models."""
     blank_id: int = 0
     """Id of the blank."""
 

@@ -28,8 +28,8 @@ class Average:
     use_ema: Annotated[bool, ADVANCED] = False
     """Use the running mean of the weights, stored with `--ema-decay`."""
     use_averaged_model: Annotated[bool, ADVANCED] = False
-    """Average over all batches from the end of epoch `--epoch` - `--avg` to the end of `--epoch`, with the means
-    stored with `--average-period`, instead of over the checkpoints in between."""
+    """Average over all batches from the end of epoch `--epoch` - `--avg` to the end of `--epoch`, using the means
+    stored with `--average-period`, instead of averaging the checkpoints."""
 
     def __post_init__(self) -> None:
         check_bounds(self)

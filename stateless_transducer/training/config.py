@@ -33,14 +33,14 @@ class OptimConfig:
     weight_decay: Annotated[float, Ge(0), ADVANCED] = 0.01
     """adamw, muon: weight decay."""
     base_lr: Annotated[float, Gt(0)] = 0.045
-    """scaled-adam: learning rate before its decay. It moves each weight relative to the size of its matrix."""
+    """scaled-adam: learning rate before its decay. Weights move in proportion to the size of their matrix."""
     lr_batches: Annotated[float, Gt(0), ADVANCED] = 7500.0
     """scaled-adam: number of batches after which the learning rate falls with their square root."""
     lr_epochs: Annotated[float, Gt(0), ADVANCED] = 3.5
     """scaled-adam: number of epochs after which the learning rate falls with their square root."""
     ref_duration: Annotated[float, Gt(0), ADVANCED, Unit("s")] = 600.0
-    """Seconds of speech per batch for which Zipformer's schedules of dropout and skipped layers are made. An update of
-    twice as many counts as two batches."""
+    """Seconds of speech per batch that the Zipformer's schedules of dropout and skipped layers assume. An update with
+    twice as many seconds counts as two batches."""
     max_grad_norm: Annotated[float, Gt(0), ADVANCED] = 5.0
     """noam, adamw, muon: gradients are clipped to this norm."""
     accumulate_grad: Annotated[int, Ge(1), ADVANCED] = 1
@@ -48,23 +48,24 @@ class OptimConfig:
     ema_decay: Annotated[float, Interval(ge=0, lt=1), ADVANCED] = 0.0
     """Decay per batch of a running mean of the weights, for `--use-ema` of decode and average; 0: no mean."""
     average_period: Annotated[int, Ge(0), ADVANCED] = 0
-    """Batches between two additions of the weights to their mean since the start of the run, for
-    `--use-averaged-model` of decode and average; 0: no mean."""
+    """Batches between two updates of the mean of all weights since the start of the run, for `--use-averaged-model` of
+    decode and average; 0: no mean."""
     modified_transducer_prob: Share = 0.25
     """Share of batches trained with the modified loss: at most one symbol per frame."""
     delay_penalty: Annotated[float, Ge(0), ADVANCED] = 0.0
-    """Reward for each encoder frame that a token is earlier (k2's delay penalty). It begins after `--warm-step`, with
-    scaled-adam after `--prune-warm-step`, and not before `--whole-epochs`. 0: none."""
+    """Reward for each encoder frame by which a token comes earlier (k2's delay penalty). It begins after `--warm-step`,
+    with scaled-adam after `--prune-warm-step`, and not before `--whole-epochs`. 0: none."""
     whole_epochs: Annotated[int, Ge(0), ADVANCED] = 0
-    """Epochs at the beginning in which a causal model sees whole utterances alone; small runs learn to listen sooner
-    then."""
+    """Number of epochs at the beginning in which a causal model sees only whole utterances; small models learn to
+    listen sooner this way."""
     ctc_loss_scale: Annotated[float, Ge(0)] = 0.0
     """Weight of an auxiliary CTC loss on the encoder, with which small runs start faster; 0: no CTC."""
     ctc_epochs: Annotated[int, Ge(0)] = 1
     """Epochs with the CTC loss."""
     cr_loss_scale: Annotated[float, Ge(0), ADVANCED] = 0.0
-    """Weight of the consistency of the CTC outputs for two copies of each batch, masked differently (CR-CTC), with
-    `--ctc-epochs` as many as epochs; icefall's recipes have 0.2. 0: one copy. Twice the time and memory per batch."""
+    """Weight of CR-CTC, the consistency of the CTC outputs for two differently masked copies of each batch; icefall's
+    recipes use 0.2. 0: one copy. It needs as many `--ctc-epochs` as epochs, and takes twice the time and memory per
+    batch."""
 
     def __post_init__(self) -> None:
         check_bounds(self)
@@ -116,7 +117,7 @@ class FineTuneConfig:
     """Fine-tuning."""
 
     init_from: Annotated[str | None, arg(metavar="MODEL")] = None
-    """Model to start from: a checkpoint, a folder with one, or owner/name of a published one. The sizes are its own;
+    """Model to start from: a checkpoint, a folder with one, or owner/name of a published one. It determines the sizes;
     the weights of tokens that it knows are kept."""
     freeze_layers: Annotated[int, Ge(0), ADVANCED] = 0
     """Encoder layers to freeze, from the bottom, with the subsampling; 0: none."""

@@ -16,7 +16,7 @@ class IcefallSizes:
     left_context_frames: tuple[int, ...] = ()
     """Frames before a chunk that a causal model was trained with, such as 64,128,256,-1."""
     encoder_unmasked_dim: tuple[int, ...] = ()
-    """Channels of each stack that training never masks; for fine-tuning alone."""
+    """Channels of each stack that training never masks; only fine-tuning uses them."""
 
     @property
     def by_name(self) -> dict[str, tuple[int, ...]]:

@@ -47,8 +47,8 @@ class TableColumns:
     """Names of the columns of a table; None to detect the column by its usual names, in any case."""
 
     id_column: str | None = None
-    """Column of the ids (id, utt, utt_id, key, ...). Without it, the id is the path without suffix, with `-` for `/`,
-    and for a part of a file with its begin and end in milliseconds."""
+    """Column of the ids (id, utt, utt_id, key, ...). Without it, the id is the path without suffix, with `-` for `/`;
+    for a part of a file, its start and end in milliseconds are appended."""
     path_column: str | None = None
     """Column of sound files (path, wav, audio, audio_filepath, file, ...)."""
     text_column: str | None = None
