@@ -122,7 +122,7 @@ class TrainingDisplay:
     Args:
         exp_dir: folder of the run.
         total_seconds: seconds of speech in all epochs together.
-        done_seconds: seconds of speech in the completed epochs of a resumed run.
+        done_seconds: seconds of speech that a resumed run has done before.
         tensorboard: whether to write to TensorBoard.
         device: device whose memory is reported.
     """
@@ -150,7 +150,8 @@ class TrainingDisplay:
             disable=not sys.stderr.isatty(),
         )
         self._task = self._bar.add_task("training", total=total_seconds, numbers="")
-        self._bar.update(self._task, completed=done_seconds)
+        # not by an update, from which the bar would estimate the time left
+        self._bar.tasks[0].completed = done_seconds
         self._started, self._seconds = time.monotonic(), 0.0
 
     def __enter__(self) -> TrainingDisplay:

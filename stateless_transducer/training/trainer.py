@@ -87,7 +87,7 @@ class Trainer:
             display = TrainingDisplay(
                 config.exp_dir,
                 total_seconds=config.num_epochs * seconds,
-                done_seconds=position.epoch * seconds,
+                done_seconds=position.epoch * seconds + self._loader.seconds(batches[: position.batch]),
                 tensorboard=config.tensorboard,
                 device=self._rank.device,
             )
@@ -106,7 +106,7 @@ class Trainer:
         self._logger.info(f"epoch {position.epoch}, learning rate {self._learner.rate:g}")
         done_s, total_s = self._loader.seconds(plan[: position.batch]), self._loader.seconds(plan)
         if display is not None:
-            display.advance(done_s, where=f"epoch {position.epoch}", loss=position.recent.value)
+            display.advance(0.0, where=f"epoch {position.epoch}", loss=position.recent.value)
         first_step = position.step + 1
         for update in self._loader.updates(position.epoch, first=position.batch, plan=plan):
             result = self._learner.learn(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from small_corpus import write_small_corpus
 from stateless_transducer import checkpoint
 from stateless_transducer.checkpoint import load_checkpoint
 from stateless_transducer.cli import main
+from stateless_transducer.training.progress import TrainingDisplay
 
 
 @pytest.fixture(scope="module")
@@ -179,3 +181,21 @@ def test_damaged_newest_checkpoint_names_the_older_one(corpus, tmp_path, capsys)
     damage("epoch-0.pt")
     assert main([*flags, "--num-epochs", "2"]) == 0
     assert f"Loading checkpoint from {tmp_path}/epoch-1.pt" in capsys.readouterr().err
+
+
+def test_a_resumed_run_measures_its_own_speech(corpus, halfway, tmp_path, monkeypatch):
+    """The speed had the speech of the batches before, too."""
+    shutil.copytree(halfway, tmp_path / "exp")
+    displays, leave = [], TrainingDisplay.__exit__
+
+    def leave_noted(display, *error):
+        displays.append(display)
+        leave(display, *error)
+
+    monkeypatch.setattr(TrainingDisplay, "__exit__", leave_noted)
+    flags = ["--exp-dir", str(tmp_path / "exp"), "--num-epochs", "1", "--resume", "true"]
+    assert main([*corpus, *flags]) == 0
+    (display,) = displays
+    (task,) = display._bar.tasks
+    assert task.completed == pytest.approx(task.total)
+    assert 0 < display._seconds < 0.9 * task.total
