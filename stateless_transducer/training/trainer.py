@@ -124,24 +124,24 @@ class Trainer:
                 display.advance(update.seconds, where=f"{where} of {len(plan)}", loss=position.recent.value)
             if position.step % config.log_interval == 0 or position.step == first_step:
                 self._log_batch(result, sum(len(batch.ids) for batch in update.batches), display)
-            # validation and checkpoint of the epoch follow its last batch
-            if position.batch < len(plan) and not self._between_batches(result, display):
+            if result.is_told_to_stop:
+                # at once: a validation may outlast the time that a scheduler gives
+                self._save_batch()
+                by = f" by {self._stop.name}" if self._stop.name else ""
+                self._logger.info(f"Stopped{by}; resume with `--resume true`")
                 return False
+            # validation and checkpoint of the epoch follow its last batch
+            if position.batch < len(plan):
+                self._between_batches(display)
         return True
 
-    def _between_batches(self, result: UpdateResult, display: TrainingDisplay | None) -> bool:
-        """Validate and save within an epoch; return whether training continues."""
+    def _between_batches(self, display: TrainingDisplay | None) -> None:
+        """Validate and save within an epoch, when it is time."""
         config, step = self._config, self._position.step
         if step % config.valid_interval == 0:
             self._validate(display)
-        if result.is_told_to_stop:
-            self._save_batch()
-            by = f" by {self._stop.name}" if self._stop.name else ""
-            self._logger.info(f"Stopped{by}; resume with `--resume true`")
-            return False
         if config.save_every and step % config.save_every == 0:
             self._save_batch()
-        return True
 
     def _note(self, result: UpdateResult) -> None:
         """Note the loss of an update, or that it was skipped."""

@@ -8,6 +8,7 @@ import re
 import signal
 import socket
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,9 @@ from warm import Program, interpreter
 from stateless_transducer.checkpoint import load_checkpoint
 from stateless_transducer.cli import main
 from stateless_transducer.training import distributed
+from stateless_transducer.training.learner import Learner
 from stateless_transducer.training.run_lock import run_lock
+from stateless_transducer.training.validation import TransducerValidation
 
 # nothing random but the order, and no batch of fewer utterances than there are processes
 PLAIN = ["--dropout", "0", "--spec-aug-probability", "0", "--drop-last", "true"]
@@ -233,3 +236,28 @@ def test_resuming_a_run_that_never_began_starts_it(corpus, tmp_path):
     assert main([*corpus, "--exp-dir", str(tmp_path), "--num-epochs", "1", "--resume", "true"]) == 0
     assert main([*corpus, "--exp-dir", str(tmp_path), "--num-epochs", "1", "--resume", "true"]) == 0
     assert (tmp_path / "epoch-0.pt").exists()
+
+
+def test_a_stop_is_saved_before_any_validation(corpus, whole, tmp_path, monkeypatch):
+    """Also after the last batch of an epoch, whose validation follows when the run is resumed."""
+    num_batches = load_checkpoint(whole / "epoch-0.pt").provenance["step"]
+    stops, validations = {num_batches, num_batches + 1}, []
+    learn, validate = Learner.learn, TransducerValidation.loss
+
+    def learn_and_stop(self, update, *, step, **place):
+        return replace(learn(self, update, step=step, **place), is_told_to_stop=step in stops)
+
+    def validate_noted(self, autocast):
+        validations.append(sorted(path.name for path in tmp_path.glob("*.pt")))
+        return validate(self, autocast)
+
+    monkeypatch.setattr(Learner, "learn", learn_and_stop)
+    monkeypatch.setattr(TransducerValidation, "loss", validate_noted)
+    flags = ["--exp-dir", str(tmp_path), *CAUSAL, "--valid-interval", str(num_batches + 1)]
+    assert main([*corpus, *flags]) == 0
+    assert not validations and sorted(path.name for path in tmp_path.glob("*.pt")) == [f"checkpoint-{num_batches}.pt"]
+    assert main([*corpus, *flags, "--resume", "true"]) == 0
+    assert validations == [[f"checkpoint-{num_batches}.pt"]]
+    assert (tmp_path / f"checkpoint-{num_batches + 1}.pt").exists()
+    assert main([*corpus, *flags, "--resume", "true"]) == 0
+    assert _same_weights(tmp_path / "epoch-2.pt", whole / "epoch-2.pt")
