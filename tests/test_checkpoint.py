@@ -163,6 +163,12 @@ def test_mean_over_a_part_of_a_run_follows_from_the_means_since_its_start(tmp_pa
     ):
         with pytest.raises(ValueError, match=fault):
             replace(average, use_averaged_model=True).of(tmp_path)
+    last = load_checkpoint(epoch_path(tmp_path, 2))
+    late = {**last.training_state["average"], "since": 20}
+    save_checkpoint(epoch_path(tmp_path, 2), replace(last, training_state={"average": late}))
+    for avg in (2, 3):
+        with pytest.raises(ValueError, match="mean in .*epoch-2.pt began after batch 20, .* Lower `avg`"):
+            Average(epoch=2, avg=avg, use_averaged_model=True).of(tmp_path)
     save_checkpoint(epoch_path(tmp_path, 2), _checkpoint())
     with pytest.raises(ValueError, match="epoch-2.pt holds no mean .*`average_period`"):
         Average(epoch=2, avg=1, use_averaged_model=True).of(tmp_path)

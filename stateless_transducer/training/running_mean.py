@@ -17,7 +17,8 @@ class RunningMean:
     ``ema_decay`` d: ``mean = d * mean + (1 - d) * weights`` after each update, from the initial weights on.
 
     ``average_period`` P: the plain mean of the weights after steps P, 2P, ..., in float64. The mean over a part of the
-    run follows from the means at both of its ends, see `weight_averages.average_between`.
+    run follows from the means at both of its ends, see `weight_averages.average_between`. In a run that begins its mean
+    late, the weights at this step stand for all earlier ones.
 
     Args:
         model: model whose weights the mean starts from.
@@ -27,6 +28,8 @@ class RunningMean:
 
     def __init__(self, model: nn.Module, *, ema_decay: float = 0.0, average_period: int = 0) -> None:
         self._decay, self._period = ema_decay, average_period
+        self.since: int = 0
+        """Step after which the plain mean has weights: 0, or where a run without a mean was resumed with one."""
         # the differences between means of long runs are small
         dtype = torch.float64 if average_period else None
         self.weights = {
@@ -54,13 +57,14 @@ class RunningMean:
             else:
                 mean.copy_(value)
 
-    def load(self, weights: Mapping[str, Tensor]) -> None:
-        """Set the mean.
+    def load(self, weights: Mapping[str, Tensor], *, since: int = 0) -> None:
+        """Set the mean, and the step after which it has weights.
 
         Raises:
             ValueError: the weights are those of another model.
         """
         if faults := weight_faults(weights, self.weights):
             raise ValueError(faults)
+        self.since = since
         for name, mean in self.weights.items():
             mean.copy_(weights[name])

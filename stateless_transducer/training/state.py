@@ -30,6 +30,7 @@ from stateless_transducer.model.regularize import load_whitening_state, whitenin
 from stateless_transducer.training.config import TrainConfig
 from stateless_transducer.training.learner import Learner
 from stateless_transducer.training.optim import load_optimizer
+from stateless_transducer.training.running_mean import RunningMean
 from stateless_transducer.weight_files import DamagedFileError
 from stateless_transducer.wording import one_line
 
@@ -137,7 +138,7 @@ def _means(learner: Learner, config: TrainConfig) -> dict[str, Any]:
     if learner.mean is not None:
         weights, period = on_cpu(learner.mean.weights), config.optim.average_period
         if period:
-            means["average"] = {"weights": weights, "period": period}
+            means["average"] = {"weights": weights, "period": period, "since": learner.mean.since}
         else:
             means["ema"] = weights
     return means
@@ -165,7 +166,11 @@ def restore(
     for flag, value in _options_of_state(learner, config).items():
         saved = saved_options.get(flag, value)
         if saved != value:
-            raise ValueError(f"`{flag}` was {saved} before; a resumed run cannot change it to {value}.")
+            raise _unchangeable(flag, saved, value)
+    average, period = state.get("average"), config.optim.average_period
+    if isinstance(average, dict) and period and average.get("period", period) != period:
+        # the number of weights in the mean would not follow from the number of the batch any more
+        raise _unchangeable("--average-period", average["period"], period)
     if state["position"]["batch"]:
         _check_same_epoch(state.get("contents", {}), contents, state["position"]["epoch"])
     learner.objective.model.load_state_dict(checkpoint.weights)
@@ -183,7 +188,7 @@ def restore(
         if config.optim.ema_decay:
             loaders["ema"] = lambda saved: mean.load(saved or checkpoint.weights)
         else:
-            loaders["average"] = lambda saved: mean.load(saved["weights"] if saved else checkpoint.weights)
+            loaders["average"] = lambda saved: _load_average(mean, saved, checkpoint, config.optim.average_period)
     for name, load in loaders.items():
         try:
             load(state.get(name))
@@ -191,6 +196,18 @@ def restore(
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as err:
             cause = one_line(err)
             raise ValueError(f"the `{name}` in its training state is invalid ({cause}). {_WAYS_OUT}") from err
+
+
+def _unchangeable(flag: str, saved: object, value: object) -> ValueError:
+    return ValueError(f"`{flag}` was {saved} before; a resumed run cannot change it to {value}.")
+
+
+def _load_average(mean: RunningMean, saved: Mapping[str, Any] | None, checkpoint: Checkpoint, period: int) -> None:
+    """Set the mean since the start of the run; a run that had none begins it here."""
+    if saved is None:
+        mean.load(checkpoint.weights, since=checkpoint.provenance["step"] // period * period)
+    else:
+        mean.load(saved["weights"], since=index(saved.get("since", 0)))
 
 
 def _check_same_epoch(saved: Mapping[str, Any], current: Mapping[str, Any], epoch: int) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -35,7 +35,7 @@ def average_checkpoints(paths: Iterable[Path], *, use_ema: bool = False) -> Chec
     for path in paths:
         current = _without_training_state(path, use_ema)
         if last is not None:
-            if (current.model_config, current.token_table) != (last.model_config, last.token_table):
+            if not _is_same_model(current, last):
                 raise ValueError(f"{path} cannot be averaged with {names[-1]}: other sizes or tokens.")
             check_weights(current.weights, last.weights)
         for name, value in current.weights.items():
@@ -61,25 +61,32 @@ def average_between(ends: Sequence[Path], names: Sequence[str]) -> Checkpoint:
         names: names of the checkpoints within the part, for the provenance.
 
     Raises:
-        ValueError: a checkpoint holds no such mean, the models differ in sizes or tokens, or no weights were added to
-            the mean between the two.
+        ValueError: a checkpoint holds no such mean, the models differ in sizes or tokens, no weights were added to the
+            mean between the two, or it began after the part.
     """
-    end = ends[-1]
-    last, mean, last_step = _mean_since_start(end)
-    part = mean
-    if len(ends) > 1:
-        start = ends[0]
-        first, first_mean, first_step = _mean_since_start(start)
-        if (first.model_config, first.token_table) != (last.model_config, last.token_table):
+    start, end = ends[0] if len(ends) > 1 else None, ends[-1]
+    last, first = _read_mean(end), None if start is None else _read_mean(start)
+    if last.since != (0 if first is None else first.since):
+        raise ValueError(
+            f"`use_averaged_model`: the mean in {end} began after batch {last.since}, where the run was resumed with "
+            "`average_period`: after the first batch to average. Lower `avg`."
+        )
+    part, checkpoint = last.weights, last.checkpoint
+    if first is not None:
+        if not _is_same_model(first.checkpoint, checkpoint):
             raise ValueError(f"{start} cannot be averaged with {end.name}: other sizes or tokens.")
-        if first_step >= last_step:
+        if first.step >= last.step:
             raise ValueError(
                 f"`use_averaged_model`: no weights were added to the mean between {start} and {end.name}; raise `avg`."
             )
-        part = mean_of_part(first_mean, first_step, mean, last_step)
-    weights = {name: part[name].to(value.dtype) for name, value in last.weights.items()}
-    provenance = {**last.provenance, "averaged": list(names), "running_mean": True}
-    return replace(last, weights=weights, provenance=provenance)
+        part = mean_of_part(first.weights, first.step, last.weights, last.step)
+    weights = {name: part[name].to(value.dtype) for name, value in checkpoint.weights.items()}
+    provenance = {**checkpoint.provenance, "averaged": list(names), "running_mean": True}
+    return replace(checkpoint, weights=weights, provenance=provenance)
+
+
+def _is_same_model(a: Checkpoint, b: Checkpoint) -> bool:
+    return (a.model_config, a.token_table) == (b.model_config, b.token_table)
 
 
 def mean_of_part(
@@ -98,27 +105,39 @@ def mean_of_part(
     }
 
 
-def _mean_since_start(path: Path) -> tuple[Checkpoint, Mapping[str, Tensor], int]:
-    """Read a checkpoint without its training state, the mean of its weights since the start, and its last step."""
+class _Mean(NamedTuple):
+    """Mean of the weights since the start of a run, in one of its checkpoints."""
+
+    checkpoint: Checkpoint
+    """The checkpoint without its training state."""
+    weights: Mapping[str, Tensor]
+    step: int
+    """Last step whose weights the mean has."""
+    since: int
+    """Step after which it has weights."""
+
+
+def _read_mean(path: Path) -> _Mean:
     checkpoint = load_checkpoint(path)
     mean = (checkpoint.training_state or {}).get("average")
     # before the first addition, the mean is that of the initial weights
-    step = _steps_in_mean(path, checkpoint, mean) if mean else 0
+    step, since = _steps_in_mean(path, checkpoint, mean) if mean else (0, 0)
     if mean is None or not step:
-        since = "" if mean is None else f" before batch {mean['period']}, its first one"
+        before = "" if mean is None else f" before batch {mean['period']}, its first one"
         raise ValueError(
-            f"`use_averaged_model`: {path} holds no mean of the weights since the start of the run{since}; train with "
+            f"`use_averaged_model`: {path} holds no mean of the weights since the start of the run{before}; train with "
             "`average_period`."
         )
-    return replace(checkpoint, training_state=None), mean["weights"], step
+    return _Mean(replace(checkpoint, training_state=None), mean["weights"], step, since)
 
 
-def _steps_in_mean(path: Path, checkpoint: Checkpoint, mean: Mapping[str, Any]) -> int:
-    """Return the last step whose weights the mean has, 0 if there is none."""
+def _steps_in_mean(path: Path, checkpoint: Checkpoint, mean: Mapping[str, Any]) -> tuple[int, int]:
+    """Return the last step whose weights the mean has, 0 if there is none, and the step after which it has weights."""
     try:
         step, period = int(checkpoint.provenance["step"]), int(mean["period"])
         check_weights(mean["weights"], checkpoint.weights)
-        return step // period * period
+        # earlier versions did not save where a mean began
+        return step // period * period, int(mean.get("since", 0))
     except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as err:
         raise ValueError(f"{path}: the mean of its weights is invalid ({err}).") from err
 

@@ -199,3 +199,17 @@ def test_a_resumed_run_measures_its_own_speech(corpus, halfway, tmp_path, monkey
     (task,) = display._bar.tasks
     assert task.completed == pytest.approx(task.total)
     assert 0 < display._seconds < 0.9 * task.total
+
+
+def test_a_mean_of_the_weights_keeps_its_period_and_knows_where_it_began(corpus, halfway, tmp_path, capsys):
+    """With another period, or off and on again, the mean over a part of the run was an extrapolation."""
+    shutil.copytree(halfway, tmp_path / "exp")
+    flags = [*corpus, "--exp-dir", str(tmp_path / "exp"), "--resume", "true", "--average-period"]
+    assert main([*flags, "2", "--num-epochs", "2"]) == 0
+    average = ["average", "--exp-dir", str(tmp_path / "exp"), "--use-averaged-model", "true", "--epoch", "1"]
+    assert main([*average, "--avg", "1", "--output", str(tmp_path / "model.pt")]) == 0
+    capsys.readouterr()
+    assert main([*average, "--avg", "2", "--output", str(tmp_path / "model.pt")]) == 1
+    assert re.search("began after batch 2, .* Lower `--avg`", capsys.readouterr().err)
+    assert main([*flags, "3", "--num-epochs", "3"]) == 1
+    assert "`--average-period` was 2 before; a resumed run cannot change it to 3" in capsys.readouterr().err
