@@ -11,7 +11,9 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -191,8 +193,8 @@ def find_max_duration(task: TransducerTask, rank: Rank, say: Callable[[str], Non
     """Train on the worst batches of growing ``--max-duration``; return the proposal as an option.
 
     The function trains a separate model on noise. On a GPU, it searches for the largest batch that fits. On a CPU,
-    where a lack of memory would end other programs, it measures up to half of the memory and extrapolates from there.
-    The proposal never exceeds the largest batch of the data.
+    where a lack of memory would end other programs, it measures up to half of the free memory and extrapolates from
+    there. The proposal never exceeds the largest batch of the data.
     """
     longest = float(task.data.lengths.seconds.max())
     largest = max(longest, _largest_s(task))
@@ -238,24 +240,24 @@ def _search(task: TransducerTask, rank: Rank, say: Callable[[str], None], longes
 
 def _extrapolate(task: TransducerTask, rank: Rank, say: Callable[[str], None], longest: float, largest: float) -> float:
     """Double the duration while memory and time permit, and extrapolate from there; return the largest that fits."""
-    capacity = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * _SHARE_OF_MEMORY / rank.world_size
-    durations, sizes, slope, took_s = [], [], 0.0, 0.0
+    # what the process has before it trains: the first slope, which counts the model as well, is never too small
+    durations, sizes, slope, took_s = [0.0], [peak_bytes()], 0.0, 0.0
+    capacity = (free_bytes() + sizes[0]) * _SHARE_OF_MEMORY / rank.world_size
     duration = longest
-    while len(durations) < 2 or (
-        sizes[-1] + slope * (duration - durations[-1]) < capacity / 2 and took_s < _PATIENCE_S
+    while len(durations) == 1 or (
+        sizes[-1] + slope * (duration - durations[-1]) < capacity / 2 and (len(durations) == 2 or took_s < _PATIENCE_S)
     ):
         started = time.monotonic()
         used = _measure(task, rank, duration)
         assert used is not None
         took_s = time.monotonic() - started
         say(f"--max-duration {duration:.0f}: {used / _GIB:.2f} GiB")
-        if durations:
-            slope = (used - sizes[-1]) / (duration - durations[-1])
+        slope = (used - sizes[-1]) / (duration - durations[-1])
         durations.append(duration)
         sizes.append(used)
         if duration >= largest and used <= capacity:
             return largest
-        duration = 2 * duration if len(durations) < 2 else min(2 * duration, largest)
+        duration = 2 * duration if len(durations) == 2 else min(2 * duration, largest)
     # the slope may be 0: small batches may need less than the earlier peak of the process
     limit = durations[-1] + (capacity - sizes[-1]) / max(1.0, slope)
     if limit < longest:
@@ -265,6 +267,22 @@ def _extrapolate(task: TransducerTask, rank: Rank, say: Callable[[str], None], l
     if reach < min(limit, largest):
         say(f"Larger batches may fit; the proposal is at most {_REACH} times the largest one measured")
     return min(limit, largest, reach)
+
+
+def free_bytes() -> float:
+    """Return the available memory: the system's, or that of the control group (a container) if it is less."""
+    # Windows has no such call: as many bytes as a small laptop has
+    free = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) if hasattr(os, "sysconf") else 8e9
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = 1024.0 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    group = Path("/sys/fs/cgroup")
+    names = ("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")
+    for limit, used in names:
+        # without a limit, version 2 writes "max", and version 1 a number beyond any memory
+        with suppress(OSError, ValueError):
+            free = min(free, float((group / limit).read_text()) - float((group / used).read_text()))
+    return max(0.0, free)
 
 
 def _too_long(longest: float) -> ValueError:

@@ -9,9 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +17,7 @@ import torch
 from stateless_transducer.model.config import ENCODER_SIZES, SizeName, named_sizes
 from stateless_transducer.model.transducer import build_model
 from stateless_transducer.training.distributed import Rank
-from stateless_transducer.training.memory import needed_bytes
+from stateless_transducer.training.memory import free_bytes, needed_bytes
 from stateless_transducer.training.task import TransducerTask
 from stateless_transducer.wording import counted
 
@@ -71,23 +69,7 @@ def this_machine() -> Machine:
         free, _ = torch.cuda.mem_get_info(0)
         return Machine(torch.cuda.get_device_name(0), 0, float(free))
     num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return Machine(f"a CPU with {counted(num_cores, 'core')}", num_cores, _free_bytes())
-
-
-def _free_bytes() -> float:
-    """Return the available memory: the system's, or that of the control group (a container) if it is less."""
-    # Windows has no such call: as many bytes as a small laptop has
-    free = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) if hasattr(os, "sysconf") else 8e9
-    with suppress(OSError, StopIteration):
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free = 1024.0 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
-    group = Path("/sys/fs/cgroup")
-    names = ("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")
-    for limit, used in names:
-        # without a limit, version 2 writes "max", and version 1 a number beyond any memory
-        with suppress(OSError, ValueError):
-            free = min(free, float((group / limit).read_text()) - float((group / used).read_text()))
-    return max(0.0, free)
+    return Machine(f"a CPU with {counted(num_cores, 'core')}", num_cores, free_bytes())
 
 
 @dataclass(frozen=True)

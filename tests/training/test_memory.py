@@ -81,7 +81,7 @@ def test_another_error_while_measuring_is_reported(tmp_path, capsys, monkeypatch
 
 
 def _on_a_cpu(monkeypatch, *, gib_a_second):
-    """Of 10 GiB that may be taken: what is tried of it."""
+    """Of 10 GiB that may be taken, 0.35 of them before training: what is tried of it."""
     tried = []
 
     def needed(plan, rank, duration):
@@ -89,8 +89,8 @@ def _on_a_cpu(monkeypatch, *, gib_a_second):
         return 2**30 * (gib_a_second * duration + 0.35)
 
     monkeypatch.setattr(memory, "_measure", needed)
-    sizes = {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": round(10 * 2**30 / 0.9)}
-    monkeypatch.setattr(memory.os, "sysconf", sizes.__getitem__)
+    monkeypatch.setattr(memory, "peak_bytes", lambda: 0.35 * 2**30)
+    monkeypatch.setattr(memory, "free_bytes", lambda: (10 / 0.9 - 0.35) * 2**30)
     return tried
 
 
@@ -124,3 +124,11 @@ def test_no_more_is_proposed_than_the_data_fill(tmp_path, capsys, monkeypatch, f
     assert main([*train, *proposed.split(), "--dry-run", "true"]) == 0
     (epoch,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch ")]
     assert "epoch         2 batches" in epoch
+
+
+def test_longest_utterance_alone_may_be_all_that_is_tried(tmp_path, capsys, monkeypatch):
+    """Twice as much was tried, whatever the first batch took."""
+    tried = _on_a_cpu(monkeypatch, gib_a_second=5.0)
+    assert _find(tmp_path, count=400) == 0
+    assert tried == [1.15]
+    assert capsys.readouterr().out.strip().splitlines()[-1] == "--max-duration 1"
