@@ -38,8 +38,8 @@ def prepare_noise_manifests(corpus_dir: Path, config: WorkConfig, *, say: Say, b
     """Read MUSAN, unless its manifests exist already.
 
     Raises:
-        ValueError: the folder is not MUSAN's, the manifests are from another folder, or ``strict`` is set and a file
-            cannot be read.
+        ValueError: the folder is not MUSAN's, the manifests are from another folder, no file can be read, or
+            ``strict`` is set and one cannot.
     """
     done = manifests_stamp(config.manifest_dir, PREFIX)
     now = {"source": str(corpus_dir.resolve())}
@@ -59,6 +59,8 @@ def prepare_noise_manifests(corpus_dir: Path, config: WorkConfig, *, say: Say, b
         say(f"left out: {len(problems)}\n{describe_problems(problems)}")
         if config.strict:
             raise ValueError(f"`strict`: {counted(len(problems), 'problem')}:\n{describe_problems(problems)}")
+        if len(problems) == len(everything):
+            raise ValueError(f"No recording of `corpus_dir` {corpus_dir} can be used:\n{describe_problems(problems)}")
     for part in PARTS:
         readable = {path: result for path in files[part] if not isinstance(result := checked[path], Problem)}
         rows = [(path.stem, path, duration, rate) for path, (duration, rate) in readable.items()]

@@ -94,6 +94,11 @@ def test_broken_file_of_musan_is_listed_and_strict_refuses_it(musan, tmp_path, c
     assert "noise-free-sound-0002" in (tmp_path / "data" / "manifests" / "musan_problems.tsv").read_text()
     assert _prepare(corpus, tmp_path / "strict", "--step", "manifests", "--strict", "true") == 1
     assert "`--strict`: 1 problem:" in capsys.readouterr().err
+    for path in corpus.rglob("*.wav"):
+        path.write_text("no sound")
+    for _ in range(2):
+        assert _prepare(corpus, tmp_path / "none") == 1
+        assert f"No recording of `--corpus-dir` {corpus} can be used" in capsys.readouterr().err
 
 
 class _OneThenBreak(concurrent.futures.Executor):
