@@ -11,6 +11,7 @@ once, into a folder beside it, with the positions of its lines:
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
 import json
@@ -147,9 +148,13 @@ def open_index(manifest: Path) -> CutIndex:
         with suppress(*_UNREADABLE):
             return _load(folder, stamp)
     for folder in _folders(manifest):
-        with suppress(PermissionError):
+        try:
             _build(manifest, folder, stamp)
             return _load(folder, stamp)
+        except OSError as err:
+            # no permission, or a file system that is mounted for reading only
+            if err.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise
     raise ValueError(
         f"{manifest}: its index can be written neither beside it nor to {tempfile.gettempdir()}. Set TMPDIR "
         "to a folder that you can write to."

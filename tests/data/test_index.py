@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import os
@@ -93,7 +94,8 @@ def test_index_goes_to_other_processes(manifest):
     assert pickle.loads(pickle.dumps(index)).cut(4) == _cut(4)
 
 
-def test_folder_that_cannot_be_written_is_no_obstacle(manifest, tmp_path, monkeypatch):
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
+def test_folder_that_cannot_be_written_is_no_obstacle(manifest, tmp_path, monkeypatch, number):
     """The permission is taken away from the index: root may write into any folder."""
     import stateless_transducer.data.index as module
 
@@ -101,7 +103,7 @@ def test_folder_that_cannot_be_written_is_no_obstacle(manifest, tmp_path, monkey
 
     def refusing(source, folder, stamp):
         if folder.parent == manifest.parent:
-            raise PermissionError(folder)
+            raise OSError(number, os.strerror(number), folder)
         real(source, folder, stamp)
 
     monkeypatch.setattr(module, "_build", refusing)
