@@ -11,7 +11,7 @@ import io
 import json
 import tarfile
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from lhotse.features.io import FeaturesReader, MemoryLilcomReader, register_reader
@@ -73,7 +73,8 @@ def _shard_lines(cuts: Path, features: Path) -> Iterator[bytes]:
         for line in lines:
             cut = json.loads(line)
             data, described = next(members, None), next(members, None)
-            if data is None or described is None or Path(data.name).stem != cut["id"]:
+            # ids may have slashes and dots
+            if data is None or described is None or str(PurePosixPath(data.name).with_suffix("")) != cut["id"]:
                 name = "nothing" if data is None else data.name
                 raise ValueError(f"{features}: has {name} where the features of {cut['id']} should be.")
             suffix = Path(data.name).suffix
