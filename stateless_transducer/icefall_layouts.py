@@ -166,7 +166,8 @@ def icefall_zipformer_name(name: str, factors: Sequence[int]) -> str:
 
 def _zipformer_config(weights: Weights, given: Sizes) -> ModelConfig:
     shapes = _Shapes(weights)
-    num_stacks = shapes.count(r"encoder\.encoders\.(\d+)\.")
+    # at least the first stack, whose missing weights are named
+    num_stacks = max(1, shapes.count(r"encoder\.encoders\.(\d+)\."))
     stacks = [_stack_sizes(shapes, number) for number in range(num_stacks)]
     sizes: dict[str, Any] = {name: tuple(stack[name] for stack in stacks) for name in stacks[0] if name[0] != "_"}
     layer = _layer_prefix(shapes, 0)

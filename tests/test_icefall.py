@@ -314,6 +314,10 @@ FAULTS = {
         {"encoder.encoder.layers.999999999.norm_ff.bias": torch.zeros(8)},
         "encoder.encoder.layers.2.feed_forward_macaron.0.weight is missing; .* more",
     ),
+    "zipformer-without-a-stack": (
+        {"encoder.encoders.x": torch.zeros(8)},
+        "encoder.encoders.0.layers.0.conv_module1.depthwise_conv.weight is missing",
+    ),
     "our-name": ({"encoder.layers.0.norm_ff.bias": torch.zeros(8)}, "encoder.layers.0.norm_ff.bias is left over"),
     "half-ddp": (
         {"joiner.output_linear.bias": None, "module.joiner.output_linear.bias": torch.zeros(6)},
@@ -327,7 +331,8 @@ def test_weights_that_do_not_fit_are_named(tmp_path, case):
     changes, message = FAULTS[case]
     weights = {name: value for name, value in (_weights() | changes).items() if value is not None}
     torch.save({"model": weights}, tmp_path / "p.pt")
-    with pytest.raises(ValueError, match=f"p.pt {RECIPE}: {message}"):
+    recipe = RECIPE.replace("transducer_stateless_modified", "(zipformer|transducer_stateless_modified)")
+    with pytest.raises(ValueError, match=f"p.pt {recipe}: {message}"):
         load_icefall(tmp_path / "p.pt", _tokens(6))
 
 
