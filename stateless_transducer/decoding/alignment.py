@@ -92,6 +92,8 @@ def align(
                     "Pass `max_symbols_per_frame=None`."
                 )
     model, encoder_out, encoder_out_lens = search_inputs(model, encoder_out, encoder_out_lens)
+    if not len(encoder_out):
+        return []
     if contexts is None:
         contexts = [[model.blank_id] * model.context_size for _ in hypotheses]
     bands = [

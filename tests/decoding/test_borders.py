@@ -191,3 +191,8 @@ def test_aligning_several_symbols_a_frame_must_be_allowed():
         align(model, encoder_out, lens, [crowded])
     (found,) = align(model, encoder_out, lens, [crowded], max_symbols_per_frame=None)
     assert 0 < found.confidence < 1
+
+
+def test_a_batch_without_utterances_has_no_results(search):
+    encoder_out, lens = torch.zeros(0, 4, 16), torch.zeros(0, dtype=torch.int64)
+    assert search(Toy(), encoder_out, lens) == align(Toy(), encoder_out, lens, []) == []
