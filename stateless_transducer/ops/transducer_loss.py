@@ -88,6 +88,8 @@ def transducer_loss(
     check_axes("targets", targets, "N", "U", may_be_empty=True)
     check_floating({"logits": logits})
     N, V, device, is_packed = len(targets), logits.shape[-1], logits.device, logits.dim() == 2
+    if not N:
+        raise ValueError(f"`targets` must hold an utterance at least, but has shape {tuple(targets.shape)}.")
     check_shapes({"logit_lengths": (logit_lengths, (N,)), "target_lengths": (target_lengths, (N,))})
     blank = checked_blank(blank, V)
     check_integers("logit_lengths", logit_lengths, 1, len(logits) if is_packed else logits.shape[1])

@@ -449,6 +449,10 @@ def _put(name, value, *place):
     return lambda p: p[name].__setitem__(place or 0, value)
 
 
+def _no_utterance(p):
+    p.update({name: p[name][:0] for name in ("targets", "logit_lengths", "target_lengths")})
+
+
 BAD = {
     "blank-among-targets": (_put("targets", 0, 0, 1), r"`targets` must not contain the blank \(0\)"),
     "target-is-V": (_put("targets", 6, 0, 1), r"`targets` must be in 0\.\.5, but holds 6"),
@@ -482,6 +486,7 @@ PADDED_BAD = {
 PACKED_BAD = {
     "more-frames-than-packed": (_put("logit_lengths", 7), "= 40 cells, but have 32 rows"),
     "fewer-frames-than-packed": (_put("logit_lengths", 3), "= 24 cells, but have 32 rows"),
+    "no-utterance": (_no_utterance, r"`targets` must hold an utterance at least, but has shape \(0, 3\)"),
     "row-lost": (_change("logits", lambda x: x[1:]), r"sum\(T \* \(U\+1\)\) = 32 cells, but have 31 rows"),
 }
 FAULTS = [
