@@ -210,14 +210,14 @@ class _Stack:
 def _clipping_factor(stacks: list[_Stack], clipping_scale: float) -> float:
     """Note the norm of the gradients, and return the factor that clips them.
 
-    The first steps have no factor but 1. The state is that of the first stack.
+    The first step has a factor of 1, or 0 for gradients that are not finite. The state is that of the first stack.
     """
     state, step = stacks[0].state, stacks[0].state["step"]
     norms = state.setdefault("model_norms", torch.zeros(_CLIPPING_PERIOD))
     threshold: float = state.setdefault("model_norm_threshold", math.inf)
-    if step == 0:
-        return 1.0
     norm = _norm(stacks)
+    if step == 0:
+        return float(math.isfinite(norm))
     norms[step % _CLIPPING_PERIOD] = norm
     if step in _EARLY_STEPS or step % _CLIPPING_PERIOD == 0:
         newest = norms.sort().values[-step:]

@@ -87,14 +87,15 @@ def test_size_changes_by_a_tenth_at_most():
     torch.testing.assert_close(stack.state["delta"][0], -0.1 * (1 - 0.9) * weight.detach())
 
 
-def test_gradient_that_is_not_finite_counts_as_zero():
+@pytest.mark.parametrize("spoiled", [0, 3])
+def test_gradient_that_is_not_finite_counts_as_zero(spoiled):
     parameters, zeroed = _parameters(), _parameters()
     optimizers = [ScaledAdam(each, lr=0.03) for each in (parameters, zeroed)]
-    for step in range(3):
+    for step in range(spoiled):
         for optimizer, each in zip(optimizers, (parameters, zeroed), strict=True):
             _step(optimizer, each, step)
-    _step(optimizers[0], parameters, 3, torch.inf)
-    _step(optimizers[1], zeroed, 3, 0.0)
+    _step(optimizers[0], parameters, spoiled, torch.inf)
+    _step(optimizers[1], zeroed, spoiled, 0.0)
     assert all(torch.equal(x, y) for x, y in zip(parameters, zeroed, strict=True))
 
 
