@@ -1,4 +1,4 @@
-"""Policy of waiting threads: sleep, unless the user chooses to spin.
+"""Cores of this process, and the policy of waiting threads: sleep, unless the user chooses to spin.
 
 A spinning thread occupies a core that other work could use. On an idle machine, spinning was up to 25 % faster; beside
 other work, sleeping was 12 to 14 times faster (benchmarks/results/2026-11-30-threads.md).
@@ -23,3 +23,8 @@ def sleep_while_waiting() -> None:
 def may_spin() -> bool:
     """Return whether the user has asked for threads that spin, with ``OMP_WAIT_POLICY=ACTIVE``."""
     return os.environ.get("OMP_WAIT_POLICY", "").strip().upper() == "ACTIVE"
+
+
+def num_cores() -> int:
+    """Return the number of cores that this process may use, which schedulers and containers limit."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +12,7 @@ from stateless_transducer.commands.shared.console import progress_bar, say
 from stateless_transducer.commands.shared.flags import parse
 from stateless_transducer.data.corpora.synthetic import SyntheticConfig, is_complete, synthesize_corpus
 from stateless_transducer.options import check_bounds
+from stateless_transducer.threads import num_cores
 from stateless_transducer.wording import counted
 
 
@@ -23,7 +23,7 @@ class Options:
     corpus_dir: Path
     """Folder for data_aishell/ and resource_aishell/."""
     corpus: SyntheticConfig = field(default_factory=SyntheticConfig)
-    num_jobs: Annotated[int, Ge(1)] = os.cpu_count() or 1
+    num_jobs: Annotated[int, Ge(1)] = num_cores()
     """Processes that synthesize."""
 
     def __post_init__(self) -> None:

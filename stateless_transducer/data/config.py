@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt, Interval, Unit
 
 from stateless_transducer.options import ADVANCED, check_bounds
+from stateless_transducer.threads import num_cores
 from stateless_transducer.wording import counted
 
 
@@ -161,7 +161,7 @@ class WorkConfig:
 
     data_dir: Path = Path("data")
     """Folder for manifests/, fbank/ and lang_char/ (or lang_word/)."""
-    num_jobs: Annotated[int, Ge(1)] = min(15, os.cpu_count() or 1)
+    num_jobs: Annotated[int, Ge(1)] = min(15, num_cores())
     """Processes that prepare data."""
     dask: Annotated[str | None, ADVANCED] = None
     """Scheduler of a Dask cluster that computes the features, tcp://HOST:PORT; by default, processes of this

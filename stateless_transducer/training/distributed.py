@@ -21,6 +21,7 @@ import torch
 import torch.distributed as dist
 
 from stateless_transducer.processes import CarriedError, end_with_parent, signals_blocked
+from stateless_transducer.threads import num_cores
 from stateless_transducer.training.stopping import StopRequest
 
 _START_METHOD = "spawn"
@@ -234,8 +235,7 @@ def _run_rank(function: Callable[..., None], args: tuple, queue: SimpleQueue) ->
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # SIGTERM is blocked until the function enters a `StopRequest`, and without effect after it has left that
     signal.signal(signal.SIGTERM, lambda number, frame: None)
-    # the ranks of this machine share its cores
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ["WORLD_SIZE"])))
+    _share_cores()
     try:
         _run_in_group(function, args)
     except Exception as err:
@@ -243,6 +243,12 @@ def _run_rank(function: Callable[..., None], args: tuple, queue: SimpleQueue) ->
         if not isinstance(err, (ValueError, OSError)):
             time.sleep(_CONSEQUENCE_S)
         _exit_at_once()
+
+
+def _share_cores() -> None:
+    """Take this rank's share of the cores, unless the user has set the number of threads."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, num_cores() // int(os.environ["WORLD_SIZE"])))
 
 
 def _run_in_group(function: Callable[..., None], args: tuple) -> None:

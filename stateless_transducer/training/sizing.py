@@ -7,7 +7,6 @@ while the model finds the alignment, and a model that the machine trains within 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +15,7 @@ import torch
 
 from stateless_transducer.model.config import ENCODER_SIZES, SizeName, named_sizes
 from stateless_transducer.model.transducer import build_model
+from stateless_transducer.threads import num_cores
 from stateless_transducer.training.distributed import Rank
 from stateless_transducer.training.memory import free_bytes, needed_bytes
 from stateless_transducer.training.task import TransducerTask
@@ -68,8 +68,7 @@ def this_machine() -> Machine:
     if torch.cuda.is_available():
         free, _ = torch.cuda.mem_get_info(0)
         return Machine(torch.cuda.get_device_name(0), 0, float(free))
-    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return Machine(f"a CPU with {counted(num_cores, 'core')}", num_cores, free_bytes())
+    return Machine(f"a CPU with {counted(num_cores(), 'core')}", num_cores(), free_bytes())
 
 
 @dataclass(frozen=True)

@@ -168,3 +168,17 @@ def test_more_processes_than_gpus_is_refused_under_torchrun(monkeypatch):
     assert distributed.device_of(1) == torch.device("cuda", 1)
     with pytest.raises(ValueError, match=r"Process 2 .*LOCAL_RANK.* but 2 are visible; lower torchrun's"):
         distributed.device_of(2)
+
+
+@pytest.mark.parametrize(("chosen", "expected"), [(None, [3]), ("4", [])])
+def test_ranks_share_the_cores_that_they_may_use(monkeypatch, chosen, expected):
+    """Those of the affinity, which may be fewer than the machine has; OMP_NUM_THREADS wins."""
+    counts = []
+    monkeypatch.setattr(torch, "set_num_threads", counts.append)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(6)))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if chosen is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", chosen)
+    distributed._share_cores()
+    assert counts == expected
