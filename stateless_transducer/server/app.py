@@ -31,7 +31,7 @@ from stateless_transducer.recognition.formats import check_words, document
 from stateless_transducer.recognition.segments import Phrases
 from stateless_transducer.recognition.transcript import Segment, Transcript
 from stateless_transducer.server.batcher import ClosedError
-from stateless_transducer.server.engine import AbandonedError, Engine, SoundFile, Tell, TooLongError
+from stateless_transducer.server.engine import AbandonedError, Engine, SoundFile, Tell, TooLongError, hotwords_in
 from stateless_transducer.server.errors import add_error_handlers, error_fields, internal_error_message
 from stateless_transducer.server.events import HEADERS, MEDIA_TYPE, event, transcript_events
 from stateless_transducer.server.gate import Access, AccessGate, UploadGate, Uploads
@@ -201,7 +201,7 @@ class Service:
             if wants_words and response_format != "verbose_json":
                 raise HTTPException(400, "`timestamp_granularities[]` word needs `response_format` verbose_json.")
             try:
-                phrases = self._engine.spell([line for field in hotwords or () for line in field.splitlines()])
+                phrases = self._engine.spell(hotwords_in(hotwords or ()))
             except ValueError as err:
                 raise HTTPException(400, str(err)) from err
             upload = _Upload(file, channel, phrases, self._max_seconds)

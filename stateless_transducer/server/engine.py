@@ -34,6 +34,9 @@ _PIECES_AHEAD = 8
 _MOST_HOTWORD_TOKENS = 1000
 """Most tokens in the hotwords of one sound; their tables are built for every batch."""
 
+_MOST_HOTWORD_CHARACTERS = 20_000
+"""Most characters of them; spelling a megabyte takes seconds, in which the event loop would answer no one."""
+
 _LOOKS_EVERY_S = 0.5
 """Interval of checks whether the client is still connected."""
 
@@ -228,6 +231,21 @@ class StreamingEngine:
         """See `Engine`."""
         self._is_closed = True
         self._streams.close()
+
+
+def hotwords_in(fields: Sequence[str]) -> list[str]:
+    """Return the hotwords in the fields of a request, one per line.
+
+    Raises:
+        ValueError: They are too long.
+    """
+    num_characters = sum(map(len, fields))
+    if num_characters > _MOST_HOTWORD_CHARACTERS:
+        raise ValueError(
+            f"The hotwords of one sound have {num_characters} characters, but {_MOST_HOTWORD_CHARACTERS} are the most; "
+            "the server's `--hotwords-file` may have more."
+        )
+    return [line for field in fields for line in field.splitlines()]
 
 
 def _checked(phrases: Phrases) -> Phrases:

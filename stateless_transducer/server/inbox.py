@@ -7,6 +7,8 @@ import asyncio
 import numpy as np
 from fastapi import WebSocket, WebSocketDisconnect
 
+from stateless_transducer.server.engine import hotwords_in
+
 _OPTIONS = ("sample_rate", "format", "hotwords")
 _SAMPLES = {"s16le": "<i2", "f32le": "<f4"}
 _RATES = 1000, 384_000
@@ -42,7 +44,7 @@ class Inbox:
         if kind not in _SAMPLES:
             raise ValueError(f"`format` must be {' or '.join(_SAMPLES)}, but is {kind}.")
         self.sample_rate: int = int(rate)
-        self.hotwords: list[str] = given.get("hotwords", "").splitlines()
+        self.hotwords: list[str] = hotwords_in([given.get("hotwords", "")])
         self._socket, self._timeout_s, self._dtype = socket, timeout_s, np.dtype(_SAMPLES[kind])
         self._kept, self._is_over, self._news = bytearray(), False, asyncio.Event()
         self._is_whole = False

@@ -113,6 +113,9 @@ def test_what_cannot_be_wanted_is_said(talker, address, tiny_model, sound):
 
     many = ask(address, sound, hotwords="今天\n" * 501)
     assert many.status_code == 400 and "have 1002 tokens, but 1000 are the most" in many.json()["error"]["message"]
+    # before they are spelled, which would take time
+    long = ask(address, sound, hotwords=["今天\n" * 4000] * 2)
+    assert long.status_code == 400 and "24000 characters, but 20000 are the most" in long.json()["error"]["message"]
     refused(address, "hotwords: the model's tokens cannot spell `吗狗`: it lacks '狗'.")
     with served(PiecewiseEngine(_recognizer(talker, config=SearchConfig()), BatchConfig())) as greedy:
         refused(greedy, "Hotwords need a search with a beam")
