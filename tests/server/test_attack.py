@@ -177,6 +177,9 @@ def test_a_name_that_others_let_lead_here_is_refused(engine):
             assert status(host)[0] == {200, 400}, host
     with served(engine, hosts=["*"]) as address:
         assert httpx.get(f"{address}/health", headers={"Host": "evil.org"}).status_code == 200
+        # an origin that is no address
+        answer = httpx.post(f"{address}{PATH}", headers={"Origin": "http://["})
+        assert answer.status_code == 403 and "http://[" in _message(answer)
 
 
 def test_the_page_may_load_nothing_from_elsewhere(engine):
