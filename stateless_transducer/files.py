@@ -11,7 +11,7 @@ import socket
 import stat
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
@@ -166,7 +166,7 @@ def file_problem(path: Path, *, may_be_pipe: bool = False) -> str:
     return "" if status.st_size else "is empty (0 bytes)"
 
 
-def check_output(output: Path, **inputs: Path) -> None:
+def check_output(output: Path, **inputs: Path | Sequence[Path]) -> None:
     """Check that ``output`` is none of the inputs, under any name: the input would be overwritten.
 
     Args:
@@ -176,7 +176,8 @@ def check_output(output: Path, **inputs: Path) -> None:
     Raises:
         ValueError: the output is one of the inputs.
     """
-    for name, path in inputs.items():
+    pairs = [(name, path) for name, paths in inputs.items() for path in ([paths] if isinstance(paths, Path) else paths)]
+    for name, path in pairs:
         if output.exists() and path.exists() and output.samefile(path):
             raise ValueError(f"`output` {output} is the file that `{name}` {path} names; choose another one.")
 

@@ -33,10 +33,10 @@ def run(options: Options) -> None:
     from stateless_transducer.commands.shared.models import find_model
     from stateless_transducer.files import check_output
     from stateless_transducer.icefall import save_icefall
-    from stateless_transducer.recognition.model import load_pretrained
+    from stateless_transducer.recognition.model import find_checkpoint, load_pretrained
 
     model = find_model(options.model, forms=("checkpoint",))
-    check_output(options.output, model=model)
+    check_output(options.output, model=find_checkpoint(model)[0])
     checkpoint = load_pretrained(model)
     save_icefall(options.output, checkpoint)
     context_size = checkpoint.model_config.decoder.context_size

@@ -100,10 +100,14 @@ def _from_icefall(options: Options) -> Checkpoint:
 
 def _from_graphs(options: Options) -> Checkpoint:
     from stateless_transducer.commands.shared.models import find_model
+    from stateless_transducer.files import check_output
+    from stateless_transducer.model_files import Listing
     from stateless_transducer.onnx_import.rebuild import NOTES, rebuild
 
     assert options.onnx is not None
     folder = find_model(options.onnx, forms=("graphs",))
+    files = Listing.of_folder(folder).choose(("graphs",)).names
+    check_output(options.output, onnx=[folder / name for name in files])
     checkpoint = rebuild(folder, sizes=options.sizes.by_name, lang_dir=options.lang_dir, bpe_model=options.bpe_model)
     for name in NOTES:
         if name in checkpoint.provenance:

@@ -47,7 +47,7 @@ def run(options: Options) -> None:
     from stateless_transducer.files import check_output
     from stateless_transducer.recognition.recognizer import Recognizer
 
-    check_output(options.output, model=options.model)
+    check_output(options.output, model=options.model, sounds=options.sounds)
     checkpoint = load_checkpoint(options.model)
     recognizer = Recognizer(checkpoint)
     waves = [recognizer.read(path) for path in options.sounds]

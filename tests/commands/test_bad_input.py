@@ -192,6 +192,7 @@ def test_malicious_checkpoint_is_not_executed(tmp_path, capsys):
         ("export icefall", "model"),
         ("export torch", "model"),
         ("report --exp-dir exp", "model"),
+        ("report --exp-dir exp --model m.pt", "sounds"),
         ("transcribe m.pt", "manifest"),
     ],
 )
@@ -202,6 +203,24 @@ def test_input_is_not_written_over(tmp_path, capsys, command, name):
     message = f"`--output` {link} is the file that `--{name}` {given} names; choose another one."
     _fails(capsys, [*command.split(), f"--{name}", given, "--output", link], message)
     assert given.read_text() == "kept"
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "output"),
+    [
+        ("import", "onnx", "encoder.onnx"),
+        ("import", "onnx", "tokens.txt"),
+        ("export icefall", "model", "exp/pretrained.jit.pt"),
+        ("export torch", "model", "exp/pretrained.jit.pt"),
+    ],
+)
+def test_files_of_a_folder_are_not_written_over(tmp_path, capsys, command, option, output):
+    (tmp_path / "exp").mkdir()
+    for name in ("encoder.onnx", "decoder.onnx", "joiner.onnx", "tokens.txt", "exp/pretrained.jit.pt"):
+        (tmp_path / name).write_text("kept")
+    arguments = [*command.split(), f"--{option}", tmp_path, "--output", tmp_path / output]
+    _fails(capsys, arguments, f"`--output` {tmp_path / output} is the file that `--{option}` {tmp_path / output} names")
+    assert (tmp_path / output).read_text() == "kept"
 
 
 @pytest.mark.parametrize("output", ["epoch-5.pt", "checkpoint-20.pt", "epoch-6.pt", "sub/../epoch-5.pt", "link.pt"])
