@@ -291,4 +291,9 @@ def choose_device(name: str | torch.device) -> torch.device:
         raise ValueError(f"`device` must be auto, cpu, cuda or cuda:N, but is {name!r}.") from err
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"`device` {name}: torch sees {torch.cuda.device_count()} GPUs.")
+    try:
+        torch.zeros(1, device=device).cpu()
+    # a device that this build of torch lacks, or that holds no values: an error of almost any kind
+    except Exception as err:
+        raise ValueError(f"`device` {name}: torch cannot compute there. Use auto, cpu, cuda or cuda:N.") from err
     return device

@@ -362,6 +362,8 @@ def test_absent_device_is_named():
         choose_device("gpu")
     with pytest.raises(ValueError, match=r"`device` cuda:99: torch sees \d+ GPUs"):
         choose_device("cuda:99")
+    with pytest.raises(ValueError, match="`device` meta: torch cannot compute there"):
+        choose_device("meta")
 
 
 def test_waves_are_warned_of_as_files_are(recognizer):
