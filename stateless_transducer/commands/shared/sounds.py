@@ -118,15 +118,17 @@ def output_paths(folder: Path, sounds: Sequence[NamedSound], suffix: str) -> lis
     stems = [_key(sound.output) for sound in sounds]
     counts = Counter(stems)
     used_keys: set[str] = set()
+    # of each name, the last number tried: thousands of folders may each hold an audio.wav
+    numbers: Counter[str] = Counter()
     paths = []
     for sound, stem in zip(sounds, stems, strict=True):
         base = sound.output
         if counts[stem] > 1 and isinstance(sound.source, Path):
             base = base.with_name(base.name + sound.source.suffix)
-        name, number = base, 1
+        name, key = base, _key(base)
         while _key(name) in used_keys:
-            number += 1
-            name = base.with_name(f"{base.name}-{number}")
+            numbers[key] += 1
+            name = base.with_name(f"{base.name}-{numbers[key] + 1}")
         used_keys.add(_key(name))
         paths.append(folder / name.with_name(f"{name.name}.{suffix}"))
     return paths
