@@ -155,8 +155,8 @@ def _checked(
     model = checkpoint.model()
     errors = _compare(model, graphs, features, chunks)
     limit = _LARGEST_ERROR if is_exact else _LARGEST_ERROR_OF_ESTIMATES
-    # not a number is no small difference, either
-    if not max(errors) <= limit:
+    # not a number is no small difference, either: `max` would pass over it
+    if not all(error <= limit for error in errors):
         raise ValueError(
             f"{folder}: the outputs of the rebuilt model differ by more than {limit:g} from those of its graphs "
             f"({_spelled(errors)}). {_WAY_OUT}"

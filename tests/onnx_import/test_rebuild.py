@@ -168,3 +168,12 @@ def test_what_cannot_be_rebuilt_is_refused(exported, talker, tiny_model, tmp_pat
                 node.op_type = "Tanh"
         onnx.save(model, str(damaged / "encoder.onnx"))
         refuses("--onnx", damaged, message="the rebuilt model differ by more than 0.001")
+        # values that are not numbers, in one of three graphs
+        shutil.copy(folder / "encoder.onnx", damaged / "encoder.onnx")
+        model = onnx.load(str(damaged / "decoder.onnx"))
+        for tensor in model.graph.initializer:
+            if len(tensor.dims) == 1 and tensor.data_type == onnx.TensorProto.FLOAT:
+                values = np.full(tensor.dims, np.nan, np.float32)
+                tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+        onnx.save(model, str(damaged / "decoder.onnx"))
+        refuses("--onnx", damaged, message="differ by more than 0.001 .*decoder nan")
