@@ -190,7 +190,7 @@ def one_channel(blocks: Iterable[Block], name: str, channel: int | None, warn: W
     seconds = peak = mono_peak = 0.0
     for samples, rate in blocks:
         num_channels = samples.shape[1]
-        if channel is not None and channel >= num_channels:
+        if channel is not None and not 0 <= channel < num_channels:
             which = "only channel 0" if num_channels == 1 else f"channels 0 to {num_channels - 1}"
             raise AudioError(f"{name}: has {which}, but channel {channel} is wanted.")
         mono = samples.mean(axis=1) if channel is None else samples[:, channel]

@@ -61,6 +61,12 @@ class Stretch:
     start_s: float = 0.0
     duration_s: float = math.inf
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.start_s < math.inf:
+            raise ValueError(f"`start_s` must be at least 0 s and finite, but is {self.start_s:g}.")
+        if not self.duration_s > 0:
+            raise ValueError(f"`duration_s` must be above 0 s, but is {self.duration_s:g}.")
+
 
 def is_one_sound(sounds: Sound | Iterable[Sound]) -> TypeGuard[Sound]:
     """Whether this is one sound, rather than several.
@@ -117,7 +123,7 @@ def read_sound(
         return stream_audio(io.BytesIO(sound), model_rate, channel=channel, warn=warn)
     if isinstance(sound, str | Path) or hasattr(sound, "read"):
         return stream_audio(sound, model_rate, channel=channel, warn=warn)  # pyright: ignore[reportArgumentType]
-    name, samples, rate = _with_rate(sound, sample_rate or model_rate)
+    name, samples, rate = _with_rate(sound, model_rate if sample_rate is None else sample_rate)
     if not _RATES[0] <= rate <= _RATES[1] or rate != int(rate):
         raise ValueError(f"`sample_rate` must be a whole number in {_RATES[0]}..{_RATES[1]} Hz, but is {rate}.")
     wave = _as_floats(_as_array(samples))

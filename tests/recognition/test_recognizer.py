@@ -345,6 +345,19 @@ def test_channel_and_stretch_of_a_file(recognizer, tmp_path):
     assert recognizer.transcribe([Stretch(tmp_path / "two.wav", 0.5, 1.0)], channel=1) == [wanted]
     with pytest.raises(AudioError, match="two.wav: has channels 0 to 1, but channel 2 is wanted"):
         recognizer.transcribe([tmp_path / "two.wav"], channel=2)
+    # Python would count these from the end
+    with pytest.raises(AudioError, match="channel -1 is wanted"):
+        recognizer.transcribe([tmp_path / "two.wav"], channel=-1)
+    for part, message in (
+        ({"start_s": -1}, "`start_s` must be at least 0 s and finite, but is -1"),
+        ({"start_s": np.inf}, "`start_s` .* but is inf"),
+        ({"duration_s": -0.1}, "`duration_s` must be above 0 s, but is -0.1"),
+        ({"duration_s": np.nan}, "`duration_s` .* but is nan"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Stretch(tmp_path / "two.wav", **part)
+    with pytest.raises(ValueError, match="`sample_rate` .* but is 0"):
+        recognizer.transcribe([wave], sample_rate=0)
 
 
 def test_bfloat16_is_near_float32(checkpoint):
