@@ -38,7 +38,8 @@ _CANCELLED = 0.01
 _MAX_CLIPPED_SHARE = 0.01
 # resampled or mixed sound may be a little above 1; live sound has the same bound
 _MAX_SAMPLE = 8
-_MIN_RATE, _MAX_RATE = 1000, 1_000_000
+MIN_RATE, MAX_RATE = 1000, 1_000_000
+"""Bounds of sample rates, in Hz: the memory of resampled sound grows with the ratio of two rates."""
 
 
 def read_audio(path: str | Path, sample_rate: int) -> np.ndarray:
@@ -145,6 +146,17 @@ def resample(samples: np.ndarray, from_rate: float, to_rate: float) -> np.ndarra
     return soxr.resample(samples, from_rate, to_rate).astype(np.float32)
 
 
+def check_rate(sample_rate: float) -> int:
+    """Return a sample rate as a whole number.
+
+    Raises:
+        ValueError: The rate is out of bounds, or no whole number.
+    """
+    if not MIN_RATE <= sample_rate <= MAX_RATE or sample_rate != int(sample_rate):
+        raise ValueError(f"`sample_rate` must be a whole number in {MIN_RATE}..{MAX_RATE} Hz, but is {sample_rate}.")
+    return int(sample_rate)
+
+
 def _name_of(file: BinaryIO) -> str:
     name = getattr(file, "name", None)
     return "standard input" if name in ("<stdin>", 0) else printable(name or "sound")
@@ -160,8 +172,8 @@ def _checked_blocks(source: str | Path | BinaryIO, name: str, start_s: float, wa
     try:
         for samples, rate in open_blocks(source, name, start_s, warn):
             # the stated rate decides how much memory the resampled sound takes
-            if not _MIN_RATE <= rate <= _MAX_RATE:
-                raise AudioError(f"{name}: its header says {rate} samples a second, not {_MIN_RATE} to {_MAX_RATE}.")
+            if not MIN_RATE <= rate <= MAX_RATE:
+                raise AudioError(f"{name}: its header says {rate} samples a second, not {MIN_RATE} to {MAX_RATE}.")
             seconds += len(samples) / rate
             yield samples, rate
     except Damaged as damage:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from annotated_types import Ge, Unit
+from annotated_types import Ge, Interval, Unit
 from tyro.conf import Positional, arg
 
 from stateless_transducer.commands.shared.console import LiveLine, complain
@@ -37,7 +37,7 @@ class Options:
     """Sound file of any sample rate; `-`: raw 16-bit samples (little-endian, one channel) from standard input."""
     microphone: bool = False
     """Listen to the microphone instead."""
-    sample_rate: Annotated[int, Ge(1000), Unit("Hz")] = 16000
+    sample_rate: Annotated[int, Interval(ge=1000, le=1_000_000), Unit("Hz")] = 16000
     """Sample rate of standard input, in Hz."""
     chunk_ms: Annotated[Annotated[int, Ge(1), Unit("ms")] | None, arg(metavar="INT")] = None
     """Length of a chunk in milliseconds; longer chunks are more accurate, but add delay. By default, the length nearest

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, TypeGuard, cast
 
 import numpy as np
 
-from stateless_transducer.audio import one_channel, resample, stream_audio
+from stateless_transducer.audio import check_rate, one_channel, resample, stream_audio
 
 if TYPE_CHECKING:
     import torch
@@ -43,7 +43,6 @@ _SCALES = {"int16": (0, 2.0**15), "int32": (0, 2.0**31), "uint8": (128, 2.0**7)}
 _MOST_CHANNELS = 8
 # samples per channel, at least, for the shorter axis of an array to be that of the channels
 _LONGER = 100
-_RATES = 1000, 1_000_000
 _ARRAY_KEYS = ("array", "raw")
 
 
@@ -123,14 +122,13 @@ def read_sound(
         return stream_audio(io.BytesIO(sound), model_rate, channel=channel, warn=warn)
     if isinstance(sound, str | Path) or hasattr(sound, "read"):
         return stream_audio(sound, model_rate, channel=channel, warn=warn)  # pyright: ignore[reportArgumentType]
-    name, samples, rate = _with_rate(sound, model_rate if sample_rate is None else sample_rate)
-    if not _RATES[0] <= rate <= _RATES[1] or rate != int(rate):
-        raise ValueError(f"`sample_rate` must be a whole number in {_RATES[0]}..{_RATES[1]} Hz, but is {rate}.")
+    name, samples, stated_rate = _with_rate(sound, model_rate if sample_rate is None else sample_rate)
+    rate = check_rate(stated_rate)
     wave = _as_floats(_as_array(samples))
     # a wave without an axis of channels has none to choose from
     chosen = channel if wave.ndim == 2 else None
-    blocks = one_channel([(_channels_last(wave), int(rate))], name, chosen, warn)
-    return (resample(block, int(rate), model_rate) for block, _ in blocks)
+    blocks = one_channel([(_channels_last(wave), rate)], name, chosen, warn)
+    return (resample(block, rate, model_rate) for block, _ in blocks)
 
 
 class CountedBlocks:

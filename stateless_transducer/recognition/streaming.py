@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, cast, overload
 
 import numpy as np
 
+from stateless_transducer.audio import check_rate
 from stateless_transducer.decoding.alignment import align
 from stateless_transducer.decoding.arrays import Array, namespace
 from stateless_transducer.decoding.config import SearchConfig
@@ -72,16 +73,14 @@ class Stream:
 
         Args:
             samples: (S,), one channel, float in [-1, 1] or int16.
-            sample_rate: at least 1000 Hz, the same for the whole stream; what the model does not have is resampled.
+            sample_rate: 1000 to 1,000,000 Hz, the same for the whole stream; what the model does not have is resampled.
 
         Raises:
             ValueError: The samples or the rate are invalid, or the stream is finished; the stream is unchanged.
         """
         if self._is_finished:
             raise ValueError("The stream is finished; make a new one for more sound.")
-        if sample_rate < 1000:
-            raise ValueError(f"`sample_rate` must be at least 1000 Hz, but is {sample_rate}.")
-        self._fbank.accept(as_wave(samples), sample_rate)
+        self._fbank.accept(as_wave(samples), check_rate(sample_rate))
 
     def finish(self) -> None:
         """End the sound, and append the silence that the last words need."""

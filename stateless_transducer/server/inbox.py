@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import re
 
 import numpy as np
 from fastapi import WebSocket, WebSocketDisconnect
 
+from stateless_transducer.audio import check_rate
 from stateless_transducer.server.engine import hotwords_in
 
 _OPTIONS = ("sample_rate", "format", "hotwords")
 _SAMPLES = {"s16le": "<i2", "f32le": "<f4"}
-_RATES = 1000, 384_000
 _MOST_WAITING_S = 600.0
 """Most seconds of one live sound that wait to be decoded."""
 
@@ -38,12 +39,12 @@ class Inbox:
                 f"There is no option {', '.join(unknown)}, only {', '.join(map('`{}`'.format, _OPTIONS))}."
             )
         rate = given.get("sample_rate", "16000")
-        if not (rate.isdecimal() and _RATES[0] <= int(rate) <= _RATES[1]):
-            raise ValueError(f"`sample_rate` must be a whole number in {_RATES[0]}..{_RATES[1]}, but is {rate}.")
+        if not re.fullmatch("[0-9]{1,9}", rate):
+            raise ValueError(f"`sample_rate` must be a whole number, but is {rate[:80]}.")
         kind = given.get("format", "s16le")
         if kind not in _SAMPLES:
             raise ValueError(f"`format` must be {' or '.join(_SAMPLES)}, but is {kind}.")
-        self.sample_rate: int = int(rate)
+        self.sample_rate: int = check_rate(int(rate))
         self.hotwords: list[str] = hotwords_in([given.get("hotwords", "")])
         self._socket, self._timeout_s, self._dtype = socket, timeout_s, np.dtype(_SAMPLES[kind])
         self._kept, self._is_over, self._news = bytearray(), False, asyncio.Event()

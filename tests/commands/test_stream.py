@@ -228,7 +228,7 @@ def test_options_that_a_model_does_not_have_are_named(tiny_model, sound, talker,
     ("flag", "value", "message"),
     [
         ("--chunk-ms", "0", "`--chunk-ms` must be at least 1 ms, but is 0"),
-        ("--sample-rate", "16", "`--sample-rate` must be at least 1000 Hz, but is 16"),
+        ("--sample-rate", "16", "`--sample-rate` must be in 1000..1000000 Hz, but is 16"),
         ("--num-threads", "0", "`--num-threads` must be at least 1, but is 0"),
         ("--rule3-min-utterance-length", "0", "`--rule3-min-utterance-length` must be above 0 s, but is 0"),
     ],

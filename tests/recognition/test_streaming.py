@@ -211,10 +211,11 @@ def test_stream_named_twice_advances_once(recognizer):
         (np.array([0.1, np.nan], np.float32), 16000, "`samples` must be floats in .* but reach nan"),
         (np.array([0.1, np.inf]), 16000, "`samples` must be floats in .* but reach inf"),
         (np.array([3000.0, -20.0]), 16000, "`samples` must be floats in .* but reach 3000"),
-        (np.zeros(10, np.float32), 0, "`sample_rate` must be at least 1000 Hz, but is 0"),
+        (np.zeros(10, np.float32), 0, "`sample_rate` must be a whole number in 1000..1000000 Hz, but is 0"),
+        (np.zeros(10, np.float32), np.nan, "`sample_rate` .* but is nan"),
         (np.zeros(10, np.float32), 8000, "`sample_rate` must stay 16000 Hz within a stream, but is 8000"),
     ],
-    ids=["channels", "dtype", "nan", "inf", "scale", "no-rate", "other-rate"],
+    ids=["channels", "dtype", "nan", "inf", "scale", "no-rate", "nan-rate", "other-rate"],
 )
 def test_bad_samples_are_named_and_leave_the_stream_as_it_was(recognizer, samples, rate, message):
     stream = recognizer.create_stream()

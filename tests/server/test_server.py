@@ -386,7 +386,7 @@ def test_an_utterance_that_goes_on_is_told_so_far(address):
 @pytest.mark.parametrize(
     ("options", "data", "message"),
     [
-        ("?sample_rate=10", None, "`sample_rate` must be a whole number in 1000..384000, but is 10."),
+        ("?sample_rate=10", None, "`sample_rate` must be a whole number in 1000..1000000 Hz, but is 10."),
         ("?sample_rate=44100.5", None, "but is 44100.5."),
         ("?format=mp3", None, "`format` must be s16le or f32le, but is mp3."),
         ("?samplerate=8000", None, "There is no option samplerate, only `sample_rate`, `format`"),
