@@ -28,6 +28,8 @@ from multiprocessing.reduction import DupFd
 from pathlib import Path
 from typing import IO
 
+# the server imports `freeze`, which lies beside this file
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(Path(__file__).parent), os.environ.get("PYTHONPATH"))))
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(
     [
@@ -39,6 +41,10 @@ _SERVER.set_forkserver_preload(
         "stateless_transducer.cli",
         "stateless_transducer.decoding.search",
         "stateless_transducer.training.task",
+        "stateless_transducer.commands.train",
+        "stateless_transducer.commands.decode",
+        "stateless_transducer.commands.transcribe",
+        "freeze",
     ]
 )
 
