@@ -19,18 +19,19 @@ from stateless_transducer.ops.lattice import lattice_nll
 TOPOLOGIES = {1: "modified_open", None: "standard"}
 
 
+def _nlls(model, frames, texts, topology):
+    """Of texts of one length, (N, U): from the lattice of all logits (N, T, U+1, V)."""
+    (N, U), T, C = texts.shape, len(frames), model.context_size
+    contexts = torch.nn.functional.pad(texts, (C, 0), value=model.blank_id).unfold(1, C, 1)
+    decoder_out = model.predict(contexts.reshape(-1, C)).reshape(N, 1, U + 1, -1)
+    log_probs = model.join(frames[None, :, None], decoder_out).double().log_softmax(-1)
+    symbols = log_probs[:, :, :U].gather(3, texts[:, None, :, None].expand(-1, T, -1, 1))
+    lens = torch.full((N,), T), torch.full((N,), U)
+    return lattice_nll(log_probs[..., model.blank_id], symbols[..., 0], *lens, topology)
+
+
 def _nll(model, frames, tokens, topology):
-    """Of the lattice, from all logits (T, U+1, V)."""
-    C = model.context_size
-    padded = torch.tensor([model.blank_id] * C + list(tokens))
-    contexts = padded.unfold(0, C, 1) if len(tokens) else padded[None]
-    decoder_out = model.predict(contexts)
-    log_probs = model.join(frames[:, None], decoder_out[None]).double().log_softmax(-1)
-    symbols = log_probs[:, : len(tokens)].gather(
-        2, torch.tensor(tokens, dtype=torch.int64)[None, :, None].expand(len(frames), -1, 1)
-    )
-    lens = torch.tensor([[len(frames)], [len(tokens)]])
-    return lattice_nll(log_probs[None, ..., model.blank_id], symbols[None, ..., 0], lens[0], lens[1], topology).item()
+    return _nlls(model, frames, torch.tensor([tokens], dtype=torch.int64), topology).item()
 
 
 @pytest.mark.parametrize("context_size", [1, 2])
@@ -67,8 +68,9 @@ def test_confidence_of_a_token_is_the_share_of_what_may_follow_its_prefix(max_sy
     longest = 4 if max_symbols == 1 else 10
     total = {length: 0.0 for length in range(3)}
     for length in range(longest + 1):
-        for said in itertools.product((1, 2), repeat=length):
-            probability = math.exp(-_nll(model, frames, said, TOPOLOGIES[max_symbols]))
+        texts = list(itertools.product((1, 2), repeat=length))
+        nlls = _nlls(model, frames, torch.tensor(texts, dtype=torch.int64), TOPOLOGIES[max_symbols])
+        for said, probability in zip(texts, (-nlls).exp().tolist(), strict=True):
             for u in range(3):
                 if said[:u] == tokens[:u]:
                     total[u] += probability

@@ -21,6 +21,7 @@ from stateless_transducer.decoding.modified_beam import modified_beam_search
 from stateless_transducer.decoding.options import LogitOptions
 
 LENS = [9, 23, 0, 17, 1]
+SHORT = [4, 8, 0, 6, 1]
 
 
 class NumpyToy:
@@ -61,7 +62,7 @@ def test_numpy_arrays_give_what_tensors_give():
 
 def test_without_a_look_at_values_the_searches_give_the_same(monkeypatch):
     """The way that a GPU takes: every hypothesis is asked for, dead or not, and no array's size depends on values."""
-    toy, encoder_out, lens = Toy(), torch.randn(len(LENS), 23, 16), torch.tensor(LENS)
+    toy, encoder_out, lens = Toy(), torch.randn(len(SHORT), 8, 16), torch.tensor(SHORT)
     searches = list(_searches(Hotwords([[((5, 7), 3.0), ((4,), 1.0)]], vocab_size=12)))
     wanted = [find(toy, encoder_out, lens) for find in searches]
     for name in ("arrays", "greedy", "modified_beam", "beam", "inputs"):
@@ -70,11 +71,14 @@ def test_without_a_look_at_values_the_searches_give_the_same(monkeypatch):
         _equal(find(toy, encoder_out, lens), before)
 
 
-@pytest.mark.parametrize("context_size", [pytest.param(1, marks=pytest.mark.sweep), 3])
+@pytest.mark.parametrize(
+    ("context_size", "lens"), [(3, SHORT), *(pytest.param(size, LENS, marks=pytest.mark.sweep) for size in (1, 3))]
+)
 @pytest.mark.parametrize("beam_size", [1, 2, 5])
-def test_beam_search_in_arrays_walks_as_it_does_in_python(beam_size, context_size):
-    toy, encoder_out, lens = Toy(context_size=context_size), torch.randn(len(LENS), 23, 16), torch.tensor(LENS)
-    for scorer in (None, Hotwords([[((5, 7), 3.0), ((4,), 1.0)]] * len(LENS), vocab_size=12)):
+def test_beam_search_in_arrays_walks_as_it_does_in_python(beam_size, context_size, lens):
+    toy, encoder_out = Toy(context_size=context_size), torch.randn(len(lens), max(lens), 16)
+    lens = torch.tensor(lens)
+    for scorer in (None, Hotwords([[((5, 7), 3.0), ((4,), 1.0)]] * len(lens), vocab_size=12)):
         given = (beam_size, LogitOptions(blank_penalty=0.5), scorer)
         with torch.inference_mode():
             in_arrays = search_in_arrays(toy, encoder_out, lens, *given)

@@ -57,13 +57,13 @@ def test_a_blank_adds_nothing(device):
 @pytest.mark.parametrize("find", [modified_beam_search, beam_search, beam_search_in_arrays])
 def test_a_hotword_is_found_where_the_model_all_but_says_it(find, device):
     model = Toy().to(device)
-    encoder_out, lens = torch.randn(3, 20, 16, device=device), torch.tensor([20, 11, 16], device=device)
-    plain = find(model, encoder_out, lens, beam_size=8)
+    encoder_out, lens = torch.randn(3, 8, 16, device=device), torch.tensor([8, 4, 6], device=device)
+    plain = find(model, encoder_out, lens, beam_size=4)
     said = {pair for pair in itertools.pairwise(plain[0][0].tokens)}
     others = {pair for h in plain[0][1:] for pair in itertools.pairwise(h.tokens)}
     wanted = min(pair for pair in others - said if pair[0] != pair[1])
     scorer = Hotwords([[(wanted, 8.0)], [], []], vocab_size=12)
-    found = find(model, encoder_out, lens, beam_size=8, scorer=scorer)
+    found = find(model, encoder_out, lens, beam_size=4, scorer=scorer)
     assert _by_counting(found[0][0].tokens, [(wanted, 1.0)]) >= 1
     assert found[0][0].score > plain[0][0].score
     # the others have none
@@ -76,7 +76,7 @@ def test_a_hotword_is_found_where_the_model_all_but_says_it(find, device):
 @pytest.mark.parametrize("find", [modified_beam_search, beam_search, beam_search_in_arrays])
 def test_a_scorer_that_adds_nothing_changes_nothing(find, device):
     model = Toy().to(device)
-    encoder_out, lens = torch.randn(3, 20, 16, device=device), torch.tensor([20, 11, 16], device=device)
+    encoder_out, lens = torch.randn(3, 8, 16, device=device), torch.tensor([8, 4, 6], device=device)
     scorer = Hotwords([[((5, 7), 0.0)]], vocab_size=12)
     assert find(model, encoder_out, lens, scorer=scorer) == find(model, encoder_out, lens)
 
