@@ -26,6 +26,12 @@ EXACT = {
     "chunked": {"impl": "chunked", "skip_below": 0.0},
     "triton": {"impl": "triton", "skip_below": 0.0},
 }
+# kernels are slow where they are interpreted
+FEW_INTERPRETED = [
+    pytest.param(impl, topology, marks=pytest.mark.sweep if (impl, topology != "standard") == ("triton", True) else ())
+    for impl in EXACT
+    for topology in TOPOLOGIES
+]
 
 
 def _problem(sizes, vocab_size, device, dtype=torch.float64, width=6):
@@ -150,12 +156,11 @@ def test_float32_error_is_that_of_its_inputs(topology, device):
         assert (mine - other).norm() <= 1e-5 * other.norm()
 
 
-@pytest.mark.parametrize("topology", TOPOLOGIES)
-@pytest.mark.parametrize("impl", ["reference", "chunked", "triton"])
+@pytest.mark.parametrize(("impl", "topology"), FEW_INTERPRETED)
 def test_float32_implementations_agree(impl, topology, device):
     """Against float64, gradients within 1e-5, with cells skipped as by default."""
     _require(impl)
-    sizes = [(23, 9), (17, 11)] if impl == "triton" and device.type == "cpu" else [(130, 40), (97, 51), (60, 0)]
+    sizes = [(13, 6), (11, 7)] if impl == "triton" and device.type == "cpu" else [(130, 40), (97, 51), (60, 0)]
     exact = _problem(sizes, 70, device, width=24)
     problem = {k: v.detach().float().requires_grad_() if v.is_floating_point() else v for k, v in exact.items()}
     exact = {k: v.detach().double().requires_grad_() if v.is_floating_point() else v for k, v in problem.items()}
@@ -193,8 +198,7 @@ def test_chunks_make_no_difference(device, monkeypatch):
         torch.testing.assert_close(mine, other, rtol=1e-11, atol=1e-13)
 
 
-@pytest.mark.parametrize("topology", TOPOLOGIES)
-@pytest.mark.parametrize("impl", EXACT)
+@pytest.mark.parametrize(("impl", "topology"), FEW_INTERPRETED)
 def test_full_band_changes_nothing_and_a_narrow_one_keeps_fewer_paths(impl, topology, device):
     _require(impl)
     problem = _problem([(7, 3), (6, 2)], 5, device)
@@ -209,8 +213,7 @@ def test_full_band_changes_nothing_and_a_narrow_one_keeps_fewer_paths(impl, topo
     torch.testing.assert_close(narrow, reference)
 
 
-@pytest.mark.parametrize("topology", TOPOLOGIES)
-@pytest.mark.parametrize("impl", EXACT)
+@pytest.mark.parametrize(("impl", "topology"), FEW_INTERPRETED)
 def test_band_without_the_first_cell_has_no_path(impl, topology, device):
     _require(impl)
     problem = _problem([(6, 3), (6, 2)], 5, device)

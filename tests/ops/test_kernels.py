@@ -15,7 +15,7 @@ from stateless_transducer.ops.lattice import sum_over_paths
 
 triton = pytest.importorskip("triton", reason="Triton is not installed")
 
-SIZES = {"small": ([5, 3, 7, 1], [3, 2, 0, 0]), "not-powers-of-two": ([20, 13], [9, 11]), "no-path": ([3, 2], [5, 2])}
+SIZES = {"small": ([5, 3, 7, 1], [3, 2, 0, 0]), "not-powers-of-two": ([13, 11], [9, 7]), "no-path": ([3, 2], [5, 2])}
 
 
 @pytest.mark.parametrize("has_occupations", [True, False], ids=["two-way", "one-way"])
@@ -33,15 +33,15 @@ def test_lattice_kernel_equals_plain_code(size, topology, has_occupations, devic
         torch.testing.assert_close(mine, other, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
-def test_lattice_kernel_keeps_bad_scores_in_their_utterance(bad, device):
-    cells = list_cells(torch.tensor([5, 4, 6]), torch.tensor([2, 2, 3]), 6, "standard", device)
+def test_lattice_kernel_keeps_bad_scores_in_their_utterance(device):
+    cells = list_cells(torch.tensor([4, 5, 3, 4]), torch.tensor([2, 3, 2, 2]), 5, "standard", device)
     scores = [torch.randn(len(cells), device=device) - 1 for _ in range(2)]
     clean = sum_over_paths(cells, *scores, has_kernel=True)
-    scores[0][(cells.n == 1) & (cells.u == 0)] = bad
+    for n, bad in enumerate((torch.nan, torch.inf, -torch.inf)):
+        scores[0][(cells.n == n) & (cells.u == 0)] = bad
     plain, ours = (sum_over_paths(cells, *scores, has_kernel=has_kernel) for has_kernel in (False, True))
     torch.testing.assert_close(ours.nll, plain.nll, rtol=1e-10, atol=1e-12, equal_nan=True)
-    others = cells.n != 1
+    others = cells.n == 3
     for mine, before in zip(ours[1:], clean[1:], strict=True):
         assert (mine[others] == before[others]).all()
         assert mine.isfinite().all()
