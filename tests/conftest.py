@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import os
 import shutil
 import signal
@@ -146,6 +147,12 @@ def live_talker(made_once) -> Path:
         save_checkpoint(folder / "model.pt", train(steps=220, sizes=CAUSAL_SIZES))
 
     return made_once("live_talker", make) / "model.pt"
+
+
+def pytest_collection_finish():
+    """Spare garbage collection the modules and tests of the whole suite."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items):

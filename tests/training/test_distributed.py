@@ -27,10 +27,13 @@ class DamagedError(ValueError):
         super().__init__(f"{path}: {reason}")
 
 
+USUAL_START_METHOD = distributed._START_METHOD
+
+
 @pytest.fixture(autouse=True)
 def loopback(monkeypatch):
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
-    # the tests of signals start their ranks as usual, in a program of its own
+    # as usual, ranks import torch anew: one of the tests of signals lets them
     monkeypatch.setattr(distributed, "_START_METHOD", "forkserver")
 
 
@@ -99,16 +102,17 @@ PROGRAM = """
 import sys
 import test_distributed as ranks
 
+ranks.distributed._START_METHOD = sys.argv[3]
 # each rank imports this file
 if __name__ == "__main__":
     ranks.launch(ranks._write_until_stopped, sys.argv[1], sys.argv[2] == "stops", world_size=2)
 """
 
 
-def _start_ranks(folder: Path, what: str) -> tuple[Program, list[int]]:
-    """A process that launches two ranks as usual, and their process ids once both work."""
+def _start_ranks(folder: Path, what: str, start_method: str = "fork") -> tuple[Program, list[int]]:
+    """A process that launches two ranks, and their process ids once both work."""
     (folder / "program.py").write_text(PROGRAM)
-    program = Program([str(folder / "program.py"), str(folder), what])
+    program = Program([str(folder / "program.py"), str(folder), what, start_method])
     paths = [folder / "rank-0", folder / "rank-1"]
     assert wait_until(lambda: all(path.exists() and path.read_text() for path in paths), seconds=30), program.rest()
     return program, [int(path.read_text()) for path in paths]
@@ -122,7 +126,7 @@ def test_ranks_end_with_a_killed_parent(tmp_path):
 
 
 def test_first_interrupt_stops_all_ranks_in_good_order(tmp_path):
-    program, _ = _start_ranks(tmp_path, "stops")
+    program, _ = _start_ranks(tmp_path, "stops", USUAL_START_METHOD)
     program.send_signal(signal.SIGINT)
     assert "Ctrl-C again" in program.stderr.readline()
     errors = program.rest()
