@@ -30,6 +30,8 @@ exclude_patterns = ["docs/conf.py", "**/exp*/**", "build/**"]
 html_theme = "furo"
 html_title = f"stateless-transducer {version}"
 html_extra_path = ["site"]
+html_static_path = ["static"]
+html_css_files = ["site.css"]
 html_theme_options = {"navigation_with_keys": True}
 
 myst_enable_extensions = ["colon_fence"]
@@ -80,7 +82,8 @@ def write_api() -> None:
 
 def write_commands() -> None:
     """Write the reference of the commands: what `transducer COMMAND --help-all` prints."""
-    os.environ["COLUMNS"] = "100"
+    # fits into the column of text
+    os.environ["COLUMNS"] = "90"
     lines = ["# Command reference", ""]
     for name in cli.COMMANDS:
         with redirect_stdout(io.StringIO()) as printed, suppress(SystemExit):
