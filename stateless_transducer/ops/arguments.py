@@ -6,8 +6,9 @@ Letters: N utterances, T encoder frames, U tokens, V vocabulary with blank.
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, ParamSpec, TypeVar
+from typing import Literal, ParamSpec, SupportsIndex, TypeVar
 
 import torch
 from torch import Tensor
@@ -97,11 +98,21 @@ def check_integers(name: str, values: Tensor, low: int, high: int) -> None:
         raise ValueError(f"`{name}` must be in {low}..{high}, but holds {values[outside].flatten()[0].item()}.")
 
 
+def checked_integer(name: str, value: SupportsIndex, low: int, high: int | None = None) -> int:
+    """Return an integer within the bounds; NumPy's and torch's integers become Python's."""
+    try:
+        number = operator.index(value)
+    except TypeError as err:
+        raise ValueError(f"`{name}` must be an integer, but is {value!r}.") from err
+    if number < low or (high is not None and number > high):
+        bounds = f"at least {low}" if high is None else f"in {low}..{high}"
+        raise ValueError(f"`{name}` must be {bounds}, but is {number}.")
+    return number
+
+
 def checked_blank(blank: int, vocab_size: int) -> int:
     """Return the blank as an id in 0..V-1; a negative one counts from V."""
-    if not -vocab_size <= blank < vocab_size:
-        raise ValueError(f"`blank` must be in {-vocab_size}..{vocab_size - 1}, but is {blank}.")
-    return blank % vocab_size
+    return checked_integer("blank", blank, -vocab_size, vocab_size - 1) % vocab_size
 
 
 def check_tokens(name: str, tokens: Tensor, lens_name: str, token_lens: Tensor, vocab_size: int, blank: int) -> Tensor:

@@ -23,6 +23,7 @@ from stateless_transducer.ops.arguments import (
     check_shapes,
     check_tokens,
     checked_blank,
+    checked_integer,
     choose_topology,
     finish_nll,
     never_compiled,
@@ -117,9 +118,7 @@ def joint_transducer_loss(
         starts, width = band
         check_shapes({"band[0]": (starts, tuple(encoder_out.shape[:2]))})
         check_integers("band[0]", starts, 0, tokens.shape[1])
-        if width < 1:
-            raise ValueError(f"`band[1]`, its width, must be at least 1, but is {width}.")
-        band = starts.long(), width
+        band = starts.long(), checked_integer("band[1]", width, 1)
     check_delay_penalty(delay_penalty)
     if not 0 <= skip_below < 1:
         raise ValueError(f"`skip_below` must be in 0..1, but is {skip_below}.")

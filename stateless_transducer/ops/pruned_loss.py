@@ -35,6 +35,7 @@ from stateless_transducer.ops.arguments import (
     check_shapes,
     check_tokens,
     checked_blank,
+    checked_integer,
     choose_topology,
     finish_nll,
     never_compiled,
@@ -198,8 +199,7 @@ def prune_ranges(
     )
     check_integers("encoder_out_lens", encoder_out_lens, 1, T)
     check_integers("token_lens", token_lens, 0, num_rows - 1)
-    if width < 1:
-        raise ValueError(f"`width` must be at least 1, but is {width}.")
+    width = checked_integer("width", width, 1)
 
     lens, num_tokens = encoder_out_lens.long(), token_lens.to(encoder_out_lens.device).long()
     if max_symbols_per_frame is None:
@@ -245,8 +245,7 @@ def prune_joiner_inputs(
     check_axes("decoder_out", decoder_out, "N", "U+1", "D", may_be_empty=True)
     (N, T, D), num_rows = encoder_out.shape, decoder_out.shape[1]
     check_shapes({"decoder_out": (decoder_out, (N, num_rows, D)), "starts": (starts, (N, T))})
-    if not 1 <= width <= num_rows:
-        raise ValueError(f"`width` must be in 1..{num_rows}, but is {width}.")
+    width = checked_integer("width", width, 1, num_rows)
     check_integers("starts", starts, 0, num_rows - width)
     rows = starts.to(decoder_out.device)[:, :, None] + torch.arange(width, device=decoder_out.device)
     pruned = decoder_out.gather(1, rows.flatten(1)[:, :, None].expand(-1, -1, D))

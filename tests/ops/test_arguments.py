@@ -53,3 +53,17 @@ def test_what_is_no_tensor_is_named(door, given, name, kind):
     message = rf"`{name}` must be a tensor of shape \(.*\), but is a {kind}.*torch.as_tensor"
     with pytest.raises(ValueError, match=message):
         door(**{**given, name: value})
+
+
+def test_number_that_is_no_integer_is_named():
+    """A blank of 0.0 was taken for tokens of another dtype."""
+    band = STARTS["starts"], 2.5
+    joint, ranges, inputs = (dict(DOORS)[door] for door in (joint_transducer_loss, prune_ranges, prune_joiner_inputs))
+    for door, given, name in (
+        (joint_transducer_loss, {**joint, "blank": 0.0}, "blank"),
+        (joint_transducer_loss, {**joint, "band": band}, r"band\[1\]"),
+        (prune_ranges, {**ranges, "width": 2.5}, "width"),
+        (prune_joiner_inputs, {**inputs, "width": 2.5}, "width"),
+    ):
+        with pytest.raises(ValueError, match=rf"`{name}` must be an integer, but is \d\.\d"):
+            door(**given)

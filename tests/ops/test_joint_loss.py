@@ -360,7 +360,7 @@ BAD = {
     "skip-below": (lambda p: p.update(skip_below=1.5), "`skip_below` must be in 0..1, but is 1.5"),
     "band-shape": (lambda p: p.update(band=(torch.zeros(2, 3), 2)), r"`band\[0\]` must have shape \(2, 4\)"),
     "band-dtype": (lambda p: p.update(band=(torch.zeros(2, 4), 2)), r"`band\[0\]` must be integer"),
-    "band-width": (lambda p: p.update(band=(torch.zeros(2, 4).long(), 0)), "its width, must be at least 1, but is 0"),
+    "band-width": (lambda p: p.update(band=(torch.zeros(2, 4).long(), 0)), r"`band\[1\]` must be at least 1, but is 0"),
     "few-frames": (
         lambda p: p.update(
             max_symbols_per_frame=1, token_lens=torch.tensor([2, 2]), encoder_out_lens=torch.tensor([4, 2])
