@@ -66,10 +66,16 @@ def fbank(samples: np.ndarray, config: FbankConfig) -> np.ndarray:
     Returns:
         (T_in, F), float32.
 
+    Raises:
+        ValueError: the samples have several axes, or are integers, whose scale is unknown.
+
     Example:
         >>> fbank(np.zeros(16000, np.float32), FbankConfig()).shape  # a second
         (100, 80)
     """
+    samples = np.asarray(samples)
+    if samples.ndim != 1 or not np.issubdtype(samples.dtype, np.floating):
+        raise ValueError(f"`samples` must be (S,), float, in [-1, 1], but are {samples.shape}, {samples.dtype}.")
     computer = knf.OnlineFbank(_options(config))
     wave = np.ascontiguousarray(samples, dtype=np.float32)
     computer.accept_waveform(config.sample_rate, wave)  # pyright: ignore[reportArgumentType]

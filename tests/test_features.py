@@ -31,6 +31,17 @@ def test_fbank_of_nothing_is_empty():
     assert fbank(np.zeros(0, np.float32), FbankConfig()).shape == (0, 80)
 
 
+@pytest.mark.parametrize(
+    "samples", [np.ones(16000, np.int16), np.ones((2, 16000), np.float32)], ids=["int16", "stereo"]
+)
+def test_samples_of_another_kind_are_refused(samples):
+    """int16 as it is would be 90 dB too loud."""
+    with pytest.raises(
+        ValueError, match=rf"`samples` must be \(S,\), float, .* but are \(.*16000,?\), {samples.dtype}"
+    ):
+        fbank(samples, FbankConfig())
+
+
 def test_bad_configuration_is_named():
     with pytest.raises(ValueError, match="`num_mel_bins` must be in 7..1000, but is 3"):
         FbankConfig(num_mel_bins=3)
