@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import socket
 import stat
@@ -189,8 +190,8 @@ def way_from_training(folder: Path) -> str:
         return ""
     newest = max(epochs, key=lambda path: path.stat().st_mtime_ns)
     return (
-        f"; `transducer average --exp-dir {folder} --output model.pt` makes a model of its training checkpoints, "
-        f"or pass one of them: {newest}"
+        f"; `transducer average --exp-dir {shlex.quote(str(folder))} --output model.pt` makes a model of its training "
+        f"checkpoints, or pass one of them: {newest}"
     )
 
 

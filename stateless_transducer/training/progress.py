@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import shlex
 import sys
 import tempfile
 import time
@@ -88,7 +89,8 @@ def describe_run(exp_dir: Path, config: Mapping[str, Any], command: str) -> None
     write_text(exp_dir / "config.json", json.dumps(config, indent=2, ensure_ascii=False, default=str) + "\n")
     date = datetime.now().strftime("%Y-%m-%d %H:%M")
     resume_command = "the same command" if config["train"]["resume"] else "the same command with --resume true"
-    data = f"--manifest-dir {config['data']['manifest_dir']} --prefix {config['data']['prefix']}"
+    data = shlex.join(["--manifest-dir", str(config["data"]["manifest_dir"]), "--prefix", config["data"]["prefix"]])
+    folder = shlex.quote(str(exp_dir))
     write_text(
         exp_dir / "README",
         f"Made by stateless-transducer {__version__} (torch {torch.__version__}), {date}, with\n\n    {command}\n\n"
@@ -100,19 +102,19 @@ def describe_run(exp_dir: Path, config: Mapping[str, Any], command: str) -> None
         "tensorboard/                 tensorboard --logdir tensorboard\n\n"
         f"Resume after an interruption: {resume_command}\n"
         f"Error rates:                 {_decode_hint(exp_dir, config, data)}\n"
-        f"One model file:              transducer average --exp-dir {exp_dir} --output model.pt\n",
+        f"One model file:              transducer average --exp-dir {folder} --output model.pt\n",
     )
 
 
 def _decode_hint(exp_dir: Path, config: Mapping[str, Any], data: str) -> str:
     """Return the command that decodes a prepared split, or a note that none is prepared."""
     folder, prefix = Path(config["data"]["manifest_dir"]), config["data"]["prefix"]
-    command = f"transducer decode --exp-dir {exp_dir} {data}"
+    command = f"transducer decode --exp-dir {shlex.quote(str(exp_dir))} {data}"
     if cuts_path(folder, prefix, "test") is not None:
         return command
     dev_split = config["dev_split"]
     if cuts_path(folder, prefix, dev_split) is not None:
-        return f"{command} --test-sets {dev_split}"
+        return f"{command} --test-sets {shlex.quote(dev_split)}"
     return f"{command} --test-sets NAME, once a test set is prepared"
 
 

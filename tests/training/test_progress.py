@@ -20,7 +20,8 @@ from stateless_transducer.training.progress import TrainingDisplay, describe_run
     ],
 )
 def test_readme_names_a_test_set_that_is_prepared(tmp_path, splits, tail):
-    fbank, exp_dir = tmp_path / "fbank", tmp_path / "exp"
+    # a name that a shell would split
+    fbank, exp_dir = tmp_path / "fbank", tmp_path / "my exp"
     fbank.mkdir()
     exp_dir.mkdir()
     for split in splits:
@@ -28,7 +29,7 @@ def test_readme_names_a_test_set_that_is_prepared(tmp_path, splits, tail):
     config = {"data": {"manifest_dir": fbank, "prefix": "mine"}, "train": {"resume": False}, "dev_split": "dev"}
     describe_run(exp_dir, config, "transducer train")
     (line,) = (line for line in (exp_dir / "README").read_text().splitlines() if "transducer decode" in line)
-    assert line.endswith(f"transducer decode --exp-dir {exp_dir} --manifest-dir {fbank} {tail}")
+    assert line.endswith(f"transducer decode --exp-dir '{exp_dir}' --manifest-dir {fbank} {tail}")
 
 
 def test_bar_shows_no_loss_before_the_first_batch(tmp_path):
