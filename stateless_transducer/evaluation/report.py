@@ -133,9 +133,10 @@ def _rate(result: Mapping[str, Any]) -> str:
 
 
 def _loss_picture(metrics: Sequence[Mapping[str, Any]]) -> str:
+    # null: the loss is not finite
     curves = {
-        "training": [(m["step"], m["tot_loss"]) for m in metrics if "tot_loss" in m],
-        "validation": [(m["step"], m["valid_loss"]) for m in metrics if "valid_loss" in m],
+        name: [(m["step"], m[loss]) for m in metrics if m.get(loss) is not None]
+        for name, loss in (("training", "tot_loss"), ("validation", "valid_loss"))
     }
     if not any(curves.values()):
         return "<p>No losses recorded.</p>"

@@ -186,8 +186,12 @@ class TrainingDisplay:
         self._bar.update(self._task, advance=seconds, description=where, numbers=numbers)
 
     def record(self, step: int, **numbers: Any) -> None:
-        """Write numbers at a step, counted in batches, to the files."""
-        self._metrics.write(json.dumps({"step": step, **numbers}) + "\n")
+        """Write numbers at a step, counted in batches, to the files; JSON has null for those that are not finite."""
+        finite = {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in numbers.items()
+        }
+        self._metrics.write(json.dumps({"step": step, **finite}) + "\n")
         self._metrics.flush()
         if self._writer is not None:
             for name, value in numbers.items():
