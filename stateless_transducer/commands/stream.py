@@ -14,7 +14,7 @@ from tyro.conf import Positional, arg
 
 from stateless_transducer.commands.shared.console import LiveLine, complain
 from stateless_transducer.commands.shared.flags import parse
-from stateless_transducer.commands.shared.idle import refuse_idle_search
+from stateless_transducer.commands.shared.idle import refuse_idle, refuse_idle_search
 from stateless_transducer.decoding.config import SearchConfig
 from stateless_transducer.options import ADVANCED, HIDDEN, check_bounds
 from stateless_transducer.recognition.config import DetailConfig
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from stateless_transducer.recognition.transcript import Segment
+
+_STANDARD_INPUT = Path("-")
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,15 @@ class Options:
         check_bounds(self)
         if (self.file is None) != self.microphone:
             raise ValueError("Name one sound: a file, `-` for standard input, or `--microphone`.")
+        if self.file != _STANDARD_INPUT:
+            refuse_idle(
+                self, "raw samples from standard input (`-`): other sound states its rate", names=["sample_rate"]
+            )
         refuse_idle_search(self.search, nbest=self.details.nbest)
+        if self.details.nbest > 1 and self.output_format != "json":
+            raise ValueError(
+                f"`nbest` {self.details.nbest} needs `output_format=json`: a line of text has room for one."
+            )
 
     @property
     def is_int8(self) -> bool:
@@ -134,7 +144,7 @@ def _pieces(options: Options) -> Iterator[tuple[np.ndarray, int]]:
     block_s = options.block_ms / 1000
     if options.file is None:
         return listen(block_s)
-    if options.file != Path("-"):
+    if options.file != _STANDARD_INPUT:
         rate = FbankConfig().sample_rate
         return ((samples, rate) for samples in stream_audio(options.file, rate, block_s=block_s, warn=complain))
     return _standard_input(options.sample_rate, max(1, round(options.sample_rate * block_s)))

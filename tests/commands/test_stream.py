@@ -230,8 +230,11 @@ def test_options_that_a_model_does_not_have_are_named(tiny_model, sound, talker,
         ("--chunk-ms", "0", "`--chunk-ms` must be at least 1 ms, but is 0"),
         ("--sample-rate", "16", "`--sample-rate` must be in 1000..1000000 Hz, but is 16"),
         ("--num-threads", "0", "`--num-threads` must be at least 1, but is 0"),
+        # without effect on a file, or on a line of text
+        ("--sample-rate", "8000", "`--sample-rate` 8000 needs .* standard input"),
+        ("--nbest", "3 --decoding-method modified_beam_search", "`--nbest` 3 needs `--output-format json`"),
         ("--rule3-min-utterance-length", "0", "`--rule3-min-utterance-length` must be above 0 s, but is 0"),
     ],
 )
 def test_bad_option_is_named(flag, value, message, capsys):
-    _fails(capsys, ["stream", "model", "a.wav", flag, value], message, status=2)
+    _fails(capsys, ["stream", "model", "a.wav", flag, *value.split()], message, status=2)
