@@ -95,7 +95,10 @@ def _measured() -> Products:
     with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
         stored = dict(json.loads(path.read_text(encoding="utf-8")))
         facts = stored[key]
-        return Products(facts["choice"], facts["reason"], tuple(facts["gains"]), tuple(facts["errors"]))
+        # a later version may know other choices
+        if facts["choice"] in _PRECISIONS:
+            gains, errors = (tuple(map(float, facts[name])) for name in ("gains", "errors"))
+            return Products(facts["choice"], str(facts["reason"]), gains, errors)
     products = measure_products()
     with suppress(OSError):
         write_text(path, json.dumps({**stored, key: asdict(products)}, indent=2) + "\n")

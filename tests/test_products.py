@@ -61,6 +61,11 @@ def test_measurement_is_stored_and_a_damaged_one_replaced(monkeypatch, tmp_path)
             path.write_text(content)
         products._measured.cache_clear()
         assert choose_products() == measured
+    # written by a version with other choices, or changed
+    for before, after in (('"onednn"', '"other"'), ("2.0", '"fast"')):
+        path.write_text(path.read_text().replace(before, after))
+        products._measured.cache_clear()
+        assert choose_products() == measured
     assert list(json.loads(path.read_text()).values())[0]["gains"] == [2.0, 3.0]
     products._measured.cache_clear()
     monkeypatch.setattr(products, "measure_products", lambda: pytest.fail("measured again"))
