@@ -185,10 +185,9 @@ def _of_checkpoints(options: Options, accept: Callable[[Checkpoint], None] | Non
 
 
 def _of_model(options: Options) -> _Decoder:
-    from stateless_transducer.commands.shared.models import find_model
+    from stateless_transducer.commands.shared.models import check_front_end, find_model
     from stateless_transducer.export.onnx_model import OnnxTransducer
     from stateless_transducer.export.onnx_streaming import OnnxStreamingTransducer
-    from stateless_transducer.features import FbankConfig
     from stateless_transducer.hub import short_name
     from stateless_transducer.recognition.model import choose_device, forms_for, open_model, open_streaming_model
     from stateless_transducer.text.tokens import TokenTable
@@ -211,10 +210,7 @@ def _of_model(options: Options) -> _Decoder:
             f"`--model` {options.model}: tokens.txt holds BPE pieces without scores (bpe.vocab), which cannot be "
             "scored."
         )
-    if model.fbank_config != FbankConfig():
-        raise ValueError(
-            f"`--model` {options.model} expects other features than those of prepared test sets: {model.fbank_config}."
-        )
+    check_front_end("model", options.model, model.fbank_config)
     is_graphs = isinstance(model.transducer, OnnxTransducer | OnnxStreamingTransducer)
     device = None if is_graphs else choose_device(options.device)
     return _decoder(options, model, model.token_table, device, short_name(options.model), [options.model])

@@ -68,7 +68,7 @@ def main(program: str, arguments: list[str]) -> int:
 
 def run(options: Options) -> int:
     """Export a model; quantize and evaluate it if requested."""
-    from stateless_transducer.commands.shared.models import find_model
+    from stateless_transducer.commands.shared.models import check_front_end, find_model
     from stateless_transducer.export.card import write_card
     from stateless_transducer.export.onnx_writer import (
         FOLDER_FILES,
@@ -83,6 +83,8 @@ def run(options: Options) -> int:
         raise ValueError(f"`--output` {options.output} is a file; name a folder.")
     cuts = _cuts(options)
     checkpoint = load_pretrained(find_model(options.model, forms=("checkpoint",)))
+    if cuts is not None:
+        check_front_end("model", options.model, checkpoint.fbank_config)
     differences = differs_from_clients(checkpoint.fbank_config)
     if differences:
         complain(f"note: sherpa-onnx and onnx-asr compute other features than this model's ({differences}).")

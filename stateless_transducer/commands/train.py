@@ -278,11 +278,12 @@ def _start(options: Options, tokens: TokenTable, tell: Callable[[str], None]) ->
     if path is None:
         sizes = {**options.model.sizes(), "vocab_size": len(tokens), "blank_id": tokens.blank_id}
         return StartingModel(ModelConfig.from_sizes(sizes), FbankConfig(), tokens)
-    from stateless_transducer.commands.shared.models import find_model
+    from stateless_transducer.commands.shared.models import check_front_end, find_model
     from stateless_transducer.recognition.model import load_pretrained
     from stateless_transducer.training.finetune import adapted_config, describe_tokens
 
     checkpoint = load_pretrained(find_model(path, forms=("checkpoint",)))
+    check_front_end("init_from", path, checkpoint.fbank_config)
     _refuse_other_sizes(options, checkpoint.model_config.sizes(), path)
     config = adapted_config(checkpoint, tokens, dropout=options.model.encoder.dropout)
     tell(f"Starting from {path}, with its sizes: {describe_tokens(checkpoint.token_table, tokens)}")

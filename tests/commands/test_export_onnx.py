@@ -102,12 +102,15 @@ def test_test_set_that_is_not_prepared_is_named_before_anything_is_written(talke
     assert not list(tmp_path.iterdir())
 
 
-def test_model_of_other_features_is_remarked(export, talker, tmp_path):
+def test_model_of_other_features_is_remarked(export, talker, cuts, tmp_path):
     checkpoint = replace(load_checkpoint(talker / "model.pt"), fbank_config=FbankConfig(low_freq=40.0))
     save_checkpoint(tmp_path / "m.pt", checkpoint)
     status, _, complained, _ = export(checkpoint=tmp_path / "m.pt")
     assert status == 0 and "compute other features than this model's (low_freq 40.0)" in complained
     assert OnnxTransducer.open(tmp_path / "onnx").fbank_config == FbankConfig(low_freq=40.0)
+    # the features of a test set are not the model's
+    status, _, complained, _ = export("--int8", "true", "--manifest-dir", cuts, checkpoint=tmp_path / "m.pt")
+    assert status == 1 and re.search("`--model` .*m.pt expects .*: low_freq 40, not 20", complained)
 
 
 def test_bad_choices_are_named(talker, tmp_path, capsys):

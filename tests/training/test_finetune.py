@@ -12,6 +12,7 @@ from small_corpus import TOKENS, write_small_corpus
 
 from stateless_transducer.checkpoint import load_checkpoint, save_checkpoint
 from stateless_transducer.cli import main
+from stateless_transducer.features import FbankConfig
 from stateless_transducer.model.transducer import build_model
 from stateless_transducer.text.tokens import TokenTable, build_token_table
 from stateless_transducer.training.finetune import adapted_weights, describe_tokens
@@ -130,3 +131,9 @@ def test_sizes_other_than_the_models_are_refused(corpus, trained, tmp_path, caps
     assert main([*corpus, "--exp-dir", str(tmp_path), "--init-from", str(trained), flag, value]) == 1
     message = rf"`{flag}` is {value}, but the model of `--init-from` {trained} has \w+\. Remove the option"
     assert re.search(message, capsys.readouterr().err)
+
+
+def test_model_of_other_features_is_refused(corpus, trained, tmp_path, capsys):
+    save_checkpoint(tmp_path / "m.pt", replace(load_checkpoint(trained), fbank_config=FbankConfig(low_freq=40.0)))
+    assert main([*corpus, "--exp-dir", str(tmp_path / "exp"), "--init-from", str(tmp_path / "m.pt")]) == 1
+    assert re.search("`--init-from` .*m.pt expects .*: low_freq 40, not 20", capsys.readouterr().err)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stateless_transducer.commands.shared.console import bytes_bar, complain
 from stateless_transducer.model_files import Form, Precision
 from stateless_transducer.wording import counted
+
+if TYPE_CHECKING:
+    from stateless_transducer.features import FbankConfig
 
 
 def find_model(model: str | Path, *, forms: Sequence[Form], precision: Precision = "fp32") -> Path:
@@ -20,6 +24,29 @@ def find_model(model: str | Path, *, forms: Sequence[Form], precision: Precision
     from stateless_transducer.hub import locate
 
     return locate(model, forms=forms, precision=precision, say=complain, bar=bytes_bar)
+
+
+def check_front_end(argument: str, model: str, config: FbankConfig) -> None:
+    """Check that a model expects the features of prepared corpora.
+
+    Args:
+        argument: Name of the argument that names the model.
+        model: The model.
+        config: Its front end.
+
+    Raises:
+        ValueError: It expects other features.
+    """
+    from stateless_transducer.features import FbankConfig
+
+    usual = asdict(FbankConfig())
+    others = [
+        f"{name} {value:g}, not {usual[name]:g}" for name, value in asdict(config).items() if value != usual[name]
+    ]
+    if others:
+        raise ValueError(
+            f"`{argument}` {model} expects other features than those of prepared corpora: {'; '.join(others)}."
+        )
 
 
 def describe_training(provenance: Mapping[str, Any]) -> dict[str, str]:
