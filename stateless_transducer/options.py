@@ -77,9 +77,18 @@ def choices_of(hint: Any) -> tuple[Any, ...]:
     return ()
 
 
+@cache
+def _rules(hint: Any) -> tuple[tuple[type, ...], tuple[Any, ...], dict[type, Any], str]:
+    """Types, choices, limits by kind of bound, and unit of an annotation; computed once, since tuples can be long."""
+    metadata = list(_flat(metadata_of(hint)))
+    limits = {type(item): getattr(item, _BOUNDS[type(item)][0]) for item in metadata if type(item) in _BOUNDS}
+    unit = next((f" {item.unit}" for item in metadata if isinstance(item, Unit)), "")
+    return _types_of(hint), choices_of(hint), limits, unit
+
+
 def _broken(value: Any, hint: Any) -> str:
     """What the value must be and is not; empty if it keeps to its annotation."""
-    kinds, choices = _types_of(hint), choices_of(hint)
+    kinds, choices, limits, unit = _rules(hint)
     if value is None and not {types.NoneType, object}.isdisjoint(kinds):
         return ""
     if choices:
@@ -88,11 +97,8 @@ def _broken(value: Any, hint: Any) -> str:
         return " or ".join(_TYPES[kind] for kind in kinds if kind is not types.NoneType)
     if isinstance(value, float) and not math.isfinite(value):
         return "a finite number"
-    metadata = list(_flat(metadata_of(hint)))
-    limits = {type(item): getattr(item, _BOUNDS[type(item)][0]) for item in metadata if type(item) in _BOUNDS}
     if all(_BOUNDS[kind][1](value, limit) for kind, limit in limits.items()):
         return ""
-    unit = next((f" {item.unit}" for item in metadata if isinstance(item, Unit)), "")
     if Ge in limits and Le in limits:
         return f"in {limits[Ge]}..{limits[Le]}{unit}"
     return " and ".join(f"{_BOUNDS[kind][2]} {limit}{unit}" for kind, limit in limits.items())
