@@ -94,8 +94,8 @@ def _batch(lens, tokens):
 
 @pytest.fixture
 def update():
-    batches = [_batch([60, 45], [5, 3]), _batch([50, 30, 30], [4, 2, 1])]
-    return Update(batches, sum(each.seconds for each in batches), 15)
+    batches = [_batch([40, 35], [4, 3]), _batch([35, 25, 25], [3, 2, 1])]
+    return Update(batches, sum(each.seconds for each in batches), 13)
 
 
 def _learner(device, optim, prune, *, precision="fp32", recompute=False):
@@ -106,8 +106,8 @@ def _learner(device, optim, prune, *, precision="fp32", recompute=False):
     return Learner(objective.to(device), config, Rank(0, 1, device))
 
 
-def _learn(learner, update):
-    return [learner.learn(update, step=step, epoch=0, done=0.0) for step in (1, 2)]
+def _learn(learner, update, *, num_steps=2):
+    return [learner.learn(update, step=step, epoch=0, done=0.0) for step in range(1, num_steps + 1)]
 
 
 LEARNERS = {
@@ -151,9 +151,9 @@ def test_update_waits_for_little(kind, each, update):
 def test_updates_in_any_precision_are_near_the_cpus(precision, has_kernels, update):
     if has_kernels:
         pytest.importorskip("triton", reason="Triton is not installed")
-    wanted = _learn(_learner(CPU, ADAMW, PruneConfig()), update)[0]
+    wanted = _learn(_learner(CPU, ADAMW, PruneConfig()), update, num_steps=1)[0]
     with pretended_gpu(has_kernels=has_kernels):
-        found = _learn(_learner(GPU, ADAMW, PruneConfig(), precision=precision), update)[0]
+        found = _learn(_learner(GPU, ADAMW, PruneConfig(), precision=precision), update, num_steps=1)[0]
     # of bfloat16, eight bits count
     assert found.total == pytest.approx(wanted.total, rel=1e-5 if precision == "fp32" else 2**-8)
 
@@ -188,7 +188,7 @@ def _losses(folder):
 def test_runs_are_the_cpus(tmp_path):
     """All that a run does, stopped and gone on with; then a finer one from its model."""
     run = [
-        *["train", *write_small_corpus(tmp_path / "corpus", count=12), "--max-duration", "3", "--dropout", "0"],
+        *["train", *write_small_corpus(tmp_path / "corpus", count=8), "--max-duration", "3", "--dropout", "0"],
         *["--precision", "fp32", "--tensorboard", "true", "--save-every", "2"],
         *["--ctc-loss-scale", "0.5", "--ema-decay", "0.9", "--prune-range", "2", "--num-epochs", "2"],
     ]
@@ -202,7 +202,7 @@ def test_runs_are_the_cpus(tmp_path):
             assert main([*run, *finer, "--exp-dir", str(folder / "finer")]) == 0
     for run_dir in ("", "finer"):
         found, wanted = (_losses(tmp_path / place / run_dir) for place in ("gpu", "cpu"))
-        assert len(found) > 4
+        assert len(found) > 3
         assert found == pytest.approx(wanted, rel=1e-4)
 
 
@@ -245,7 +245,7 @@ def _searches(model, features, lens):
     yield pytest.approx([each.confidence for each in align(model, encoder_out, lens, greedy)], rel=1e-3)
 
 
-@pytest.mark.parametrize("layout", ["live", "frozen"])
+@pytest.mark.parametrize("layout", ["live", pytest.param("frozen", marks=pytest.mark.sweep)])
 def test_searches_are_the_cpus(layout):
     model = build_model(SIZES).eval()
     with torch.no_grad():

@@ -75,11 +75,15 @@ def _assert_same_distribution(ours, lhotses):
 @pytest.mark.parametrize(
     ("num_frames", "numbers"),
     [
-        (500, {}),
+        pytest.param(500, {}, marks=pytest.mark.sweep),
         # several masks, whose widths the fraction limits
         (600, {"frames_mask_size": 50, "max_frames_mask_fraction": 0.2}),
-        (300, {"num_frame_masks": 4, "frames_mask_size": 10, "num_feature_masks": 3, "features_mask_size": 9}),
-        (200, {"num_frame_masks": 1, "num_feature_masks": 1}),
+        pytest.param(
+            300,
+            {"num_frame_masks": 4, "frames_mask_size": 10, "num_feature_masks": 3, "features_mask_size": 9},
+            marks=pytest.mark.sweep,
+        ),
+        pytest.param(200, {"num_frame_masks": 1, "num_feature_masks": 1}, marks=pytest.mark.sweep),
         (60, {"spec_aug_probability": 0.5}),
     ],
 )
@@ -94,7 +98,7 @@ def test_masks_are_distributed_as_lhotses(num_frames, numbers):
     assert ours[:, 2].max() <= config.max_frames_mask_fraction
 
 
-@pytest.mark.parametrize("factor", [5, 80])
+@pytest.mark.parametrize("factor", [5, pytest.param(80, marks=pytest.mark.sweep)])
 def test_warp_and_its_probability_are_distributed_as_lhotses(factor):
     # masks of less than one frame are none
     config = SpecAugmentConfig(factor, num_feature_masks=0, frames_mask_size=1, spec_aug_probability=0.8)

@@ -44,7 +44,7 @@ def _checkpoint(encoder, *, is_trained):
     return Checkpoint(model.state_dict(), config, FbankConfig(), tokens)
 
 
-@pytest.fixture(scope="module", params=["offline", "causal", "streaming"])
+@pytest.fixture(scope="module", params=["offline", pytest.param("causal", marks=pytest.mark.sweep), "streaming"])
 def exported(request, tmp_path_factory):
     """A checkpoint and its graphs; equal tensors of a new model share one in the graph."""
     folder, is_streaming = tmp_path_factory.mktemp(request.param), request.param == "streaming"
