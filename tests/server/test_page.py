@@ -91,3 +91,37 @@ def test_what_was_spoken_is_a_sound_file_after_stop(tmp_path):
     found, rate = soundfile.read(tmp_path / "a.wav", dtype="int16")
     assert rate == 44100
     np.testing.assert_array_equal(found, samples)
+
+
+def test_a_key_that_live_sound_is_refused_with_is_asked_for_again():
+    program = """
+        const keys = ["wrong", "right"], sockets = [], stored = {};
+        globalThis.prompt = () => keys.shift();
+        globalThis.sessionStorage = {
+          getItem: name => stored[name] ?? null, setItem: (name, value) => { stored[name] = value; },
+          removeItem: name => { delete stored[name]; },
+        };
+        navigator.mediaDevices = {getUserMedia: async () => ({getTracks: () => []})};
+        globalThis.AudioContext = class {
+          sampleRate = 16000; audioWorklet = {addModule: async () => {}};
+          createMediaStreamSource() { return {connect() {}}; } close() {}
+        };
+        globalThis.AudioWorkletNode = class { port = {}; };
+        globalThis.WebSocket = class {
+          static OPEN = 1;
+          constructor(address) { this.address = address; sockets.push(this); }
+        };
+        URL.createObjectURL = () => "blob:";
+        const speak = async () => {
+          await start();
+          const socket = sockets.at(-1);
+          if (socket.address.searchParams.get("api_key") === "right") socket.onopen();
+          socket.onerror();
+          socket.onclose();
+          console.log(socket.address.searchParams.get("api_key"), "|", $("error").textContent);
+        };
+        setTimeout(() => { needsKey = true; speak().then(speak); }, 20);
+    """
+    refused, lost = _run(program).splitlines()
+    assert refused.startswith("wrong |") and "API key" in refused
+    assert lost == "right | The connection to the server was lost."
