@@ -205,4 +205,5 @@ def _unstack(array: np.ndarray, axis: int) -> list[np.ndarray]:
     """Return N arrays with a batch axis of 1 that share no memory."""
     if array.shape[axis] == 1:
         return [array]
-    return [np.ascontiguousarray(part) for part in np.split(array, array.shape[axis], axis)]
+    # a part along the first axis is contiguous already, and would keep the arrays of the whole batch in memory
+    return [part.copy() for part in np.split(array, array.shape[axis], axis)]
