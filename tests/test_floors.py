@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 import stateless_transducer
 
@@ -32,35 +31,28 @@ def _floor(room: str) -> int:
     return next(number for number, rooms in enumerate(FLOORS) if room in rooms)
 
 
-def _imports(path: Path):
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}:{node.lineno}: relative import"
-            yield node.lineno, node.module or ""
-        elif isinstance(node, ast.Import):
-            yield from ((node.lineno, alias.name) for alias in node.names)
+def _imports() -> Iterator[tuple[Path, int, str]]:
+    """File, line and module of each import."""
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                assert node.level == 0, f"{path}:{node.lineno}: relative import"
+                yield path, node.lineno, node.module or ""
+            elif isinstance(node, ast.Import):
+                yield from ((path, node.lineno, alias.name) for alias in node.names)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_lead_downward(path):
-    room = _room(path)
-    for line, module in _imports(path):
-        parts = module.split(".")
-        if parts[0] != "stateless_transducer" or len(parts) == 1 or parts[1] == room:
-            continue
-        assert _floor(parts[1]) < _floor(room), f"{path}:{line}: {room} imports {parts[1]}"
+def test_imports_lead_downward_and_lhotse_lives_in_data():
+    wrong = []
+    for path, line, module in _imports():
+        room, parts = _room(path), module.split(".")
+        is_of_another_room = parts[0] == "stateless_transducer" and len(parts) > 1 and parts[1] != room
+        if (is_of_another_room and _floor(parts[1]) >= _floor(room)) or (parts[0] == "lhotse" and room != "data"):
+            wrong.append(f"{path}:{line}: {room} imports {module}")
+    assert not wrong
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_lhotse_lives_in_data(path):
-    if _room(path) != "data":
-        assert not [line for line, module in _imports(path) if module.split(".")[0] == "lhotse"]
-
-
-@pytest.mark.parametrize(
-    "path",
-    [p for folder in (PACKAGE, Path(__file__).parent) for p in sorted(folder.rglob("*.py"))],
-    ids=lambda path: path.name,
-)
-def test_file_fits(path):
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= 500
+def test_files_fit():
+    paths = [path for folder in (PACKAGE, Path(__file__).parent) for path in sorted(folder.rglob("*.py"))]
+    lengths = {str(path): len(path.read_text(encoding="utf-8").splitlines()) for path in paths}
+    assert not {path: length for path, length in lengths.items() if length > 500}

@@ -65,7 +65,7 @@ def test_nothing_said_has_no_spans():
     assert token_spans(np.zeros((10, 80), np.float32), [], 4) == []
 
 
-@pytest.mark.parametrize("seed", range(300))
+@pytest.mark.parametrize("seed", [*range(30), *(pytest.param(n, marks=pytest.mark.sweep) for n in range(30, 300))])
 def test_spans_of_random_moments_never_overlap_and_last_a_frame(seed):
     """From the loudness of noise or bursts, with moments as dense as a frame that says several tokens."""
     random = np.random.default_rng(seed)
