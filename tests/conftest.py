@@ -18,6 +18,14 @@ from sounds import write_aishell, write_musan
 from stateless_transducer.cli import main
 from stateless_transducer.data import executor
 
+LONGEST = (
+    *("test_tutorial.py", "test_pipeline.py", "test_pretended_gpu.py", "test_survival.py", "test_notebook.py"),
+    *("test_rebuild.py", "test_streaming_export.py", "test_zipformer_training.py", "test_zipformer_commands.py"),
+    *("test_decode.py", "test_sizing.py", "test_memory.py", "test_kernels.py", "test_joint_loss.py"),
+    *("test_recipe_scripts.py", "test_attack.py", "test_going_back.py", "test_distributed.py", "test_borders.py"),
+)
+"""Files whose tests take longest together, the longest first."""
+
 
 def pytest_configure(config):
     # a shell's background job ignores SIGINT, and so would the programs that tests start and interrupt
@@ -157,5 +165,4 @@ def pytest_collection_finish():
 
 def pytest_collection_modifyitems(items):
     """Run the longest files first, so that no process is left alone with one of them at the end."""
-    longest = ("test_tutorial.py", "test_notebook.py", "test_survival.py", "test_pipeline.py")
-    items.sort(key=lambda item: longest.index(item.path.name) if item.path.name in longest else len(longest))
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))

@@ -367,7 +367,7 @@ def test_characters_unknown_to_the_model_are_counted(world, model, capsys, tmp_p
 
 
 def test_demo_goes_on_where_it_stopped(tmp_path, capsys):
-    size = "--num-train-speakers 3 --num-dev-speakers 1 --num-test-speakers 3 --utterances-per-speaker 6".split()
+    size = "--num-train-speakers 3 --num-dev-speakers 1 --num-test-speakers 3 --utterances-per-speaker 3".split()
     command = ["demo", "--dir", str(tmp_path), "--num-epochs", "2", *size]
     assert main(command) == 0
     printed = capsys.readouterr().out
