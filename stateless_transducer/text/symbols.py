@@ -47,11 +47,6 @@ class SymbolTable:
         return {symbol: i for i, symbol in self.symbols.items()}
 
     @cached_property
-    def unknown_ids(self) -> frozenset[int]:
-        """Id of the unknown token, if the table has one."""
-        return frozenset(i for i, symbol in self.symbols.items() if symbol == UNKNOWN)
-
-    @cached_property
     def is_byte_level(self) -> bool:
         """Whether the symbols are byte-level BPE, where a character may take several symbols."""
         return is_byte_level(self.symbols.values())

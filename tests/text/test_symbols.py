@@ -12,7 +12,7 @@ def _read(tmp_path, text, encoding="utf-8"):
 
 def test_lines_may_have_tabs_any_order_gaps_and_windows_ends(tmp_path):
     table = _read(tmp_path, "b\t4\r\n<blk> 0\r\n<unk> 2\r\n#0 9\r\n\r\n")
-    assert table.symbols == {4: "b", 0: "<blk>", 2: "<unk>", 9: "#0"} and table.unknown_ids == {2}
+    assert table.symbols == {4: "b", 0: "<blk>", 2: "<unk>", 9: "#0"}
 
 
 def test_line_with_an_id_alone_is_a_blank_between_words(tmp_path):
@@ -22,7 +22,7 @@ def test_line_with_an_id_alone_is_a_blank_between_words(tmp_path):
 def test_words_are_apart_where_a_piece_begins_one(tmp_path):
     table = _read(tmp_path, "<blk> 0\n\u2581he 1\nllo 2\n\u2581you 3\n")
     assert table.decode([1, 2, 3]) == "hello you" and table.decode([]) == ""
-    assert not table.is_byte_level and table.unknown_ids == set()
+    assert not table.is_byte_level
 
 
 def test_bytes_make_the_character_that_no_token_spells(tmp_path):
