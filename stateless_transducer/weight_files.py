@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import re
 import struct
+import threading
 import zipfile
 import zlib
 from collections.abc import Generator, Mapping, Sequence
@@ -134,21 +135,26 @@ def _damage(path: Path, fault: str) -> DamagedFileError:
     return DamagedFileError(f"{path} is damaged ({fault}). Copy it again, or use another checkpoint.")
 
 
+_CLASSES = threading.Lock()
+"""Lock of torch's list of allowed classes, of which a process has one."""
+
+
 @contextmanager
 def _allowing_only(classes: Sequence[type]) -> Generator[None]:
     """Allow only the given classes; torch.serialization.safe_globals would add them to those of the process."""
     # torch leaves the types of its functions open
     serialization: Any = torch.serialization
-    process_classes: list[Any] = list(serialization.get_safe_globals())
-    serialization.clear_safe_globals()
-    serialization.add_safe_globals(list(classes))
-    try:
-        yield
-    finally:
-        # modules of torch that were imported meanwhile have added classes
-        process_classes += [added for added in serialization.get_safe_globals() if added not in classes]
+    with _CLASSES:
+        process_classes: list[Any] = list(serialization.get_safe_globals())
         serialization.clear_safe_globals()
-        serialization.add_safe_globals(process_classes)
+        serialization.add_safe_globals(list(classes))
+        try:
+            yield
+        finally:
+            # modules of torch that were imported meanwhile have added classes
+            process_classes += [added for added in serialization.get_safe_globals() if added not in classes]
+            serialization.clear_safe_globals()
+            serialization.add_safe_globals(process_classes)
 
 
 def write_safetensors(path: Path, weights: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:

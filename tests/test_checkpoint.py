@@ -4,6 +4,7 @@ import os
 import pickle
 import subprocess
 import sys
+import threading
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 
@@ -25,6 +26,7 @@ from stateless_transducer.model.transducer import build_model
 from stateless_transducer.text.tokens import build_token_table
 from stateless_transducer.training.averaging import Average
 from stateless_transducer.training.weight_averages import average_checkpoints, mean_of_part
+from stateless_transducer.weight_files import _allowing_only
 
 TOKENS = build_token_table(["今天天气"], "char")
 SIZES = conformer_model(len(TOKENS), num_layers=1, attention_dim=8, num_heads=2, feedforward_dim=8, joiner_dim=8)
@@ -335,3 +337,23 @@ def test_bad_safetensors_are_refused(tmp_path, case):
     make(tmp_path / "m.safetensors")
     with pytest.raises(ValueError, match=message):
         load_checkpoint(tmp_path / "m.safetensors")
+
+
+def test_threads_allow_their_classes_one_after_another():
+    """A process has one list of classes: one read would allow what another does, or lose those of the process."""
+    entered, leave = ([threading.Event() for _ in range(2)] for _ in range(2))
+
+    def read(number):
+        with _allowing_only([]):
+            entered[number].set()
+            leave[number].wait(9)
+
+    threads = [threading.Thread(target=read, args=(number,)) for number in range(2)]
+    threads[0].start()
+    assert entered[0].wait(9)
+    threads[1].start()
+    is_together = entered[1].wait(0.2)
+    for event, thread in zip(leave, threads, strict=True):
+        event.set()
+        thread.join()
+    assert not is_together and entered[1].is_set()
