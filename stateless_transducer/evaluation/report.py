@@ -54,7 +54,7 @@ def write_report(
         "<h2>Error rates</h2>",
         _error_rates(exp_dir),
         "<h2>Loss</h2>",
-        "<p>Negative log-likelihood per encoder frame (40 ms). Training: mean of the recent batches.</p>",
+        "<p>Negative log-likelihood per encoder frame. Training: mean of the recent batches.</p>",
         _loss_picture(read_metrics(exp_dir)),
     ]
     if examples:
@@ -171,12 +171,13 @@ def _timeline(example: Example) -> str:
     buffer = io.BytesIO()
     imsave(buffer, np.flipud(example.features.T), cmap="magma", format="png")
     transcript, left, top, height = example.transcript, 56, 46, 240
+    num_bins = example.features.shape[1]
     scale = max(160.0, min(600.0, 960 / max(transcript.duration, 0.1)))  # pixels per second
     width = transcript.duration * scale
     parts = [
         f'<image href="{_data_url(buffer.getvalue())}" x="{left}" y="{top}" width="{width:.0f}" height="{height}" '
         'preserveAspectRatio="none"/>',
-        f'<text x="{left - 6}" y="{top + 10}" text-anchor="end" class="tick">mel 80</text>',
+        f'<text x="{left - 6}" y="{top + 10}" text-anchor="end" class="tick">mel {num_bins}</text>',
         f'<text x="{left - 6}" y="{top + height}" text-anchor="end" class="tick">mel 1</text>',
     ]
     right = 0.0

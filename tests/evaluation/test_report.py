@@ -23,9 +23,10 @@ def test_references_have_a_column_where_there_are_any(tmp_path, reference):
 def test_labels_of_tokens_on_neighboring_frames_do_not_overlap(tmp_path):
     times = (0.0, 0.04, 0.08, 0.96)
     segment = Segment(0.0, 1.0, "今天天气", tuple("今天天气"), times, (-0.1,) * 4)
-    example = Example("a.wav", "", Transcript("今天天气", 1.0, (segment,)), np.zeros((100, 80), np.float32))
+    example = Example("a.wav", "", Transcript("今天天气", 1.0, (segment,)), np.zeros((100, 40), np.float32))
     write_report(tmp_path / "r.html", title="t", facts={}, exp_dir=tmp_path, examples=[example])
     page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert ">mel 40<" in page
     places = [float(x) for x in re.findall(r'x="([\d.]+)"[^>]*class="token"', page)]
     font_px = int(re.search(r"\.token { font-size: (\d+)px", page)[1])
     assert len(places) == 4 and (np.diff(places) >= font_px).all()
