@@ -98,7 +98,11 @@ COMMANDS = {name: entry for _, group in _GROUPS for name, entry in group.items()
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return the exit status: 0 success, 1 failure, 2 usage error."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    words = sys.argv[1:] if arguments is None else arguments
+    return _guarded("transducer", lambda: _dispatch(words))
+
+
+def _dispatch(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_help())
         return 0 if arguments else 2
@@ -182,7 +186,11 @@ def _guarded(
     """
     sleep_while_waiting()
     try:
-        return run()
+        try:
+            return run()
+        finally:
+            # not at exit, where Python reports that the reader of the output has gone
+            print(end="", flush=True)
     except KeyboardInterrupt:
         print(f"\n{program}: interrupted.", file=sys.stderr)
         return 130

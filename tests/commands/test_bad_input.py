@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -307,6 +308,16 @@ def test_memory_that_is_not_there_is_one_line(raised, said, capsys):
     assert _guarded("transducer", raised) == 1
     printed = capsys.readouterr().err
     assert re.fullmatch(rf"transducer: error: out of memory {said}; lower `--max-duration`\.\n", printed)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["models"], ["prepare"]])
+def test_reader_of_the_output_that_has_gone_is_no_error(arguments, monkeypatch, capsys):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as output, monkeypatch.context() as patch:
+        patch.setattr("sys.stdout", output)
+        assert main(arguments) == 1
+    assert capsys.readouterr().err == ""
 
 
 def test_package_is_a_program():
