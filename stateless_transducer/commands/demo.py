@@ -55,7 +55,7 @@ class Options:
     dir: Path = Path("demo")
     """Folder for corpus, prepared data, checkpoints, results and report."""
     num_epochs: Annotated[Annotated[int, Ge(1)] | None, arg(metavar="INT")] = None
-    """Epochs to train. By default 11, or 16 for live sound."""
+    """Epochs to train. By default 4, or 8 for live sound."""
     corpus: Annotated[SyntheticConfig, ADVANCED] = field(default_factory=SyntheticConfig)
     streaming: bool = False
     """Train a model for live sound, and report its error rates on live sound and on whole utterances."""
@@ -68,7 +68,7 @@ class Options:
     @property
     def total_epochs(self) -> int:
         """Epochs to train."""
-        return self.num_epochs or (16 if self.streaming else 11)
+        return self.num_epochs or (8 if self.streaming else 4)
 
 
 def main(program: str, arguments: list[str]) -> int:
@@ -159,6 +159,8 @@ def _compare(exp_dir: Path) -> None:
 
 def train_options(options: Options, data_dir: Path, exp_dir: Path) -> train.Options:
     """Return the training options of the demo, chosen by experiments (docs/experiments.md)."""
+    # the first epochs have utterances as they are, whole, and a CTC loss
+    num_first = 3 if options.streaming else 2
     return train.Options(
         lang_dir=data_dir / "lang_char",
         train=TrainConfig(
@@ -166,12 +168,12 @@ def train_options(options: Options, data_dir: Path, exp_dir: Path) -> train.Opti
             num_epochs=options.total_epochs,
             resume=True,
             optim=OptimConfig(
-                optimizer="adamw",
-                peak_lr=2.5e-3,
+                optimizer="muon",
+                peak_lr=2.5e-3 if options.streaming else 4e-3,
                 warm_step=300,
                 ctc_loss_scale=0.5,
-                ctc_epochs=4,
-                whole_epochs=5 if options.streaming else 0,
+                ctc_epochs=num_first,
+                whole_epochs=num_first if options.streaming else 0,
             ),
         ),
         data=DataConfig(
@@ -184,7 +186,7 @@ def train_options(options: Options, data_dir: Path, exp_dir: Path) -> train.Opti
             # espeak-ng's recordings are short and have no leading silence
             silence_s=0.5,
             join_up_to_s=12.0,
-            lengthen_from_epoch=5,
+            lengthen_from_epoch=num_first,
             spec_augment=SpecAugmentConfig(
                 spec_aug_time_warp_factor=0, features_mask_size=20, num_frame_masks=0, spec_aug_probability=1.0
             ),
