@@ -156,13 +156,14 @@ def join_states(states: Sequence[State]) -> State:
     return _mapped(torch.cat, states)
 
 
+def row_of_state(state: State, row: int) -> State:
+    """Return the state of one of N streams, which shares their memory."""
+    return _mapped(lambda parts: parts[0][row : row + 1], [state])
+
+
 def split_state(state: State) -> list[State]:
     """Split the state of N streams into N of one stream, which share its memory."""
-
-    def split_at(i: int) -> State:
-        return _mapped(lambda parts: parts[0][i : i + 1], [state])
-
-    return [split_at(i) for i in range(num_streams(state))]
+    return [row_of_state(state, row) for row in range(num_streams(state))]
 
 
 def num_streams(state: Any) -> int:

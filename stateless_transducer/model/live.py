@@ -16,7 +16,7 @@ from torch import Tensor
 
 from stateless_transducer.features import FbankConfig
 from stateless_transducer.model.chunks import chunks_of_ms, usual_ms
-from stateless_transducer.model.encoder import CausalEncoder, join_states, num_streams, split_state
+from stateless_transducer.model.encoder import CausalEncoder, join_states, num_streams, row_of_state
 from stateless_transducer.model.frozen import FrozenTransducer
 from stateless_transducer.model.transducer import Transducer
 from stateless_transducer.ops.subsampling import Subsampling
@@ -129,6 +129,4 @@ def _joined(states: Sequence[LiveState]) -> tuple[Any, ...]:
     is_one_batch = all(state.batch is first for state in states)
     if is_one_batch and [state.row for state in states] == list(range(num_streams(first))):
         return first
-    batches = {id(state.batch): state.batch for state in states}
-    rows = {key: split_state(batch) for key, batch in batches.items()}
-    return join_states([rows[id(state.batch)][state.row] for state in states])
+    return join_states([row_of_state(state.batch, state.row) for state in states])

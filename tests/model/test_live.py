@@ -7,7 +7,7 @@ from toy_causal import toy_model
 
 from stateless_transducer.features import FbankConfig
 from stateless_transducer.model import live as live_module
-from stateless_transducer.model.encoder import split_state
+from stateless_transducer.model.encoder import row_of_state
 from stateless_transducer.model.live import LiveTransducer
 
 
@@ -45,21 +45,21 @@ def test_streams_of_any_age_are_encoded_as_the_whole():
         torch.testing.assert_close(torch.cat(parts), whole[0], rtol=0, atol=1e-5)
 
 
-def test_batches_are_split_once_unless_unchanged(monkeypatch):
+def test_a_batch_gives_the_rows_that_go_on_unless_unchanged(monkeypatch):
     calls = []
 
-    def counted_split(state):
-        calls.append(state)
-        return split_state(state)
+    def counted_row(state, row):
+        calls.append(row)
+        return row_of_state(state, row)
 
-    monkeypatch.setattr(live_module, "split_state", counted_split)
+    monkeypatch.setattr(live_module, "row_of_state", counted_row)
     live, features = _live(), np.zeros((4, 19, 80), np.float32)
     _, states = live.encode_chunk(features, [live.initial_state() for _ in range(4)])
     _, others = live.encode_chunk(features[:2], states[:2])
-    for streams, num_splits in ((states, 0), (states[::-1], 1), (states[:3], 1), ([*states[2:], *others], 2)):
+    for streams, rows in ((states, []), (states[::-1], [3, 2, 1, 0]), ([states[2], *others], [2, 0, 1])):
         calls.clear()
         live.encode_chunk(features[: len(streams)], streams)
-        assert len(calls) == num_splits
+        assert calls == rows
 
 
 def test_bfloat16_is_near_float32():
