@@ -251,6 +251,24 @@ def filling(folder: Path, *, owned: Iterable[str] = ()) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Let one process or thread at a time into the block; others wait. The system frees the lock of one that dies.
+
+    Where the system or the file system has no such locks, the block runs without.
+
+    Args:
+        path: file of the lock, which stays.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        with suppress(OSError, ModuleNotFoundError):
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def refuse_pointer(path: Path) -> None:
     """Check that a file is the file itself, not the pointer that git leaves in its place without Git LFS.
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from stateless_transducer.data.download import Progress, fetch
 from stateless_transducer.data.unpack import unpack
-from stateless_transducer.files import cache_folder, sha256
+from stateless_transducer.files import cache_folder, locked, sha256
 from stateless_transducer.model_files import Form, Listing, Precision
 
 RELEASES = "TRANSDUCER_RELEASES"
@@ -232,16 +232,23 @@ def _from_release(name: PublishedName, tag: str, archive: str, *, say: Callable[
     """Download and unpack an archive, once; return its folder."""
     folder = cache_folder() / tag / archive
     if not folder.is_dir():
-        packed = folder.with_name(f"{archive}.tar.bz2")
-        url = f"{os.environ.get(RELEASES) or _RELEASES_URL}/{tag}/{packed.name}"
-        try:
-            fetch(url, packed, md5=None, say=say, bar=bar, way_out=f"check the name, or set {RELEASES} to a mirror")
-        except OSError as err:
-            raise OSError(f"{name}: no such file or folder here, and {err}") from err
-        with bar(f"unpacking {packed.name}") as progress:
-            unpack(packed, folder, progress=progress)
-        packed.unlink()
+        # workers of a cluster look for a model at the same time
+        with locked(folder.with_name(f".{archive}.lock")):
+            if not folder.is_dir():
+                _fetch_release(name, tag, folder, say=say, bar=bar)
     return folder / name.folder
+
+
+def _fetch_release(name: PublishedName, tag: str, folder: Path, *, say: Callable[[str], None], bar: Bar) -> None:
+    packed = folder.with_name(f"{folder.name}.tar.bz2")
+    url = f"{os.environ.get(RELEASES) or _RELEASES_URL}/{tag}/{packed.name}"
+    try:
+        fetch(url, packed, md5=None, say=say, bar=bar, way_out=f"check the name, or set {RELEASES} to a mirror")
+    except OSError as err:
+        raise OSError(f"{name}: no such file or folder here, and {err}") from err
+    with bar(f"unpacking {packed.name}") as progress:
+        unpack(packed, folder, progress=progress)
+    packed.unlink()
 
 
 def _first_line(err: Exception) -> str:

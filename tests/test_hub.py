@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -256,6 +257,20 @@ def test_release_archive_is_unpacked_once(hub, offline_model, sound, capsys):
     assert locate("asr-models/sherpa-onnx-tiny").name == "sherpa-onnx-tiny" and len(hub.downloads) == number
     with pytest.raises(OSError, match="asr-models/no: no such file or folder here, and .*404"):
         locate("asr-models/no")
+
+
+def test_release_archive_is_downloaded_once_by_many(hub):
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:bz2") as tar:
+        for name, size in (("encoder.onnx", 300_000), ("tokens.txt", 5)):
+            member = tarfile.TarInfo(f"tiny/{name}")
+            member.size = size
+            tar.addfile(member, io.BytesIO(np.random.default_rng(0).bytes(size)))
+    hub.archives["/asr-models/tiny.tar.bz2"] = packed.getvalue()
+    with ThreadPoolExecutor(8) as pool:
+        folders = set(pool.map(locate, 8 * ["asr-models/tiny"]))
+    assert len(folders) == 1 and len(hub.downloads) == 1
+    assert sorted(path.name for path in folders.pop().parent.iterdir()) == [".tiny.lock", "tiny"]
 
 
 def test_environment_variables_of_the_hub_hold(hub, offline_model, tmp_path):
