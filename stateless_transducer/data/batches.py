@@ -423,10 +423,15 @@ def _loader(dataset: TransducerDataset, pieces: Sequence[Piece], num_workers: in
     # a signal that arrives while workers start must wait, as they must not see it
     with signals_blocked(_SIGNALS):
         batches = iter(loader)
-    for batch in batches:
-        if isinstance(batch, CarriedError):
-            raise batch.unpack()
-        yield batch
+    try:
+        for batch in batches:
+            if isinstance(batch, CarriedError):
+                raise batch.unpack()
+            yield batch
+    finally:
+        # the traceback of an error would keep the iterator until garbage collection. That closes the queues first, so
+        # the workers would not receive the request to end, and this process would wait 5 s for each
+        del batches
 
 
 class _CarryingErrors(Dataset["Batch | CarriedError"]):
