@@ -85,7 +85,7 @@ def run(options: Options) -> None:
     suffix = "-streaming" if options.streaming else ""
     exp_dir = options.dir / f"exp{suffix}"
     model_path, page = options.dir / f"model{suffix}.pt", options.dir / f"report{suffix}.html"
-    minutes = 30 if options.streaming else 15
+    minutes = 16 if options.streaming else 9
     say(f"Seven steps, about {minutes} minutes on two cores. Training takes most of them, and shows the time left.")
 
     _head(1, "synthesize a Mandarin corpus")
