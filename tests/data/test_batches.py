@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from multiprocessing import active_children
 
 import pytest
 import torch
@@ -119,11 +118,9 @@ def test_features_of_another_width_are_named(tmp_path, num_workers):
     frames = [torch.randn(60, 80), torch.randn(60, 40)]
     cuts = [make_cut(tmp_path / "feats", f"u{n}", 0.6, "ab", rows) for n, rows in enumerate(frames)]
     CutSet.from_cuts(cuts).to_file(tmp_path / "cuts.jsonl.gz")
-    config, before = DataConfig(num_workers=num_workers), active_children()
-    with pytest.raises(ValueError, match=r"features of u1 .*\(60, 40\).* 80\)") as refused:
+    config = DataConfig(num_workers=num_workers)
+    with pytest.raises(ValueError, match=r"features of u1 .*\(60, 40\).* 80\)"):
         list(evaluation_batches(open_index(tmp_path / "cuts.jsonl.gz"), TOKENS, config))
-    # workers have ended, though the error is still at hand
-    assert refused and set(active_children()) <= set(before)
 
 
 @pytest.mark.parametrize("masks", [0, 1, 10])
