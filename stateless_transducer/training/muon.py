@@ -34,7 +34,7 @@ class Muon(Optimizer):
 
     Args:
         params: groups of parameters. Those of a group with ``"are_matrices": True`` have two dimensions, and further
-            ones of size 1 at most, as in convolutions over single frames.
+            ones of size 1 at most, as in convolutions with kernels of size 1.
         lr: learning rate.
         momentum: decay of the mean gradient of matrices; Nesterov's form.
         betas: decay of the means of AdamW.
@@ -144,10 +144,11 @@ def _polynomial(square: Tensor) -> Tensor:
 
 
 def linear_weights(modules: Iterable[nn.Module]) -> set[Tensor]:
-    """Return the weights of linear layers, and of convolutions over single frames, within modules."""
+    """Return the weights of linear layers, and of convolutions with kernels of size 1, within modules."""
     layers = {layer for module in modules for layer in module.modules()}
     return {
         layer.weight
         for layer in layers
-        if isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv1d) and layer.kernel_size == (1,))
+        if isinstance(layer, nn.Linear)
+        or (isinstance(layer, (nn.Conv1d, nn.Conv2d)) and set(layer.kernel_size) == {1} and layer.groups == 1)
     }

@@ -15,7 +15,7 @@ from stateless_transducer.training.muon import Muon, linear_weights, orthogonali
 from stateless_transducer.training.objective import TransducerObjective
 from stateless_transducer.training.optim import build_optimizer, load_optimizer
 
-SHAPES = [(12, 5), (5, 12), (12, 5), (6, 6, 1)]
+SHAPES = [(12, 5), (5, 12), (12, 5), (6, 6, 1), (6, 6, 1, 1)]
 
 
 def _parameters(shapes=SHAPES):
@@ -93,11 +93,10 @@ def test_singular_values_become_about_one():
     torch.testing.assert_close(orthogonalized(steep), orthogonalized(steep.double()).float(), rtol=0, atol=1e-3)
 
 
-def test_linear_weights_are_those_of_linear_layers_and_of_single_frames():
-    layers = nn.ModuleList(
-        [nn.Linear(3, 4), nn.Conv1d(3, 6, 1), nn.Conv1d(3, 3, 5), nn.LayerNorm(3), nn.Embedding(3, 4)]
-    )
-    assert linear_weights([layers]) == {layers[0].weight, layers[1].weight}
+def test_linear_weights_are_those_of_linear_layers_and_pointwise_convolutions():
+    pointwise = [nn.Linear(3, 4), nn.Conv1d(3, 6, 1), nn.Conv2d(3, 6, 1)]
+    others = [nn.Conv1d(3, 3, 5), nn.Conv2d(3, 3, (3, 1)), nn.Conv1d(3, 3, 1, groups=3), nn.Embedding(3, 4)]
+    assert linear_weights([*pointwise, *others]) == {layer.weight for layer in pointwise}
 
 
 def test_state_of_a_model_is_loaded_or_refused():
