@@ -54,7 +54,12 @@ def parse(
                 args=_with_truths(arguments, truths),
                 description=description,
                 default=default,
-                config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff),
+                # comments beside fields are not for users; tyro would parse the sources for them
+                config=(
+                    tyro.conf.OmitArgPrefixes,
+                    tyro.conf.FlagConversionOff,
+                    tyro.conf.HelptextFromCommentsOff,
+                ),
                 registry=_registry(),
             )
     except SystemExit as stopped:
