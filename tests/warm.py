@@ -21,6 +21,7 @@ import tempfile
 import threading
 import traceback
 from collections.abc import Mapping, Sequence
+from concurrent.futures import thread
 from contextlib import AbstractContextManager
 from functools import cache
 from multiprocessing import forkserver
@@ -123,8 +124,13 @@ def _receive(descriptor) -> int:
 
 def _run(streams: Sequence[int], words: list[str], folder: str, environment: Mapping[str, str]) -> None:
     """Run a program as ``python`` would."""
-    # the program's own child processes start as usual
+    # the program's own child processes start as usual, except for ranks, which would import torch anew
     multiprocessing.set_start_method(None, force=True)
+    from stateless_transducer.training import distributed
+
+    distributed._START_METHOD = "fork"
+    # a rank is forked from a thread of a pool, and would wait for that thread at its end
+    os.register_at_fork(after_in_child=thread._threads_queues.clear)  # pyright: ignore[reportAttributeAccessIssue]
     os.setsid()
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
