@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from processes import is_running, wait_until
+from warm import Program
 
 from stateless_transducer.training.run_lock import run_lock
 
@@ -20,7 +19,7 @@ from stateless_transducer.training.run_lock import run_lock
 
 class Slow:
     def __getitem__(self, piece):
-        print(os.getpid(), flush=True)
+        print(os.getpid(), file=sys.stderr)
         time.sleep(900)
 
 if __name__ == "__main__":
@@ -30,25 +29,24 @@ if __name__ == "__main__":
 
 
 IDLE = """
-import os, time
+import os, sys, time
 from stateless_transducer.data.config import WorkConfig
 from stateless_transducer.data.executor import executor
 
 if __name__ == "__main__":
     with executor(WorkConfig(num_jobs=1)) as pool:
-        print(pool.submit(os.getpid).result(), flush=True)
+        print(pool.submit(os.getpid).result(), file=sys.stderr)
         time.sleep(900)
 """
 
 
-def _worker_of_killed(program: Path, *arguments: str) -> int:
+def _worker_of_killed(path: Path, *arguments: str) -> int:
     """Run a program until it prints the pid of a worker, kill it with SIGKILL, and return the pid."""
-    process = subprocess.Popen([sys.executable, str(program), *arguments], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    worker = int(process.stdout.readline())
-    process.kill()
-    process.wait()
-    process.stdout.close()
+    program = Program([str(path), *arguments])
+    with program.stderr:
+        worker = int(program.stderr.readline())
+    program.kill()
+    program.wait()
     return worker
 
 
