@@ -282,7 +282,9 @@ def test_gradient_of_a_training_step_equals_icefalls(zipformer_golden, kind, mon
     assert compared > 250
 
 
-@pytest.mark.parametrize(("name", "size", "causal"), [("offline", "m", False), ("causal", "m", True)])
+@pytest.mark.parametrize(
+    ("name", "size", "causal"), [("offline", "m", False), pytest.param("causal", "m", True, marks=pytest.mark.sweep)]
+)
 @torch.inference_mode()
 def test_full_size_equals_icefalls(zipformer_golden, name, size, causal, monkeypatch):
     folder = zipformer_golden / "full"

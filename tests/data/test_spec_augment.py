@@ -84,7 +84,7 @@ def _assert_same_distribution(ours, lhotses):
             marks=pytest.mark.sweep,
         ),
         pytest.param(200, {"num_frame_masks": 1, "num_feature_masks": 1}, marks=pytest.mark.sweep),
-        (60, {"spec_aug_probability": 0.5}),
+        pytest.param(60, {"spec_aug_probability": 0.5}, marks=pytest.mark.sweep),
     ],
 )
 def test_masks_are_distributed_as_lhotses(num_frames, numbers):

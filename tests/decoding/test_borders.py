@@ -84,7 +84,7 @@ def test_answers_of_another_shape_are_refused(search):
         search(Wider(), *given)
 
 
-@pytest.mark.parametrize("blank_id", [0, 11])
+@pytest.mark.parametrize("blank_id", [0, pytest.param(11, marks=pytest.mark.sweep)])
 def test_infinite_logits_are_no_numbers_either(search, blank_id):
     class Sudden(Toy):
         """Endlessly sure of a token, or of the blank, on a frame."""
@@ -101,7 +101,7 @@ def test_infinite_logits_are_no_numbers_either(search, blank_id):
         assert math.isnan(found[0].score) and not math.isnan(found[1].score), token
 
 
-@pytest.mark.parametrize("blank_id", [0, 11])
+@pytest.mark.parametrize("blank_id", [0, pytest.param(11, marks=pytest.mark.sweep)])
 def test_an_utterance_without_numbers_is_lost_alone(search, blank_id):
     model, encoder_out, lens = Toy(blank_id=blank_id), torch.randn(3, 4, 16), torch.tensor([4, 4, 3])
     wanted = _best(search(model, encoder_out, lens))
@@ -112,7 +112,7 @@ def test_an_utterance_without_numbers_is_lost_alone(search, blank_id):
         assert found[n].tokens == wanted[n].tokens and found[n].score == pytest.approx(wanted[n].score, abs=1e-5)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.sweep)])
 def test_a_model_in_half_precision_is_searched_on_a_cpu(search, dtype):
     model, encoder_out, lens = Toy(), torch.randn(3, 4, 16), torch.tensor([4, 4, 3])
     wanted = _best(search(model.to(dtype).float(), encoder_out.to(dtype).float(), lens))

@@ -147,6 +147,7 @@ def test_icefalls_model_gives_what_its_own_export_gives(zipformer_golden, tmp_pa
         assert times == pytest.approx(expected["timestamps"], abs=1e-4)
 
 
+@pytest.mark.parametrize("exported", ["conformer", pytest.param("zipformer", marks=pytest.mark.sweep)], indirect=True)
 def test_command_writes_a_model_that_runs_in_both_precisions(exported, tmp_path, capsys):
     folder, _ = exported
     flags = ["export", "onnx", "--model", str(folder / "model.pt"), "--output", str(tmp_path)]

@@ -87,6 +87,7 @@ def test_mean_or_level_of_the_utterance_is_taken_in_program_and_script(tmp_path,
         _check(script.encode, network, *shape)
 
 
+@pytest.mark.sweep
 @pytest.mark.filterwarnings("ignore:.*TorchScript.*")
 @torch.inference_mode()
 def test_zipformer_is_written_as_script_alone(tmp_path, capsys):

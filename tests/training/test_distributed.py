@@ -125,8 +125,9 @@ def test_ranks_end_with_a_killed_parent(tmp_path):
     assert wait_until(lambda: not any(map(is_running, ranks)), seconds=10)
 
 
-def test_first_interrupt_stops_all_ranks_in_good_order(tmp_path):
-    program, _ = _start_ranks(tmp_path, "stops", USUAL_START_METHOD)
+@pytest.mark.parametrize("start_method", ["fork", pytest.param(USUAL_START_METHOD, marks=pytest.mark.sweep)])
+def test_first_interrupt_stops_all_ranks_in_good_order(tmp_path, start_method):
+    program, _ = _start_ranks(tmp_path, "stops", start_method)
     program.send_signal(signal.SIGINT)
     assert "Ctrl-C again" in program.stderr.readline()
     errors = program.rest()

@@ -44,7 +44,13 @@ def _find(folder, count):
     return main(["train", *flags, "--find-max-duration", "true"])
 
 
-@pytest.mark.parametrize("error", [torch.cuda.OutOfMemoryError, BatchTooLargeError], ids=["optimizer", "batch"])
+@pytest.mark.parametrize(
+    "error",
+    [
+        pytest.param(torch.cuda.OutOfMemoryError, id="optimizer", marks=pytest.mark.sweep),
+        pytest.param(BatchTooLargeError, id="batch"),
+    ],
+)
 def test_largest_duration_is_searched_for_on_a_gpu(error, tmp_path, capsys):
     """Of a GPU that holds 40 s of features; beyond, memory ends in the batch, which the learner names, or behind it."""
     seen = []
