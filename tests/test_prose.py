@@ -67,9 +67,13 @@ def _docstrings(path: Path) -> Iterator[tuple[int, str]]:
             yield node.lineno, node.value.value
 
 
+PATTERNS = [(re.compile(rf"\b(?:{phrase})\b", re.IGNORECASE), better) for phrase, better in PHRASES.items()]
+
+
 def _findings(line: int, text: str) -> Iterator[str]:
-    for phrase, better in PHRASES.items():
-        for match in re.finditer(rf"\b(?:{phrase})\b", re.sub(r"\s", " ", text), re.IGNORECASE):
+    one_line = re.sub(r"\s", " ", text)
+    for pattern, better in PATTERNS:
+        for match in pattern.finditer(one_line):
             yield f"{line + text.count(chr(10), 0, match.start())}: {match[0]!r}: {better}"
 
 
