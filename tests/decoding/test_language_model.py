@@ -73,7 +73,7 @@ def _ngram_of_text(ngrams, tokens):
 
 
 @pytest.mark.parametrize("find", [modified_beam_search, beam_search, beam_search_in_arrays])
-@pytest.mark.parametrize("kind", ["ngram", "neural"])
+@pytest.mark.parametrize("kind", ["ngram", pytest.param("neural", marks=pytest.mark.sweep)])
 def test_score_is_the_models_and_the_language_models(find, kind, arpa, device):
     """With a scale too small to change the search, the scores part by what the language model says of the text."""
     model, encoder_out, lens = _problem(device)

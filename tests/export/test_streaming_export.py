@@ -95,7 +95,16 @@ def test_graph_gives_what_torch_gives_for_streams_of_different_ages(exported):
     np.testing.assert_allclose(*outputs, rtol=0, atol=1e-5 * max(1.0, np.abs(outputs[0]).max()))
 
 
-@pytest.mark.parametrize("method", ["greedy_search", "modified_beam_search"])
+@pytest.mark.parametrize(
+    ("exported", "method"),
+    [
+        ("conformer", "greedy_search"),
+        ("conformer", "modified_beam_search"),
+        ("zipformer", "greedy_search"),
+        pytest.param("zipformer", "modified_beam_search", marks=pytest.mark.sweep),
+    ],
+    indirect=["exported"],
+)
 def test_sherpa_onnx_emits_the_same_tokens_at_the_same_times(exported, method):
     folder, checkpoint = exported
     samples, config = _sound(), SearchConfig(method)

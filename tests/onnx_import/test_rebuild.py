@@ -88,6 +88,11 @@ def test_graphs_give_the_weights_back(exported, tmp_path, capsys):
     assert max(float(number) for number in re.findall(r"\d\.\de[-+]\d\d", out)) < 1e-5
 
 
+@pytest.mark.parametrize(
+    "exported",
+    ["offline", *(pytest.param(kind, marks=pytest.mark.sweep) for kind in ("causal", "streaming"))],
+    indirect=True,
+)
 def test_int8_graphs_give_the_rounded_weights_back(exported, tmp_path):
     folder, checkpoint = exported
     for path in [*folder.glob("*.int8.onnx"), folder / "tokens.txt", folder / "lang.json"]:
