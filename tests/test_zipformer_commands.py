@@ -21,11 +21,11 @@ OF_CONFORMERS = {"--num-layers", "--attention-dim", "--num-heads", "--feedforwar
 
 @pytest.fixture(scope="module")
 def flags(tmp_path_factory):
-    words = write_small_corpus(tmp_path_factory.mktemp("corpus"))
+    words = write_small_corpus(tmp_path_factory.mktemp("corpus"), count=8)
     pairs = zip(words[::2], words[1::2], strict=True)
     others = OF_CONFORMERS | {"--subsampling-channels"}
     kept = [word for flag, value in pairs if flag not in others for word in (flag, value)]
-    return [*kept, *SIZES, "--max-duration", "12", "--decay-epochs", "2"]
+    return [*kept, *SIZES, "--max-duration", "4", "--decay-epochs", "2"]
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def test_published_size_is_chosen_by_name(flags, tmp_path, capsys):
     assert main(["train", *few, "--encoder", "zipformer", "--zipformer-size", "s", "--dry-run"]) == 0
     assert "zipformer S, 12 layers" in " ".join(capsys.readouterr().out.split())
     assert ZIPFORMER_SIZES["s"].num_heads == (4, 4, 4, 8, 4, 4)
-    assert main(["train", *few, "--encoder", "zipformer", "--compile", "true", "--dry-run"]) == 1
+    assert main(["train", *flags, "--compile", "true", "--dry-run"]) == 1
     assert "`--compile` is true, but a zipformer cannot be compiled" in capsys.readouterr().err
     assert main(["train", *few, "--zipformer-size", "s", "--dry-run"]) == 1
     assert "`--zipformer-size` is an option of `--encoder zipformer`" in capsys.readouterr().err

@@ -80,10 +80,17 @@ def _golden_objective(folder, config=CONFIG):
     return objective
 
 
-@pytest.mark.parametrize("kind", [pytest.param("plain", marks=pytest.mark.sweep), "regularised"])
-def test_trajectory_is_icefalls(kind, zipformer_golden, monkeypatch):
-    """20 steps without any chance, or with all corrections of gradients in each step."""
-    expected = json.loads((zipformer_golden / "train" / "trajectory.json").read_text())[kind]["rows"]
+@pytest.mark.parametrize(
+    ("kind", "num_steps"),
+    [
+        ("regularised", 6),
+        pytest.param("regularised", 20, marks=pytest.mark.sweep),
+        pytest.param("plain", 20, marks=pytest.mark.sweep),
+    ],
+)
+def test_trajectory_is_icefalls(kind, num_steps, zipformer_golden, monkeypatch):
+    """Steps without any chance, or with all corrections of gradients in each step; of all 20, the weights as well."""
+    expected = json.loads((zipformer_golden / "train" / "trajectory.json").read_text())[kind]["rows"][:num_steps]
     inputs = load_file(zipformer_golden / "offline" / "inputs.safetensors")
     for module in (regularize, zipformer_layer):
         monkeypatch.setattr(module, "chance", lambda probability: kind == "regularised" and probability > 0)
@@ -116,6 +123,8 @@ def test_trajectory_is_icefalls(kind, zipformer_golden, monkeypatch):
         assert losses == pytest.approx([row[f"{name}_loss"] for name in ("pruned", "simple", "ctc")], rel=1e-5)
         assert found.grad_norm == pytest.approx(row["grad_norm"], rel=1e-3)
         assert found.rate == pytest.approx(row["lr"], rel=1e-12)
+    if num_steps < 20:
+        return
     for name, value in load_file(zipformer_golden / "train" / f"after_step20_{kind}.safetensors").items():
         # their gradients are zero but for rounding, which the optimizer makes large
         if not name.endswith(("self_attn_weights.in_proj.bias", "linear_pos.weight")):
@@ -310,7 +319,7 @@ def test_precision_and_recomputation_change_little(device):
     def losses(**options):
         learner = _small_learner(device, **options)
         learner.objective.model.encoder.recompute_stages = options.get("recompute_layers", False)
-        return [_learn(learner, _random_batch(step), step).total for step in range(1, 5)]
+        return [_learn(learner, _random_batch(step), step).total for step in range(1, 3)]
 
     plain = losses()
     assert losses(recompute_layers=True) == pytest.approx(plain, rel=1e-5)
