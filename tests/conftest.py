@@ -19,10 +19,11 @@ from stateless_transducer.cli import main
 from stateless_transducer.data import executor
 
 LONGEST = (
-    *("test_tutorial.py", "test_pipeline.py", "test_pretended_gpu.py", "test_survival.py", "test_notebook.py"),
-    *("test_rebuild.py", "test_streaming_export.py", "test_zipformer_training.py", "test_zipformer_commands.py"),
-    *("test_decode.py", "test_sizing.py", "test_memory.py", "test_kernels.py", "test_joint_loss.py"),
-    *("test_recipe_scripts.py", "test_attack.py", "test_going_back.py", "test_distributed.py", "test_borders.py"),
+    *("test_tutorial.py", "test_notebook.py", "test_shell_blocks.py", "test_pretended_gpu.py", "test_pipeline.py"),
+    *("test_survival.py", "test_streaming_export.py", "test_rebuild.py", "test_decode.py", "test_recipe_scripts.py"),
+    *("test_kernels.py", "test_going_back.py", "test_zipformer_training.py", "test_zipformer_commands.py"),
+    *("test_documents.py", "test_attack.py", "test_push.py", "test_sizing.py", "test_joint_loss.py"),
+    *("test_zipformer_golden.py", "test_distributed.py", "test_borders.py", "test_memory.py"),
 )
 """Files whose tests take longest together, the longest first."""
 
