@@ -9,14 +9,18 @@ import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
 import warm  # noqa: F401 - tells the server what to import
 from sounds import write_aishell, write_musan
 
 from stateless_transducer.cli import main
 from stateless_transducer.data import executor
+
+if TYPE_CHECKING:
+    # fixtures import it, so that the process that starts the others does not wait for the import
+    import torch
 
 LONGEST = (
     *("test_tutorial.py", "test_notebook.py", "test_shell_blocks.py", "test_pretended_gpu.py", "test_pipeline.py"),
@@ -44,12 +48,16 @@ def pytest_addoption(parser):
 
 @pytest.fixture
 def device(request) -> torch.device:
+    import torch
+
     return torch.device(request.config.getoption("--device"))
 
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread():
     """Tests are small; threads that wait for one another make them slow on a busy machine."""
+    import torch
+
     torch.set_num_threads(1)
 
 
@@ -63,6 +71,8 @@ def warm_pools():
 
 @pytest.fixture(autouse=True)
 def seeded():
+    import torch
+
     torch.manual_seed(20220301)
 
 
