@@ -47,7 +47,7 @@ def world(tmp_path_factory) -> World:
     """A corpus of five voices, prepared, and a model trained for two epochs."""
     folder = tmp_path_factory.mktemp("world")
     made = World(folder, folder / "corpus", folder / "data", folder / "exp")
-    speakers = "--num-train-speakers 3 --num-dev-speakers 1 --num-test-speakers 1 --utterances-per-speaker 8".split()
+    speakers = "--num-train-speakers 3 --num-dev-speakers 1 --num-test-speakers 1 --utterances-per-speaker 4".split()
     assert main(["prepare", "synthetic", "--corpus-dir", str(made.corpus), *speakers]) == 0
     assert main(["prepare", "aishell", "--corpus-dir", str(made.corpus), "--data-dir", str(made.data)]) == 0
     assert main([*made.train, "--exp-dir", str(made.exp), "--num-epochs", "2"]) == 0
@@ -60,20 +60,20 @@ def _test_wavs(world):
 
 def test_synthetic_corpus_has_aishells_layout(world):
     wavs = sorted((world.corpus / "data_aishell" / "wav").glob("*/S????/BAC009S????W????.wav"))
-    assert len(wavs) == 40
+    assert len(wavs) == 20
     info = soundfile.info(wavs[0])
     assert (info.samplerate, info.channels, info.subtype) == (16000, 1, "PCM_16")
     transcript = world.corpus / "data_aishell" / "transcript" / "aishell_transcript_v0.8.txt"
     texts = dict(line.split(" ", 1) for line in transcript.read_text(encoding="utf-8").splitlines())
     assert sorted(texts) == sorted(path.stem for path in wavs)
-    assert len(set(texts.values())) == 40, "a sentence is said twice"
+    assert len(set(texts.values())) == 20, "a sentence is said twice"
     words = {line.split()[0] for line in (world.corpus / "resource_aishell" / "lexicon.txt").read_text().splitlines()}
     assert words == {word for text in texts.values() for word in text.split()}
     assert len((world.corpus / "resource_aishell" / "speaker.info").read_text().splitlines()) == 5
 
 
 def test_synthetic_corpus_is_reproducible(world, tmp_path):
-    flags = "--num-train-speakers 3 --num-dev-speakers 1 --num-test-speakers 1 --utterances-per-speaker 8".split()
+    flags = "--num-train-speakers 3 --num-dev-speakers 1 --num-test-speakers 1 --utterances-per-speaker 4".split()
     assert main(["prepare", "synthetic", "--corpus-dir", str(tmp_path), *flags, "--num-jobs", "1"]) == 0
     for path in _test_wavs(world):
         assert path.read_bytes() == (tmp_path / path.relative_to(world.corpus)).read_bytes()
@@ -95,7 +95,7 @@ def test_stored_features_equal_the_front_ends(world):
     from stateless_transducer.features import FbankConfig, fbank
 
     cuts = {cut.id: cut for cut in CutSet.from_file(world.data / "fbank" / "aishell_cuts_train.jsonl.gz")}
-    assert len(cuts) == 3 * 24
+    assert len(cuts) == 3 * 12
     for id_, speed in ((min(cuts), 1.0), (f"{min(cuts)}_sp0.9", 0.9), (f"{min(cuts)}_sp1.1", 1.1)):
         samples = read_audio(cuts[id_].recording.sources[0].source, 16000)
         wanted = torch.from_numpy(fbank(resample(samples, 16000 * speed, 16000), FbankConfig()))
@@ -257,7 +257,7 @@ def test_changed_corpus_is_prepared_anew(world, tmp_path, capsys):
     assert main(command) == 0
     printed = capsys.readouterr().out
     assert "made anew, since these changed: transcripts" in printed and "1  text without audio (X" in printed
-    assert re.search(r"test\s+7 utterances", printed)
+    assert re.search(r"test\s+3 utterances", printed)
     # the texts are the same ones
     assert printed.count("skipping") == 1 and "lang_char/tokens.txt: already there" in printed
 
@@ -278,7 +278,7 @@ def test_decode_writes_icefalls_files_and_a_table(world, golden, capsys, method,
     printed = capsys.readouterr().out
     assert "CER %" in printed and "95 % interval" in printed
     recogs = (folder / f"recogs-test-epoch-1-avg-2-{suffix}.txt").read_text(encoding="utf-8").splitlines()
-    assert len(recogs) == 2 * 8 and recogs[0].startswith("BAC009S0002W0121:\tref=['")
+    assert len(recogs) == 2 * 4 and recogs[0].startswith("BAC009S0002W0121:\tref=['")
     summary = json.loads((folder / f"result-test-epoch-1-avg-2-{suffix}.json").read_text(encoding="utf-8"))
     assert summary["averaged"] == ["epoch-0.pt", "epoch-1.pt"] and summary["search"]["decoding_method"] == method
     assert summary["speech_s"] == pytest.approx(
@@ -289,7 +289,7 @@ def test_decode_writes_icefalls_files_and_a_table(world, golden, capsys, method,
     # both are rounded
     assert summary["wall_s"] == pytest.approx(summary["real_time_factor"] * summary["speech_s"], abs=0.01)
     log = next(folder.glob(f"log-decode-epoch-1-avg-2-{suffix}-20??-*")).read_text(encoding="utf-8")
-    for line in ("Decoding started\n", "batch 0/?, cuts processed until now is 8\n", "Done!\n"):
+    for line in ("Decoding started\n", "batch 0/?, cuts processed until now is 4\n", "Done!\n"):
         assert line in log
     icefalls = (golden / "text" / "log_lines.txt").read_text(encoding="utf-8").split("INFO The")
     (wanted,) = (_shape(f"INFO The{lines}") for lines in icefalls if method in lines)
@@ -367,7 +367,7 @@ def test_characters_unknown_to_the_model_are_counted(world, model, capsys, tmp_p
 
 
 def test_demo_goes_on_where_it_stopped(tmp_path, capsys):
-    size = "--num-train-speakers 3 --num-dev-speakers 1 --num-test-speakers 3 --utterances-per-speaker 3".split()
+    size = "--num-train-speakers 2 --num-dev-speakers 1 --num-test-speakers 1 --utterances-per-speaker 3".split()
     command = ["demo", "--dir", str(tmp_path), "--num-epochs", "2", *size]
     assert main(command) == 0
     printed = capsys.readouterr().out
