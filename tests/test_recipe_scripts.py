@@ -405,7 +405,7 @@ def test_pretrained_without_sounds_or_tokens_says_so(exp, golden, tmp_path, monk
 @pytest.mark.parametrize("unit", [pytest.param("char", marks=pytest.mark.sweep), "bbpe"])
 def test_zipformer_is_trained_decoded_exported_and_used(unit, tmp_path, capsys):
     """With the scripts alone; results are in characters for either unit."""
-    corpus = write_small_corpus(tmp_path)[:2]
+    corpus = write_small_corpus(tmp_path, count=8)[:2]
     build_token_table(["abc", "defgh", "ca"], unit, vocab_size=40).write(tmp_path / "lang")
     exp, lang = tmp_path / "exp", ["--lang-dir", tmp_path / "lang"]
     sizes = (
@@ -414,7 +414,7 @@ def test_zipformer_is_trained_decoded_exported_and_used(unit, tmp_path, capsys):
         "--downsampling-factor 1,2 --joiner-dim 16 --decoder-dim 16"
     )
     options = (
-        "--num-epochs 2 --max-duration 6 --num-workers 0 --min-utterance-s 0.3 --spec-aug-time-warp-factor 0 "
+        "--num-epochs 2 --max-duration 4 --num-workers 0 --min-utterance-s 0.3 --spec-aug-time-warp-factor 0 "
         "--average-period 1 --prune-warm-step 2 --tensorboard false --use-ctc true --use-cr-ctc true"
     )
     assert _run("../zipformer/train", *corpus, *lang, *sizes.split(), *options.split(), "--exp-dir", exp) == 0

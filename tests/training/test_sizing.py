@@ -26,7 +26,7 @@ CARD, SMALL_CARD = Machine("a GPU", 0, 40 * GIB), Machine("a GPU", 0, 0.4 * GIB)
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory) -> list[str]:
     """Flags of a corpus alone, without sizes of a model."""
-    flags = write_small_corpus(tmp_path_factory.mktemp("corpus"))
+    flags = write_small_corpus(tmp_path_factory.mktemp("corpus"), count=8)
     pairs = zip(flags[::2], flags[1::2], strict=True)
     return [word for flag, value in pairs if flag in ("--manifest-dir", "--lang-dir") for word in (flag, value)]
 
