@@ -1,15 +1,16 @@
-"""Executors for bulk work: processes of this machine, or the workers of a Dask cluster."""
+"""Executors for bulk work: this process, others of this machine, or the workers of a Dask cluster."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
 import socket
-from collections.abc import Iterator, Sequence
-from concurrent.futures import CancelledError, Executor, ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import CancelledError, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from stateless_transducer.data.config import WorkConfig
 from stateless_transducer.processes import end_with_parent
@@ -17,6 +18,16 @@ from stateless_transducer.processes import end_with_parent
 _TIMEOUT_S = 10
 _START_METHOD = "spawn"
 """Start method of processes: a fork of a process with threads may hang."""
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+
+class Executor(Protocol):
+    """Callable like `map`."""
+
+    def __call__(self, work: Callable[[_Item], _Result], items: Iterable[_Item], /) -> Iterator[_Result]:
+        """Yield ``work(item)`` for each item, in the order of the items."""
+        ...
 
 
 @contextmanager
@@ -24,20 +35,24 @@ def executor(config: WorkConfig, *shared: Path) -> Iterator[Executor]:
     """Open an executor for a block; on an error, pending work is cancelled.
 
     Args:
-        config: number of processes, or address of the cluster.
+        config: number of processes, or address of the cluster. With one process, this one does the work: another one
+            would first import torch for seconds.
         shared: existing files and folders that every worker must be able to read.
 
     Raises:
         ValueError: a process died, or the cluster cannot be reached or used, or it lost its workers.
     """
     if config.dask is not None:
-        with _dask(config.dask, shared) as pool:
-            yield pool
+        with _dask(config.dask, shared) as execute:
+            yield execute
+        return
+    if config.num_jobs == 1:
+        yield map
         return
     context = multiprocessing.get_context(_START_METHOD)
     pool = ProcessPoolExecutor(config.num_jobs, mp_context=context, initializer=end_with_parent)
     try:
-        yield pool
+        yield pool.map
     except BrokenProcessPool as err:
         raise ValueError(
             f"One of {config.num_jobs} processes died; if memory was short, lower `num_jobs`. Run the command again "
@@ -58,7 +73,7 @@ def _dask(address: str, shared: Sequence[Path]) -> Iterator[Executor]:
         _check_workers(client, address, shared)
         pool = client.get_executor()
         try:
-            yield pool
+            yield pool.map
         except KilledWorker as err:
             raise ValueError(
                 f"`dask` {address}: the same task ended several workers ({err.last_worker.address} was the last). "

@@ -11,7 +11,6 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from lhotse.features import Features
 from stateless_transducer.audio import AudioError
 from stateless_transducer.data.corpora.utterance import Problem, describe_problems
 from stateless_transducer.data.cutting import Cutter, Source, read_source, sound_file
+from stateless_transducer.data.executor import Executor
 from stateless_transducer.data.stored_features import with_checksum
 from stateless_transducer.features import FbankConfig, fbank
 from stateless_transducer.files import replacing, write_text
@@ -62,7 +62,7 @@ def store_features(
     feats_dir: Path,
     config: FbankConfig,
     sources_per_part: int,
-    pool: Executor,
+    execute: Executor,
     progress: Callable[[int, int], None],
 ) -> list[Problem]:
     """Write features and cuts; the file of all cuts is written last and marks the result as complete.
@@ -74,7 +74,7 @@ def store_features(
         feats_dir: folder for the features.
         config: configuration of the front end.
         sources_per_part: number of recordings in a part.
-        pool: executor that computes the parts.
+        execute: computes the parts.
         progress: called with (recordings done, recordings in total).
 
     Returns:
@@ -88,11 +88,10 @@ def store_features(
         _part(feats_dir, number, tuple(sources[start : start + sources_per_part]), cutter, config)
         for number, start in enumerate(range(0, len(sources), sources_per_part))
     ]
-    running = {pool.submit(_make, part): part for part in parts if not part.cuts.exists()}
-    done = sum(len(part.sources) for part in parts if part.cuts.exists())
-    for future in as_completed(running):
-        future.result()
-        done += len(running[future].sources)
+    missing = [part for part in parts if not part.cuts.exists()]
+    done = len(sources) - sum(len(part.sources) for part in missing)
+    for part, _ in zip(missing, execute(_make, missing), strict=True):
+        done += len(part.sources)
         progress(done, len(sources))
     problems = [Problem(**row) for part in parts for row in json.loads(part.problems.read_text(encoding="utf-8"))]
     if len(problems) == len(sources):

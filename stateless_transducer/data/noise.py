@@ -98,7 +98,7 @@ def prepare_noise_features(config: WorkConfig, *, say: Say, bar: Bar) -> None:
         for recording in read_manifest(manifest_path(config.manifest_dir, PREFIX, "recordings", part))
     ]
     config.fbank_dir.mkdir(parents=True, exist_ok=True)
-    with executor(config, config.fbank_dir, sound_file(recordings[0])) as pool:
+    with executor(config, config.fbank_dir, sound_file(recordings[0])) as execute:
         compute_features(
             [(recording, None) for recording in recordings],
             _WINDOWS,
@@ -107,7 +107,7 @@ def prepare_noise_features(config: WorkConfig, *, say: Say, bar: Bar) -> None:
             sources_per_part=_RECORDINGS_PER_PART,
             prefix=PREFIX,
             config=config,
-            pool=pool,
+            execute=execute,
             say=say,
             bar=bar,
         )

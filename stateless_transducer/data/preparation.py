@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 from stateless_transducer.data.config import Limits, PrepareConfig, WorkConfig
 from stateless_transducer.data.corpora.utterance import SPLITS, Problem, Utterance, describe_problems, problem_rows
 from stateless_transducer.data.cutting import Cutter, Source, WholeAtSpeeds, sound_file
-from stateless_transducer.data.executor import executor
+from stateless_transducer.data.executor import Executor, executor
 from stateless_transducer.data.fbank import store_features
 from stateless_transducer.data.manifests import manifest_path, problems_path, read_manifests, write_manifests
 from stateless_transducer.features import FbankConfig
@@ -167,7 +166,7 @@ def prepare_features(prefix: str, config: PrepareConfig, *, say: Say, bar: Bar) 
         return
     config.fbank_dir.mkdir(parents=True, exist_ok=True)
     sources = {split: read_manifests(config.manifest_dir, prefix, split) for split in todo}
-    with executor(config, config.fbank_dir, sound_file(sources[todo[0]][0][0])) as pool:
+    with executor(config, config.fbank_dir, sound_file(sources[todo[0]][0][0])) as execute:
         for split in todo:
             compute_features(
                 sources[split],
@@ -177,7 +176,7 @@ def prepare_features(prefix: str, config: PrepareConfig, *, say: Say, bar: Bar) 
                 sources_per_part=_UTTERANCES_PER_PART,
                 prefix=prefix,
                 config=config,
-                pool=pool,
+                execute=execute,
                 say=say,
                 bar=bar,
             )
@@ -194,7 +193,7 @@ def compute_features(
     sources_per_part: int,
     prefix: str,
     config: WorkConfig,
-    pool: Executor,
+    execute: Executor,
     say: Say,
     bar: Bar,
 ) -> None:
@@ -211,7 +210,7 @@ def compute_features(
             feats_dir=feats_dir,
             config=FbankConfig(),
             sources_per_part=sources_per_part,
-            pool=pool,
+            execute=execute,
             progress=progress,
         )
     with problems_path(config.manifest_dir, prefix).open("a", encoding="utf-8") as table:

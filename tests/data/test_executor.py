@@ -41,17 +41,17 @@ def test_dask_computes_what_processes_compute(cluster, prepared, tmp_path):
 
 
 def test_work_is_done_by_the_workers(cluster, tmp_path):
-    with executor(WorkConfig(dask=cluster.scheduler_address), tmp_path) as pool:
-        pids = {pool.submit(os.getpid).result() for _ in range(4)}
+    with executor(WorkConfig(dask=cluster.scheduler_address), tmp_path) as execute:
+        pids = set(execute(lambda _: os.getpid(), range(4)))
     assert pids and os.getpid() not in pids
 
 
 def test_error_in_a_worker_is_the_callers(cluster, tmp_path):
     with (
         pytest.raises(NotADirectoryError),
-        executor(WorkConfig(dask=cluster.scheduler_address), tmp_path) as pool,
+        executor(WorkConfig(dask=cluster.scheduler_address), tmp_path) as execute,
     ):
-        pool.submit(os.listdir, __file__).result()
+        list(execute(os.listdir, [__file__]))
 
 
 def test_folder_that_workers_cannot_see_is_named(cluster, tmp_path):
@@ -65,9 +65,9 @@ def test_folder_that_workers_cannot_see_is_named(cluster, tmp_path):
 def test_worker_that_dies_is_explained(cluster, tmp_path):
     with (
         pytest.raises(ValueError, match=r"the same task ended several workers \(tcp://.* was the last\)"),
-        executor(WorkConfig(dask=cluster.scheduler_address), tmp_path) as pool,
+        executor(WorkConfig(dask=cluster.scheduler_address), tmp_path) as execute,
     ):
-        pool.submit(os._exit, 1).result()
+        list(execute(os._exit, [1]))
 
 
 def test_unreachable_scheduler_is_one_line(prepared, tmp_path, capsys):

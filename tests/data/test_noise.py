@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import gzip
 import shutil
 
@@ -101,23 +100,22 @@ def test_broken_file_of_musan_is_listed_and_strict_refuses_it(musan, tmp_path, c
         assert f"No recording of `--corpus-dir` {corpus} can be used" in capsys.readouterr().err
 
 
-class _OneThenBreak(concurrent.futures.Executor):
+class _OneThenBreak:
     """Does the first pieces of work at once, then dies as a machine does."""
 
     def __init__(self, pieces):
         self.left, self.parts = pieces, []
 
-    def submit(self, function, /, *args, **kwargs):
-        if not self.left:
-            raise KeyboardInterrupt
-        self.left -= 1
-        self.parts.append(args[0])
-        future = concurrent.futures.Future()
-        future.set_result(function(*args))
-        return future
+    def __call__(self, work, parts):
+        for part in parts:
+            if not self.left:
+                raise KeyboardInterrupt
+            self.left -= 1
+            self.parts.append(part)
+            yield work(part)
 
 
-def _store(data, folder, pool, cutter=None):
+def _store(data, folder, execute, cutter=None):
     sources = [
         (recording, None)
         for part in ("music", "speech", "noise")
@@ -130,7 +128,7 @@ def _store(data, folder, pool, cutter=None):
         feats_dir=folder / "feats",
         config=FbankConfig(),
         sources_per_part=2,
-        pool=pool,
+        execute=execute,
         progress=lambda done, total: None,
     )
 
@@ -159,15 +157,15 @@ def test_parts_of_other_windows_are_not_gone_on_with(data, tmp_path):
     assert len(list((tmp_path / "feats").iterdir())) == 3
 
 
-def _die():
+def _die(code):
     import os
 
-    os._exit(1)
+    os._exit(code)
 
 
 def test_process_that_dies_is_explained(tmp_path):
     with (
-        pytest.raises(ValueError, match="One of 1 processes died; if memory was short, lower `num_jobs`. Run"),
-        executor(WorkConfig(num_jobs=1), tmp_path) as pool,
+        pytest.raises(ValueError, match="One of 2 processes died; if memory was short, lower `num_jobs`. Run"),
+        executor(WorkConfig(num_jobs=2), tmp_path) as execute,
     ):
-        pool.submit(_die).result()
+        list(execute(_die, [1]))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 from processes import is_running, wait_until
 from warm import Program
 
+from stateless_transducer.data.config import WorkConfig
+from stateless_transducer.data.executor import executor
 from stateless_transducer.training.run_lock import run_lock
 
 # one batch takes a quarter of an hour
@@ -33,9 +36,12 @@ import os, sys, time
 from stateless_transducer.data.config import WorkConfig
 from stateless_transducer.data.executor import executor
 
+def pid(_):
+    return os.getpid()
+
 if __name__ == "__main__":
-    with executor(WorkConfig(num_jobs=1)) as pool:
-        print(pool.submit(os.getpid).result(), file=sys.stderr)
+    with executor(WorkConfig(num_jobs=2)) as execute:
+        print(*execute(pid, [0]), file=sys.stderr)
         time.sleep(900)
 """
 
@@ -62,3 +68,8 @@ def test_idle_process_of_an_executor_ends_with_a_killed_parent(tmp_path):
     (tmp_path / "program.py").write_text(IDLE)
     worker = _worker_of_killed(tmp_path / "program.py")
     assert wait_until(lambda: not is_running(worker), seconds=10)
+
+
+def test_one_job_needs_no_further_process():
+    with executor(WorkConfig(num_jobs=1)) as execute:
+        assert list(execute(lambda number: (os.getpid(), number), (2, 1))) == [(os.getpid(), 2), (os.getpid(), 1)]
