@@ -1,18 +1,20 @@
 #!/usr/bin/env python3
 """Conformer against Zipformer of about the same parameters, and exact against pruned loss, at equal CPU time.
 
-    python benchmarks/encoders.py train DATA --model zipformer-1M --seed 1 --minutes 5 --output runs/demo
+    python benchmarks/encoders.py train demo/data --model zipformer-1M --seed 1 --minutes 4 --output runs/demo
     python benchmarks/encoders.py table runs/demo runs/digits
 
 `train` trains one model on one thread until its CPU time is over, decodes the dev and test set and adds a line to
 results.jsonl. All schedules follow the share of the CPU time, so that they end with it whatever an update costs. Models
-of the same seed see the same batches in the same order. `table` prints all runs, and the difference of the means with
-an interval over seeds and utterances.
+of the same seed see the same batches in the same order. `table` prints all runs, the difference of the means with an
+interval over seeds and utterances, and for each seed the verdict of `transducer compare`.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
 import sys
 import time
@@ -83,8 +85,8 @@ MODELS = {
 }
 NUM_EPOCHS = 60
 """Parts of the CPU time that count as epochs: those of icefall's Zipformer on AISHELL."""
-WARM_SHARE = 0.06
-"""Share of the run with AdamW's rising learning rate: the demo's."""
+WARM_SHARE = 1 / 6
+"""Share of the run with the rising learning rate of AdamW and Muon: the demo's."""
 EDEN_BATCHES, SCHEDULED_BATCHES = 6.5, 40_000
 """Length of the run in `lr_batches`, as in icefall's recipe, and in batches of Zipformer's schedules, whose last ends
 at 20,000 but for one."""
@@ -110,19 +112,12 @@ def options_of(arguments: argparse.Namespace, num_updates: float) -> TrainConfig
 
 @dataclass
 class Corpus:
-    """A prepared corpus: ``fbank`` and one ``lang_*`` in a folder."""
+    """A prepared corpus: ``fbank`` and ``lang_char`` in a folder."""
 
     folder: Path
+    prefix: str
     batch_s: float
     has_masks: bool
-
-    @property
-    def lang_dir(self) -> Path:
-        return next(self.folder.glob("lang_*"))
-
-    @property
-    def prefix(self) -> str:
-        return next((self.folder / "fbank").glob("*_cuts_train.jsonl.gz")).name.removesuffix("_cuts_train.jsonl.gz")
 
     @property
     def test_sets(self) -> list[str]:
@@ -132,7 +127,7 @@ class Corpus:
 
     def task(self, config: TrainConfig, sizes: ModelConfig) -> TransducerTask:
         """Return the training of a model on this corpus, with the demo's batches and masks."""
-        tokens = TokenTable.read(self.lang_dir)
+        tokens = TokenTable.read(self.folder / "lang_char")
         data = DataConfig(
             manifest_dir=self.folder / "fbank",
             prefix=self.prefix,
@@ -193,7 +188,7 @@ def train(arguments: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     corpus, sizes, budget_s = (
-        Corpus(arguments.data, arguments.batch_s, not arguments.no_masks),
+        Corpus(arguments.data, arguments.prefix, arguments.batch_s, not arguments.no_masks),
         MODELS[arguments.model],
         60 * arguments.minutes,
     )
@@ -232,7 +227,10 @@ def train(arguments: argparse.Namespace) -> None:
 
 
 def _recogs(exp_dir: Path, test_set: str) -> Path:
-    return next(exp_dir.rglob(f"recogs-*{test_set}-epoch-0-*.txt"))
+    """Return the result in words if the tokens spell words, else that in characters."""
+    folder = exp_dir / "log/greedy_search"
+    in_words = folder / "wer"
+    return next((in_words if in_words.is_dir() else folder).glob(f"recogs-*{test_set}-epoch-0-*.txt"))
 
 
 def table(arguments: argparse.Namespace) -> None:
@@ -251,13 +249,25 @@ def table(arguments: argparse.Namespace) -> None:
             first, *others = counts
             for name in others:
                 low, mean, high = _interval(counts[name], counts[first])
-                print(f"\n{name} minus {first}: {mean:+.2f} ({low:+.2f}..{high:+.2f})")
+                print(f"\n{name} minus {first}: {mean:+.2f} ({low:+.2f}..{high:+.2f})\n")
+                for a, b in zip(groups[first], groups[name], strict=False):
+                    assert a["seed"] == b["seed"]
+                    print(f"- seed {a['seed']}: {_verdict(a['recogs'][test_set], b['recogs'][test_set])}")
 
 
 def _counts(group: list[dict[str, Any]], test_set: str) -> np.ndarray:
     """Return errors and reference lengths, (seeds, 2, utterances)."""
     reports = [score(read_recogs(Path(record["recogs"][test_set]))) for record in group]
     return np.array([[report.utterance_errors, report.reference_lens] for report in reports])
+
+
+def _verdict(recogs_a: str, recogs_b: str) -> str:
+    """Return the verdict of `transducer compare` on the results A and B."""
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+        transducer(["compare", recogs_a, recogs_b, "--num-examples", "0"])
+    line = next(line for line in output.getvalue().splitlines() if line.startswith("verdict"))
+    return line.removeprefix("verdict").strip()
 
 
 def _row(group: list[dict[str, Any]], counts: np.ndarray) -> str:
@@ -302,17 +312,18 @@ def main() -> None:
     one = commands.add_parser("train", help="train and decode one model")
     one.set_defaults(run=train)
     one.add_argument("data", type=Path, help="folder of a prepared corpus, with fbank and lang_char")
+    one.add_argument("--prefix", default="aishell", help="first part of the file names in fbank")
     one.add_argument("--output", type=Path, required=True, help="folder for models and results.jsonl")
     one.add_argument("--model", choices=MODELS, required=True)
-    one.add_argument("--name", default="adamw", help="name of the settings, for the table")
+    one.add_argument("--name", default="muon", help="name of the settings, for the table")
     one.add_argument("--seed", type=int, required=True)
     one.add_argument("--minutes", type=float, required=True, help="CPU time")
     one.add_argument("--batch-s", type=float, default=16.0, help="seconds of speech in a batch")
-    one.add_argument("--ctc-share", type=float, default=4 / 11, help="share of the run with the CTC loss; the demo's")
+    one.add_argument("--ctc-share", type=float, default=0.5, help="share of the run with the CTC loss; the demo's")
     one.add_argument("--no-masks", action="store_true", help="without SpecAugment")
-    one.add_argument("--optimizer", choices=("adamw", "scaled-adam"), default="adamw")
-    one.add_argument("--peak-lr", type=float, default=2.5e-3)
-    one.add_argument("--base-lr", type=float, default=0.045)
+    one.add_argument("--optimizer", choices=("muon", "adamw", "scaled-adam"), default="muon")
+    one.add_argument("--peak-lr", type=float, default=4e-3, help="of Muon and AdamW")
+    one.add_argument("--base-lr", type=float, default=0.045, help="of ScaledAdam")
     one.add_argument("--prune-range", type=int, default=0)
     all_ = commands.add_parser("table", help="print the results")
     all_.set_defaults(run=table)
