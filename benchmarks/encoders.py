@@ -249,10 +249,12 @@ def table(arguments: argparse.Namespace) -> None:
             first, *others = counts
             for name in others:
                 low, mean, high = _interval(counts[name], counts[first])
-                print(f"\n{name} minus {first}: {mean:+.2f} ({low:+.2f}..{high:+.2f})\n")
-                for a, b in zip(groups[first], groups[name], strict=False):
-                    assert a["seed"] == b["seed"]
-                    print(f"- seed {a['seed']}: {_verdict(a['recogs'][test_set], b['recogs'][test_set])}")
+                print(f"\n{name} (B) minus {first} (A): {mean:+.2f} ({low:+.2f}..{high:+.2f})\n")
+                of_first = {record["seed"]: record["recogs"][test_set] for record in groups[first]}
+                for record in groups[name]:
+                    if record["seed"] in of_first:
+                        verdict = _verdict(of_first[record["seed"]], record["recogs"][test_set])
+                        print(f"- seed {record['seed']}: {verdict}")
 
 
 def _counts(group: list[dict[str, Any]], test_set: str) -> np.ndarray:
