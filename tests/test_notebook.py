@@ -17,8 +17,8 @@ LINE = re.compile(r"^([零一二三四五六七八九]*)  (\w+)$", re.MULTILINE)
 METHODS = ["greedy_search", "beam_search", "modified_beam_search"]
 
 
-def _run(path, tmp_path, monkeypatch, changes=()):
-    """The notebook, with some changes of its text, with the outputs of a run in an empty folder."""
+def _run(path, tmp_path, monkeypatch, num_epochs):
+    """The notebook with the outputs of a run in an empty folder, trained for fewer epochs, which are enough."""
     pytest.importorskip("espeakng_loader", reason="espeak-ng speaks: pip install '.[demo]'")
     folder, notebook = Folder(tmp_path), nbformat.read(path, as_version=4)
     (tmp_path / "temporary").mkdir()
@@ -26,10 +26,9 @@ def _run(path, tmp_path, monkeypatch, changes=()):
         monkeypatch.setenv(name, value)
     for cell in notebook.cells:
         cell.pop("outputs", None)
-    for before, after in changes:
-        (cell,) = (cell for cell in notebook.cells if cell.cell_type == "code" and before in cell.source)
-        cell.source = cell.source.replace(before, after)
-    client = nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}})
+    (training,) = (cell for cell in notebook.cells if "--num-epochs" in cell.source)
+    training.source = re.sub(r"--num-epochs \d+", f"--num-epochs {num_epochs}", training.source)
+    client = nbclient.NotebookClient(notebook, timeout=900, resources={"metadata": {"path": str(tmp_path)}})
     client.execute(env=dict(os.environ))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bin", "temporary"], "nothing is written beside it"
     return notebook
@@ -43,23 +42,20 @@ def _printed(notebook):
     return "".join(output["text"] for output in _outputs(notebook) if output["output_type"] == "stream")
 
 
-QUICKLY = ('"train": 300', '"train": 30'), ("--num-epochs 12", "--num-epochs 2")
-
-
-@pytest.mark.parametrize("changes", [QUICKLY, pytest.param((), marks=pytest.mark.sweep)], ids=["quickly", "as-it-is"])
-def test_notebook_trains_a_model_and_understands_a_sound(tmp_path, monkeypatch, changes):
-    notebook = _run(TRANSCRIBE, tmp_path, monkeypatch, changes)
+@pytest.mark.sweep
+def test_notebook_trains_a_model_and_understands_a_sound(tmp_path, monkeypatch):
+    notebook = _run(TRANSCRIBE, tmp_path, monkeypatch, 8)
     (text, _), *found = LINE.findall(_printed(notebook))
     assert [method for _, method in found] == METHODS
     for said, method in found:
-        # machines differ in rounding, and so do models trained on them; one trained quickly understands nothing
-        assert changes or kaldialign.edit_distance(list(text), list(said))["total"] <= 1, method
+        # machines differ in rounding, and so do models trained on them
+        assert kaldialign.edit_distance(list(text), list(said))["total"] <= 1, method
     assert sum("image/png" in output.get("data", {}) for output in _outputs(notebook)) == 2
 
 
 @pytest.mark.sweep
 def test_notebook_trains_on_recordings_with_a_text_beside_each(tmp_path, monkeypatch):
-    notebook = _run(OWN_RECORDINGS, tmp_path, monkeypatch)
+    notebook = _run(OWN_RECORDINGS, tmp_path, monkeypatch, 9)
     (error_rate,) = re.findall(r"^dev +modified_beam_search +([0-9.]+) ", _printed(notebook), re.MULTILINE)
     assert float(error_rate) < 20
     assert sum("image/png" in output.get("data", {}) for output in _outputs(notebook)) == 1
