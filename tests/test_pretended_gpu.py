@@ -188,7 +188,7 @@ def _losses(folder):
 def test_runs_are_the_cpus(tmp_path):
     """All that a run does, stopped and gone on with; then a finer one from its model."""
     run = [
-        *["train", *write_small_corpus(tmp_path / "corpus", count=8), "--max-duration", "3", "--dropout", "0"],
+        *["train", *write_small_corpus(tmp_path / "corpus", count=4), "--max-duration", "2", "--dropout", "0"],
         *["--precision", "fp32", "--tensorboard", "true", "--save-every", "2"],
         *["--ctc-loss-scale", "0.5", "--ema-decay", "0.9", "--prune-range", "2", "--num-epochs", "2"],
     ]
@@ -202,7 +202,7 @@ def test_runs_are_the_cpus(tmp_path):
             assert main([*run, *finer, "--exp-dir", str(folder / "finer")]) == 0
     for run_dir in ("", "finer"):
         found, wanted = (_losses(tmp_path / place / run_dir) for place in ("gpu", "cpu"))
-        assert len(found) > 3
+        assert len(found) >= 3
         assert found == pytest.approx(wanted, rel=1e-4)
 
 
