@@ -18,16 +18,16 @@ transducer prepare table table.tsv --prefix yesno --num-jobs 1
 
 train() {   # OPTIONS...
   transducer train --prefix yesno --resume true --seed "${SEED:-42}" --valid-interval 10000 --save-every 10000 \
-    --optimizer adamw --weight-decay 0.02 --ctc-loss-scale 0.5 --ctc-epochs 4 --num-workers 0 --enable-musan false \
+    --optimizer muon --ctc-loss-scale 0.5 --ctc-epochs 3 --num-workers 0 --enable-musan false \
     --num-buckets 2 --min-utterance-s 0.2 \
     --spec-aug-time-warp-factor 0 --num-frame-masks 0 --num-feature-masks 1 --features-mask-size 20 --dropout 0 "$@"
 }
 
 # the learning rate is still high at the end, as this model only initializes the next one
-train --exp-dir exp_pairs --max-utterance-s 3.5 --max-duration 16 --num-epochs 4 --decay-epochs 8 --peak-lr 6e-3 --warm-step 20 \
+train --exp-dir exp_pairs --max-utterance-s 3.5 --max-duration 16 --num-epochs 3 --decay-epochs 6 --peak-lr 12e-3 --warm-step 20 \
   --num-layers 1 --attention-dim 64 --num-heads 4 --feedforward-dim 128 --conv-kernel 15 --subsampling-channels 16 \
   --joiner-dim 64 --feature-norm level
-train --exp-dir exp --init-from exp_pairs/epoch-3.pt --max-duration 28 --num-epochs 4 --peak-lr 4e-3 --warm-step 10 \
+train --exp-dir exp --init-from exp_pairs/epoch-2.pt --max-duration 28 --num-epochs 3 --peak-lr 6e-3 --warm-step 10 \
   --silence-s 0.4 --join-up-to-s 8
 for split in dev test; do
   [ -f "data/fbank/yesno_cuts_$split.jsonl.gz" ] || continue
