@@ -114,7 +114,9 @@ def _start_ranks(folder: Path, what: str, start_method: str = "fork") -> tuple[P
     (folder / "program.py").write_text(PROGRAM)
     program = Program([str(folder / "program.py"), str(folder), what, start_method])
     paths = [folder / "rank-0", folder / "rank-1"]
-    assert wait_until(lambda: all(path.exists() and path.read_text() for path in paths), seconds=30), program.rest()
+    if not wait_until(lambda: all(path.exists() and path.read_text() for path in paths), seconds=120):
+        program.kill()
+        pytest.fail(program.rest())
     return program, [int(path.read_text()) for path in paths]
 
 
