@@ -129,7 +129,7 @@ def _figures(a: Report, b: Report, comparison: Comparison, confidence: float) ->
     p_value = comparison.p_value
     return (
         f"{table(header, rows)}\n\n"
-        f"verdict                       {_verdict(comparison, confidence)}\n"
+        f"verdict                       {verdict(comparison, confidence)}\n"
         f"probability that B is better  {comparison.probability_better:.4f}  (that A is: "
         f"{comparison.probability_worse:.4f})\n"
         f"p value, two-sided            {'below 1e-06' if p_value < 1e-6 else format(p_value, '.2g')}\n"
@@ -138,7 +138,7 @@ def _figures(a: Report, b: Report, comparison: Comparison, confidence: float) ->
     )
 
 
-def _verdict(comparison: Comparison, confidence: float) -> str:
+def verdict(comparison: Comparison, confidence: float) -> str:
     """Return the outcome of the significance test in words; the randomization test decides."""
     level, points = f"{100 * confidence:g} %", comparison.difference.value
     if comparison.p_value > 1 - confidence or not points:
