@@ -31,10 +31,14 @@ def test_public_names_are_listed_and_typed():
 
 
 def test_importing_loads_neither_torch_nor_its_compiler_before_they_are_needed():
-    """`torch._dynamo` takes as long to import as torch itself; only `torch.compile` needs it."""
+    """`torch._dynamo` takes as long to import as torch itself; only `torch.compile` needs it, not opening a model."""
     program = (
         "import stateless_transducer, sys; print('torch' in sys.modules)\n"
-        "import stateless_transducer.model.transducer; print('torch._dynamo' in sys.modules)"
+        "from stateless_transducer.checkpoint import skeleton\n"
+        "from stateless_transducer.model.config import ConformerConfig, ModelConfig, ZipformerConfig\n"
+        "for encoder in (ConformerConfig(), ZipformerConfig()):\n"
+        "    skeleton(ModelConfig(9, encoder, encoder.usual_decoder, encoder.usual_joiner))\n"
+        "print('torch._dynamo' in sys.modules)"
     )
     printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout
     assert printed == "False\nFalse\n"

@@ -17,7 +17,7 @@ class BiasNorm(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.log_scale = nn.Parameter(torch.tensor(1.0))
-        self.bias = nn.Parameter(1e-4 * torch.randn(dim))
+        self.bias = nn.Parameter(torch.empty(dim).normal_(std=1e-4))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., C) to (..., C), in float32 under autocast."""
