@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
+from stateless_transducer.checkpoint import skeleton
 from stateless_transducer.model.config import ENCODER_SIZES, SizeName, named_sizes
-from stateless_transducer.model.transducer import build_model
 from stateless_transducer.threads import num_cores
 from stateless_transducer.training.distributed import Rank
 from stateless_transducer.training.memory import free_bytes, needed_bytes
@@ -167,8 +167,7 @@ def _of_size(size: SizeName, kind: str) -> Settings:
 
 
 def _num_parameters(task: TransducerTask) -> int:
-    # not on torch's meta device, whose normal_ imports the compiler for seconds
-    return sum(parameter.numel() for parameter in build_model(task.start.model_config).parameters())
+    return sum(parameter.numel() for parameter in skeleton(task.start.model_config).parameters())
 
 
 def _hours_on_cpu(task: TransducerTask, machine: Machine) -> float:
