@@ -168,6 +168,27 @@ def live_talker(made_once) -> Path:
     return made_once("live_talker", make) / "model.pt"
 
 
+_first_cases: dict[str, dict[str, object]] = {}
+"""Parameters of the first case of each test."""
+
+
+def pytest_itemcollected(item):
+    """Mark a case that differs from the first one in several parametrizations: combinations are for `make test-all`."""
+    if not hasattr(item, "callspec"):
+        return
+    values = item.callspec.params
+    first = _first_cases.setdefault(item.nodeid.partition("[")[0], values)
+    # parameters of fixtures have no mark, and count by themselves
+    parametrizations = {
+        name.strip(): number
+        for number, mark in enumerate(item.iter_markers("parametrize"))
+        for name in (mark.args[0].split(",") if isinstance(mark.args[0], str) else mark.args[0])
+    }
+    differing = {parametrizations.get(name, name) for name, value in values.items() if value is not first[name]}
+    if len(differing) > 1:
+        item.add_marker(pytest.mark.sweep)
+
+
 def pytest_collection_finish():
     """Spare garbage collection the modules and tests of the whole suite."""
     gc.collect()
