@@ -163,7 +163,7 @@ def live_talker(made_once) -> Path:
     from stateless_transducer.checkpoint import save_checkpoint
 
     def make(folder: Path) -> None:
-        save_checkpoint(folder / "model.pt", train(steps=220, sizes=CAUSAL_SIZES))
+        save_checkpoint(folder / "model.pt", train(first_steps=80, steps=100, sizes=CAUSAL_SIZES))
 
     return made_once("live_talker", make) / "model.pt"
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from model_sizes import conformer_model, resized
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from stateless_transducer.checkpoint import Checkpoint
@@ -47,31 +50,41 @@ def some_text(rng: np.random.Generator, most: int = 6) -> str:
 CAUSAL_SIZES = resized(SIZES, causal=True, chunk_size=(8, 16, -1), left_context_frames=(32, -1))
 
 
-def train(steps: int = 150, batch_size: int = 8, sizes: ModelConfig = SIZES) -> Checkpoint:
-    """The same model each time."""
+def train(first_steps: int = 60, steps: int = 60, sizes: ModelConfig = SIZES) -> Checkpoint:
+    """The same model each time.
+
+    Args:
+        first_steps: steps with single characters, from which a model learns sooner what a token is.
+        steps: steps with up to six characters.
+        sizes: sizes of the model.
+    """
     rng = np.random.default_rng(1)
-    said = [
-        (text, torch.from_numpy(fbank(say(text, rng), FbankConfig()))) for text in (some_text(rng) for _ in range(64))
-    ]
     with torch.random.fork_rng():
         torch.manual_seed(1)
         model = build_model(sizes).train()
-        optimizer = torch.optim.AdamW(model.parameters())
-        for step in range(steps):
+        # fused: one operation updates all parameters
+        optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+        for step, batch in enumerate((*_batches(rng, first_steps, most=1), *_batches(rng, steps, most=6))):
             optimizer.param_groups[0]["lr"] = 4e-3 * min(1, (step + 1) / 20)
-            chosen = [said[i] for i in rng.integers(0, len(said), batch_size)]
-            features = [each for _, each in chosen]
-            tokens = [torch.tensor(TOKENS.encode(text)) for text, _ in chosen]
-            nll = model(
-                pad_sequence(features, batch_first=True, padding_value=PADDING_VALUE),
-                torch.tensor([len(each) for each in features]),
-                pad_sequence(tokens, batch_first=True, padding_value=1),
-                torch.tensor([len(each) for each in tokens]),
-                max_symbols_per_frame=1,
-            )
-            loss = nll.sum() / sum(map(len, tokens))
+            nll = model(*batch, max_symbols_per_frame=1)
+            loss = nll.sum() / batch[3].sum()
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
     return Checkpoint(model.state_dict(), sizes, FbankConfig(), TOKENS, {"command": "tests"})
+
+
+def _batches(rng: np.random.Generator, count: int, *, most: int, batch_size: int = 8) -> Iterator[tuple[Tensor, ...]]:
+    """Draw batches of 64 sounds: features, their lengths, tokens, their lengths."""
+    texts = [some_text(rng, most) for _ in range(64)]
+    features = [torch.from_numpy(fbank(say(text, rng), FbankConfig())) for text in texts]
+    tokens = [torch.tensor(TOKENS.encode(text)) for text in texts]
+    for _ in range(count):
+        chosen = rng.integers(0, len(texts), batch_size)
+        yield (
+            pad_sequence([features[i] for i in chosen], batch_first=True, padding_value=PADDING_VALUE),
+            torch.tensor([len(features[i]) for i in chosen]),
+            pad_sequence([tokens[i] for i in chosen], batch_first=True, padding_value=1),
+            torch.tensor([len(tokens[i]) for i in chosen]),
+        )
