@@ -6,6 +6,7 @@ import resource
 import threading
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
+from functools import cache
 
 import pytest
 import torch
@@ -31,10 +32,15 @@ TOKENS = build_token_table(["今天天气"], "char")
 SIZES = conformer_model(len(TOKENS), num_layers=1, attention_dim=8, num_heads=2, feedforward_dim=8, joiner_dim=8)
 
 
-def _checkpoint(seed=0, **changes):
+@cache
+def _weights(seed):
     torch.manual_seed(seed)
+    return build_model(SIZES).state_dict()
+
+
+def _checkpoint(seed=0, **changes):
     made = Checkpoint(
-        weights=build_model(SIZES).state_dict(),
+        weights={name: value.clone() for name, value in _weights(seed).items()},
         model_config=SIZES,
         fbank_config=FbankConfig(low_freq=30.0),
         token_table=TOKENS,

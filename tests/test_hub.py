@@ -273,6 +273,7 @@ def test_release_archive_is_downloaded_once_by_many(hub):
     assert sorted(path.name for path in folders.pop().parent.iterdir()) == [".tiny.lock", "tiny"]
 
 
+@pytest.mark.sweep
 def test_environment_variables_of_the_hub_hold(hub, offline_model, tmp_path):
     """In a process of its own, since huggingface_hub reads them when it is imported."""
     hub.publish("me/tiny", offline_model)

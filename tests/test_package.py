@@ -80,6 +80,7 @@ print(len(warnings), stop.name, peak_bytes(), Path("a.txt").read_text())
 """
 
 
+@pytest.mark.sweep
 def test_package_works_without_the_calls_that_windows_lacks(tmp_path):
     """Not a test on Windows: it shows that no module needs these calls to be imported, to write and to stop."""
     run = subprocess.run([sys.executable, "-c", WITHOUT_UNIX], capture_output=True, text=True, cwd=tmp_path)

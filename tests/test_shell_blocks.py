@@ -102,6 +102,8 @@ CAUSAL = {"docs/export.md", "docs/server.md", "docs/streaming.md"}
 PUBLISHED = ("owner/name", "zrjin/icefall-asr-aishell-zipformer-2023-10-24")
 ARCHIVE = "sherpa-onnx-streaming-zipformer-zh-14M-2023-02-23"
 SERVER = "127.0.0.1:8000"
+QUICK = ("README.md", "docs/server.md", "docs/transcribe.md")
+"""Documents that `make test` runs as well."""
 EXTRAS = set(metadata("stateless-transducer").get_all("Provides-Extra", []))
 
 
@@ -122,7 +124,10 @@ def test_marks_are_above_shell_blocks():
     assert sum(map(len, RUN.values())) > sum(marks.values())
 
 
-@pytest.mark.parametrize("name", [name for name, blocks in RUN.items() if blocks])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name in QUICK else pytest.mark.sweep) for name, blocks in RUN.items() if blocks],
+)
 def test_shell_blocks_run(name, documents, tmp_path, monkeypatch, capfd):
     folder = _folder_for(name, documents, tmp_path / "folder")
     monkeypatch.chdir(folder)

@@ -18,6 +18,7 @@ from sounds import write_aishell, write_musan
 from stateless_transducer.checkpoint import load_checkpoint
 from stateless_transducer.text.tokens import build_token_table
 
+pytestmark = pytest.mark.sweep
 BLOCKS = re.findall(r"^```sh\n(.*?)^```", (ROOT / "docs" / "tutorial.md").read_text("utf-8"), re.DOTALL | re.MULTILINE)
 PUBLISHED = "tmp/icefall-aishell-transducer-stateless-modified-2022-03-01"
 

@@ -86,13 +86,19 @@ def golden(request, zipformer_golden):
     return Golden(zipformer_golden / request.param)
 
 
+few_batches = pytest.mark.parametrize(
+    "batches", [range(2), pytest.param(range(2, 6), marks=pytest.mark.sweep)], ids=["b0-b1", "b2-b5"]
+)
+
+
+@few_batches
 @torch.inference_mode()
-def test_encoder_output_equals_icefalls(golden):
+def test_encoder_output_equals_icefalls(golden, batches):
     for name, chunks in CHUNKS.items():
         if f"b0.{name}encoder_out" not in golden.outputs:
             continue
         golden.model.encoder.use_chunks(*chunks)
-        for b in range(6):
+        for b in batches:
             found, lens = golden.model.encode_frames(*golden.batch(f"b{b}"))
             assert lens.tolist() == golden.outputs[f"b{b}.encoder_out_lens"].tolist()
             expected = golden.outputs[f"b{b}.{name}encoder_out"]
@@ -100,7 +106,7 @@ def test_encoder_output_equals_icefalls(golden):
     golden.model.encoder.use_chunks(-1, -1)
 
 
-@pytest.mark.parametrize("chunks", [(16, 64), (32, 128)], ids=str)
+@pytest.mark.parametrize("chunks", [(16, 64), pytest.param((32, 128), marks=pytest.mark.sweep)], ids=str)
 @torch.inference_mode()
 def test_chunk_by_chunk_equals_icefalls_streaming(zipformer_golden, chunks):
     """Outputs and states; icefall's last chunks are filled up with silence, all frames of which count."""
@@ -180,16 +186,17 @@ def test_decoder_joiner_and_heads_equal_icefalls(golden):
         torch.testing.assert_close(ctc, outputs["ctc.log_probs"], rtol=0, atol=1e-4)
 
 
+@few_batches
 @pytest.mark.parametrize("freeze", [False, True], ids=["plain", "frozen"])
 @torch.inference_mode()
-def test_searches_find_icefalls_hypotheses(golden, freeze):
+def test_searches_find_icefalls_hypotheses(golden, freeze, batches):
     hypotheses = golden.json("hyps.json")
     for key in ("", ".c16_l64"):
         if f"b0{key}" not in hypotheses:
             continue
         golden.model.encoder.use_chunks(*CHUNKS[f"{key[1:]}." if key else ""])
         model = FrozenTransducer(golden.model) if freeze else golden.model
-        for b in range(6):
+        for b in batches:
             encoded, lens = golden.model.encode(*golden.batch(f"b{b}"))
             expected = hypotheses[f"b{b}{key}"]["results"]
             greedy = greedy_search(model, encoded, lens, max_symbols_per_frame=1)
@@ -282,9 +289,8 @@ def test_gradient_of_a_training_step_equals_icefalls(zipformer_golden, kind, mon
     assert compared > 250
 
 
-@pytest.mark.parametrize(
-    ("name", "size", "causal"), [("offline", "m", False), pytest.param("causal", "m", True, marks=pytest.mark.sweep)]
-)
+@pytest.mark.sweep
+@pytest.mark.parametrize(("name", "size", "causal"), [("offline", "m", False), ("causal", "m", True)])
 @torch.inference_mode()
 def test_full_size_equals_icefalls(zipformer_golden, name, size, causal, monkeypatch):
     folder = zipformer_golden / "full"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from model_sizes import conformer_model
 
 from stateless_transducer.checkpoint import load_checkpoint
 from stateless_transducer.cli import main
+from stateless_transducer.commands import demo
 from stateless_transducer.data.augment import Augment
 from stateless_transducer.icefall_layouts import icefall_conformer_name
 from stateless_transducer.model.transducer import build_model
@@ -72,6 +74,7 @@ def test_synthetic_corpus_has_aishells_layout(world):
     assert len((world.corpus / "resource_aishell" / "speaker.info").read_text().splitlines()) == 5
 
 
+@pytest.mark.sweep
 def test_synthetic_corpus_is_reproducible(world, tmp_path):
     flags = "--num-train-speakers 3 --num-dev-speakers 1 --num-test-speakers 1 --utterances-per-speaker 4".split()
     assert main(["prepare", "synthetic", "--corpus-dir", str(tmp_path), *flags, "--num-jobs", "1"]) == 0
@@ -191,6 +194,7 @@ def test_each_epoch_augments_anew(world, tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.sweep
 def test_two_processes_train_one_model(world, tmp_path, monkeypatch):
     monkeypatch.setattr(distributed, "_START_METHOD", "forkserver")
     flags = ["--world-size", "2", "--num-epochs", "1", "--master-port", "12399", "--exp-dir", str(tmp_path)]
@@ -366,7 +370,9 @@ def test_characters_unknown_to_the_model_are_counted(world, model, capsys, tmp_p
     assert "test: the token table lacks 1 unit of the references, counted as errors: 鑫" in capsys.readouterr().err
 
 
-def test_demo_goes_on_where_it_stopped(tmp_path, capsys):
+def test_demo_goes_on_where_it_stopped(tmp_path, capsys, monkeypatch):
+    tiny = replace(demo.SIZES.encoder, num_layers=1, attention_dim=16, num_heads=2, feedforward_dim=16)
+    monkeypatch.setattr(demo, "SIZES", replace(demo.SIZES, encoder=tiny))
     size = "--num-train-speakers 2 --num-dev-speakers 1 --num-test-speakers 1 --utterances-per-speaker 3".split()
     command = ["demo", "--dir", str(tmp_path), "--num-epochs", "2", *size]
     assert main(command) == 0

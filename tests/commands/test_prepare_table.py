@@ -310,7 +310,8 @@ def test_printed_command_trains_on_all_that_was_accepted(tmp_path, monkeypatch, 
         assert ran.status == 0, ran.err
         command = shlex.split(ran.out.split("next: ")[1])
         assert command[0] == "transducer" and command[command.index("--exp-dir") + 1] == "exp-2"
-        assert main([*command[1:], "--dry-run", "true"]) == 0
+        tiny = "--num-layers 1 --attention-dim 16 --num-heads 2 --feedforward-dim 16 --joiner-dim 16".split()
+        assert main([*command[1:], "--dry-run", "true", *tiny]) == 0
         captured = capsys.readouterr()
         # 15 s at a speed of 0.9
         assert "6 utterances" in captured.out and "0.3 to 16.7 s" in captured.out

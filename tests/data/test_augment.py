@@ -35,13 +35,13 @@ def test_noise_is_in_half_of_the_utterances_at_ten_to_twenty_decibels(noise):
     augment = Augment(1, noise=noise, spec_augment=None)
     speech = _speech(300)
     ratios = []
-    for number in range(200):
+    for number in range(120):
         mixed = augment(speech, f"u{number}", 0)
         assert mixed.shape == speech.shape and mixed.dtype == torch.float32
         added = mixed.double().exp().mean() - speech.double().exp().mean()
         if not torch.equal(mixed, speech):
             ratios.append(10 * torch.log10(speech.double().exp().mean() / added).item())
-    assert 70 < len(ratios) < 130
+    assert 40 < len(ratios) < 80
     assert 9.99 < min(ratios) < 11 and 19 < max(ratios) < 20.01
 
 

@@ -98,7 +98,8 @@ def test_masks_are_distributed_as_lhotses(num_frames, numbers):
     assert ours[:, 2].max() <= config.max_frames_mask_fraction
 
 
-@pytest.mark.parametrize("factor", [5, pytest.param(80, marks=pytest.mark.sweep)])
+@pytest.mark.sweep
+@pytest.mark.parametrize("factor", [5, 80])
 def test_warp_and_its_probability_are_distributed_as_lhotses(factor):
     # masks of less than one frame are none
     config = SpecAugmentConfig(factor, num_feature_masks=0, frames_mask_size=1, spec_aug_probability=0.8)
@@ -127,12 +128,12 @@ def test_warp_of_the_same_draws_is_lhotses(num_frames, monkeypatch):
 def test_warp_and_mask_are_drawn_apart():
     config, features = SpecAugmentConfig(spec_aug_probability=0.5, features_mask_size=80), _features(300)
     transform, kinds = _ours(config), {(False, False): 0, (False, True): 0, (True, False): 0, (True, True): 0}
-    for _ in range(200):
+    for _ in range(100):
         changed = transform(features)
         # masked cells have one value; warped ones have values that were not there
         values, counts = changed.unique(return_counts=True)
         kinds[bool((~torch.isin(values[counts == 1], features)).any()), bool((counts > 80).any())] += 1
-    assert min(kinds.values()) > 25
+    assert min(kinds.values()) > 12
 
 
 @pytest.mark.parametrize("num_frames", [*range(1, 30), 160, 161, 162])

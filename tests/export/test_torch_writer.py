@@ -70,8 +70,9 @@ def test_script_is_right_for_other_shapes_than_the_traced_one(talker, model, tmp
     torch.testing.assert_close(script.join(*pair), model.join(*pair))
 
 
+@pytest.mark.sweep
 @pytest.mark.filterwarnings("ignore:.*TorchScript.*")
-@pytest.mark.parametrize("norm", [pytest.param("mean", marks=pytest.mark.sweep), "level"])
+@pytest.mark.parametrize("norm", ["mean", "level"])
 @torch.inference_mode()
 def test_mean_or_level_of_the_utterance_is_taken_in_program_and_script(tmp_path, norm):
     sizes = resized(SIZES, num_layers=1, feature_norm=norm)

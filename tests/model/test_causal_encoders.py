@@ -35,7 +35,9 @@ def _encoder(config: CausalEncoderConfig):
     return encoder.eval()
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.sweep if "kernel" in name else ()) for name in CONFIGS]
+)
 @torch.inference_mode()
 def test_chunks_of_streams_of_different_ages_equal_whole_utterances(name, device):
     encoder = _encoder(CONFIGS[name]).to(device)

@@ -121,7 +121,8 @@ def test_tritons_before_those_of_these_tests_are_not_used(monkeypatch, version, 
     assert has_triton.__wrapped__() == is_new_enough
 
 
-@pytest.mark.parametrize("architecture", [pytest.param(80, marks=pytest.mark.sweep), 90])
+@pytest.mark.sweep
+@pytest.mark.parametrize("architecture", [80, 90])
 def test_kernels_compile(architecture, tmp_path):
     """Down to machine code, without a GPU: what the interpreter lets pass, the compiler may refuse."""
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}

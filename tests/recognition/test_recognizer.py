@@ -35,7 +35,7 @@ def checkpoint():
     return Checkpoint(transducer.state_dict(), SIZES, FbankConfig(), TOKENS)
 
 
-@pytest.fixture(params=["greedy_search", "modified_beam_search"])
+@pytest.fixture(params=["greedy_search", pytest.param("modified_beam_search", marks=pytest.mark.sweep)])
 def recognizer(request, checkpoint):
     return Recognizer(checkpoint, SearchConfig(request.param))
 
@@ -256,7 +256,7 @@ def test_stream_begins_before_the_sound_is_read_to_its_end(long_recognizer, tmp_
         list(segments)
 
 
-@pytest.mark.parametrize("batch_seconds", [1.0, 7.0, 1000.0])
+@pytest.mark.parametrize("batch_seconds", [7.0, *(pytest.param(s, marks=pytest.mark.sweep) for s in (1.0, 1000.0))])
 def test_pool_of_several_sounds_keeps_their_order(long_recognizer, tmp_path, batch_seconds):
     long, absent = _speech_and_silence(), tmp_path / "no.wav"
     sounds = [_noise(1.0), long, absent, np.zeros(0, np.float32), _noise(0.3), long[:200000]]

@@ -59,6 +59,7 @@ def test_going_back_moves_what_was_written_later_out_of_the_way(corpus, tmp_path
     assert f"Loading checkpoint from {tmp_path}/epoch-1.pt" in capsys.readouterr().err
 
 
+@pytest.mark.sweep
 def test_another_precision_goes_on_where_the_first_was(corpus, tmp_path):
     flags = ["--exp-dir", str(tmp_path), "--resume", "true"]
     for epochs, precision in (("1", "fp32"), ("2", "fp16"), ("3", "bf16")):
@@ -149,6 +150,7 @@ def test_the_end_of_an_epoch_goes_on_with_other_batches(corpus, tmp_path):
     assert _step(tmp_path / "epoch-1.pt") > 2 * _step(tmp_path / "epoch-0.pt")
 
 
+@pytest.mark.sweep
 def test_a_rate_that_falls_over_more_epochs_is_that_of_a_longer_run(corpus, tmp_path):
     flags = ["--warm-step", "1", "--peak-lr", "1e-3"]
     for name, more in {"whole": ["2"], "part": ["1", "--decay-epochs", "2"], "short": ["1"]}.items():

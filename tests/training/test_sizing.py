@@ -51,10 +51,10 @@ def _build(corpus: list[str], hours: float):
     [
         (1, CARD, "tiny"),
         (20, LAPTOP, "small"),
-        (200, LAPTOP, "tiny"),
+        pytest.param(200, LAPTOP, "tiny", marks=pytest.mark.sweep),
         (200, CARD, "medium"),
-        (100, SERVER, "small"),
-        (200, SMALL_CARD, "small"),
+        pytest.param(100, SERVER, "small", marks=pytest.mark.sweep),
+        pytest.param(200, SMALL_CARD, "small", marks=pytest.mark.sweep),
     ],
 )
 def test_size_follows_hours_device_and_memory(corpus, monkeypatch, hours, machine, size):
@@ -112,7 +112,8 @@ def test_options_win_and_a_resumed_run_keeps_its_numbers(corpus, tmp_path, monke
 def test_stored_bytes_are_those_of_a_checkpoint(corpus, tmp_path):
     """Without a mean of the weights, with an exponential one, and with that since the start."""
     for means in ([], ["--ema-decay", "0.9"], ["--average-period", "1"]):
-        flags = ["--num-epochs", "1", "--size", "tiny", "--exp-dir", str(tmp_path / "".join(means)), *means]
+        flags = ["--num-epochs", "1", "--size", "tiny", "--num-layers", "1", *means]
+        flags += ["--exp-dir", str(tmp_path / "".join(means))]
         options = train.parse_options(train.Options, "train", [*corpus, *flags], "", train.Options())
         train.run(options, command="")
         objective = train._task(options, "", warn=lambda text: None, tell=lambda text: None).build_objective()

@@ -102,7 +102,7 @@ def test_whole_epochs_need_a_causal_model(corpus, tmp_path, capsys):
     assert "`--whole-epochs` 2 needs `--causal true`" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.sweep)])
 def test_a_run_told_to_stop_saves_and_says_how_to_go_on(corpus, whole, tmp_path, number):
     flags = ["--exp-dir", tmp_path, *CAUSAL]
     process = _start([*corpus, *flags])
@@ -145,6 +145,7 @@ def test_processes_with_their_share_of_the_batch_learn_the_same(corpus, alone, t
         assert len({tuple(re.findall(pattern, log)) for log in logs}) == 1
 
 
+@pytest.mark.sweep
 def test_two_machines_learn_the_same(corpus, alone, tmp_path):
     """torchrun on two addresses of the loopback network, one process each."""
     port, processes = _free_port(), []

@@ -83,7 +83,7 @@ def _golden_objective(folder, config=CONFIG):
 @pytest.mark.parametrize(
     ("kind", "num_steps"),
     [
-        ("regularised", 6),
+        ("regularised", 3),
         pytest.param("regularised", 20, marks=pytest.mark.sweep),
         pytest.param("plain", 20, marks=pytest.mark.sweep),
     ],
@@ -254,17 +254,18 @@ def test_resumed_run_keeps_the_batches_that_count_as_done(init_from):
 def test_resumed_run_is_bit_equal(device):
     """With dropouts, skipped layers, whitening by its last metric, and the mean of the weights."""
     whole, resumed, saved = _small_learner(device), _small_learner(device), BytesIO()
-    for step in range(1, 9):
+    for step in range(1, 7):
         _learn(whole, _random_batch(step), step)
-        if step == 5:
+        if step == 4:
             weights = {name: value.clone() for name, value in whole.objective.model.state_dict().items()}
-            torch.save(training_state(whole, Position(step=5), CONFIG, {}), saved)
+            torch.save(training_state(whole, Position(step=4), CONFIG, {}), saved)
     saved.seek(0)
     state = torch.load(saved, weights_only=True)
     assert len(set(state["whitening"].values())) == 2
     _learn(resumed, _random_batch(9), 1)
     restore(Checkpoint(weights, SMALL, FbankConfig(), TOKENS, {}, state), resumed, Position(), CONFIG, {})
-    for step in range(6, 9):
+    assert training_state(resumed, Position(step=4), CONFIG, {})["whitening"] == state["whitening"]
+    for step in range(5, 7):
         _learn(resumed, _random_batch(step), step)
     for name, value in resumed.objective.state_dict().items():
         assert torch.equal(value, whole.objective.state_dict()[name]), name
