@@ -27,7 +27,7 @@ LONGEST = (
     *("test_survival.py", "test_streaming_export.py", "test_rebuild.py", "test_decode.py", "test_recipe_scripts.py"),
     *("test_kernels.py", "test_going_back.py", "test_zipformer_training.py", "test_zipformer_commands.py"),
     *("test_documents.py", "test_attack.py", "test_push.py", "test_sizing.py", "test_joint_loss.py"),
-    *("test_zipformer_golden.py", "test_distributed.py", "test_borders.py", "test_memory.py"),
+    *("test_zipformer_golden.py", "test_distributed.py", "test_borders.py", "test_memory.py", "test_server.py"),
 )
 """Files whose tests take longest together, the longest first."""
 

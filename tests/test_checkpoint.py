@@ -290,6 +290,7 @@ def test_scripted_model_is_refused(tmp_path):
         load_checkpoint(tmp_path / "cpu_jit.pt")
 
 
+@pytest.mark.sweep
 def test_program_of_torch_export_is_refused(tmp_path):
     torch.export.save(torch.export.export(torch.nn.Linear(2, 2), (torch.zeros(1, 2),)), tmp_path / "encoder.pt2")
     with pytest.raises(ValueError, match="encoder.pt2 is a program of torch.export; pass the checkpoint that it was"):

@@ -224,6 +224,7 @@ ZIPFORMER_EPOCH = {
 """Entries that icefall's train.py writes to a Zipformer's epoch-N.pt beside the weights and their running mean."""
 
 
+@pytest.mark.sweep
 def test_epoch_file_of_a_zipformer_is_read(tmp_path):
     config = zipformer_model(11, replace(SMALL_ZIPFORMER, causal=True), decoder_dim=12, joiner_dim=20)
     heads = {"ctc_output.1.weight": torch.randn(11, 32), "simple_am_proj.bias": torch.randn(11)}

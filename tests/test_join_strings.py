@@ -51,6 +51,7 @@ def test_recordings_stand_between_silences(folder):
     assert levels == pytest.approx([0, 0.1, 0, 0.3, 0.2, 0], abs=1e-3)
 
 
+@pytest.mark.sweep
 def test_noise_is_in_the_recordings_of_training_strings_and_not_in_the_silences(folder):
     plain, _ = _of_all(folder)
     noisy, rows = _of_all(folder, "--noise-share", "1", "--noise-snr-db", "20", "20")

@@ -121,7 +121,7 @@ LEARNERS = {
 }
 
 
-QUICK_LEARNERS = ("adamw", "ctc", "pruned")
+QUICK_LEARNERS = ("adamw", "pruned")
 
 
 @pytest.mark.parametrize(
@@ -196,6 +196,7 @@ def _losses(folder):
     return [each for row in rows for name, each in row.items() if name in ("current_loss", "valid_loss")]
 
 
+@pytest.mark.sweep
 def test_runs_are_the_cpus(tmp_path):
     """All that a run does, stopped and gone on with; then a finer one from its model."""
     run = [
@@ -286,7 +287,7 @@ def test_first_frame_to_last_nobody_waits():
         assert waits[0] == waits[1]
 
 
-@pytest.mark.parametrize("method", ["greedy_search", "modified_beam_search"])
+@pytest.mark.parametrize("method", ["greedy_search", pytest.param("modified_beam_search", marks=pytest.mark.sweep)])
 def test_transcripts_are_the_cpus(method, talker):
     def transcribe(device):
         hotwords = () if method == "greedy_search" else ["很好"]

@@ -376,6 +376,7 @@ def test_search_that_is_not_here_is_refused(exp, capsys):
     _fails(capsys, 2, message, "decode", *_decoding(exp), "--decoding-method", "fast_beam_search")
 
 
+@pytest.mark.sweep
 def test_jit_writes_a_scripted_model(exp, capsys):
     assert _run("export", "--exp-dir", exp, "--epoch", 1, "--avg", 2, "--jit", "true") == 0
     assert f"Saved to {exp}/cpu_jit.pt" in capsys.readouterr().out
@@ -406,7 +407,8 @@ def test_pretrained_without_sounds_or_tokens_says_so(exp, golden, tmp_path, monk
     _fails(capsys, 1, "a.wav: no such file", "pretrained", "--checkpoint", exp / "epoch-1.pt", "a.wav")
 
 
-@pytest.mark.parametrize("unit", [pytest.param("char", marks=pytest.mark.sweep), "bbpe"])
+@pytest.mark.sweep
+@pytest.mark.parametrize("unit", ["char", "bbpe"])
 def test_zipformer_is_trained_decoded_exported_and_used(unit, tmp_path, capsys):
     """With the scripts alone; results are in characters for either unit."""
     corpus = write_small_corpus(tmp_path, count=8)[:2]

@@ -36,6 +36,7 @@ def exp(flags, tmp_path_factory):
     return folder
 
 
+@pytest.mark.sweep
 def test_resumed_training_is_bit_equal(exp, flags, tmp_path):
     assert main(["train", *flags, "--exp-dir", str(tmp_path), "--num-epochs", "1"]) == 0
     assert main(["train", *flags, "--exp-dir", str(tmp_path), "--num-epochs", "2", "--start-epoch", "1"]) == 0

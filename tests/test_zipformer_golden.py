@@ -247,7 +247,7 @@ def test_losses_equal_icefalls(golden):
         assert pruned.sum().item() == pytest.approx(entry["pruned_loss"], rel=spread)
 
 
-@pytest.mark.parametrize("kind", ["plain", "regularised"])
+@pytest.mark.parametrize("kind", [pytest.param("plain", marks=pytest.mark.sweep), "regularised"])
 def test_gradient_of_a_training_step_equals_icefalls(zipformer_golden, kind, monkeypatch):
     """In training mode with all randomness fixed: every correction of a gradient never acts, or always."""
     golden = Golden(zipformer_golden / "offline")

@@ -77,6 +77,7 @@ def test_cost_of_int8_is_measured_printed_and_kept(export, cuts, tmp_path):
     assert main(["info", str(tmp_path / "onnx")]) == 0
 
 
+@pytest.mark.sweep
 def test_int8_that_costs_too_much_is_not_kept(export, cuts, tmp_path):
     # no loss at all is more than less than nothing
     flags = ["--int8", "true", "--manifest-dir", cuts, "--reject-worse-than", "-1"]
@@ -87,6 +88,7 @@ def test_int8_that_costs_too_much_is_not_kept(export, cuts, tmp_path):
     OnnxTransducer.open(tmp_path / "onnx")
 
 
+@pytest.mark.sweep
 def test_int8_of_another_model_does_not_stay(export, tmp_path):
     _, _, complained, names = export("--int8", "true")
     assert "the cost in accuracy was not measured. Set `--manifest-dir`" in complained
@@ -123,6 +125,7 @@ def test_bad_choices_are_named(talker, tmp_path, capsys):
     assert "needs `--int8 true`" in " ".join(capsys.readouterr().err.replace("│", " ").split())
 
 
+@pytest.mark.sweep
 def test_cost_of_int8_is_measured_chunk_by_chunk(export, cuts, live_talker, tmp_path):
     """As `transducer decode --streaming true` decodes: the last token comes in the silence after the end."""
     data = ["--streaming", "true", "--manifest-dir", str(cuts), "--test-set", "abrupt"]

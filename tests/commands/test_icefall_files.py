@@ -101,6 +101,7 @@ def test_export_alone_lists_what_can_be_exported(capsys):
     assert "transducer export icefall" in capsys.readouterr().out
 
 
+@pytest.mark.sweep
 def test_zipformer_goes_there_and_back(zipformer_golden, tmp_path, capsys):
     given, model, back = zipformer_golden / "causal" / "pretrained.pt", tmp_path / "m.pt", tmp_path / "back.pt"
     build_token_table(["".join(chr(0x4E00 + i) for i in range(38))], "char").write(tmp_path / "lang")

@@ -179,6 +179,7 @@ def test_resumed_training_is_bit_equal(world, tmp_path):
         assert torch.equal(parts.weights[name], value), name
 
 
+@pytest.mark.sweep
 def test_each_epoch_augments_anew(world, tmp_path, monkeypatch):
     """And without MUSAN, training goes on; the log says so once."""
     seen = []
@@ -370,6 +371,7 @@ def test_characters_unknown_to_the_model_are_counted(world, model, capsys, tmp_p
     assert "test: the token table lacks 1 unit of the references, counted as errors: 鑫" in capsys.readouterr().err
 
 
+@pytest.mark.sweep
 def test_demo_goes_on_where_it_stopped(tmp_path, capsys, monkeypatch):
     tiny = replace(demo.SIZES.encoder, num_layers=1, attention_dim=16, num_heads=2, feedforward_dim=16)
     monkeypatch.setattr(demo, "SIZES", replace(demo.SIZES, encoder=tiny))

@@ -83,6 +83,7 @@ def test_pushed_model_is_opened_by_its_name(hub, talker, result, tmp_path, capsy
     assert "joiner.int8.onnx" not in hub.repositories["me/talker"].files
 
 
+@pytest.mark.sweep
 def test_pushed_causal_model_has_both_uses(hub, live_talker, tmp_path, capsys, monkeypatch):
     """Whole utterances and live sound, by its name; its graphs are those of live sound."""
     sherpa_onnx = pytest.importorskip("sherpa_onnx")

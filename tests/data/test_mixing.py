@@ -138,6 +138,7 @@ def corpus(tmp_path_factory):
     return ["train", *options, "--max-duration", "5", "--mix-prefix", "other", "--mix-prob", "0.4"]
 
 
+@pytest.mark.sweep
 def test_training_with_two_corpora_goes_on_bit_equal(corpus, tmp_path, capsys):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     parts.mkdir()

@@ -73,7 +73,9 @@ def test_a_hotword_is_found_where_the_model_all_but_says_it(find, device):
         assert [h.score for h in found[n]] == pytest.approx([h.score for h in plain[n]], abs=1e-5)
 
 
-@pytest.mark.parametrize("find", [modified_beam_search, beam_search, beam_search_in_arrays])
+@pytest.mark.parametrize(
+    "find", [modified_beam_search, beam_search, pytest.param(beam_search_in_arrays, marks=pytest.mark.sweep)]
+)
 def test_a_scorer_that_adds_nothing_changes_nothing(find, device):
     model = Toy().to(device)
     encoder_out, lens = torch.randn(3, 8, 16, device=device), torch.tensor([8, 4, 6], device=device)

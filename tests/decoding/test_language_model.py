@@ -60,6 +60,9 @@ def arpa(tmp_path):
     return path
 
 
+FINDS = [modified_beam_search, beam_search, pytest.param(beam_search_in_arrays, marks=pytest.mark.sweep)]
+
+
 def _problem(device):
     return Toy().to(device), torch.randn(3, 8, 16, device=device), torch.tensor([8, 4, 6], device=device)
 
@@ -72,7 +75,7 @@ def _ngram_of_text(ngrams, tokens):
     return total + ngrams.row(context)[-1]
 
 
-@pytest.mark.parametrize("find", [modified_beam_search, beam_search, beam_search_in_arrays])
+@pytest.mark.parametrize("find", FINDS)
 @pytest.mark.parametrize("kind", ["ngram", pytest.param("neural", marks=pytest.mark.sweep)])
 def test_score_is_the_models_and_the_language_models(find, kind, arpa, device):
     """With a scale too small to change the search, the scores part by what the language model says of the text."""
@@ -93,7 +96,7 @@ def test_score_is_the_models_and_the_language_models(find, kind, arpa, device):
         assert difference == pytest.approx(of_text(before[0].tokens), abs=2.0, rel=0.02)
 
 
-@pytest.mark.parametrize("find", [modified_beam_search, beam_search, beam_search_in_arrays])
+@pytest.mark.parametrize("find", FINDS)
 def test_a_strong_language_model_decides(find, arpa, device):
     model, encoder_out, lens = _problem(device)
     ngrams = read_arpa(arpa, TOKENS)
@@ -114,6 +117,7 @@ def test_neural_model_sees_each_history_once(device):
     assert modified_beam_search(model, encoder_out, lens, scorer=scorer) == found
 
 
+@pytest.mark.sweep
 def test_forgotten_histories_are_evaluated_again(device, monkeypatch):
     model, encoder_out, lens = _problem(device)
     lstm = Lstm()
@@ -123,7 +127,7 @@ def test_forgotten_histories_are_evaluated_again(device, monkeypatch):
     assert [[h.tokens for h in own] for own in found] == [[h.tokens for h in own] for own in wanted]
 
 
-@pytest.mark.parametrize("find", [modified_beam_search, beam_search, beam_search_in_arrays])
+@pytest.mark.parametrize("find", FINDS)
 def test_scorers_add_up(find, arpa, device):
     model, encoder_out, lens = _problem(device)
     ngrams, phrases = read_arpa(arpa, TOKENS), [[((5, 7), 3.0), ((4,), 1.0)]]

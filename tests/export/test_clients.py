@@ -16,7 +16,7 @@ from stateless_transducer.features import FbankConfig
 from stateless_transducer.recognition.recognizer import Recognizer
 from stateless_transducer.text.tokens import SPECIAL, TokenTable
 
-METHODS = ["greedy_search", "modified_beam_search"]
+METHODS = [pytest.param("greedy_search", marks=pytest.mark.sweep), "modified_beam_search"]
 
 
 def _waves():
@@ -70,6 +70,7 @@ def test_all_say_the_same_alone_and_in_a_batch(talker, method):
     assert _sherpas(talker / "onnx", waves, method, batched=False) == wanted
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("method", METHODS)
 def test_next_to_no_sound_is_no_error(talker, method):
     waves = _short_waves()
@@ -80,6 +81,7 @@ def test_next_to_no_sound_is_no_error(talker, method):
         assert _sherpas(talker / "onnx", waves, method, batched=batch_seconds > 1) == wanted
 
 
+@pytest.mark.sweep
 def test_int8_says_the_same(talker):
     _, waves = _waves()
     wanted = _ours(talker / "onnx", waves, precision="int8")
@@ -87,7 +89,7 @@ def test_int8_says_the_same(talker):
     assert _sherpas(talker / "onnx", waves, suffix=".int8", batched=False) == wanted
 
 
-@pytest.mark.parametrize("quantization", [None, "int8"])
+@pytest.mark.parametrize("quantization", [None, pytest.param("int8", marks=pytest.mark.sweep)])
 def test_onnx_asr_says_the_same(talker, quantization):
     # its own front end takes no fewer samples
     waves = [*_waves()[1], *(wave for wave in _short_waves() if len(wave) >= 320)]
@@ -102,6 +104,7 @@ def test_onnx_asr_says_the_same(talker, quantization):
         assert [_said(found.tokens, found.timestamps) for found in together] == wanted[:8]
 
 
+@pytest.mark.sweep
 def test_words_are_apart(talker, tmp_path):
     table = TokenTable((*SPECIAL, "one", "two", "three", "four", "five", "six"), "word")
     write_onnx(tmp_path, Checkpoint(load_checkpoint(talker / "model.pt").weights, SIZES, FbankConfig(), table))

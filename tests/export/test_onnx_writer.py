@@ -58,7 +58,9 @@ def test_utterance_in_a_padded_batch_gives_what_it_gives_alone(encoder):
 
 
 @pytest.mark.parametrize("norm", ["mean", "level", "global"])
-@pytest.mark.parametrize(("N", "T"), [(1, 12), (3, 41), (2, 700)])
+@pytest.mark.parametrize(
+    ("N", "T"), [(3, 41), *(pytest.param(*each, marks=pytest.mark.sweep) for each in ((1, 12), (2, 700)))]
+)
 def test_normalization_is_in_the_graph(tmp_path, N, T, norm):
     network, session = _exported(tmp_path, feature_norm=norm), _session(tmp_path / "encoder.onnx")
     x, x_lens = torch.randn(N, T, 80) * 2 - 8, torch.linspace(T, 7, N).long()
@@ -88,7 +90,7 @@ def _exported(folder, **changes):
     return network.eval()
 
 
-@pytest.mark.parametrize("context_size", [1, 2, 3])
+@pytest.mark.parametrize("context_size", [2, *(pytest.param(size, marks=pytest.mark.sweep) for size in (1, 3))])
 def test_decoder_takes_a_start_that_is_no_token(tmp_path, context_size):
     network, session = _exported(tmp_path, context_size=context_size), _session(tmp_path / "decoder.onnx")
     y = torch.tensor([[-1] * (context_size - 1) + [0], [-1] * (context_size - 1) + [5], [3, 4, 8][:context_size]])

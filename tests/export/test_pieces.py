@@ -97,12 +97,14 @@ def test_info_knows_the_scores(folder, capsys):
     scores.write_text(before, encoding="utf-8")
 
 
+@pytest.mark.sweep
 def test_no_scores_stay_behind_from_another_model(folder, talker, tmp_path):
     for model in (folder / "model.pt", talker / "model.pt"):
         assert main(["export", "onnx", "--checkpoint", str(model), "--output", str(tmp_path / "onnx")]) == 0
     assert not (tmp_path / "onnx" / "bpe.vocab").exists()
 
 
+@pytest.mark.sweep
 def test_torch_export_has_the_scores_in_it(folder):
     path = folder / "model.jit.pt"
     assert main(["export", "torch", "--checkpoint", str(folder / "model.pt"), "--output", str(path)]) == 0

@@ -65,7 +65,7 @@ def _talkative(config: ModelConfig) -> Checkpoint:
     return Checkpoint(model.state_dict(), config, FbankConfig(), TOKENS)
 
 
-@pytest.fixture(scope="module", params=CONFIGS)
+@pytest.fixture(scope="module", params=["conformer", pytest.param("zipformer", marks=pytest.mark.sweep)])
 def exported(request, tmp_path_factory):
     """A checkpoint, and a folder with it and its graphs."""
     folder = tmp_path_factory.mktemp(request.param)

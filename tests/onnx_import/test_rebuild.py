@@ -97,6 +97,7 @@ def test_graphs_give_the_weights_back(exported, tmp_path, capsys):
     assert max(float(number) for number in re.findall(r"\d\.\de[-+]\d\d", out)) < 1e-5
 
 
+@pytest.mark.sweep
 def test_int8_graphs_give_the_rounded_weights_back(exported, tmp_path):
     folder, checkpoint = exported
     for path in [*folder.glob("*.int8.onnx"), folder / "tokens.txt", folder / "lang.json"]:
@@ -109,6 +110,7 @@ def test_int8_graphs_give_the_rounded_weights_back(exported, tmp_path):
     assert "weights, to 8 bits" in rebuilt.provenance["rounded"]
 
 
+@pytest.mark.sweep
 def test_streaming_graphs_of_icefall_give_its_weights_back(zipformer_golden, tmp_path):
     folder = shutil.copytree(
         zipformer_golden / "onnx" / "streaming_c16_l64", tmp_path / "graphs", copy_function=shutil.copy

@@ -28,7 +28,7 @@ EXACT = {
 }
 # kernels are slow where they are interpreted
 FEW_INTERPRETED = [
-    pytest.param(impl, topology, marks=pytest.mark.sweep if (impl, topology != "standard") == ("triton", True) else ())
+    pytest.param(impl, topology, marks=pytest.mark.sweep if impl == "triton" else ())
     for impl in EXACT
     for topology in TOPOLOGIES
 ]
@@ -261,6 +261,7 @@ def test_half_precision_is_multiplied_as_it_is(monkeypatch, device):
 
 
 # torch's own compiler looks at .grad of tensors that are no leaves
+@pytest.mark.sweep
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
 def test_torch_compile_around_the_loss(device):
     problem = _problem([(9, 3), (6, 2)], 5, device)

@@ -20,7 +20,9 @@ SIZES = {"small": ([5, 3, 7, 1], [3, 2, 0, 0]), "not-powers-of-two": ([13, 11], 
 
 @pytest.mark.parametrize("has_occupations", [True, False], ids=["two-way", "one-way"])
 @pytest.mark.parametrize("topology", ["standard", "modified", "modified_open"])
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(
+    "size", ["small", *(pytest.param(size, marks=pytest.mark.sweep) for size in ("not-powers-of-two", "no-path"))]
+)
 def test_lattice_kernel_equals_plain_code(size, topology, has_occupations, device):
     lens, token_lens = (torch.tensor(each) for each in SIZES[size])
     cells = list_cells(lens, token_lens, int(lens.max()) + 1, topology, device)

@@ -256,6 +256,7 @@ def test_stream_begins_before_the_sound_is_read_to_its_end(long_recognizer, tmp_
         list(segments)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("batch_seconds", [7.0, *(pytest.param(s, marks=pytest.mark.sweep) for s in (1.0, 1000.0))])
 def test_pool_of_several_sounds_keeps_their_order(long_recognizer, tmp_path, batch_seconds):
     long, absent = _speech_and_silence(), tmp_path / "no.wav"

@@ -210,6 +210,7 @@ def test_a_client_may_send_the_next_file_as_soon_as_it_has_its_answer(engine, so
     assert statuses == [200] * 48
 
 
+@pytest.mark.sweep
 def test_a_client_that_does_not_read_its_answer_holds_no_place(engine, open_connection, tmp_path):
     """The answer is larger than what the sockets hold."""
     rng = np.random.default_rng(0)

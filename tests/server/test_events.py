@@ -167,6 +167,7 @@ def test_an_error_of_the_servers_on_the_way_is_told_too(recognizer, sound):
     assert _of(found, "delta") and found[-1]["error"]["code"] == 500 and "RuntimeError" in found[-1]["error"]["message"]
 
 
+@pytest.mark.sweep
 def test_words_of_a_model_that_does_not_know_them_are_an_error(tiny_model, sound):
     plain = StreamingRecognizer.from_pretrained(tiny_model().folder, details=DetailConfig(align=False))
     with served(StreamingEngine(plain, BatchConfig())) as address:

@@ -19,6 +19,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (Debian
 TEXT = "今天气很好吗"
 
 
+@pytest.mark.sweep
 def test_page_transcribes_files_and_the_microphone(talker, tmp_path):
     random = np.random.default_rng(3)
     silence = np.zeros(32000, np.float32)

@@ -104,6 +104,7 @@ def test_warm_up_that_does_not_end_is_told(corpus, tmp_path, capsys, flags):
     assert re.search(f"warning +{line}", printed.out) if flags else re.search(f"WARNING .*{line}", printed.err)
 
 
+@pytest.mark.sweep
 def test_largest_batch_is_proposed_and_no_weights_are_touched(corpus, trained, tmp_path, capsys):
     before = trained.read_bytes()
     flags = ["--exp-dir", str(trained.parent), "--find-max-duration", "true"]

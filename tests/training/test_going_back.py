@@ -100,6 +100,7 @@ def test_going_back_to_the_best_epoch_keeps_it_the_best(corpus, tmp_path):
     assert load_checkpoint(tmp_path / "best-valid-loss.pt").provenance["epoch"] == 0
 
 
+@pytest.mark.sweep
 def test_the_best_epoch_stays_the_best_without_its_own_file(corpus, tmp_path):
     flags = ["--exp-dir", str(tmp_path), "--num-epochs"]
     assert main([*corpus, *flags, "1"]) == 0
@@ -143,6 +144,7 @@ def test_the_middle_of_an_epoch_does_not_go_on_with_other_batches(corpus, halfwa
     assert set(os.listdir(halfway)) == names
 
 
+@pytest.mark.sweep
 def test_the_end_of_an_epoch_goes_on_with_other_batches(corpus, tmp_path):
     flags = ["--exp-dir", str(tmp_path), "--num-epochs"]
     assert main([*corpus, *flags, "1"]) == 0

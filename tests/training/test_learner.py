@@ -255,6 +255,7 @@ def test_fp16_scale_never_falls_below_one(device):
     assert learner.scaler.get_scale() == 1
 
 
+@pytest.mark.sweep
 def test_fp16_without_a_finite_gradient_at_any_scale_stops(tmp_path, capsys, monkeypatch):
     """An infinite gradient is no news while the scale still falls; at its lowest it is counted."""
     corpus = write_small_corpus(tmp_path / "corpus")

@@ -69,7 +69,7 @@ def test_largest_duration_is_searched_for_on_a_gpu(error, tmp_path, capsys):
             "empty_cache": lambda: None,
         }.items():
             patch.setattr(torch.cuda, name, value)
-        assert _find(tmp_path, count=200) == 0
+        assert _find(tmp_path, count=120) == 0
     *tried, proposed = capsys.readouterr().out.strip().splitlines()
     assert any("does not fit" in line for line in tried)
     assert 30 < float(proposed.removeprefix("--max-duration ")) <= 40

@@ -185,6 +185,7 @@ def exp(corpus, tmp_path_factory):
     return folder
 
 
+@pytest.mark.sweep
 def test_resumed_pruned_training_is_bit_equal(corpus, exp, tmp_path):
     shutil.copy(exp / "epoch-0.pt", tmp_path)
     assert main([*corpus, "--exp-dir", str(tmp_path), "--num-epochs", "2", "--start-epoch", "1"]) == 0

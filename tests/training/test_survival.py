@@ -233,6 +233,7 @@ def test_stop_reaches_all_processes(corpus, tmp_path):
     assert len(list(tmp_path.glob("checkpoint-*.pt"))) == 1
 
 
+@pytest.mark.sweep
 def test_resuming_a_run_that_never_began_starts_it(corpus, tmp_path):
     assert main([*corpus, "--exp-dir", str(tmp_path), "--num-epochs", "1", "--resume", "true"]) == 0
     assert main([*corpus, "--exp-dir", str(tmp_path), "--num-epochs", "1", "--resume", "true"]) == 0

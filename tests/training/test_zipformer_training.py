@@ -314,6 +314,7 @@ def test_invalid_provenance_is_refused_by_name(tmp_path):
     assert load_resumable(tmp_path / "epoch-0.pt").provenance == provenance
 
 
+@pytest.mark.sweep
 def test_precision_and_recomputation_change_little(device):
     """Recomputation nothing but rounding: the same chances are drawn again."""
 
