@@ -429,8 +429,11 @@ def _loader(dataset: TransducerDataset, pieces: Sequence[Piece], num_workers: in
                 raise batch.unpack()
             yield batch
     finally:
-        # the traceback of an error would keep the iterator until garbage collection. That closes the queues first, so
-        # the workers would not receive the request to end, and this process would wait 5 s for each
+        # whatever still refers to the iterator would keep it until garbage collection. That closes the queues first, so
+        # the workers would not receive the request to end, and this process would wait for them
+        shut_down = getattr(batches, "_shutdown_workers", None)
+        if shut_down is not None:
+            shut_down()
         del batches
 
 

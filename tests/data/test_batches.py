@@ -7,6 +7,7 @@ import torch
 from lhotse import CutSet
 from model_sizes import SUBSAMPLING
 from small_corpus import TOKENS, make_cut, write_small_corpus
+from torch.utils.data import DataLoader
 
 from stateless_transducer.cli import main
 from stateless_transducer.data.batches import TrainingLoader, evaluation_batches, make_batch, trainable, with_loss
@@ -113,14 +114,18 @@ def test_nothing_usable_is_explained(tmp_path):
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_features_of_another_width_are_named(tmp_path, num_workers):
-    """Their manifest may not know: the array counts."""
+def test_features_of_another_width_are_named(tmp_path, num_workers, monkeypatch):
+    """Their manifest may not know: the array counts. Workers end with the error, whatever refers to their iterator."""
+    iterators, plain = [], DataLoader.__iter__
+    monkeypatch.setattr(DataLoader, "__iter__", lambda loader: iterators.append(plain(loader)) or iterators[-1])
     frames = [torch.randn(60, 80), torch.randn(60, 40)]
     cuts = [make_cut(tmp_path / "feats", f"u{n}", 0.6, "ab", rows) for n, rows in enumerate(frames)]
     CutSet.from_cuts(cuts).to_file(tmp_path / "cuts.jsonl.gz")
     config = DataConfig(num_workers=num_workers)
     with pytest.raises(ValueError, match=r"features of u1 .*\(60, 40\).* 80\)"):
         list(evaluation_batches(open_index(tmp_path / "cuts.jsonl.gz"), TOKENS, config))
+    workers = [worker for iterator in iterators for worker in getattr(iterator, "_workers", ())]
+    assert len(workers) == num_workers and not any(worker.is_alive() for worker in workers)
 
 
 @pytest.mark.parametrize("masks", [0, 1, 10])
