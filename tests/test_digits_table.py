@@ -24,6 +24,8 @@ def test_table_has_each_speaker_and_the_mean_median_and_worst(tmp_path, monkeypa
             interval = {"confidence": 0.95, "low": rate - 1, "high": rate + 1}
             figures = {"error_rate": rate, "confidence_interval": interval, "reference_units": 2000}
             (folder / "result-dev-epoch-1.json").write_text(json.dumps(figures))
+            live = {**figures, "error_rate": rate + 1}
+            (folder / "result-dev-epoch-1-streaming-320.json").write_text(json.dumps(live))
     assert _run(monkeypatch, *(tmp_path / speaker for speaker in RATES)) == 0
     rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
     assert rows[2] == ["ann", "4.00 (3.00..5.00)", "3.00 (2.00..4.00)", "2000"]
@@ -32,6 +34,8 @@ def test_table_has_each_speaker_and_the_mean_median_and_worst(tmp_path, monkeypa
         ["median", "5.00", "6.00"],
         ["worst", "12.00", "10.50"],
     ]
+    assert _run(monkeypatch, "--streaming", *(tmp_path / speaker for speaker in RATES)) == 0
+    assert "| mean | 8.00 | 7.50 | |" in capsys.readouterr().out
 
 
 def test_speaker_without_a_result_is_named(tmp_path, monkeypatch, capsys):

@@ -2,9 +2,10 @@
 # Leave one speaker out: train on all speakers but one, test on that one, for each in turn. Figures in RESULTS.md.
 #
 #   ./leave_one_out.sh FOLDER [SPEAKER...]     FOLDER as for run.sh; by default, all speakers of train and dev
+#   MODEL=NAME ./leave_one_out.sh FOLDER ...   with finetune.sh instead of run.sh, on live sound
 #
 # Each speaker has a folder of the name. At the end, and after an interruption for what is complete: a table with mean,
-# median and worst. Settings of run.sh are to be chosen by the mean. Re-running the script resumes where it stopped.
+# median and worst. Settings are to be chosen by the mean. Re-running the script resumes where it stopped.
 set -euo pipefail
 trap 'exit 130' INT
 digits=$(realpath "${1:?name the folder with manifest.tsv and strings.tsv}")
@@ -17,6 +18,10 @@ speakers=("$@")
 
 for speaker in "${speakers[@]}"; do
   mkdir -p "$speaker"
-  (cd "$speaker" && "$here/run.sh" "$digits" "$speaker")
+  if [ -n "${MODEL:-}" ]; then
+    (cd "$speaker" && "$here/finetune.sh" "$digits" "$speaker" "$MODEL")
+  else
+    (cd "$speaker" && "$here/run.sh" "$digits" "$speaker")
+  fi
 done
-"$here/leave_one_out_table.py" "${speakers[@]}"
+"$here/leave_one_out_table.py" ${MODEL:+--streaming} "${speakers[@]}"

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Word error rates of ``leave_one_out.sh`` as a Markdown table: each speaker, mean, median and worst.
 
-./leave_one_out_table.py george jackson ...     folders, each with exp/ as run.sh leaves it
+./leave_one_out_table.py george jackson ...     folders, each with exp/ as run.sh or finetune.sh leaves it
 """
 
 from __future__ import annotations
@@ -25,9 +25,13 @@ METHODS = ("greedy_search", "modified_beam_search")
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folders", type=Path, nargs="+")
+    parser.add_argument("--streaming", action="store_true", help="results of live sound instead of whole utterances")
     arguments = parser.parse_args()
     try:
-        results = {folder.name: [result_of(folder, method) for method in METHODS] for folder in arguments.folders}
+        results = {
+            folder.name: [result_of(folder, method, live=arguments.streaming) for method in METHODS]
+            for folder in arguments.folders
+        }
     except OSError as err:
         print(f"leave_one_out_table.py: error: {err}", file=sys.stderr)
         return 1
@@ -43,10 +47,11 @@ def main() -> int:
     return 0
 
 
-def result_of(folder: Path, method: str) -> dict:
+def result_of(folder: Path, method: str, *, live: bool) -> dict:
     """Figures of the newest result, in words, on dev."""
+    results = (folder / "exp" / "log" / method / "wer").glob("result-dev-*.json")
     paths = sorted(
-        (folder / "exp" / "log" / method / "wer").glob("result-dev-*.json"), key=lambda path: path.stat().st_mtime
+        (path for path in results if ("-streaming-" in path.name) == live), key=lambda path: path.stat().st_mtime
     )
     if not paths:
         raise FileNotFoundError(f"{folder} has no result of {method} on dev; run leave_one_out.sh first")
