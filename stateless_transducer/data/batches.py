@@ -10,6 +10,7 @@ import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count, islice
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -424,7 +425,7 @@ def _loader(dataset: TransducerDataset, pieces: Sequence[Piece], num_workers: in
     with signals_blocked(_SIGNALS):
         batches = iter(loader)
     try:
-        for batch in batches:
+        for batch in _received(batches):
             if isinstance(batch, CarriedError):
                 raise batch.unpack()
             yield batch
@@ -435,6 +436,22 @@ def _loader(dataset: TransducerDataset, pieces: Sequence[Piece], num_workers: in
         if shut_down is not None:
             shut_down()
         del batches
+
+
+def _received(batches: Iterator[Batch | CarriedError]) -> Iterator[Batch | CarriedError]:
+    """Yield the batches, and name a worker that dies while it hands one over: torch names those that died before."""
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except (ConnectionError, EOFError) as err:
+            workers = {worker.sentinel: worker.pid for worker in getattr(batches, "_workers", ())}
+            died = ", ".join(str(workers[sentinel]) for sentinel in wait(list(workers), timeout=1))
+            if not died:
+                raise
+            raise RuntimeError(f"DataLoader worker (pid(s) {died}) exited unexpectedly") from err
+        yield batch
 
 
 class _CarryingErrors(Dataset["Batch | CarriedError"]):

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from processes import is_running, wait_until
 from warm import Program
 
+from stateless_transducer.data.batches import _received
 from stateless_transducer.data.config import WorkConfig
 from stateless_transducer.data.executor import executor
 from stateless_transducer.training.run_lock import run_lock
@@ -73,3 +77,23 @@ def test_idle_process_of_an_executor_ends_with_a_killed_parent(tmp_path):
 def test_one_job_needs_no_further_process():
     with executor(WorkConfig(num_jobs=1)) as execute:
         assert list(execute(lambda number: (os.getpid(), number), (2, 1))) == [(os.getpid(), 2), (os.getpid(), 1)]
+
+
+def test_a_worker_that_dies_while_it_hands_over_a_batch_is_named():
+    context = multiprocessing.get_context("fork")
+    ended, alive = context.Process(target=int), context.Process(target=time.sleep, args=(60,))
+    ended.start()
+    alive.start()
+
+    class Batches(Iterator):
+        _workers = (ended, alive)
+
+        def __next__(self):
+            raise ConnectionResetError(104, "Connection reset by peer")
+
+    try:
+        with pytest.raises(RuntimeError, match=rf"^DataLoader worker \(pid\(s\) {ended.pid}\)"):
+            next(_received(Batches()))
+    finally:
+        alive.kill()
+        alive.join()
