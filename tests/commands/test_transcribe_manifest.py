@@ -152,7 +152,7 @@ def test_cluster_gives_what_one_machine_gives(folder, transcribe, monkeypatch):
     with (
         dask_workers(),
         distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, dashboard_address=None, local_directory=str(folder / "dask")
+            n_workers=2, threads_per_worker=1, dashboard_address=":0", local_directory=str(folder / "dask")
         ) as cluster,
     ):
         # the workers run in another folder than the command

@@ -26,7 +26,7 @@ def cluster():
         dask.config.set(settings),
         dask_workers(),
         distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address=None
+            n_workers=2, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address=":0"
         ) as made,
     ):
         yield made
