@@ -435,7 +435,6 @@ def _loader(dataset: TransducerDataset, pieces: Sequence[Piece], num_workers: in
         shut_down = getattr(batches, "_shutdown_workers", None)
         if shut_down is not None:
             shut_down()
-        del batches
 
 
 def _received(batches: Iterator[Batch | CarriedError]) -> Iterator[Batch | CarriedError]:
