@@ -211,7 +211,7 @@ def test_script_explains_itself(script, capsys):
     assert f"usage: {SCRIPTS / script}.py" in capsys.readouterr().out.replace("\n", "")
 
 
-# prepare.sh has options of its own, leave_one_out.sh calls run.sh
+# prepare.sh has options of its own, leave_one_out.sh calls the others
 SHELL_SCRIPTS = [path for name in ("run", "other_*", "finetune") for path in EGS.glob(f"*/ASR/{name}.sh")]
 
 

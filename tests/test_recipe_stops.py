@@ -20,6 +20,8 @@ THERE = (
     "travel/table.tsv",
     "corpus/model.pt",
     "corpus/manifest.tsv",
+    "start.pt",
+    "joined/table.tsv",
 )
 TRANSDUCER = """#!/usr/bin/env bash
 [ "$1" = train ] && trap 'exit 0' INT
@@ -29,18 +31,25 @@ while :; do sleep 0.05; done
 """
 
 
-@pytest.mark.parametrize("recipe", ["digits", "hsk", "so762", "adaptation", "yesno"])
-def test_nothing_begins_behind_a_training_that_was_told_to_stop(recipe, tmp_path):
+@pytest.mark.parametrize(
+    "command_line",
+    [
+        *(f"{recipe}/ASR/run.sh corpus" for recipe in ("digits", "hsk", "so762", "adaptation", "yesno")),
+        "digits/ASR/finetune.sh corpus ann",
+    ],
+)
+def test_nothing_begins_behind_a_training_that_was_told_to_stop(command_line, tmp_path):
     for name in THERE:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     log = tmp_path / "log"
+    script, *arguments = command_line.split()
     command = tmp_path / "bin" / "transducer"
     command.parent.mkdir()
     command.write_text(TRANSDUCER.format(log=log))
     command.chmod(0o755)
     process = subprocess.Popen(
-        [str(EGS / recipe / "ASR" / "run.sh"), "corpus"],
+        [str(EGS / script), *arguments],
         cwd=tmp_path,
         env={**os.environ, "PATH": f"{command.parent}:{os.environ['PATH']}"},
         start_new_session=True,

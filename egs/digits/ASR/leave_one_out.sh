@@ -2,7 +2,7 @@
 # Leave one speaker out: train on all speakers but one, test on that one, for each in turn. Figures in RESULTS.md.
 #
 #   ./leave_one_out.sh FOLDER [SPEAKER...]     FOLDER as for run.sh; by default, all speakers of train and dev
-#   MODEL=NAME ./leave_one_out.sh FOLDER ...   with finetune.sh instead of run.sh, on live sound
+#   MODEL=M ./leave_one_out.sh FOLDER ...      with finetune.sh and its MODEL instead of run.sh, on live sound
 #
 # Each speaker has a folder of the name. At the end, and after an interruption for what is complete: a table with mean,
 # median and worst. Settings are to be chosen by the mean. Re-running the script resumes where it stopped.
@@ -10,6 +10,8 @@ set -euo pipefail
 trap 'exit 130' INT
 digits=$(realpath "${1:?name the folder with manifest.tsv and strings.tsv}")
 here=$(cd "$(dirname "$0")" && pwd)
+model=${MODEL:-}
+[ ! -d "$model" ] || model=$(realpath "$model")
 shift
 speakers=("$@")
 [ ${#speakers[@]} -gt 0 ] || mapfile -t speakers < <(awk -F'\t' '
@@ -18,10 +20,10 @@ speakers=("$@")
 
 for speaker in "${speakers[@]}"; do
   mkdir -p "$speaker"
-  if [ -n "${MODEL:-}" ]; then
-    (cd "$speaker" && "$here/finetune.sh" "$digits" "$speaker" "$MODEL")
+  if [ -n "$model" ]; then
+    (cd "$speaker" && "$here/finetune.sh" "$digits" "$speaker" "$model")
   else
     (cd "$speaker" && "$here/run.sh" "$digits" "$speaker")
   fi
 done
-"$here/leave_one_out_table.py" ${MODEL:+--streaming} "${speakers[@]}"
+"$here/leave_one_out_table.py" ${model:+--streaming} "${speakers[@]}"
