@@ -212,7 +212,7 @@ def test_script_explains_itself(script, capsys):
 
 
 # prepare.sh has options of its own, leave_one_out.sh calls the others
-SHELL_SCRIPTS = [path for name in ("run", "other_*", "finetune") for path in EGS.glob(f"*/ASR/{name}.sh")]
+SHELL_SCRIPTS = [path for name in ("run", "other_*", "finetune", "english") for path in EGS.glob(f"*/ASR/{name}.sh")]
 
 
 @pytest.mark.parametrize("path", sorted(SHELL_SCRIPTS), ids=lambda path: f"{path.parts[-3]}-{path.stem}")

@@ -21,6 +21,8 @@ THERE = (
     "corpus/model.pt",
     "corpus/manifest.tsv",
     "start.pt",
+    "mandarin.pt",
+    "narrow/table.tsv",
     "joined/table.tsv",
 )
 TRANSDUCER = """#!/usr/bin/env bash
@@ -36,6 +38,7 @@ while :; do sleep 0.05; done
     [
         *(f"{recipe}/ASR/run.sh corpus" for recipe in ("digits", "hsk", "so762", "adaptation", "yesno")),
         "digits/ASR/finetune.sh corpus ann",
+        "digits/ASR/english.sh corpus",
     ],
 )
 def test_nothing_begins_behind_a_training_that_was_told_to_stop(command_line, tmp_path):

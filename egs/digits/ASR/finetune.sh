@@ -15,7 +15,9 @@ digits=${1:?name the folder with manifest.tsv and strings.tsv} speaker=${2:?name
 model=${3:-kws-models/sherpa-onnx-kws-zipformer-wenetspeech-3.3M-2024-01-01-mobile}
 here=$(cd "$(dirname "$0")" && pwd)
 
-[ -f start.pt ] || transducer import --onnx "$model" --output start.pt
+if [ ! -f start.pt ]; then
+  if [ -f "$model" ]; then cp "$model" start.pt; else transducer import --onnx "$model" --output start.pt; fi
+fi
 [ -f joined/table.tsv ] || python3 "$here/join_strings.py" --output-dir joined \
   --recordings "$digits/manifest.tsv" --strings "$digits/strings.tsv" --dev-speaker "$speaker" \
   --train-limit 300 --dev-limit 300 --noise-share 0.5

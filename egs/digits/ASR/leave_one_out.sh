@@ -11,7 +11,7 @@ trap 'exit 130' INT
 digits=$(realpath "${1:?name the folder with manifest.tsv and strings.tsv}")
 here=$(cd "$(dirname "$0")" && pwd)
 model=${MODEL:-}
-[ ! -d "$model" ] || model=$(realpath "$model")
+[ ! -e "$model" ] || model=$(realpath "$model")
 shift
 speakers=("$@")
 [ ${#speakers[@]} -gt 0 ] || mapfile -t speakers < <(awk -F'\t' '
