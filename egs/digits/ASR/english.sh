@@ -4,7 +4,7 @@
 #   ./english.sh SO762 [MODEL]     writes english.pt, which finetune.sh takes as its MODEL
 #
 # SO762: the folder with manifest.tsv (id, path, speaker, text, split) of egs/so762, English sentences by 200 speakers. MODEL as
-# for finetune.sh. Sounds are reduced to 8 kHz, as those of the digits. About 25 minutes on one CPU core. Started again, it goes
+# for finetune.sh. Sounds are reduced to 8 kHz, as those of the digits. About 30 minutes on one CPU core. Started again, it goes
 # on where it stopped. The settings are those of finetune.sh.
 set -euo pipefail
 trap 'exit 130' INT   # Ctrl-C saves the training and must not start the next step

@@ -5,8 +5,9 @@
 #
 # FOLDER as for run.sh; the strings of SPEAKER are dev. MODEL: a folder with the ONNX graphs of a Zipformer, or the name of a
 # published one; by default, a model of 3.3 million parameters for Mandarin. Its encoder knows many speakers, which the four
-# of this corpus cannot teach. The first two stacks stay as they are: an update then takes half of the time.
-# About 17 minutes on one CPU core. Needs the extras train and export, and hub for a name. Started again, it goes on where it stopped.
+# of this corpus cannot teach. english.pt, which english.sh makes of it, is better. The first two stacks stay as they are: an
+# update then takes half of the time. About 17 minutes on one CPU core. Needs the extras train and export, and hub for a
+# name. Started again, it goes on where it stopped.
 #
 # The settings were chosen on nicolas.
 set -euo pipefail
