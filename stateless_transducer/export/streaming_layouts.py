@@ -117,7 +117,8 @@ def _conformer(encoder: CausalEncoder, config: ConformerConfig) -> StreamingLayo
         "left_context": 2 * L,
         "num_encoder_layers": config.num_layers,
         "encoder_dim": config.attention_dim,
-        "cnn_module_kernel": config.conv_kernel,
+        # to sherpa-onnx, one more than the frames of the state
+        "cnn_module_kernel": config.conv_past + 1,
         "pad_length": encoder.look_ahead,
     }
     # sherpa-onnx counts the frames itself

@@ -157,6 +157,8 @@ class ConformerConfig(CausalEncoderConfig):
     """Width inside the feed-forward modules."""
     conv_kernel: Annotated[int, Ge(1)] = 31
     """Frames that a convolution module sees; odd."""
+    causal_conv: Annotated[bool, ADVANCED] = False
+    """With `causal`: let convolutions see past frames only, instead of as many on both sides, as far as the chunk."""
     subsampling_channels: Annotated[int, Ge(1)] | None = None
     """Channels of the two subsampling convolutions; by default, the width of the encoder."""
 
@@ -170,6 +172,11 @@ class ConformerConfig(CausalEncoderConfig):
             raise ValueError(f"`attention_dim` must be even, but is {self.attention_dim}.")
         if self.conv_kernel % 2 == 0:
             raise ValueError(f"`conv_kernel` must be odd, but is {self.conv_kernel}.")
+
+    @property
+    def conv_past(self) -> int:
+        """Frames before a chunk that a convolution sees."""
+        return self.conv_kernel - 1 if self.causal and self.causal_conv else self.conv_kernel // 2
 
     @property
     def subsampling(self) -> Subsampling:
@@ -484,6 +491,9 @@ class ModelConfig:
             name: tuple(cast("list[Any]", value)) if isinstance(value, list) else value for name, value in sizes.items()
         }
         del values["encoder"]
+        if kind == ConformerConfig.kind:
+            # models from before there was a choice
+            values.setdefault("causal_conv", True)
         parts: dict[str, Any] = {}
         for name, config in (("encoder", ENCODER_CONFIGS[kind]), ("decoder", DecoderConfig), ("joiner", JoinerConfig)):
             parts[name] = config(**{size: values.pop(size) for size in _names(config) if size in values})

@@ -1,9 +1,10 @@
 """Conformer encoder (Gulati et al. 2020, arXiv 2005.08100), as in icefall: LayerNorm in the convolution module.
 
-A causal one sees chunks, see `CausalEncoder`: attention is limited to them, and convolutions see no later frame.
+A causal one sees chunks, see `CausalEncoder`: attention and convolutions are limited to them, or convolutions see
+past frames only.
 
 Letters: N utterances or streams, T_in feature frames, F mel bins, T encoder frames, L encoder frames of left context,
-C channels, D width, H heads, Dh = D / H, K kernel of the convolutions.
+C channels, D width, H heads, Dh = D / H, P frames before a chunk that the convolutions see.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from stateless_transducer.model.attention import RelativeSelfAttention, relative_positions
-from stateless_transducer.model.chunks import ChunkChoices, chunk_mask
+from stateless_transducer.model.chunks import ChunkChoices, Chunks, chunk_mask
 from stateless_transducer.model.encoder import CausalEncoder
-from stateless_transducer.model.layers import depthwise
+from stateless_transducer.model.layers import depthwise, depthwise_with
 from stateless_transducer.ops.masks import padding_mask
 from stateless_transducer.ops.subsampling import Subsampling
 
@@ -32,7 +33,7 @@ class ConformerState(NamedTuple):
     values: Tensor
     """(N, layers, H, L, Dh)."""
     convolved: Tensor
-    """(N, layers, D, K-1), inputs of the depthwise convolutions."""
+    """(N, layers, D, P), inputs of the depthwise convolutions."""
     num_frames: Tensor
     """(N,), int64, encoder frames so far, of which the last L are in the state."""
 
@@ -49,6 +50,7 @@ class Conformer(CausalEncoder):
         num_heads: int,
         feedforward_dim: int,
         conv_kernel: int,
+        conv_past: int,
         subsampling_channels: int,
         output_dim: int,
         dropout: float,
@@ -60,15 +62,14 @@ class Conformer(CausalEncoder):
         super().__init__()
         self.is_causal, self.chunk_choices, self.chunk_factor = is_causal, chunk_choices, chunk_factor
         self.look_ahead = subsampling.min_frames - subsampling.factor
-        self._num_heads, self._kernel = num_heads, conv_kernel
+        self._num_heads, self._conv_past = num_heads, conv_past
         self.width: int = dim
         self.output_dim: int = output_dim
         self.subsampling: Subsampling = subsampling
         self.embed: Conv2dSubsampling = Conv2dSubsampling(feature_dim, subsampling_channels, dim)
         self.dropout: nn.Dropout = nn.Dropout(dropout)
         self.layers: nn.ModuleList = nn.ModuleList(
-            ConformerLayer(dim, num_heads, feedforward_dim, conv_kernel, dropout, is_causal=is_causal)
-            for _ in range(num_layers)
+            ConformerLayer(dim, num_heads, feedforward_dim, conv_kernel, conv_past, dropout) for _ in range(num_layers)
         )
         self.after_norm: nn.LayerNorm = nn.LayerNorm(dim)
         self.output: nn.Sequential = nn.Sequential(nn.Dropout(dropout), nn.Linear(dim, output_dim))
@@ -84,26 +85,16 @@ class Conformer(CausalEncoder):
         lens = self.subsampling.lens(feature_lens)
         # attention to no frame at all would give NaN
         padding = padding_mask(lens.clamp(min=1), x.shape[1])
-        hidden = self._hidden(padding)
+        chunks = self.batch_chunks().divided(self.chunk_factor)
+        hidden = _hidden(padding, chunks)
         positions = self.dropout(relative_positions(x.shape[1], self.width, like=x))
         x = self.dropout(x * self.width**0.5)
         for layer in self.layers:
             if self.recompute_stages and self.training:
-                x = checkpoint(layer, x, positions, padding, hidden, use_reentrant=False)
+                x = checkpoint(layer, x, positions, padding, hidden, chunks.size, use_reentrant=False)
             else:
-                x = layer(x, positions, padding, hidden)
+                x = layer(x, positions, padding, hidden, chunks.size)
         return self.output(self.after_norm(x)), lens
-
-    def _hidden(self, padding: Tensor) -> Tensor:
-        """Return the frames that a frame does not see, (N, 1 or T, T): padding, and those outside of its chunks."""
-        chunks = self.batch_chunks().divided(self.chunk_factor)
-        hidden = padding[:, None]
-        if chunks.size < 0:
-            return hidden
-        T = padding.shape[1]
-        hidden = hidden | ~chunk_mask(T, chunks, padding.device)
-        # the chunks of a padding frame may hold padding alone
-        return hidden & ~torch.eye(T, dtype=torch.bool, device=padding.device)
 
     def initial_state(self, num_streams: int) -> ConformerState:
         """See `CausalEncoder.initial_state`."""
@@ -114,7 +105,7 @@ class Conformer(CausalEncoder):
         return ConformerState(
             keys=zeros(keys_shape),
             values=zeros(keys_shape),
-            convolved=zeros((*streams_and_layers, self.width, self._kernel - 1)),
+            convolved=zeros((*streams_and_layers, self.width, self._conv_past)),
             num_frames=zeros(num_streams, dtype=torch.int64),
         )
 
@@ -134,6 +125,17 @@ class Conformer(CausalEncoder):
         keys, values, convolved = (torch.stack(parts, dim=1) for parts in zip(*states, strict=True))
         next_state = ConformerState(keys, values, convolved, state.num_frames + T)
         return self.output(self.after_norm(x)), next_state
+
+
+def _hidden(padding: Tensor, chunks: Chunks) -> Tensor:
+    """Return the frames that a frame does not see, (N, 1 or T, T): padding, and those outside of its chunks."""
+    hidden = padding[:, None]
+    if chunks.size < 0:
+        return hidden
+    frames = torch.arange(padding.shape[1], device=padding.device)
+    hidden = hidden | ~chunk_mask(frames.shape[0], chunks, padding.device)
+    # the chunks of a padding frame may hold padding alone; ONNX Runtime knows no `eye` of booleans
+    return hidden & (frames[:, None] != frames)
 
 
 class Conv2dSubsampling(nn.Module):
@@ -172,12 +174,12 @@ class ConformerLayer(nn.Module):
     """Conformer layer: half a feed-forward, attention, convolution, half a feed-forward; pre-norm and residual."""
 
     def __init__(
-        self, dim: int, num_heads: int, feedforward_dim: int, conv_kernel: int, dropout: float, *, is_causal: bool
+        self, dim: int, num_heads: int, feedforward_dim: int, conv_kernel: int, conv_past: int, dropout: float
     ) -> None:
         super().__init__()
         self.feed_forward_macaron: nn.Sequential = _feed_forward(dim, feedforward_dim, dropout)
         self.self_attn: RelativeSelfAttention = RelativeSelfAttention(dim, num_heads)
-        self.conv_module: ConvolutionModule = ConvolutionModule(dim, conv_kernel, is_causal=is_causal)
+        self.conv_module: ConvolutionModule = ConvolutionModule(dim, conv_kernel, conv_past)
         self.feed_forward: nn.Sequential = _feed_forward(dim, feedforward_dim, dropout)
         self.norm_ff_macaron: nn.LayerNorm = nn.LayerNorm(dim)
         self.norm_mha: nn.LayerNorm = nn.LayerNorm(dim)
@@ -186,7 +188,7 @@ class ConformerLayer(nn.Module):
         self.norm_final: nn.LayerNorm = nn.LayerNorm(dim)
         self.dropout: nn.Dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, positions: Tensor, padding: Tensor, hidden: Tensor) -> Tensor:
+    def forward(self, x: Tensor, positions: Tensor, padding: Tensor, hidden: Tensor, chunk: int) -> Tensor:
         """Map (N, T, D) to (N, T, D).
 
         Args:
@@ -194,10 +196,11 @@ class ConformerLayer(nn.Module):
             positions: (2T-1, D), see `relative_positions`.
             padding: (N, T), True after the end of an utterance.
             hidden: (N, 1 or T, T), see `RelativeSelfAttention`.
+            chunk: frames of a chunk; -1: the whole utterance is one.
         """
         x = self._before(x)
         x = x + self.dropout(self.self_attn(self.norm_mha(x), positions, hidden))
-        x = x + self.dropout(self.conv_module(self.norm_conv(x), padding))
+        x = x + self.dropout(self.conv_module(self.norm_conv(x), padding, chunk))
         return self._after(x)
 
     def step(
@@ -221,34 +224,50 @@ class ConformerLayer(nn.Module):
 class ConvolutionModule(nn.Module):
     """Convolution module: gated pointwise, depthwise over time, pointwise; padding is zeroed before the depthwise.
 
-    The depthwise convolution is centered on a frame, or if it is causal, ends with it.
+    The depthwise convolution sees P frames before a frame, and those after it within the chunk, up to the kernel: Li et
+    al. 2023, "Dynamic chunk convolution" (arXiv 2304.09325).
     """
 
-    def __init__(self, dim: int, kernel: int, *, is_causal: bool) -> None:
+    def __init__(self, dim: int, kernel: int, past: int) -> None:
         super().__init__()
-        self._kernel, self._is_causal = kernel, is_causal
-        self._padding = 0 if is_causal else (kernel - 1) // 2
+        self._past, self._future = past, kernel - 1 - past
         self.pointwise_conv1: nn.Conv1d = nn.Conv1d(dim, 2 * dim, 1)
-        self.depthwise_conv: nn.Conv1d = nn.Conv1d(dim, dim, kernel, padding=self._padding, groups=dim)
+        self.depthwise_conv: nn.Conv1d = nn.Conv1d(dim, dim, kernel, groups=dim)
         self.norm: nn.LayerNorm = nn.LayerNorm(dim)
         self.pointwise_conv2: nn.Conv1d = nn.Conv1d(dim, dim, 1)
 
-    def forward(self, x: Tensor, padding: Tensor) -> Tensor:
-        """Map (N, T, D) to (N, T, D); ``padding``: (N, T), True after the end of an utterance."""
+    def forward(self, x: Tensor, padding: Tensor, chunk: int) -> Tensor:
+        """Map (N, T, D) to (N, T, D).
+
+        Args:
+            x: (N, T, D).
+            padding: (N, T), True after the end of an utterance.
+            chunk: frames of a chunk; -1: the whole utterance is one.
+        """
         x = F.glu(_pointwise(self.pointwise_conv1, x))
         # otherwise, the convolution would mix padding frames into the utterance
         x = x.masked_fill(padding[:, :, None], 0.0)
-        return self._convolve(F.pad(x, (0, 0, self._kernel - 1, 0)) if self._is_causal else x)
+        if chunk < 0 and self._past == self._future:
+            return self._after_depthwise(depthwise(x, self.depthwise_conv, padding=self._past))
+        # past frames and the frame itself, then those after it
+        split = self._past + 1
+        weight, bias = self.depthwise_conv.weight, self.depthwise_conv.bias
+        y = depthwise_with(F.pad(x, (0, 0, self._past, 0)), weight[:, :, :split], bias, padding=0)
+        if self._future:
+            N, T, D = x.shape
+            chunks = F.pad(x, (0, 0, 0, -T % chunk)).reshape(-1, chunk, D)[:, 1:]
+            later = depthwise_with(F.pad(chunks, (0, 0, 0, self._future)), weight[:, :, split:], None, padding=0)
+            y = y + later.reshape(N, -1, D)[:, :T]
+        return self._after_depthwise(y)
 
     def step(self, x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
-        """Map the frames of a chunk, (N, T, D), and the K-1 before them, (N, D, K-1), to (N, T, D) and the last K-1."""
+        """Map the frames of a chunk, (N, T, D), and those before them, (N, D, P), to (N, T, D) and the last P."""
         x = F.glu(_pointwise(self.pointwise_conv1, x)).transpose(1, 2)
         frames = torch.cat([past, x], dim=2)
-        return self._convolve(frames.transpose(1, 2)), frames[:, :, x.shape[2] :]
+        y = depthwise(F.pad(frames, (0, self._future)).transpose(1, 2), self.depthwise_conv, padding=0)
+        return self._after_depthwise(y), frames[:, :, x.shape[2] :]
 
-    def _convolve(self, x: Tensor) -> Tensor:
-        """Map (N, T+K-1, D), or (N, T, D) if the convolution pads its input, to (N, T, D)."""
-        x = depthwise(x, self.depthwise_conv, padding=self._padding)
+    def _after_depthwise(self, x: Tensor) -> Tensor:
         return _pointwise(self.pointwise_conv2, F.silu(self.norm(x)))
 
 

@@ -1,6 +1,6 @@
 """Layers that several modules of the network share.
 
-Letters: N utterances, T frames, C channels.
+Letters: N utterances, T frames, C channels, K kernel of a convolution.
 """
 
 from __future__ import annotations
@@ -21,15 +21,20 @@ def scaled_linear(in_dim: int, out_dim: int, scale: float, *, bias: bool = True)
 
 
 def depthwise(x: Tensor, conv: nn.Conv1d, *, padding: int) -> Tensor:
-    """Convolve each channel of (N, T, C) over time, with zeros on both sides: (N, T + 2 * padding - kernel + 1, C).
+    """Convolve each channel of (N, T, C) over time, with zeros on both sides: (N, T + 2 * padding - K + 1, C)."""
+    return depthwise_with(x, conv.weight, conv.bias, padding=padding)
+
+
+def depthwise_with(x: Tensor, weight: Tensor, bias: Tensor | None, *, padding: int) -> Tensor:
+    """Do as `depthwise`, with a weight (C, 1, K), such as a part of a convolution's, and a bias (C,).
 
     As a convolution over an image of height 1 with channels last, it needs no copy, and on a CPU a tenth of the time.
     """
     if torch.compiler.is_compiling():
         # the compiler chooses layouts itself, and fails on this one
-        return F.conv1d(x.transpose(1, 2), conv.weight, conv.bias, padding=padding, groups=conv.groups).transpose(1, 2)
+        return F.conv1d(x.transpose(1, 2), weight, bias, padding=padding, groups=weight.shape[0]).transpose(1, 2)
     image = x.transpose(1, 2)[:, :, None]
     # a gradient through `weight[:, :, None]` would have other strides than the weight, of which DDP warns
-    weight = conv.weight.squeeze(1)[:, None, None]
-    y = F.conv2d(image, weight, conv.bias, padding=(0, padding), groups=conv.groups)
+    kernel = weight.squeeze(1)[:, None, None]
+    y = F.conv2d(image, kernel, bias, padding=(0, padding), groups=weight.shape[0])
     return y[:, :, 0].transpose(1, 2)

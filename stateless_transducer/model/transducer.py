@@ -195,6 +195,7 @@ def _build_conformer(config: ConformerConfig, feature_dim: int, output_dim: int)
         num_heads=config.num_heads,
         feedforward_dim=config.feedforward_dim,
         conv_kernel=config.conv_kernel,
+        conv_past=config.conv_past,
         subsampling_channels=config.subsampling_channels or config.attention_dim,
         output_dim=output_dim,
         dropout=config.dropout,

@@ -57,12 +57,21 @@ def test_utterance_in_a_padded_batch_gives_what_it_gives_alone(encoder):
     np.testing.assert_allclose(encoder(x, x_lens)[0][3, :1], together[3, :1], rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("norm", ["mean", "level", "global"])
+CHANGES = {
+    "mean": {"feature_norm": "mean"},
+    "level": {"feature_norm": "level"},
+    "global": {"feature_norm": "global"},
+    # trained on chunks alone, it has chunks in whole utterances as well
+    "chunks": {"causal": True, "chunk_size": (8,), "left_context_frames": (16,)},
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
 @pytest.mark.parametrize(
     ("N", "T"), [(3, 41), *(pytest.param(*each, marks=pytest.mark.sweep) for each in ((1, 12), (2, 700)))]
 )
-def test_normalization_is_in_the_graph(tmp_path, N, T, norm):
-    network, session = _exported(tmp_path, feature_norm=norm), _session(tmp_path / "encoder.onnx")
+def test_normalization_and_chunks_are_in_the_graph(tmp_path, N, T, name):
+    network, session = _exported(tmp_path, **CHANGES[name]), _session(tmp_path / "encoder.onnx")
     x, x_lens = torch.randn(N, T, 80) * 2 - 8, torch.linspace(T, 7, N).long()
     with torch.inference_mode():
         wanted, _ = network.encode(x, x_lens)

@@ -10,7 +10,7 @@ from model_sizes import SMALL_CONFORMER, SMALL_ZIPFORMER, conformer_model, zipfo
 from torch.nn.utils.rnn import pad_sequence
 
 from stateless_transducer.model.chunks import ChunkChoices, usual_ms
-from stateless_transducer.model.config import CausalEncoderConfig, ModelConfig, ZipformerConfig
+from stateless_transducer.model.config import CausalEncoderConfig, ConformerConfig, ModelConfig, ZipformerConfig
 from stateless_transducer.model.encoder import join_states, split_state
 from stateless_transducer.model.live import live_encoder
 from stateless_transducer.model.transducer import build_model
@@ -20,6 +20,8 @@ CONFIGS = {
     "conformer": CAUSAL,
     "conformer, kernel 1": replace(CAUSAL, conv_kernel=1),
     "conformer, kernel 31": replace(CAUSAL, conv_kernel=31),
+    "conformer, convolutions over past frames": replace(CAUSAL, causal_conv=True),
+    "conformer, convolutions over past frames, kernel 31": replace(CAUSAL, causal_conv=True, conv_kernel=31),
     "zipformer": replace(SMALL_ZIPFORMER, causal=True),
     "zipformer, kernels 1 to 31": replace(SMALL_ZIPFORMER, causal=True, cnn_module_kernel=(1, 31, 15)),
 }
@@ -111,7 +113,7 @@ def test_utterance_alone_equals_utterance_in_a_padded_batch(chunks, device):
 
 
 def test_frame_sees_its_chunk_and_the_left_context_alone():
-    encoder = _encoder(replace(CAUSAL, num_layers=1, conv_kernel=3))
+    encoder = _encoder(replace(CAUSAL, num_layers=1, conv_kernel=5))
     encoder.use_chunks(8, 8)
     features, lens = torch.randn(1, 163, 80), torch.tensor([163])
     before, _ = encoder(features, lens)
@@ -119,7 +121,7 @@ def test_frame_sees_its_chunk_and_the_left_context_alone():
     changed[:, 80] += 1
     after, _ = encoder(changed, lens)
     # feature frame 80 is of output frames 19 (its last) and 20; with a layer, chunks of four frames that see the one
-    # before them, and a convolution over three frames, frames 16..27 see it, and 28 and 29 see those
+    # before them, and a convolution over five frames, two of them past, frames 16..27 see it, and 28 and 29 see those
     is_equal = (after == before).all(2)[0]
     assert is_equal[:16].all() and not is_equal[16:30].any() and is_equal[30:].all()
 
@@ -140,6 +142,13 @@ def test_training_draws_chunks_from_torchs_generator_alone():
     assert len({float(gradient.abs().sum()) for gradient in gradients}) == 5
     encoder.draws_chunks = False
     torch.testing.assert_close(encoder(features, lens)[0], encoder.eval()(features, lens)[0])
+
+
+def test_model_from_before_the_choice_has_causal_convolutions():
+    sizes = ModelConfig(11, CAUSAL, feature_norm="global").sizes()
+    assert sizes.pop("causal_conv") is False
+    encoder = ModelConfig.from_sizes(sizes).encoder
+    assert isinstance(encoder, ConformerConfig) and encoder.causal_conv
 
 
 def test_causal_model_has_the_parameters_of_an_offline_one():

@@ -98,18 +98,22 @@ def test_subsampling_is_the_same_in_training(device):
     torch.testing.assert_close(*(torch.autograd.grad((y * weights).sum(), (*module.parameters(),)) for y in outputs))
 
 
-@pytest.mark.parametrize("is_causal", [False, True])
-def test_convolution_module_equals_plain_convolutions(is_causal, device):
-    module = ConvolutionModule(6, 5, is_causal=is_causal).to(device, torch.float64)
+@pytest.mark.parametrize(("past", "chunk"), [(2, -1), (4, -1), (4, 3), (2, 3), (2, 1), (2, 9)])
+def test_convolution_module_equals_plain_convolutions(past, chunk, device):
+    module = ConvolutionModule(6, 5, past).to(device, torch.float64)
     padding = torch.tensor([[False] * 9, [False] * 7 + [True] * 2], device=device)
 
     def plain(x):
         gated = F.glu(module.pointwise_conv1(x.transpose(1, 2)), dim=1).masked_fill(padding[:, None], 0)
-        convolved = module.depthwise_conv(F.pad(gated, (4, 0)) if is_causal else gated)
+        # the frames up to the end of each chunk, and zeros after it
+        ends = [min(start + chunk, 9) for start in range(0, 9, chunk)] if chunk > 0 else [9]
+        parts = [module.depthwise_conv(F.pad(gated[:, :, :end], (past, 4 - past))) for end in ends]
+        begins = [0, *ends]
+        convolved = torch.cat([part[:, :, begin:] for begin, part in zip(begins, parts, strict=False)], dim=2)
         return module.pointwise_conv2(F.silu(module.norm(convolved.transpose(1, 2))).transpose(1, 2)).transpose(1, 2)
 
     x = torch.randn(2, 9, 6, device=device, dtype=torch.float64, requires_grad=True)
-    expected, actual = plain(x), module(x, padding)
+    expected, actual = plain(x), module(x, padding, chunk)
     torch.testing.assert_close(actual, expected)
     leaves, weights = (x, *module.parameters()), torch.randn_like(expected)
     gradients = (torch.autograd.grad((y * weights).sum(), leaves) for y in (actual, expected))
