@@ -29,7 +29,8 @@ from stateless_transducer.commands.shared.flags import parse
 from stateless_transducer.data.config import DataConfig, PrepareConfig, SpecAugmentConfig
 from stateless_transducer.data.corpora.synthetic import SyntheticConfig
 from stateless_transducer.decoding.config import SearchConfig
-from stateless_transducer.model.config import ENCODER_SIZES, ModelConfig
+from stateless_transducer.model.config import ModelConfig
+from stateless_transducer.model.sizes import ENCODER_SIZES
 from stateless_transducer.options import ADVANCED, check_bounds
 from stateless_transducer.training.averaging import Average
 from stateless_transducer.training.config import OptimConfig, TrainConfig

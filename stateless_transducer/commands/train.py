@@ -21,10 +21,9 @@ from stateless_transducer.model.config import (
     ConformerConfig,
     EncoderConfig,
     ModelConfig,
-    SizeName,
     ZipformerConfig,
-    named_sizes,
 )
+from stateless_transducer.model.sizes import SizeName, named_sizes
 from stateless_transducer.options import ADVANCED
 from stateless_transducer.training.config import TrainConfig
 from stateless_transducer.wording import counted

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from stateless_transducer.checkpoint import skeleton
-from stateless_transducer.model.config import ENCODER_SIZES, SizeName, named_sizes
+from stateless_transducer.model.sizes import ENCODER_SIZES, SizeName, named_sizes
 from stateless_transducer.threads import num_cores
 from stateless_transducer.training.distributed import Rank
 from stateless_transducer.training.memory import free_bytes, needed_bytes

@@ -13,7 +13,8 @@ from stateless_transducer.cli import main
 from stateless_transducer.commands import train
 from stateless_transducer.commands.shared.sizes import replaced
 from stateless_transducer.commands.train import ModelFlags
-from stateless_transducer.model.config import ZIPFORMER_SIZES, DecoderConfig, ZipformerConfig, named_sizes
+from stateless_transducer.model.config import ZIPFORMER_SIZES, DecoderConfig, ZipformerConfig
+from stateless_transducer.model.sizes import named_sizes
 from stateless_transducer.training import sizing
 from stateless_transducer.training.memory import stored_bytes
 from stateless_transducer.training.sizing import Machine, choose
