@@ -426,8 +426,8 @@ class ModelConfig:
         }
         del values["encoder"]
         if kind == ConformerConfig.kind:
-            # models from before there was a choice
-            values.setdefault("causal_conv", True)
+            # causal models from before there was a choice
+            values.setdefault("causal_conv", values.get("causal", False))
         parts: dict[str, Any] = {}
         for name, config in (("encoder", ENCODER_CONFIGS[kind]), ("decoder", DecoderConfig), ("joiner", JoinerConfig)):
             parts[name] = config(**{size: values.pop(size) for size in _names(config) if size in values})

@@ -149,6 +149,9 @@ def test_model_from_before_the_choice_has_causal_convolutions():
     assert sizes.pop("causal_conv") is False
     encoder = ModelConfig.from_sizes(sizes).encoder
     assert isinstance(encoder, ConformerConfig) and encoder.causal_conv
+    offline = conformer_model(11).sizes()
+    # a resumed run compares the sizes with those of its options
+    assert offline.pop("causal_conv") is False and ModelConfig.from_sizes(offline) == conformer_model(11)
 
 
 def test_causal_model_has_the_parameters_of_an_offline_one():
