@@ -9,6 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+_NARROW = 16
+"""Channels up to which oneDNN never finishes building a kernel of 15 or more frames in bfloat16 or float16, on
+processors with AVX-512 (torch 2.13)."""
+
 
 def scaled_linear(in_dim: int, out_dim: int, scale: float, *, bias: bool = True) -> nn.Linear:
     """Return a linear map with ``scale`` times the usual initial weights, and biases within ``+-0.1 * scale``."""
@@ -30,7 +34,8 @@ def depthwise_with(x: Tensor, weight: Tensor, bias: Tensor | None, *, padding: i
 
     As a convolution over an image of height 1 with channels last, it needs no copy, and on a CPU a tenth of the time.
     """
-    if torch.compiler.is_compiling():
+    is_16_bit = x.dtype != torch.float32 or torch.is_autocast_enabled(x.device.type)
+    if torch.compiler.is_compiling() or is_16_bit and weight.shape[0] <= _NARROW:
         # the compiler chooses layouts itself, and fails on this one
         return F.conv1d(x.transpose(1, 2), weight, bias, padding=padding, groups=weight.shape[0]).transpose(1, 2)
     image = x.transpose(1, 2)[:, :, None]

@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 from stateless_transducer.features import PADDING_VALUE
 from stateless_transducer.icefall_layouts import conformer_name
 from stateless_transducer.model.conformer import Conv2dSubsampling, ConvolutionModule
+from stateless_transducer.model.layers import depthwise
 from stateless_transducer.model.transducer import build_model
 
 SMALL = conformer_model(
@@ -96,6 +97,20 @@ def test_subsampling_is_the_same_in_training(device):
     torch.testing.assert_close(*outputs)
     weights = torch.randn_like(outputs[0])
     torch.testing.assert_close(*(torch.autograd.grad((y * weights).sum(), (*module.parameters(),)) for y in outputs))
+
+
+@pytest.mark.parametrize("num_channels", [8, 16, 24])
+def test_narrow_convolutions_in_16_bits_end(num_channels, device):
+    """With some processors and channels last, they did not."""
+    x, conv = (
+        torch.randn(1, 40, num_channels, device=device),
+        torch.nn.Conv1d(num_channels, num_channels, 31, groups=num_channels, device=device),
+    )
+    expected = conv(F.pad(x.transpose(1, 2), (15, 15))).transpose(1, 2)
+    with torch.autocast(device.type, torch.bfloat16):
+        actual = depthwise(x, conv, padding=15)
+    # 8 bits of each of 31 products
+    torch.testing.assert_close(actual.float(), expected, rtol=0, atol=0.05)
 
 
 @pytest.mark.parametrize(("past", "chunk"), [(2, -1), (4, -1), (4, 3), (2, 3), (2, 1), (2, 9)])
