@@ -165,7 +165,7 @@ def test_consistency_of_two_copies_is_icefalls(zipformer_golden, monkeypatch):
         for theirs, norm in case["gradient_norms_of_total"].items():
             # smaller ones are zero in theory
             if norm is not None and norm > 1e-2:
-                assert objective.get_parameter(_our_name(theirs)).grad.norm().item() == pytest.approx(norm, rel=1e-3)
+                assert objective.get_parameter(_our_name(theirs)).grad.norm().item() == pytest.approx(norm, rel=2e-3)
 
 
 def test_consistency_needs_the_ctc_loss_in_all_epochs():
