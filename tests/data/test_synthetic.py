@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
+
 import numpy as np
 import pytest
 
@@ -42,6 +46,17 @@ def test_every_character_of_the_test_is_trained_often(cast):
 def test_same_seed_same_sentences():
     first, again, other = (sentences(np.random.default_rng(seed), 50) for seed in (1, 1, 2))
     assert first == again != other
+
+
+def test_same_speech_in_every_process():
+    # a voice with audible breath
+    program = "from stateless_transducer.data.corpora.espeak import Espeak, Voice\n"
+    program += "print(Espeak().say('一二三', Voice('f3', 50, 50, 230)).tolist())"
+    heard = []
+    for _ in range(2):
+        heard.append(subprocess.run([sys.executable, "-c", program], check=True, capture_output=True).stdout)
+        time.sleep(1.01)  # by default, the clock seeds the breath
+    assert heard[0] == heard[1]
 
 
 def test_more_test_voices_than_there_are_is_explained():

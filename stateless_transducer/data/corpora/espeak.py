@@ -40,6 +40,8 @@ class Espeak:
         self.sample_rate: int = self._library.espeak_Initialize(_SYNCHRONOUS, 0, str(self._data).encode(), 0)
         if self.sample_rate <= 0:
             raise ValueError(f"espeak-ng did not start with the data in {self._data}.")
+        # by default, the clock seeds the breath of some voices
+        self._library.espeak_ng_SetRandSeed(ctypes.c_long(0))
         self._chunks: list[np.ndarray] = []
         self._callback = _CALLBACK(self._collect)  # a reference, since the library calls it later
         self._library.espeak_SetSynthCallback(self._callback)
