@@ -11,6 +11,7 @@ import multiprocessing
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Annotated
 
@@ -79,11 +80,20 @@ def synthesize_corpus(
     wav_dir = corpus_dir / "data_aishell" / "wav"
     shutil.rmtree(wav_dir, ignore_errors=True)
     tasks = [(speaker, wav_dir / speaker.split / speaker.id) for speaker in speakers]
-    with multiprocessing.get_context("spawn").Pool(num_jobs, end_with_parent, maxtasksperchild=1) as pool:
+    with _context().Pool(num_jobs, end_with_parent, maxtasksperchild=1) as pool:
         for done, _ in enumerate(pool.imap_unordered(_speak, tasks, chunksize=1), 1):
             if progress is not None:
                 progress(done, len(speakers))
     _write_texts(corpus_dir, config, speakers)
+
+
+def _context() -> BaseContext:
+    """Return a way to start a process per speaker: what a process has spoken before changes espeak-ng's speech."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])  # imports take longer than a speaker's sentences
+    return context
 
 
 def is_complete(corpus_dir: Path, config: SyntheticConfig) -> bool:
