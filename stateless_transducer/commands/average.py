@@ -38,4 +38,5 @@ def run(options: Options) -> None:
         )
     checkpoint = options.average.of(options.exp_dir)
     save_checkpoint(options.output, checkpoint)
-    say(f"{options.output}: the mean of {', '.join(checkpoint.provenance['averaged'])}")
+    averaged = checkpoint.provenance["averaged"]
+    say(f"{options.output}: the {'mean' if len(averaged) > 1 else 'weights'} of {', '.join(averaged)}")

@@ -36,7 +36,6 @@ from stateless_transducer.training.averaging import Average
 from stateless_transducer.training.config import OptimConfig, TrainConfig
 from stateless_transducer.wording import counted
 
-_AVERAGED = 2
 _TINY = ENCODER_SIZES["conformer"]["tiny"]
 
 SIZES = ModelConfig(
@@ -56,7 +55,7 @@ class Options:
     dir: Path = Path("demo")
     """Folder for corpus, prepared data, checkpoints, results and report."""
     num_epochs: Annotated[Annotated[int, Ge(1)] | None, arg(metavar="INT")] = None
-    """Epochs to train. By default 4, or 8 for live sound."""
+    """Epochs to train. By default 3, or 8 for live sound."""
     corpus: Annotated[SyntheticConfig, ADVANCED] = field(default_factory=SyntheticConfig)
     streaming: bool = False
     """Train a model for live sound, and report its error rates on live sound and on whole utterances."""
@@ -69,7 +68,7 @@ class Options:
     @property
     def total_epochs(self) -> int:
         """Epochs to train."""
-        return self.num_epochs or (8 if self.streaming else 4)
+        return self.num_epochs or (8 if self.streaming else 3)
 
 
 def main(program: str, arguments: list[str]) -> int:
@@ -86,7 +85,7 @@ def run(options: Options) -> None:
     suffix = "-streaming" if options.streaming else ""
     exp_dir = options.dir / f"exp{suffix}"
     model_path, page = options.dir / f"model{suffix}.pt", options.dir / f"report{suffix}.html"
-    minutes = 16 if options.streaming else 9
+    minutes = 16 if options.streaming else 7
     say(f"Seven steps, about {minutes} minutes on two cores. Training takes most of them, and shows the time left.")
 
     _head(1, "synthesize a Mandarin corpus")
@@ -102,8 +101,9 @@ def run(options: Options) -> None:
         say("\nStopped. Run the same command to resume.")
         return
 
-    averaged = Average(epoch=options.total_epochs - 1, avg=min(_AVERAGED, options.total_epochs))
-    _head(4, f"average the last {_AVERAGED} checkpoints")
+    # of three epochs, the second is not yet worth averaging with the last
+    averaged = Average(epoch=options.total_epochs - 1, avg=min(2, options.total_epochs) if options.streaming else 1)
+    _head(4, "average the last checkpoints" if options.streaming else "write the model of the last checkpoint")
     average.run(average.Options(exp_dir, model_path, averaged))
 
     _head(5, "decode the test set: voices and sentences that training has not heard")
@@ -160,8 +160,7 @@ def _compare(exp_dir: Path) -> None:
 
 def train_options(options: Options, data_dir: Path, exp_dir: Path) -> train.Options:
     """Return the training options of the demo, chosen by experiments (docs/experiments.md)."""
-    # the first epochs have utterances as they are, whole, and a CTC loss
-    num_first = 3 if options.streaming else 2
+    num_whole = 3 if options.streaming else 0
     return train.Options(
         lang_dir=data_dir / "lang_char",
         train=TrainConfig(
@@ -173,8 +172,8 @@ def train_options(options: Options, data_dir: Path, exp_dir: Path) -> train.Opti
                 peak_lr=2.5e-3 if options.streaming else 4e-3,
                 warm_step=300,
                 ctc_loss_scale=0.5,
-                ctc_epochs=num_first,
-                whole_epochs=num_first if options.streaming else 0,
+                ctc_epochs=num_whole or 2,
+                whole_epochs=num_whole,
             ),
         ),
         data=DataConfig(
@@ -187,7 +186,7 @@ def train_options(options: Options, data_dir: Path, exp_dir: Path) -> train.Opti
             # espeak-ng's recordings are short and have no leading silence
             silence_s=0.5,
             join_up_to_s=12.0,
-            lengthen_from_epoch=num_first,
+            lengthen_from_epoch=num_whole or 1,
             spec_augment=SpecAugmentConfig(
                 spec_aug_time_warp_factor=0, features_mask_size=20, num_frame_masks=0, spec_aug_probability=1.0
             ),
