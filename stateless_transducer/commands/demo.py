@@ -160,7 +160,7 @@ def _compare(exp_dir: Path) -> None:
 
 def train_options(options: Options, data_dir: Path, exp_dir: Path) -> train.Options:
     """Return the training options of the demo, chosen by experiments (docs/experiments.md)."""
-    num_whole = 3 if options.streaming else 0
+    streaming = options.streaming
     return train.Options(
         lang_dir=data_dir / "lang_char",
         train=TrainConfig(
@@ -169,11 +169,11 @@ def train_options(options: Options, data_dir: Path, exp_dir: Path) -> train.Opti
             resume=True,
             optim=OptimConfig(
                 optimizer="muon",
-                peak_lr=2.5e-3 if options.streaming else 4e-3,
+                peak_lr=2.5e-3 if streaming else 4e-3,
                 warm_step=300,
                 ctc_loss_scale=0.5,
-                ctc_epochs=num_whole or 2,
-                whole_epochs=num_whole,
+                ctc_epochs=3 if streaming else 2,
+                whole_epochs=3 if streaming else 0,
             ),
         ),
         data=DataConfig(
@@ -186,16 +186,16 @@ def train_options(options: Options, data_dir: Path, exp_dir: Path) -> train.Opti
             # espeak-ng's recordings are short and have no leading silence
             silence_s=0.5,
             join_up_to_s=12.0,
-            lengthen_from_epoch=num_whole or 1,
+            lengthen_from_epoch=3 if streaming else 1,
             spec_augment=SpecAugmentConfig(
                 spec_aug_time_warp_factor=0, features_mask_size=20, num_frame_masks=0, spec_aug_probability=1.0
             ),
         ),
         model=train.ModelFlags(
-            encoder=replace(SIZES.encoder, causal=options.streaming),
+            encoder=replace(SIZES.encoder, causal=streaming),
             joiner=SIZES.joiner,
             # live sound has no level yet that could be subtracted
-            feature_norm="global" if options.streaming else SIZES.feature_norm,
+            feature_norm="global" if streaming else SIZES.feature_norm,
         ),
     )
 
