@@ -13,6 +13,7 @@ set -euo pipefail
 trap 'exit 130' INT   # after Ctrl-C, training saves and exits with 0: the commands after it must not start
 folder=${1:?name the folder with the sound files}
 here=$(cd "$(dirname "$0")" && pwd)
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}   # products of so small a model take longer on two threads
 
 [ -f table.tsv ] || python3 "$here/make_table.py" "$folder" table.tsv ${2:+--fold "$2"}
 transducer prepare table table.tsv --prefix yesno --num-jobs 1
