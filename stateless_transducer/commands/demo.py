@@ -102,8 +102,9 @@ def run(options: Options) -> None:
         return
 
     # of three epochs, the second is not yet worth averaging with the last
-    averaged = Average(epoch=options.total_epochs - 1, avg=min(2, options.total_epochs) if options.streaming else 1)
-    _head(4, "average the last checkpoints" if options.streaming else "write the model of the last checkpoint")
+    num_averaged = min(2, options.total_epochs) if options.streaming else 1
+    averaged = Average(epoch=options.total_epochs - 1, avg=num_averaged)
+    _head(4, f"average the last {num_averaged} checkpoints" if num_averaged > 1 else "write the model")
     average.run(average.Options(exp_dir, model_path, averaged))
 
     _head(5, "decode the test set: voices and sentences that training has not heard")
